@@ -1,0 +1,3 @@
+//! Cryptography: thin, typed wrappers around libraries. No I/O, no primitive of our own.
+
+pub mod secret;

@@ -1,0 +1,23 @@
+//! kmsfs: a transparent encrypting filesystem with an embedded AWS-KMS-compatible key manager.
+//!
+//! The modules form layers; each imports only lower ones (`tests/architecture.rs` checks it):
+//!
+//! | level | module |
+//! | --- | --- |
+//! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
+//! | 1 | [`crypto`] |
+//! | 2 | `format` |
+//! | 3 | `kms`, `store` |
+//! | 4 | `keys` |
+//! | 5 | `content` |
+//! | 6 | `vfs`, `ops` |
+//! | 7 | `fuse` |
+//! | 9 | `cli` |
+#![deny(unsafe_code, unused_must_use, clippy::undocumented_unsafe_blocks)]
+#![warn(missing_docs)]
+
+pub mod crypto;
+pub mod env;
+pub mod sync;
+pub mod sys;
+pub mod types;

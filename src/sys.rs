@@ -1,0 +1,4 @@
+//! The only unsafe code: system calls and memory that no safe library offers.
+#![allow(unsafe_code)]
+
+pub mod arena;

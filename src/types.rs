@@ -1,0 +1,9 @@
+//! Newtypes that every layer speaks: ids, key names and time stamps.
+
+mod arn;
+mod id;
+mod timestamp;
+
+pub use arn::{AccountId, KeyArn, ParseArnError, Region};
+pub use id::{BranchId, DirId, FileId, ParseIdError, VolumeId};
+pub use timestamp::Timestamp;

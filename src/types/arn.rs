@@ -1,0 +1,162 @@
+//! AWS names: accounts, Regions and KMS key ARNs.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The text is not what its type demands.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("'{text}' is not {expected}")]
+pub struct ParseArnError {
+    text: String,
+    expected: &'static str,
+}
+
+/// An AWS account: twelve decimal digits.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct AccountId(String);
+
+impl AccountId {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for AccountId {
+    type Err = ParseArnError;
+
+    fn from_str(text: &str) -> Result<Self, ParseArnError> {
+        if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseArnError { text: text.to_owned(), expected: "an account id of twelve digits" })
+        }
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A Region, for example `us-east-1`: lower-case letters, digits and hyphens, 1 to 32 of them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Region(String);
+
+impl Region {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Region {
+    type Err = ParseArnError;
+
+    fn from_str(text: &str) -> Result<Self, ParseArnError> {
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if (1..=32).contains(&text.len()) && text.bytes().all(legal) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseArnError { text: text.to_owned(), expected: "a Region name such as us-east-1" })
+        }
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The ARN of a KMS key, `arn:aws:kms:<region>:<account>:key/<key id>`, at most 512 bytes. Never an alias.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyArn(String);
+
+impl KeyArn {
+    /// Longest ARN that a header holds (FORMAT 5.1).
+    pub const MAX_LEN: usize = 512;
+
+    /// The ARN of key `key_id`.
+    pub fn new(region: &Region, account: &AccountId, key_id: &str) -> Self {
+        Self(format!("arn:aws:kms:{region}:{account}:key/{key_id}"))
+    }
+
+    /// The whole ARN.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The part behind `key/`.
+    pub fn key_id(&self) -> &str {
+        self.0.rsplit_once("key/").map_or("", |(_, id)| id)
+    }
+
+    /// The Region part.
+    pub fn region(&self) -> &str {
+        self.0.split(':').nth(3).unwrap_or("")
+    }
+
+    /// The account part.
+    pub fn account(&self) -> &str {
+        self.0.split(':').nth(4).unwrap_or("")
+    }
+}
+
+impl FromStr for KeyArn {
+    type Err = ParseArnError;
+
+    fn from_str(text: &str) -> Result<Self, ParseArnError> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let well_formed = text.len() <= Self::MAX_LEN
+            && matches!(parts.as_slice(), ["arn", partition, "kms", region, account, key]
+                if !partition.is_empty()
+                    && region.parse::<Region>().is_ok()
+                    && account.parse::<AccountId>().is_ok()
+                    && key.strip_prefix("key/").is_some_and(|id| !id.is_empty()))
+            && text.is_ascii();
+        if well_formed {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseArnError { text: text.to_owned(), expected: "the ARN of a KMS key" })
+        }
+    }
+}
+
+impl fmt::Display for KeyArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for KeyArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_an_arn() {
+        let arn: KeyArn = "arn:aws:kms:eu-central-1:111122223333:key/mrk-1".parse().expect("valid");
+        assert_eq!((arn.region(), arn.account(), arn.key_id()), ("eu-central-1", "111122223333", "mrk-1"));
+    }
+
+    #[test]
+    fn aliases_and_other_services_are_refused() {
+        for text in [
+            "",
+            "alias/a",
+            "arn:aws:kms:us-east-1:111122223333:alias/a",
+            "arn:aws:s3:us-east-1:111122223333:key/a",
+            "arn:aws:kms:us-east-1:1111:key/a",
+            "arn:aws:kms:us-east-1:111122223333:key/",
+        ] {
+            assert!(text.parse::<KeyArn>().is_err(), "{text}");
+        }
+    }
+}
