@@ -18,6 +18,7 @@
 
 pub mod crypto;
 pub mod env;
+pub mod keys;
 pub mod sync;
 pub mod sys;
 pub mod types;
