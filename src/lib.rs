@@ -18,8 +18,11 @@
 
 pub mod crypto;
 pub mod env;
+pub mod content;
+pub mod format;
 pub mod keys;
 pub mod store;
 pub mod sync;
 pub mod sys;
 pub mod types;
+pub mod vfs;
