@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
-//! | 2 | `format` |
+//! | 2 | [`format`] |
 //! | 3 | `kms`, `store` |
 //! | 4 | `keys` |
 //! | 5 | `content` |
@@ -18,6 +18,7 @@
 
 pub mod crypto;
 pub mod env;
+pub mod format;
 pub mod keys;
 pub mod sync;
 pub mod sys;
