@@ -6,9 +6,15 @@
 //! | --- | --- |
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
+<<<<<<< HEAD
 //! | 2 | `format` |
 //! | 3 | `kms`, [`store`] |
 //! | 4 | [`keys`] |
+=======
+//! | 2 | [`format`] |
+//! | 3 | `kms`, `store` |
+//! | 4 | `keys` |
+>>>>>>> w-format
 //! | 5 | `content` |
 //! | 6 | `vfs`, `ops` |
 //! | 7 | `fuse` |
@@ -18,7 +24,10 @@
 
 pub mod crypto;
 pub mod env;
+<<<<<<< HEAD
 pub mod content;
+=======
+>>>>>>> w-format
 pub mod format;
 pub mod keys;
 pub mod store;
