@@ -6,8 +6,10 @@
 
 mod local;
 mod local_attr;
+mod memory;
 
 pub use local::LocalDir;
+pub use memory::{Memory, MemoryFile, MemoryOptions};
 
 use rustix::io::Errno;
 
