@@ -25,7 +25,7 @@ const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
-pub(super) const CAPABILITY: &str = "security.capability";
+const CAPABILITY: &str = "security.capability";
 const XATTR_NAME_MAX: usize = 255;
 const XATTR_SIZE_MAX: usize = 65536;
 
@@ -54,6 +54,15 @@ pub(super) struct Meta {
     pub(super) mtime: FileTime,
     pub(super) ctime: FileTime,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Meta {
+    fn drop_capability(&mut self) {
+        // Linux takes an empty one for none and leaves it.
+        if self.xattrs.get(CAPABILITY).is_some_and(|value| !value.is_empty()) {
+            self.xattrs.remove(CAPABILITY);
+        }
+    }
 }
 
 impl Inode {
@@ -102,7 +111,7 @@ impl Inode {
     /// A file that was written: as in Linux the capability is gone, and without privilege setuid and setgid.
     pub(super) fn written(&self, privileged: bool, now: FileTime) {
         let mut meta = lock(&self.meta);
-        meta.xattrs.remove(CAPABILITY);
+        meta.drop_capability();
         if !privileged {
             meta.mode = without_privilege(meta.mode);
         }
@@ -166,7 +175,7 @@ impl Inode {
         if !self.is_dir() {
             // chown(2): even root loses the setuid bit, and the setgid bit of an executable.
             meta.mode = without_privilege(meta.mode);
-            meta.xattrs.remove(CAPABILITY);
+            meta.drop_capability();
         }
     }
 
@@ -181,7 +190,12 @@ impl Inode {
 
     pub(super) fn get_xattr(&self, name: &str, privileged: bool) -> Result<Vec<u8>> {
         self.check_xattr(name, privileged, Errno::NODATA)?;
-        lock(&self.meta).xattrs.get(name).cloned().ok_or(Errno::NODATA)
+        let value = lock(&self.meta).xattrs.get(name).cloned().ok_or(Errno::NODATA)?;
+        if name == CAPABILITY && !is_capability(&value) {
+            // An empty value can be set but not read.
+            return Err(Errno::INVAL);
+        }
+        Ok(value)
     }
 
     pub(super) fn set_xattr(
