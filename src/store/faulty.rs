@@ -12,7 +12,7 @@ use crate::sync::{Arc, Mutex, lock};
 /// The kinds of operations that a [`Fault`] can be confined to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum OpClass {
-    /// `open`, `open_dir`, `pin`, `root`.
+    /// `open`, `open_node`, `open_dir`, `pin`, `root`.
     Open,
     /// `list` and `read_list`.
     List,
@@ -38,7 +38,7 @@ pub enum OpClass {
     SetAttr,
     /// `set_xattr`, `remove_xattr`.
     SetXattr,
-    /// `sync`, `sync_dir`, `sync_all`.
+    /// `sync`, `sync_dir`, `sync_all`, `wait_for_writeback`.
     Sync,
 }
 
@@ -322,6 +322,11 @@ impl<B: Backing> Backing for Faulty<B> {
         self.inner.pin(dir, name)
     }
 
+    fn open_node(&self, node: &B::Node, access: Access) -> Result<Self::File> {
+        self.may(OpClass::Open)?;
+        self.inner.open_node(node, access).map(|file| self.wrap(file))
+    }
+
     fn list(&self, dir: &B::Dir) -> Result<B::List> {
         self.may(OpClass::List)?;
         self.inner.list(dir)
@@ -466,6 +471,11 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
 
     fn sync(&self, data_only: bool) -> Result<()> {
         self.change(OpClass::Sync, || self.inner.sync(data_only), |ino| Record::Sync { ino, data_only })
+    }
+
+    fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()> {
+        self.may(OpClass::Sync)?;
+        self.inner.wait_for_writeback(offset, len)
     }
 
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {

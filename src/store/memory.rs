@@ -107,8 +107,14 @@ impl Memory {
         }
     }
 
-    fn open_file(&self, inode: Arc<Inode>, access: Access) -> MemoryFile {
-        MemoryFile { shared: self.0.clone(), inode, writable: access == Access::ReadWrite }
+    fn open_file(&self, inode: Arc<Inode>, access: Access) -> Result<MemoryFile> {
+        match inode.kind {
+            FileKind::Regular => {
+                Ok(MemoryFile { shared: self.0.clone(), inode, writable: access == Access::ReadWrite })
+            }
+            FileKind::Directory => Err(Errno::ISDIR),
+            _ => Err(Errno::NXIO),
+        }
     }
 
     /// Makes an object under a free name.
@@ -189,21 +195,20 @@ impl Backing for Memory {
 
     fn open(&self, dir: &MemoryDir, name: &str, access: Access) -> Result<MemoryFile> {
         let inode = self.find(dir, name)?;
-        match inode.kind {
-            FileKind::Regular => Ok(self.open_file(inode, access)),
-            FileKind::Directory => Err(Errno::ISDIR),
-            FileKind::Symlink => Err(Errno::LOOP),
-            _ => Err(Errno::NXIO),
-        }
+        if inode.kind == FileKind::Symlink { Err(Errno::LOOP) } else { self.open_file(inode, access) }
     }
 
     fn create(&self, dir: &MemoryDir, name: &str, mode: u32) -> Result<MemoryFile> {
         let inode = self.make(dir, name, FileKind::Regular, mode, 0, &[])?;
-        Ok(self.open_file(inode, Access::ReadWrite))
+        self.open_file(inode, Access::ReadWrite)
     }
 
     fn pin(&self, dir: &MemoryDir, name: &str) -> Result<MemoryNode> {
         self.find(dir, name).map(MemoryNode)
+    }
+
+    fn open_node(&self, node: &MemoryNode, access: Access) -> Result<MemoryFile> {
+        self.open_file(node.0.clone(), access)
     }
 
     fn list(&self, dir: &MemoryDir) -> Result<MemoryList> {

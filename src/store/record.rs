@@ -182,7 +182,7 @@ impl<B: Backing> Replay<B> {
     pub fn apply(&mut self, record: &Record) -> Result<()> {
         let b = &self.backing;
         match record {
-            Record::Make { dir, name, what, mode, ino } => return self.make(*dir, name, what, *mode, *ino),
+            Record::Make { dir, name, what, mode, ino } => self.make(*dir, name, what, *mode, *ino),
             Record::Link { dir, name, to_dir, to_name } => b.link(self.dir(*dir)?, name, self.dir(*to_dir)?, to_name),
             Record::Unlink { dir, name } => b.unlink(self.dir(*dir)?, name),
             Record::Rmdir { dir, name } => b.rmdir(self.dir(*dir)?, name),

@@ -64,6 +64,10 @@ impl BackingFile for MemoryFile {
         Ok(())
     }
 
+    fn wait_for_writeback(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         if i64::try_from(offset).is_err() || i64::try_from(len).is_err() || len == 0 {
             return Err(Errno::INVAL);

@@ -17,6 +17,7 @@ use crate::types::Timestamp;
 enum Op {
     OpenDir(Index, Name),
     Open(Index, Name, bool),
+    OpenNode(Index, bool),
     Create(Index, Name),
     Pin(Index, Name),
     Mkdir(Index, Name),
@@ -145,6 +146,15 @@ impl<B: Backing> Side<B> {
             }
             Op::Open(d, name, write) => {
                 let opened = b.open(dir(d), name, if *write { Access::ReadWrite } else { Access::Read })?;
+                self.files.push(opened);
+                Ok(Out::Nothing)
+            }
+            Op::OpenNode(n, write) => {
+                if self.nodes.is_empty() {
+                    return Ok(Out::Skipped);
+                }
+                let node = &self.nodes[n.index(self.nodes.len())];
+                let opened = b.open_node(node, if *write { Access::ReadWrite } else { Access::Read })?;
                 self.files.push(opened);
                 Ok(Out::Nothing)
             }
@@ -455,6 +465,7 @@ fn ops() -> impl Strategy<Value = Op> {
     let names_ops = prop_oneof![
         4 => (d(), names()).prop_map(|(d, n)| Op::OpenDir(d, n)),
         3 => (d(), names(), any::<bool>()).prop_map(|(d, n, w)| Op::Open(d, n, w)),
+        2 => (d(), any::<bool>()).prop_map(|(n, w)| Op::OpenNode(n, w)),
         4 => (d(), names()).prop_map(|(d, n)| Op::Create(d, n)),
         2 => (d(), names()).prop_map(|(d, n)| Op::Pin(d, n)),
         6 => (d(), names()).prop_map(|(d, n)| Op::Mkdir(d, n)),
