@@ -6,15 +6,9 @@
 //! | --- | --- |
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
-<<<<<<< HEAD
-//! | 2 | `format` |
-//! | 3 | `kms`, [`store`] |
-//! | 4 | [`keys`] |
-=======
 //! | 2 | [`format`] |
 //! | 3 | `kms`, `store` |
 //! | 4 | `keys` |
->>>>>>> w-format
 //! | 5 | `content` |
 //! | 6 | `vfs`, `ops` |
 //! | 7 | `fuse` |
@@ -22,12 +16,9 @@
 #![deny(unsafe_code, unused_must_use, clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
 
+pub mod content;
 pub mod crypto;
 pub mod env;
-<<<<<<< HEAD
-pub mod content;
-=======
->>>>>>> w-format
 pub mod format;
 pub mod keys;
 pub mod store;

@@ -108,7 +108,9 @@ impl<B: Backing> Content<B> {
         let len = geometry.unit_offset(end_whole) - from;
         let file = self.file();
         match file.allocate(how, from, len) {
-            Err(Errno::OPNOTSUPP) if how == Allocate::ZeroRange => self.seal_zeros(state, &life, first_whole, end_whole),
+            Err(Errno::OPNOTSUPP) if how == Allocate::ZeroRange => {
+                self.seal_zeros(state, &life, first_whole, end_whole)
+            }
             other => Ok(other?),
         }
     }

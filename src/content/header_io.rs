@@ -160,4 +160,3 @@ impl<B: Backing> Content<B> {
         Ok(())
     }
 }
-

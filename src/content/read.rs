@@ -45,7 +45,6 @@ impl<B: Backing> Content<B> {
         with_bulk((last - first + 1) as usize, |buf| {
             self.open_units(life, rule, first, buf)?;
             drop(held);
-            drop(state);
             Ok(sink(&buf[start..start + len]))
         })
     }

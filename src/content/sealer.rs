@@ -86,7 +86,6 @@ pub(super) fn boot_time() -> Duration {
     Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -184,7 +184,8 @@ impl<B: Backing> Content<B> {
         let (life, rule) = state.units()?;
         let units = unit_count(state.size);
         let used = (state.size - unit_start(units - 1)) as usize;
-        let dirty = used < DATA && self.with_unit(life, rule, units - 1, |text| text[used..].iter().any(|&b| b != 0))?;
+        let dirty =
+            used < DATA && self.with_unit(life, rule, units - 1, |text| text[used..].iter().any(|&b| b != 0))?;
         if dirty {
             self.reseal_tail(life, rule, units - 1, used)?;
         }

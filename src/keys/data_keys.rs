@@ -12,7 +12,7 @@ use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, Entropy, random};
 use crate::format::Outcome;
 use crate::format::branch::BranchKey;
-use crate::format::context::{context_branch, context_file};
+use crate::format::context::context_file;
 use crate::format::header::{self, OpenedHeader, STATIC_LEN, StaticHeader, WrappedKey};
 use crate::format::keys::FileKeys;
 use crate::format::recipient::{Recipient, Scheme};
@@ -133,11 +133,7 @@ impl DataKeys {
     }
 
     /// Opens a header by the key manager, without the cache of data keys; also tells which KMS key did it.
-    fn unwrap_header(
-        &self,
-        bytes: &[u8],
-        volume: &OpenedVolume,
-    ) -> Result<(OpenedHeader, Option<KeyArn>), Outcome> {
+    fn unwrap_header(&self, bytes: &[u8], volume: &OpenedVolume) -> Result<(OpenedHeader, Option<KeyArn>), Outcome> {
         let policy = volume.header_policy();
         let slots: [u8; 32] = Sha256::digest(&bytes[STATIC_LEN..policy.geometry.records_offset()]).into();
         let now = self.clock.now();
@@ -193,9 +189,10 @@ impl DataKeys {
             if recipient.scheme != Scheme::Kms {
                 return Ok(());
             }
-            let usable = volume.allowed.find(&recipient.key_id).and_then(|key| {
-                self.service.check(key).map_err(|error| self.failed(error, fixed.file_id()))
-            });
+            let usable = volume
+                .allowed
+                .find(&recipient.key_id)
+                .and_then(|key| self.service.check(key).map_err(|error| self.failed(error, fixed.file_id())));
             match usable {
                 Ok(()) => return Ok(()),
                 Err(outcome) => worst = worst.worse(outcome),
@@ -313,14 +310,14 @@ impl DataKeys {
             return Ok(Arc::clone(branch));
         }
         let config = &volume.config;
-        let context = context_branch(config.volume_id, id, version);
         let entry = config.branch(id, version)?;
-        let branch = entry.open(volume.keys.backend, config.volume_id, &volume.allowed, &mut |key, blob| {
-            self.service.decrypt(key, blob, &context).map_err(|error| {
-                tracing::warn!(branch = %id, version, "a branch key does not open: {error}");
-                error.outcome()
-            })
-        })?;
+        let branch =
+            entry.open(volume.keys.backend, config.volume_id, &volume.allowed, &mut |key, blob, context| {
+                self.service.decrypt(key, blob, context).map_err(|error| {
+                    tracing::warn!(branch = %id, version, "a branch key does not open: {error}");
+                    error.outcome()
+                })
+            })?;
         let branch = Arc::new(branch);
         lock(&self.branches).insert((id, version), (Arc::clone(&branch), now.plus(CACHE_TIME)));
         Ok(branch)

@@ -89,7 +89,7 @@ impl<B: Backing> Vfs<B> {
             self.backing.link(&*self.dir(dir)?, entry, &located.dir, located.entry())
         };
         self.undo_side(&located, linked)?;
-        let stat = self.backing.stat(Target::Named(&located.dir, located.entry()))?;
+        let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))
     }
@@ -110,7 +110,7 @@ impl<B: Backing> Vfs<B> {
             self.discard_directory(&located.dir, &temporary);
         }
         let id = made?;
-        let stat = self.backing.stat(Target::Named(&located.dir, located.entry()))?;
+        let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         // A directory that this mount made needs no reading of its id and no proof of it.
         inode.dir.id.get_or_init(|| id);
@@ -164,7 +164,7 @@ impl<B: Backing> Vfs<B> {
         self.make_side(&located)?;
         let made = make(&located, mode);
         self.undo_side(&located, made)?;
-        let target = || Target::Named(&*located.dir, located.entry());
+        let target = || located.target();
         self.give_to_caller(&parent, target(), caller, mode)?;
         let stat = self.backing.stat(target())?;
         let inode = self.refer(&located, &stat);
@@ -214,7 +214,7 @@ impl<B: Backing> Vfs<B> {
             return Ok(());
         }
         let dir = self.dir(parent)?;
-        let inherits = self.backing.stat(Target::Dir(&dir))?.mode & SET_GID != 0;
+        let inherits = self.backing.stat(Target::Dir(&*dir))?.mode & SET_GID != 0;
         let gid = if inherits { None } else { Some(caller.gid) };
         match target {
             Target::Named(dir, name) => self.backing.set_owner(Target::Named(dir, name), Some(caller.uid), gid)?,

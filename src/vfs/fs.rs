@@ -66,6 +66,11 @@ impl<B: Backing> Located<B> {
     pub(super) fn entry(&self) -> &str {
         self.name.entry()
     }
+
+    /// The object behind it.
+    pub(super) fn target(&self) -> Target<'_, B> {
+        Target::Named(&*self.dir, self.entry())
+    }
 }
 
 impl<B: Backing> Vfs<B> {
@@ -73,16 +78,12 @@ impl<B: Backing> Vfs<B> {
     ///
     /// # Errors
     /// The backing's error, or the outcome for a root without a valid id.
-    pub fn new(
-        backing: Arc<B>,
-        volume: Arc<Volume>,
-        options: Options,
-    ) -> Result<Self> {
+    pub fn new(backing: Arc<B>, volume: Arc<Volume>, options: Options) -> Result<Self> {
         let opened = volume.keys.volume();
         let keys = Arc::clone(&opened.keys);
         let names = NameCodec::new(Arc::clone(&keys), opened.config.short_max);
         let root = Arc::new(backing.root()?);
-        let stat = backing.stat(Target::Dir(&root))?;
+        let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();
         let vfs = Self {
             backing,
@@ -142,7 +143,7 @@ impl<B: Backing> Vfs<B> {
         let place = read(&inode.place);
         let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
         let handle = Arc::new(self.backing.open_dir(&*self.dir(parent)?, entry)?);
-        if self.table.number_of(self.backing.stat(Target::Dir(&handle))?.ino) != inode.number {
+        if self.table.number_of(self.backing.stat(Target::Dir(&*handle))?.ino) != inode.number {
             // Somebody put another directory there behind the mount's back.
             return Err(Errno::STALE.into());
         }
@@ -162,12 +163,12 @@ impl<B: Backing> Vfs<B> {
         work: impl FnOnce(Target<'_, B>) -> crate::store::Result<R>,
     ) -> Result<R> {
         if inode.number == ROOT {
-            return Ok(work(Target::Dir(&self.root))?);
+            return Ok(work(Target::Dir(&*self.root))?);
         }
         let place = read(&inode.place);
         if let Some((parent, entry)) = place.names.first() {
             let dir = self.dir(parent)?;
-            return Ok(work(Target::Named(&dir, entry))?);
+            return Ok(work(Target::Named(&*dir, entry))?);
         }
         match &place.orphan {
             Some(node) => Ok(work(Target::Node(node))?),

@@ -5,7 +5,7 @@ use super::attr::Attr;
 use super::fs::Vfs;
 use super::table::ROOT;
 use crate::format::symlink;
-use crate::store::{Backing, FileKind, FsStat, Target};
+use crate::store::{Backing, FileKind, FsStat};
 use crate::sync::atomic::Ordering;
 use crate::sync::read;
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.directory(parent)?;
         let _held = read(&parent.dir.entries);
         let located = self.locate(&parent, name)?;
-        let stat = self.backing.stat(Target::Named(&located.dir, located.entry()))?;
+        let stat = self.backing.stat(located.target())?;
         parent.dir.id_proven.store(true, Ordering::Relaxed);
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))

@@ -121,7 +121,7 @@ impl<B: Backing> Vfs<B> {
         if !with_attr && let Some(kind) = raw.kind {
             return Ok(emit(&entry(name, self.table.number_of(raw.ino), kind, None)));
         }
-        let stat = match self.backing.stat(Target::Named(&dir, &disk)) {
+        let stat = match self.backing.stat(Target::Named(&*dir, &disk)) {
             Ok(stat) => stat,
             // Removed since it was listed.
             Err(Errno::NOENT) => return Ok(true),

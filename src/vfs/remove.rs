@@ -7,7 +7,7 @@ use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::format::dirid;
 use crate::format::name::EntryKind;
-use crate::store::{Backing, FileKind, RenameMode, Stat, Target};
+use crate::store::{Backing, FileKind, RenameMode, Stat};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, write};
 
@@ -22,7 +22,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.changeable(parent)?;
         let _held = write(&parent.dir.entries);
         let located = self.locate(&parent, name)?;
-        let stat = self.backing.stat(Target::Named(&located.dir, located.entry()))?;
+        let stat = self.backing.stat(located.target())?;
         if stat.kind == FileKind::Directory {
             return Err(Errno::ISDIR.into());
         }
@@ -39,7 +39,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.changeable(parent)?;
         let _held = write(&parent.dir.entries);
         let located = self.locate(&parent, name)?;
-        let stat = self.backing.stat(Target::Named(&located.dir, located.entry()))?;
+        let stat = self.backing.stat(located.target())?;
         if stat.kind != FileKind::Directory {
             return Err(Errno::NOTDIR.into());
         }
@@ -54,12 +54,12 @@ impl<B: Backing> Vfs<B> {
             self.check_empty(&self.backing.open_dir(&located.dir, located.entry())?)?;
         } else {
             if stat.mode & OWNER_ALL != OWNER_ALL {
-                let target = Target::Named(&*located.dir, located.entry());
+                let target = located.target();
                 self.backing.set_mode(target, stat.mode | OWNER_ALL)?;
             }
             let empty = self.backing.open_dir(&located.dir, located.entry()).map_err(Into::into);
             if let Err(error) = empty.and_then(|dir| self.check_empty(&dir)) {
-                let target = Target::Named(&*located.dir, located.entry());
+                let target = located.target();
                 self.backing.set_mode(target, stat.mode)?;
                 return Err(error);
             }
@@ -86,7 +86,8 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<()> {
         let Some(inode) = self.known(stat) else { return Ok(remove()?) };
         let mut place = write(&inode.place);
-        let others = place.names.iter().any(|(dir, entry)| dir.number != located.parent.number || entry != located.entry());
+        let others =
+            place.names.iter().any(|(dir, entry)| dir.number != located.parent.number || entry != located.entry());
         let orphan = if others { None } else { Some(self.backing.pin(&located.dir, located.entry())?) };
         remove()?;
         place.remove(&located.parent, located.entry());
@@ -101,7 +102,8 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn check_empty(&self, dir: &B::Dir) -> Result<()> {
         let mut empty = true;
         self.each_entry(dir, |raw| {
-            empty = matches!(EntryKind::of(&raw.name, false), EntryKind::DirId | EntryKind::Temporary | EntryKind::Side);
+            empty =
+                matches!(EntryKind::of(&raw.name, false), EntryKind::DirId | EntryKind::Temporary | EntryKind::Side);
             Ok(empty)
         })?;
         if empty { Ok(()) } else { Err(Errno::NOTEMPTY.into()) }

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
-use crate::store::{Backing, FileKind, RenameMode, Stat, Target};
+use crate::store::{Backing, FileKind, RenameMode, Stat};
 use crate::sync::{Arc, RwLockWriteGuard, write};
 
 impl<B: Backing> Vfs<B> {
@@ -20,8 +20,8 @@ impl<B: Backing> Vfs<B> {
         let _held = lock_both(&from_dir, &to_dir);
         let from = self.locate(&from_dir, name)?;
         let to = self.locate_new(&to_dir, to_name)?;
-        let source = self.backing.stat(Target::Named(&from.dir, from.entry()))?;
-        let target = match self.backing.stat(Target::Named(&to.dir, to.entry())) {
+        let source = self.backing.stat(from.target())?;
+        let target = match self.backing.stat(to.target()) {
             Ok(stat) => Some(stat),
             Err(Errno::NOENT) => None,
             Err(other) => return Err(other.into()),
