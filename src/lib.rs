@@ -20,6 +20,7 @@ pub mod content;
 pub mod crypto;
 pub mod env;
 pub mod format;
+pub mod fuse;
 pub mod keys;
 pub mod store;
 pub mod sync;
