@@ -23,14 +23,18 @@ if [ "$FS" = kmsfs ] && [ ! -e /sbin/mount.fuse.kmsfs ]; then
   install -m 755 "$REPO/packaging/mount.kmsfs" "$HELPER"
 fi
 
-timeout 590 pjdfstest -c "$HERE/pjdfstest.toml" -s "$SEC" -p "$M/t" > "$LOG/pjdfstest.log" 2>&1
-grep -aE '^[a-z0-9_]+::' "$LOG/pjdfstest.log" | awk '
-  { state = "fail" }
-  / (success|ok)/ || /\tsuccess/ || /OK/ { state = "ok" }
-  /FAILED/ { state = "fail" }
-  /[Ss]kipped/ || /SKIPPED/ { state = "skip" }
-  { print $1 "\t" state "\t" }' > "$RESULTS"
-grep -a Summary "$LOG/pjdfstest.log" || { result "run to the end" fail "see $LOG/pjdfstest.log"; }
+# The erofs_* cases remount read-only, which no file system allows while a file is open for writing. An earlier case of
+# the suite leaks such a descriptor (on tmpfs as well), so they run in a process of their own, and the others after it.
+run() { timeout 590 pjdfstest -c "$HERE/pjdfstest.toml" -s "$SEC" -p "$M/t" "$@" 2>&1; }
+rows() { # LOG: one row per case
+  grep -aE '^[a-z0-9_]+::' "$1" | awk '{ print $1 "\t" ($NF == "ok" ? "ok" : $NF == "skipped" ? "skip" : "fail") "\t" }'
+}
+run erofs > "$LOG/erofs.log"
+run > "$LOG/pjdfstest.log"
+{ rows "$LOG/erofs.log"; rows "$LOG/pjdfstest.log" | grep -v '::erofs_'; } > "$RESULTS"
+for log in erofs pjdfstest; do
+  grep -aq '^Summary' "$LOG/$log.log" || result "$log: run to the end" fail "see $LOG/$log.log"
+done
 umount "$SEC"
 [ -z "$HELPER" ] || rm -f "$HELPER"
 suite_finish
