@@ -28,7 +28,7 @@ install -D -m 644 "$repo/packaging/systemd/kmsfs@.service" "$dest$units/kmsfs@.s
 
 man=$dest$prefix/share/man/man1
 mkdir -p "$man"
-"$bin" man > "$man/kmsfs.1"
+"$bin" man --dir "$man" > /dev/null
 completion() { # SHELL FILE
   mkdir -p "$(dirname "$dest$prefix/share/$2")"
   "$bin" completions "$1" > "$dest$prefix/share/$2"
