@@ -12,6 +12,8 @@ set -uo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$REPO" || exit 1
 
+# Nothing of the caller's own key manager is touched.
+unset KMSFS_HOME KMSFS_CONFIG KMSFS_KMS_ENDPOINT
 MODE=normal INSTALL=1 ONLY=()
 for a in "$@"; do
   case $a in
