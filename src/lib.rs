@@ -1,12 +1,12 @@
 //! kmsfs: a transparent encrypting filesystem with an embedded AWS-KMS-compatible key manager.
 //!
-//! The modules form layers; each imports only lower ones (`tests/architecture.rs` checks it):
+//! The modules form layers; each imports only lower ones (`tests/integration/architecture.rs` checks it):
 //!
 //! | level | module |
 //! | --- | --- |
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
-//! | 2 | `format` |
+//! | 2 | [`format`] |
 //! | 3 | `kms`, [`store`] |
 //! | 4 | [`keys`] |
 //! | 5 | `content` |
@@ -18,6 +18,7 @@
 
 pub mod crypto;
 pub mod env;
+pub mod format;
 pub mod keys;
 pub mod store;
 pub mod sync;

@@ -3,3 +3,4 @@
 
 pub mod arena;
 pub mod file;
+pub mod wipe;
