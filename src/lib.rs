@@ -19,6 +19,7 @@
 pub mod crypto;
 pub mod env;
 pub mod keys;
+pub mod kms;
 pub mod sync;
 pub mod sys;
 pub mod types;
