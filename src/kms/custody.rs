@@ -15,6 +15,8 @@ pub(in crate::kms) use home::{DomainKeys, HomeLock};
 pub use home::{Home, NewHome};
 pub use recovery::RecoveryKey;
 pub(in crate::kms) use root_file::{RootBody, StateRecord};
+#[cfg(test)]
+pub(in crate::kms) use slot::CHEAP;
 pub use slot::{Argon2Params, NewSlot, Passphrase, SlotInfo, SlotKind};
 
 /// What opens a home.
