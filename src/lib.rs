@@ -22,6 +22,7 @@ pub mod env;
 pub mod format;
 pub mod fuse;
 pub mod keys;
+pub mod kms;
 pub mod store;
 pub mod sync;
 pub mod sys;
