@@ -9,9 +9,10 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{errno, file_attr, file_type, kind_of_mode, no_entry, set_time};
@@ -27,6 +28,9 @@ const SHARED_TTL: Duration = Duration::from_secs(1);
 /// Requests that the kernel may have under way in the background: readahead, asynchronous direct I/O, write-back.
 const MAX_BACKGROUND: u16 = 64;
 const CONGESTION_THRESHOLD: u16 = 48;
+/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h: inode flags of chattr(1).
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
 /// Inode numbers are not used again while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
@@ -205,6 +209,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 f if f.is_empty() => RenameMode::Replace,
                 f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
                 f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+                f if f == RenameFlags::RENAME_WHITEOUT => RenameMode::Whiteout,
                 _ => return reply.error(Errno::EINVAL),
             };
             empty(reply, self.vfs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), mode));
@@ -448,6 +453,33 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 _ => return reply.error(Errno::EOPNOTSUPP),
             };
             empty(reply, self.vfs.fallocate(fh.0, mode, offset, length));
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        guarded("ioctl", || match cmd {
+            GET_FLAGS => match self.vfs.inode_flags(ino.0) {
+                Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
+                Err(error) => reply.error(errno(error)),
+            },
+            SET_FLAGS => {
+                let Some(flags) = in_data.first_chunk() else { return reply.error(Errno::EINVAL) };
+                match self.vfs.set_inode_flags(ino.0, u32::from_ne_bytes(*flags)) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(error) => reply.error(errno(error)),
+                }
+            }
+            _ => reply.error(Errno::ENOTTY),
         });
     }
 

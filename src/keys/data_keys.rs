@@ -39,7 +39,7 @@ pub struct DataKeys {
     entropy: Arc<dyn Entropy>,
     clock: Arc<dyn Clock>,
     cache: Cache<[u8; STATIC_LEN], Arc<CachedKey>>,
-    branches: Mutex<HashMap<(BranchId, u32), (Arc<BranchKey>, Timestamp)>>,
+    branches: Mutex<HashMap<(BranchId, u32), CachedBranch>>,
     failures: Cache<[u8; 32], Failure>,
     rejections: Mutex<Rejections>,
 }
@@ -48,6 +48,11 @@ struct CachedKey {
     dek: SecretKey<32>,
     /// The KMS key that unwrapped it; `None` behind a branch key.
     key: Option<KeyArn>,
+    expires: Timestamp,
+}
+
+struct CachedBranch {
+    branch: Arc<BranchKey>,
     expires: Timestamp,
 }
 
@@ -304,10 +309,10 @@ impl DataKeys {
     /// An opened branch key version, from memory for the cache time.
     fn branch(&self, volume: &OpenedVolume, id: BranchId, version: u32) -> Result<Arc<BranchKey>, Outcome> {
         let now = self.clock.now();
-        if let Some((branch, expires)) = lock(&self.branches).get(&(id, version))
-            && now < *expires
+        if let Some(cached) = lock(&self.branches).get(&(id, version))
+            && now < cached.expires
         {
-            return Ok(Arc::clone(branch));
+            return Ok(Arc::clone(&cached.branch));
         }
         let config = &volume.config;
         let entry = config.branch(id, version)?;
@@ -319,7 +324,8 @@ impl DataKeys {
                 })
             })?;
         let branch = Arc::new(branch);
-        lock(&self.branches).insert((id, version), (Arc::clone(&branch), now.plus(CACHE_TIME)));
+        let cached = CachedBranch { branch: Arc::clone(&branch), expires: now.plus(CACHE_TIME) };
+        lock(&self.branches).insert((id, version), cached);
         Ok(branch)
     }
 
