@@ -109,7 +109,9 @@ impl Comparison {
             }
             _ => prop_assert_eq!(&found, &expected, "operation {}: {:?}", number, op),
         }
-        if let (Some(file), Ok(_)) = (self.file_of(op), &found) {
+        if let Some(file) = self.file_of(op)
+            && found.as_ref().is_ok_and(|out| *out != Out::Skipped)
+        {
             self.note(op, tested.file_id(file), tested.stat_file(file).map_or(0, |plain| plain.size));
             let (mut expected, mut found) = (model.stat_file(file), tested.stat_file(file));
             self.forget_times(&mut expected);
