@@ -2,4 +2,6 @@
 
 mod architecture;
 mod backends;
+mod fixture;
+mod model;
 mod vectors;
