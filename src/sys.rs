@@ -2,3 +2,5 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod ofd;
+pub mod process;
