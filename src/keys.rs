@@ -2,6 +2,8 @@
 //!
 //! [`KeyService`] is the only place where a key manager plugs in: the embedded one today, remote ones beside it.
 
+pub mod embedded;
+
 use crate::crypto::secret::SecretKey;
 use crate::types::{EncryptionContext, KeyArn};
 

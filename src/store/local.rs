@@ -1,0 +1,313 @@
+//! A directory of a Linux filesystem as backing.
+//!
+//! Whoever writes the storage can plant anything under any name, so every open is `openat2` below one directory
+//! handle without symlinks, magic links or mount points on the way, and what was opened is checked (FORMAT S2).
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::{
+    Access, Allocate, Backing, BackingFile, FileKind, FileTime, FsStat, RawEntry, RenameMode, Result, SetTime, Stat,
+    Target, XattrMode, local_attr,
+};
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_XDEV)
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Magic numbers of statfs(2) for filesystems whose journal keeps metadata operations in order.
+const EXT4_SUPER_MAGIC: u64 = 0xef53;
+const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// A directory tree of the host.
+#[derive(Debug)]
+pub struct LocalDir {
+    root: OwnedFd,
+    ordered_metadata: bool,
+}
+
+/// Handle to a directory: an `O_PATH` descriptor.
+#[derive(Debug)]
+pub struct LocalHandle(pub(super) OwnedFd);
+
+/// Open regular file.
+#[derive(Debug)]
+pub struct LocalFile(pub(super) OwnedFd);
+
+/// A listing of one directory: a descriptor of its own and a buffer for getdents64(2).
+pub struct LocalList {
+    fd: OwnedFd,
+    at: u64,
+    buffer: Vec<MaybeUninit<u8>>,
+}
+
+impl LocalDir {
+    /// Opens the directory at `path`. Errors: those of open(2).
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty())?;
+        let magic = rustix::fs::fstatfs(&root)?.f_type as u64;
+        let ordered_metadata = matches!(magic, EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC | TMPFS_MAGIC);
+        Ok(Self { root, ordered_metadata })
+    }
+
+    fn open_at(dir: &OwnedFd, name: &str, flags: OFlags, mode: u32) -> Result<OwnedFd> {
+        rustix::fs::openat2(dir, name, flags | SAFE, Mode::from_raw_mode(mode), RESOLVE)
+    }
+
+    /// A readable descriptor of the directory itself.
+    fn readable(dir: &OwnedFd) -> Result<OwnedFd> {
+        Self::open_at(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY, 0)
+    }
+}
+
+impl Backing for LocalDir {
+    type Dir = LocalHandle;
+    type File = LocalFile;
+    type Node = LocalHandle;
+    type List = LocalList;
+
+    fn root(&self) -> Result<LocalHandle> {
+        Ok(LocalHandle(rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?))
+    }
+
+    fn stat_fs(&self) -> Result<FsStat> {
+        let s = rustix::fs::fstatvfs(&self.root)?;
+        Ok(FsStat {
+            frsize: s.f_frsize,
+            bsize: s.f_bsize,
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            name_max: s.f_namemax,
+        })
+    }
+
+    fn ordered_metadata(&self) -> bool {
+        self.ordered_metadata
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        rustix::fs::syncfs(Self::readable(&self.root)?)
+    }
+
+    fn open_dir(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {
+        Self::open_at(&dir.0, name, OFlags::PATH | OFlags::DIRECTORY, 0).map(LocalHandle)
+    }
+
+    fn open(&self, dir: &LocalHandle, name: &str, access: Access) -> Result<LocalFile> {
+        let flags = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+        let fd = Self::open_at(&dir.0, name, flags, 0)?;
+        match local_attr::stat_fd(&fd)?.kind {
+            FileKind::Regular => Ok(LocalFile(fd)),
+            FileKind::Directory => Err(Errno::ISDIR),
+            _ => Err(Errno::NXIO),
+        }
+    }
+
+    fn create(&self, dir: &LocalHandle, name: &str, mode: u32) -> Result<LocalFile> {
+        Self::open_at(&dir.0, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map(LocalFile)
+    }
+
+    fn pin(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {
+        // A symlink must be pinned itself, which RESOLVE_NO_SYMLINKS refuses even with O_PATH; a single component
+        // opened with O_NOFOLLOW cannot leave the directory.
+        rustix::fs::openat(&dir.0, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map(LocalHandle)
+    }
+
+    fn list(&self, dir: &LocalHandle) -> Result<LocalList> {
+        Ok(LocalList { fd: Self::readable(&dir.0)?, at: 0, buffer: vec![MaybeUninit::uninit(); 32 * 1024] })
+    }
+
+    fn read_list(&self, list: &mut LocalList, from: u64, out: &mut Vec<RawEntry>) -> Result<()> {
+        if list.at != from {
+            rustix::fs::seek(&list.fd, SeekFrom::Start(from))?;
+            list.at = from;
+        }
+        let mut raw = RawDir::new(&list.fd, &mut list.buffer);
+        // One call of getdents64 fills the buffer; reading on until it is used up needs no second one.
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            list.at = entry.next_entry_cookie();
+            out.push(RawEntry {
+                name: entry.file_name().to_bytes().to_vec(),
+                ino: entry.ino(),
+                kind: local_attr::kind_of(entry.file_type()),
+                next: list.at,
+            });
+            if raw.is_buffer_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn mkdir(&self, dir: &LocalHandle, name: &str, mode: u32) -> Result<()> {
+        rustix::fs::mkdirat(&dir.0, name, Mode::from_raw_mode(mode))
+    }
+
+    fn mknod(&self, dir: &LocalHandle, name: &str, kind: FileKind, mode: u32, rdev: u64) -> Result<()> {
+        rustix::fs::mknodat(&dir.0, name, local_attr::file_type(kind), Mode::from_raw_mode(mode), rdev)
+    }
+
+    fn symlink(&self, target: &[u8], dir: &LocalHandle, name: &str) -> Result<()> {
+        rustix::fs::symlinkat(target, &dir.0, name)
+    }
+
+    fn read_link(&self, dir: &LocalHandle, name: &str) -> Result<Vec<u8>> {
+        rustix::fs::readlinkat(&dir.0, name, Vec::new()).map(|target| target.into_bytes())
+    }
+
+    fn link(&self, dir: &LocalHandle, name: &str, to_dir: &LocalHandle, to_name: &str) -> Result<()> {
+        rustix::fs::linkat(&dir.0, name, &to_dir.0, to_name, AtFlags::empty())
+    }
+
+    fn unlink(&self, dir: &LocalHandle, name: &str) -> Result<()> {
+        rustix::fs::unlinkat(&dir.0, name, AtFlags::empty())
+    }
+
+    fn rmdir(&self, dir: &LocalHandle, name: &str) -> Result<()> {
+        rustix::fs::unlinkat(&dir.0, name, AtFlags::REMOVEDIR)
+    }
+
+    fn rename(
+        &self,
+        dir: &LocalHandle,
+        name: &str,
+        to_dir: &LocalHandle,
+        to_name: &str,
+        mode: RenameMode,
+    ) -> Result<()> {
+        let flags = match mode {
+            RenameMode::Replace => RenameFlags::empty(),
+            RenameMode::NoReplace => RenameFlags::NOREPLACE,
+            RenameMode::Exchange => RenameFlags::EXCHANGE,
+        };
+        rustix::fs::renameat_with(&dir.0, name, &to_dir.0, to_name, flags)
+    }
+
+    fn sync_dir(&self, dir: &LocalHandle) -> Result<()> {
+        rustix::fs::fsync(Self::readable(&dir.0)?)
+    }
+
+    fn stat(&self, target: Target<'_, Self>) -> Result<Stat> {
+        match target {
+            Target::Named(dir, name) => local_attr::stat_at(&dir.0, name),
+            Target::Dir(handle) | Target::Node(handle) => local_attr::stat_fd(&handle.0),
+            Target::File(file) => local_attr::stat_fd(&file.0),
+        }
+    }
+
+    fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {
+        local_attr::set_mode(target, mode)
+    }
+
+    fn set_owner(&self, target: Target<'_, Self>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        local_attr::set_owner(target, uid, gid)
+    }
+
+    fn set_times(&self, target: Target<'_, Self>, atime: SetTime, mtime: SetTime) -> Result<()> {
+        local_attr::set_times(target, atime, mtime)
+    }
+
+    fn get_xattr(&self, target: Target<'_, Self>, name: &str) -> Result<Vec<u8>> {
+        local_attr::get_xattr(target, name)
+    }
+
+    fn set_xattr(&self, target: Target<'_, Self>, name: &str, value: &[u8], mode: XattrMode) -> Result<()> {
+        local_attr::set_xattr(target, name, value, mode)
+    }
+
+    fn list_xattrs(&self, target: Target<'_, Self>) -> Result<Vec<String>> {
+        local_attr::list_xattrs(target)
+    }
+
+    fn remove_xattr(&self, target: Target<'_, Self>, name: &str) -> Result<()> {
+        local_attr::remove_xattr(target, name)
+    }
+}
+
+impl BackingFile for LocalFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pread(&self.0, &mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pwrite(&self.0, &buf[done..], offset + done as u64) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        rustix::fs::ftruncate(&self.0, len)
+    }
+
+    fn sync(&self, data_only: bool) -> Result<()> {
+        if data_only { rustix::fs::fdatasync(&self.0) } else { rustix::fs::fsync(&self.0) }
+    }
+
+    fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
+        let flags = match how {
+            Allocate::KeepSize => FallocateFlags::KEEP_SIZE,
+            Allocate::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            Allocate::ZeroRange => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+        };
+        rustix::fs::fallocate(&self.0, flags, offset, len)
+    }
+
+    fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
+        found(rustix::fs::seek(&self.0, SeekFrom::Data(offset)))
+    }
+
+    fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
+        found(rustix::fs::seek(&self.0, SeekFrom::Hole(offset)))
+    }
+
+    fn stat(&self) -> Result<Stat> {
+        local_attr::stat_fd(self.0.as_fd())
+    }
+}
+
+fn found(position: Result<u64>) -> Result<Option<u64>> {
+    match position {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+impl From<FileTime> for rustix::fs::Timespec {
+    fn from(time: FileTime) -> Self {
+        Self { tv_sec: time.secs, tv_nsec: time.nanos.into() }
+    }
+}
