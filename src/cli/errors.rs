@@ -1,0 +1,120 @@
+//! From the library's errors to exit codes, stable words and hints.
+
+use super::exit::{CliError, Exit};
+use crate::keys::KeyError;
+use crate::kms::custody::CustodyError;
+use crate::kms::model::KeyState;
+use crate::kms::{KmsError, OpenError};
+
+impl From<KmsError> for CliError {
+    fn from(error: KmsError) -> Self {
+        let (exit, hint) = match &error {
+            KmsError::Disabled(arn) => (Exit::KeyUnusable, Some(enable(arn.key_id()))),
+            KmsError::InvalidState { arn, state: KeyState::PendingDeletion } => {
+                (Exit::KeyUnusable, Some(cancel_deletion(arn.key_id())))
+            }
+            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) => (Exit::KeyUnusable, None),
+            KmsError::NotFound(_) => (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned())),
+            KmsError::AccessDenied(_) => (Exit::AccessDenied, None),
+            KmsError::InvalidCiphertext | KmsError::IncorrectKey => (Exit::Integrity, None),
+            KmsError::Validation(_)
+            | KmsError::InvalidArn(_)
+            | KmsError::InvalidAliasName(_)
+            | KmsError::Tag(_)
+            | KmsError::InvalidMarker => (Exit::Usage, None),
+            KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
+            KmsError::AlreadyExists(_)
+            | KmsError::InvalidKeyUsage(_)
+            | KmsError::UnsupportedOperation(_)
+            | KmsError::LimitExceeded(_)
+            | KmsError::Conflict(_)
+            | KmsError::DryRun => (Exit::Failure, None),
+        };
+        let text = error.to_string();
+        let message = if text.is_empty() { "the ciphertext is not valid for this key and context".to_owned() } else { text };
+        Self { exit, code: error.code().to_owned(), message, hint }
+    }
+}
+
+fn enable(key_id: &str) -> String {
+    format!("enable it with: kmsfs key enable {key_id}")
+}
+
+fn cancel_deletion(key_id: &str) -> String {
+    format!("cancel the deletion with: kmsfs key cancel-deletion {key_id}")
+}
+
+impl From<KeyError> for CliError {
+    fn from(error: KeyError) -> Self {
+        let (exit, code) = match &error {
+            KeyError::Disabled(_) => (Exit::KeyUnusable, "DisabledException"),
+            KeyError::PendingDeletion(_) => (Exit::KeyUnusable, "KMSInvalidStateException"),
+            KeyError::NotFound(_) => (Exit::Failure, "NotFoundException"),
+            KeyError::Denied { .. } => (Exit::AccessDenied, "AccessDeniedException"),
+            KeyError::InvalidCiphertext(_) => (Exit::Integrity, "InvalidCiphertextException"),
+            KeyError::Unreachable(_) => (Exit::KmsUnavailable, "KeyUnavailableException"),
+            KeyError::Failed(_) => (Exit::KmsUnavailable, "KMSInternalException"),
+        };
+        // The texts of the joint carry their next step.
+        Self::new(exit, code, error)
+    }
+}
+
+impl From<CustodyError> for CliError {
+    fn from(error: CustodyError) -> Self {
+        let (exit, code, hint) = match &error {
+            CustodyError::NotInitialised(_) => (Exit::NotInitialised, "NotInitialised", None),
+            CustodyError::WrongSecret(_) => (
+                Exit::WrongPassphrase,
+                "WrongPassphrase",
+                Some("the recovery key opens it as well: --recovery-key-file FILE"),
+            ),
+            CustodyError::NoSuchSlot(_) => {
+                (Exit::WrongPassphrase, "NoSuchSlot", Some("kmsfs kms slots list shows what opens this key manager"))
+            }
+            CustodyError::Damaged { .. } => {
+                (Exit::Integrity, "Damaged", Some("restore the key manager's directory from a backup"))
+            }
+            CustodyError::Refused(_) => (Exit::Failure, "Refused", None),
+            CustodyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                (Exit::AccessDenied, "Io", None)
+            }
+            CustodyError::Io { .. } => (Exit::KmsUnavailable, "Io", None),
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, code, error) }
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Custody(e) => e.into(),
+            OpenError::Kms(e) => e.into(),
+            OpenError::Store(e) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_states_have_their_exit_code_and_next_step() {
+        let arn: crate::types::KeyArn = "arn:aws:kms:us-east-1:111122223333:key/k-1".parse().expect("valid");
+        let e = CliError::from(KmsError::Disabled(arn.clone()));
+        assert_eq!((e.exit, e.code.as_str()), (Exit::KeyUnusable, "DisabledException"));
+        assert_eq!(e.hint.as_deref(), Some("enable it with: kmsfs key enable k-1"));
+        let e = CliError::from(KmsError::InvalidState { arn: arn.clone(), state: KeyState::PendingDeletion });
+        assert!(e.hint.expect("hint").contains("cancel-deletion k-1"));
+        assert_eq!(CliError::from(KeyError::Disabled(arn)).exit, Exit::KeyUnusable);
+        assert_eq!(CliError::from(KeyError::Unreachable("x".into())).exit, Exit::KmsUnavailable);
+        assert_eq!(CliError::from(KmsError::InvalidCiphertext).exit, Exit::Integrity);
+    }
+
+    #[test]
+    fn a_wrong_passphrase_is_exit_12() {
+        assert_eq!(CliError::from(CustodyError::WrongSecret("passphrase")).exit, Exit::WrongPassphrase);
+        assert_eq!(CliError::from(CustodyError::NotInitialised("/x".into())).exit, Exit::NotInitialised);
+    }
+}
