@@ -4,3 +4,4 @@
 pub mod arena;
 pub mod ofd;
 pub mod process;
+pub mod wipe;
