@@ -200,6 +200,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// A handle to the object behind a name, whatever its type.
     fn pin(&self, dir: &Self::Dir, name: &str) -> Result<Self::Node>;
 
+    /// Opens the regular file behind a handle without a name.
+    fn open_node(&self, node: &Self::Node, access: Access) -> Result<Self::File>;
+
     /// Starts a listing.
     fn list(&self, dir: &Self::Dir) -> Result<Self::List>;
     /// Appends the entries behind position `from` (0 at the start) to `out`, as many as one call of the system
@@ -253,6 +256,9 @@ pub trait BackingFile: Send + Sync + 'static {
     fn set_len(&self, len: u64) -> Result<()>;
     /// Makes the content (and, unless `data_only`, the attributes) durable.
     fn sync(&self, data_only: bool) -> Result<()>;
+    /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
+    /// could leave a mixture of both versions after a power cut (FORMAT S1, `backing_io` auto).
+    fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;
     /// Where data begins at or behind `offset`; `None` if there is none up to the end.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod file;
 pub mod ofd;
 pub mod process;
 pub mod wipe;

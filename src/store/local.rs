@@ -4,7 +4,7 @@
 //! handle without symlinks, magic links or mount points on the way, and what was opened is checked (FORMAT S2).
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom};
@@ -106,16 +106,8 @@ impl Backing for LocalDir {
     }
 
     fn open(&self, dir: &LocalHandle, name: &str, access: Access) -> Result<LocalFile> {
-        let flags = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        let fd = Self::open_at(&dir.0, name, flags, 0)?;
-        match local_attr::stat_fd(&fd)?.kind {
-            FileKind::Regular => Ok(LocalFile(fd)),
-            FileKind::Directory => Err(Errno::ISDIR),
-            _ => Err(Errno::NXIO),
-        }
+        let flags = flags_of(access);
+        regular(Self::open_at(&dir.0, name, flags, 0)?)
     }
 
     fn create(&self, dir: &LocalHandle, name: &str, mode: u32) -> Result<LocalFile> {
@@ -127,6 +119,17 @@ impl Backing for LocalDir {
         // opened with O_NOFOLLOW cannot leave the directory.
         rustix::fs::openat(&dir.0, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .map(LocalHandle)
+    }
+
+    fn open_node(&self, node: &LocalHandle, access: Access) -> Result<LocalFile> {
+        // Checked first: opening a fifo or device could block or have effects.
+        match local_attr::stat_fd(&node.0)?.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::NXIO),
+        }
+        let link = format!("/proc/self/fd/{}", node.0.as_raw_fd());
+        rustix::fs::open(link, flags_of(access) | OFlags::CLOEXEC, Mode::empty()).map(LocalFile)
     }
 
     fn list(&self, dir: &LocalHandle) -> Result<LocalList> {
@@ -276,6 +279,10 @@ impl BackingFile for LocalFile {
         if data_only { rustix::fs::fdatasync(&self.0) } else { rustix::fs::fsync(&self.0) }
     }
 
+    fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()> {
+        crate::sys::file::wait_for_writeback(self.0.as_fd(), offset, len)
+    }
+
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let flags = match how {
             Allocate::KeepSize => FallocateFlags::KEEP_SIZE,
@@ -295,6 +302,22 @@ impl BackingFile for LocalFile {
 
     fn stat(&self) -> Result<Stat> {
         local_attr::stat_fd(self.0.as_fd())
+    }
+}
+
+fn flags_of(access: Access) -> OFlags {
+    match access {
+        Access::Read => OFlags::RDONLY,
+        Access::ReadWrite => OFlags::RDWR,
+    }
+}
+
+/// The file just opened, if it is one: a name may lead to anything.
+fn regular(fd: OwnedFd) -> Result<LocalFile> {
+    match local_attr::stat_fd(&fd)?.kind {
+        FileKind::Regular => Ok(LocalFile(fd)),
+        FileKind::Directory => Err(Errno::ISDIR),
+        _ => Err(Errno::NXIO),
     }
 }
 
