@@ -23,13 +23,11 @@ pub mod output;
 pub mod passphrase;
 pub mod progress;
 pub mod repair;
-pub mod rewrap;
 pub mod session;
 pub mod settings;
 pub mod slots;
 pub mod status;
 pub mod umount;
-pub mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -44,9 +42,11 @@ use settings::{GlobalFlags, Settings};
 /// Encrypted directories with one data key per file, on a key manager with AWS KMS's semantics
 #[derive(Debug, Parser)]
 #[command(name = "kmsfs", version, arg_required_else_help = true, subcommand_required = true)]
-#[command(after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 findings, 10 not initialised, 11 busy, 12 wrong passphrase,\n\
+#[command(
+    after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 findings, 10 not initialised, 11 busy, 12 wrong passphrase,\n\
     13 key unusable, 14 key manager unavailable, 15 access denied, 16 integrity failure, 20 mountpoint\n\
-    unusable, 130 interrupted. See docs/CLI.md.")]
+    unusable, 130 interrupted. See docs/CLI.md."
+)]
 pub struct Cli {
     #[command(flatten)]
     global: GlobalFlags,
@@ -62,9 +62,7 @@ enum Command {
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
-    Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
-    Rewrap(rewrap::RewrapArgs),
     #[command(subcommand)]
     Key(key::KeyCommand),
     #[command(subcommand)]
@@ -115,9 +113,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Status(_) => status::run(settings),
         Command::Doctor(_) => doctor::run(settings),
         Command::Info(args) => info::run(settings, args),
-        Command::Verify(args) => verify::run(settings, args),
         Command::Repair(args) => repair::run(settings, args),
-        Command::Rewrap(args) => rewrap::run(settings, args),
         Command::Key(command) => key::run(settings, command),
         Command::Alias(command) => alias::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),

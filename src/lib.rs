@@ -6,6 +6,16 @@
 //! | --- | --- |
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
+//! | 2 | [`format`] |
+//! | 3 | [`kms`], [`store`] |
+//! | 4 | [`keys`] |
+//! | 5 | `content` |
+//! | 6 | `vfs`, [`ops`] |
+//! | 7 | `fuse` |
+//! | 9 | [`cli`] |
+#![deny(unsafe_code, unused_must_use, clippy::undocumented_unsafe_blocks)]
+#![warn(missing_docs)]
+
 pub mod cli;
 pub mod crypto;
 pub mod env;

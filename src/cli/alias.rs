@@ -68,15 +68,13 @@ pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
     match command {
         AliasCommand::Create(args) => {
             let (alias_name, target_key_id) = (full_name(&args.alias), control_name(&session, &args.key)?);
-            let request =
-                CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
+            let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
             engine.create_alias(caller, request)?;
             set(&alias_name, &target_key_id)
         }
         AliasCommand::Update(args) => {
             let (alias_name, target_key_id) = (full_name(&args.alias), control_name(&session, &args.key)?);
-            let request =
-                UpdateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
+            let request = UpdateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
             engine.update_alias(caller, request)?;
             set(&alias_name, &target_key_id)
         }
@@ -90,9 +88,9 @@ pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
             let key = args.key.as_deref().map(|key| control_name(&session, key)).transpose()?;
             let aliases = all_aliases(&session, key.as_deref())?;
             settings.out.result(&json!({"Aliases": to_json(&aliases)}), || {
-                let rows = aliases.iter().map(|a| {
-                    vec![a.alias_name.clone(), a.target_key_id.clone(), a.last_updated_date.to_string()]
-                });
+                let rows = aliases
+                    .iter()
+                    .map(|a| vec![a.alias_name.clone(), a.target_key_id.clone(), a.last_updated_date.to_string()]);
                 table(&["ALIAS", "KEY ID", "UPDATED"], rows)
             });
             Ok(Exit::Ok)

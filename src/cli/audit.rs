@@ -10,7 +10,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::table;
 use super::session::Session;
 use super::settings::Settings;
-use crate::env::{Clock, system_clock};
+use crate::env::system_clock;
 use crate::kms::audit::AuditFilter;
 use crate::types::Timestamp;
 
@@ -229,7 +229,8 @@ mod tests {
             "resources": [{"ARN": "arn:aws:kms:us-east-1:111122223333:key/k-1"}],
             "errorCode": "DisabledException",
         });
-        let expected = ["2026-05-01T09:26:53Z", "Decrypt", "role/kmsfs/ab", "k-1", "file=01234567", "DisabledException"];
+        let expected =
+            ["2026-05-01T09:26:53Z", "Decrypt", "role/kmsfs/ab", "k-1", "file=01234567", "DisabledException"];
         assert_eq!(row(&record), expected);
     }
 }

@@ -6,6 +6,7 @@
 //! A process with threads never forks (it would lose them, and keys would be copied).
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -22,22 +23,22 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use super::exit::{CliError, CliResult, Exit};
 use crate::sys::process::inherited_fd;
 
-/// The hidden option that gives the child its end of the pipe.
-pub const READY_FD_FLAG: &str = "--ready-fd";
+/// The variable that gives the child its end of the pipe.
+const READY_FD: &str = "KMSFS_READY_FD";
 
 /// Starts the child and waits until it is ready or has ended. Returns the exit code of the command.
-pub fn spawn_and_wait() -> CliResult {
-    let failed = |what: &str, e: std::io::Error| CliError::failure(format_args!("cannot start the daemon: {what}: {e}"));
+/// `args` is the command line as it was understood.
+pub fn spawn_and_wait(args: &[OsString]) -> CliResult {
+    let failed =
+        |what: &str, e: std::io::Error| CliError::failure(format_args!("cannot start the daemon: {what}: {e}"));
     let (reader, writer) = pipe_with(PipeFlags::empty()).map_err(|e| failed("pipe", e.into()))?;
     fcntl_setfd(&reader, FdFlags::CLOEXEC).map_err(|e| failed("pipe", e.into()))?;
     let program = env::current_exe().map_err(|e| failed("its program file", e))?;
-    let mut args = env::args_os();
-    let name = args.next().unwrap_or_else(|| "kmsfs".into());
+    let (name, args) = args.split_first().ok_or_else(|| CliError::failure("the command line is empty"))?;
     let mut child = Command::new(program)
         .arg0(name)
         .args(args)
-        .arg(READY_FD_FLAG)
-        .arg(writer.as_raw_fd().to_string())
+        .env(READY_FD, writer.as_raw_fd().to_string())
         .spawn()
         .map_err(|e| failed("exec", e))?;
     drop(writer);
@@ -49,7 +50,9 @@ pub fn spawn_and_wait() -> CliResult {
     // The child has said on stderr what went wrong.
     let code = status.code().and_then(|code| Exit::ALL.into_iter().find(|exit| i32::from(exit.code()) == code));
     match code {
-        Some(Exit::Ok) | None => Err(CliError::failure(format_args!("the daemon ended before the mount was usable: {status}"))),
+        Some(Exit::Ok) | None => {
+            Err(CliError::failure(format_args!("the daemon ended before the mount was usable: {status}")))
+        }
         Some(exit) => Ok(exit),
     }
 }
@@ -58,13 +61,20 @@ pub fn spawn_and_wait() -> CliResult {
 pub struct Readiness(Option<OwnedFd>);
 
 impl Readiness {
-    /// Takes over the descriptor of the hidden option; without one the mount stays in the foreground.
-    pub fn take(fd: Option<RawFd>) -> CliResult<Self> {
-        match fd.map(inherited_fd) {
-            None => Ok(Self(None)),
-            Some(Ok(fd)) => Ok(Self(Some(fd))),
-            Some(Err(e)) => Err(CliError::usage(format_args!("{READY_FD_FLAG}: {e}"))),
+    /// Takes over the descriptor that the parent left; `None` in a process that no such parent started.
+    pub fn of_child() -> CliResult<Option<Self>> {
+        let Some(text) = env::var_os(READY_FD) else { return Ok(None) };
+        let fd: Option<RawFd> = text.to_str().and_then(|t| t.parse().ok());
+        let fd = fd.ok_or_else(|| CliError::usage(format_args!("{READY_FD} is not the number of a descriptor")))?;
+        match inherited_fd(fd) {
+            Ok(fd) => Ok(Some(Self(Some(fd)))),
+            Err(e) => Err(CliError::usage(format_args!("{READY_FD}: {e}"))),
         }
+    }
+
+    /// Of a mount in the foreground, for which nobody waits.
+    pub fn foreground() -> Self {
+        Self(None)
     }
 
     /// Whether this process becomes a daemon.

@@ -64,15 +64,14 @@ struct Report<'a> {
 
 /// Runs the command: exit 3 if there is a problem.
 pub fn run(settings: &Settings) -> CliResult {
-    let checks: Vec<Check> =
-        [kernel(), fuse_device(), fusermount(), processor(), memory(), nofile(), clock()]
-            .into_iter()
-            .chain(key_manager(settings))
-            .collect();
+    let checks: Vec<Check> = [kernel(), fuse_device(), fusermount(), processor(), memory(), nofile(), clock()]
+        .into_iter()
+        .chain(key_manager(settings))
+        .collect();
     let healthy = checks.iter().all(|c| c.level != Level::Problem);
-    settings.out.result(&Report { healthy, checks: &checks }, || {
-        checks.iter().map(words).collect::<Vec<_>>().join("\n")
-    });
+    settings
+        .out
+        .result(&Report { healthy, checks: &checks }, || checks.iter().map(words).collect::<Vec<_>>().join("\n"));
     if !healthy && !settings.out.is_json() {
         write_stderr("There are problems; see the lines marked PROBLEM.");
     }
@@ -192,7 +191,12 @@ fn clock() -> Check {
     if now >= EARLIEST {
         Check::ok("clock", now.to_string())
     } else {
-        Check::new("clock", Level::Problem, format!("{now} lies in the past"), "set it: key rotation and deletion go by it")
+        Check::new(
+            "clock",
+            Level::Problem,
+            format!("{now} lies in the past"),
+            "set it: key rotation and deletion go by it",
+        )
     }
 }
 
@@ -204,7 +208,9 @@ fn key_manager(settings: &Settings) -> Vec<Check> {
             let found = format!("there is none at {}", home.display());
             return vec![Check::new(NAME, Level::Warning, found, "kmsfs init or the first mount creates it")];
         }
-        Err(e) => return vec![Check::new(NAME, Level::Problem, e.to_string(), "check the directory and its permissions")],
+        Err(e) => {
+            return vec![Check::new(NAME, Level::Problem, e.to_string(), "check the directory and its permissions")];
+        }
         Ok(true) => {}
     }
     let mut checks = vec![private(home, 0o077), private(&home.join("domain.key"), 0o077)];
@@ -227,7 +233,9 @@ fn private(path: &Path, forbidden: u32) -> Check {
     const NAME: &str = "permissions";
     match fs::metadata(path) {
         Err(_) => Check::ok(NAME, ""),
-        Ok(meta) if meta.permissions().mode() & forbidden == 0 => Check::ok(NAME, PathBuf::from(path).display().to_string()),
+        Ok(meta) if meta.permissions().mode() & forbidden == 0 => {
+            Check::ok(NAME, PathBuf::from(path).display().to_string())
+        }
         Ok(meta) => Check::new(
             NAME,
             Level::Problem,

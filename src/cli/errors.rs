@@ -1,10 +1,15 @@
 //! From the library's errors to exit codes, stable words and hints.
 
+use data_encoding::HEXLOWER;
+
 use super::exit::{CliError, Exit};
+use crate::format::Outcome;
 use crate::keys::KeyError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
 use crate::kms::{KmsError, OpenError};
+use crate::ops::VolumeError;
+use crate::types::KeyArn;
 
 impl From<KmsError> for CliError {
     fn from(error: KmsError) -> Self {
@@ -14,7 +19,9 @@ impl From<KmsError> for CliError {
                 (Exit::KeyUnusable, Some(cancel_deletion(arn.key_id())))
             }
             KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) => (Exit::KeyUnusable, None),
-            KmsError::NotFound(_) => (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned())),
+            KmsError::NotFound(_) => {
+                (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
+            }
             KmsError::AccessDenied(_) => (Exit::AccessDenied, None),
             KmsError::InvalidCiphertext | KmsError::IncorrectKey => (Exit::Integrity, None),
             KmsError::Validation(_)
@@ -31,7 +38,8 @@ impl From<KmsError> for CliError {
             | KmsError::DryRun => (Exit::Failure, None),
         };
         let text = error.to_string();
-        let message = if text.is_empty() { "the ciphertext is not valid for this key and context".to_owned() } else { text };
+        let message =
+            if text.is_empty() { "the ciphertext is not valid for this key and context".to_owned() } else { text };
         Self { exit, code: error.code().to_owned(), message, hint }
     }
 }
@@ -92,6 +100,68 @@ impl From<OpenError> for CliError {
             OpenError::Kms(e) => e.into(),
             OpenError::Store(e) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", e),
         }
+    }
+}
+
+impl From<VolumeError> for CliError {
+    fn from(error: VolumeError) -> Self {
+        let message = error.to_string();
+        let new = |exit, code: &str| Self::new(exit, code, &message);
+        match error {
+            VolumeError::NotAVolume(dir) => new(Exit::NotInitialised, "NotInitialised")
+                .hint(format_args!("make one with: kmsfs init {}", dir.display())),
+            VolumeError::AlreadyAVolume(dir) => new(Exit::Failure, "AlreadyAVolume")
+                .hint(format_args!("mount it with: kmsfs mount {} MOUNTPOINT", dir.display())),
+            VolumeError::NotEmpty { .. } => new(Exit::Failure, "NotEmpty")
+                .hint("make the volume in an empty directory, mount it, and copy the files into the mount"),
+            VolumeError::NamesTooShort { .. } => new(Exit::Failure, "NamesTooShort").hint("use ext4, xfs or btrfs"),
+            VolumeError::Refused { outcome, path, other_copy_readable } => {
+                refused(new, outcome, &path, other_copy_readable)
+            }
+            VolumeError::Unknown(volume) => {
+                let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
+                let hint = format!(
+                    "it says of itself: keys {}, root key {}. If that is what you expect, trust it with --trust-new-volume",
+                    keys.join(" "),
+                    HEXLOWER.encode(&volume.commit)
+                );
+                new(Exit::Integrity, "VolumeUnknown").hint(hint)
+            }
+            VolumeError::Rollback { .. } => new(Exit::Integrity, "VolumeRollback")
+                .hint("restore the newer configuration; if you put the older one there yourself: --accept-rollback"),
+            VolumeError::Key(e) => e.into(),
+            VolumeError::Registry(e) => e.into(),
+            VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
+                .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
+            VolumeError::Io { path, what, source } => Self::io(path, what, &source),
+        }
+    }
+}
+
+/// A configuration that was not accepted: never replaced by itself, the user compares and restores.
+fn refused(
+    new: impl Fn(Exit, &str) -> CliError,
+    outcome: Outcome,
+    path: &std::path::Path,
+    other_copy_readable: bool,
+) -> CliError {
+    let exit = match outcome {
+        Outcome::KeyForbidden | Outcome::KeyUnavailable => Exit::AccessDenied,
+        Outcome::KeyServiceTimeout => Exit::KmsUnavailable,
+        Outcome::UnknownFeature => Exit::Failure,
+        _ => Exit::Integrity,
+    };
+    let error = new(exit, &format!("{outcome:?}"));
+    if exit != Exit::Integrity {
+        return error;
+    }
+    let root = path.parent().and_then(std::path::Path::parent).unwrap_or(path).display();
+    if other_copy_readable {
+        error.hint(format_args!(
+            "compare the two copies with: kmsfs repair {root}; restore the second with: kmsfs repair {root} --restore-config"
+        ))
+    } else {
+        error.hint(format_args!("compare {root}/.kmsfs/volume and volume.bak with a backup"))
     }
 }
 

@@ -91,8 +91,9 @@ fn is_flag(option: &str) -> bool {
 impl Remount {
     /// Changes the flags of the mount in the kernel; the daemon goes on.
     pub fn run(&self) -> CliResult {
-        let path = std::fs::canonicalize(&self.mountpoint)
-            .map_err(|e| CliError::new(Exit::Mountpoint, "NotMounted", format_args!("{}: {e}", self.mountpoint.display())))?;
+        let path = std::fs::canonicalize(&self.mountpoint).map_err(|e| {
+            CliError::new(Exit::Mountpoint, "NotMounted", format_args!("{}: {e}", self.mountpoint.display()))
+        })?;
         match mounts::at(&path) {
             Ok(Some(mount)) if mount.is_kmsfs() => {}
             Ok(_) => {
@@ -131,8 +132,16 @@ mod tests {
         let Some(Ok(Action::Command(args))) = action else { panic!("{action:?}") };
         let text: Vec<&str> = args.iter().map(|a| a.to_str().expect("ASCII")).collect();
         let expected = [
-            "kmsfs", "mount", "--daemon", "--key=alias/a", "--kms-home=/k", "-o",
-            "rw,allow_other,x-systemd.automount", "--", "/c", "/m",
+            "kmsfs",
+            "mount",
+            "--daemon",
+            "--key=alias/a",
+            "--kms-home=/k",
+            "-o",
+            "rw,allow_other,x-systemd.automount",
+            "--",
+            "/c",
+            "/m",
         ];
         assert_eq!(text, expected);
     }

@@ -8,8 +8,8 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::{fields, table};
 use super::session::Session;
 use super::settings::Settings;
-use crate::kms::{Engine, KmsError};
 use crate::kms::model::*;
+use crate::kms::{Engine, KmsError};
 
 const KEY_HELP: &str = "Key id, key ARN, alias/NAME or alias ARN";
 
@@ -141,7 +141,6 @@ pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
     }
 }
 
-
 struct Keys<'a> {
     settings: &'a Settings,
     session: &'a Session,
@@ -150,17 +149,13 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
         let Session { engine, caller } = self.session;
-        let request = CreateKeyRequest {
-            description: args.description.clone(),
-            tags: args.tags.clone(),
-            ..Default::default()
-        };
+        let request =
+            CreateKeyRequest { description: args.description.clone(), tags: args.tags.clone(), ..Default::default() };
         let answer = engine.create_key(caller, request)?;
         let arn = answer.key_metadata.arn.clone();
         if let Some(alias) = &args.alias {
             let alias_name = super::alias::full_name(alias);
-            let request =
-                CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
+            let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
             engine.create_alias(caller, request).map_err(|e| {
                 let hint = format!("the key exists without it: kmsfs alias create NAME {}", arn.key_id());
                 CliError::from(e).hint(hint)
@@ -254,7 +249,9 @@ impl Keys<'_> {
         self.settings.out.result(&json!({"KeyId": arn.as_str(), "CurrentKeyMaterialId": material}), || {
             format!("{arn} has new key material {}", material.as_deref().unwrap_or("of unknown id"))
         });
-        self.settings.out.note("Files keep their wrapped keys and stay readable; kmsfs rewrap DIR moves them to the new material.");
+        self.settings
+            .out
+            .note("Files keep their wrapped keys and stay readable; kmsfs rewrap DIR moves them to the new material.");
         Ok(Exit::Ok)
     }
 
@@ -303,7 +300,8 @@ impl Keys<'_> {
         let request = ScheduleKeyDeletionRequest { key_id: key_id.clone(), pending_window_in_days: args.days };
         let answer = self.session.engine.schedule_key_deletion(&self.session.caller, request)?;
         self.settings.out.result(&to_json(&answer), || {
-            let when = answer.deletion_date.map_or_else(|| "when its replicas are deleted".to_owned(), |d| format!("on {d}"));
+            let when =
+                answer.deletion_date.map_or_else(|| "when its replicas are deleted".to_owned(), |d| format!("on {d}"));
             format!("{} is pending deletion and will be deleted {when}", answer.key_id)
         });
         self.settings.out.note(format_args!(

@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn later_options_win() {
         let options = MountOptions::parse(&["ro,suid,dev", "rw,nosuid,noexec,allow_other"]).expect("valid");
-        let expected =
-            MountOptions { dev: true, exec: false, allow_other: true, ..MountOptions::default() };
+        let expected = MountOptions { dev: true, exec: false, allow_other: true, ..MountOptions::default() };
         assert_eq!(options, expected);
     }
 
     #[test]
     fn options_for_others_are_ignored() {
-        let text = "defaults,_netdev,nofail,x-systemd.automount,X-mount.mkdir,fsname=a\\,b,subtype=c,default_permissions,";
+        let text =
+            "defaults,_netdev,nofail,x-systemd.automount,X-mount.mkdir,fsname=a\\,b,subtype=c,default_permissions,";
         assert_eq!(MountOptions::parse(&[text]).expect("valid"), MountOptions::default());
     }
 

@@ -13,7 +13,8 @@ fn unusable(message: impl std::fmt::Display) -> CliError {
 /// Checks that `mountpoint` is an empty directory apart from `ciphertext`, and returns both without symbolic links.
 pub fn check(ciphertext: &Path, mountpoint: &Path) -> CliResult<(PathBuf, PathBuf)> {
     let mnt = resolve(mountpoint)?;
-    let dir = fs::canonicalize(ciphertext).map_err(|e| CliError::io(ciphertext, "open the ciphertext directory", &e))?;
+    let dir =
+        fs::canonicalize(ciphertext).map_err(|e| CliError::io(ciphertext, "open the ciphertext directory", &e))?;
     if mnt == dir {
         return Err(unusable(format_args!("{} is the ciphertext directory itself", mnt.display()))
             .hint("mount on another, empty directory"));

@@ -54,7 +54,8 @@ pub fn at(path: &Path) -> io::Result<Option<Mount>> {
 
 /// The kmsfs mount that `path` lies in, by its longest mountpoint.
 pub fn containing(path: &Path) -> io::Result<Option<Mount>> {
-    let best = all()?.into_iter().filter(|m| path.starts_with(&m.mountpoint)).max_by_key(|m| m.mountpoint.as_os_str().len());
+    let best =
+        all()?.into_iter().filter(|m| path.starts_with(&m.mountpoint)).max_by_key(|m| m.mountpoint.as_os_str().len());
     Ok(best.filter(Mount::is_kmsfs))
 }
 

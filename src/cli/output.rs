@@ -95,7 +95,7 @@ impl Output {
 /// A table without lines, as wide as the terminal at most.
 pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     if io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_header(headers.iter().map(|h| Cell::new(h).add_attribute(Attribute::Bold)));

@@ -145,9 +145,13 @@ mod tests {
 
     #[test]
     fn only_the_line_end_is_removed() {
-        for (text, expected) in
-            [(&b"pw"[..], &b"pw"[..]), (b"pw\n", b"pw"), (b"pw\r\nrest", b"pw"), (b" p w \n", b" p w "), (b"\xff\n", b"\xff")]
-        {
+        for (text, expected) in [
+            (&b"pw"[..], &b"pw"[..]),
+            (b"pw\n", b"pw"),
+            (b"pw\r\nrest", b"pw"),
+            (b" p w \n", b" p w "),
+            (b"\xff\n", b"\xff"),
+        ] {
             assert_eq!(line(text).expect("valid").as_slice(), expected);
         }
     }

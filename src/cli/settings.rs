@@ -165,7 +165,10 @@ mod tests {
             ..GlobalFlags::default()
         };
         let file_only = Settings::resolve(flags(None)).expect("valid");
-        assert_eq!((file_only.home.as_path(), file_only.region.as_deref()), (Path::new("/from/file"), Some("eu-west-1")));
+        assert_eq!(
+            (file_only.home.as_path(), file_only.region.as_deref()),
+            (Path::new("/from/file"), Some("eu-west-1"))
+        );
         assert!(file_only.out.is_json());
         let both = Settings::resolve(flags(Some("/from/flag"))).expect("valid");
         assert_eq!(both.home, Path::new("/from/flag"));

@@ -68,7 +68,9 @@ mod tests {
         let pid = rustix::process::getpid();
         let tid = rustix::thread::gettid();
         // SAFETY: a signal to this very thread, which blocks it.
-        unsafe { libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), tid.as_raw_nonzero().get(), libc::SIGUSR2) };
+        unsafe {
+            libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), tid.as_raw_nonzero().get(), libc::SIGUSR2)
+        };
         assert_eq!(set.wait(), libc::SIGUSR2);
     }
 }
