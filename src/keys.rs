@@ -3,8 +3,12 @@
 //! [`KeyService`] is the only place where a key manager plugs in: the embedded one today, remote ones beside it.
 
 pub mod embedded;
+mod data_keys;
+
+pub use data_keys::{DataKeys, NewHeader};
 
 use crate::crypto::secret::SecretKey;
+use crate::format::Outcome;
 use crate::types::{EncryptionContext, KeyArn};
 
 /// Why a key manager did not do what was asked. None of these is ever reported as damage of a file.
@@ -41,6 +45,19 @@ pub enum KeyError {
     Failed(String),
 }
 
+impl KeyError {
+    /// The outcome of FORMAT S12 for a file whose key cannot be had.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Disabled(_) | Self::PendingDeletion(_) | Self::NotFound(_) | Self::Denied { .. } => {
+                Outcome::KeyUnavailable
+            }
+            Self::InvalidCiphertext(_) => Outcome::HeaderAuth,
+            Self::Unreachable(_) | Self::Failed(_) => Outcome::KeyServiceTimeout,
+        }
+    }
+}
+
 /// A data key and the same key wrapped.
 #[derive(Debug)]
 pub struct GeneratedKey {
@@ -54,6 +71,10 @@ pub struct GeneratedKey {
 pub trait KeyService: Send + Sync {
     /// The ARN behind a key id, key ARN, alias name or alias ARN. `alias/aws/kmsfs` is created on first use.
     fn resolve(&self, key: &str) -> Result<KeyArn, KeyError>;
+
+    /// Whether `key` may be used to decrypt now. Asked when a file is opened whose data key is still in memory. A remote
+    /// key manager answers `Ok` without a call: the cache time bounds how long a revoked key goes on there.
+    fn check(&self, key: &KeyArn) -> Result<(), KeyError>;
 
     /// A new 256-bit data key, wrapped under the key's current material and bound to `context`.
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError>;

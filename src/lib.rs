@@ -7,8 +7,8 @@
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
 //! | 2 | [`format`] |
-//! | 3 | [`kms`], [`store`] |
-//! | 4 | [`keys`] |
+//! | 3 | [`kms`], `store` |
+//! | 4 | `keys` |
 //! | 5 | `content` |
 //! | 6 | `vfs`, [`ops`] |
 //! | 7 | `fuse` |
@@ -17,6 +17,7 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod content;
 pub mod crypto;
 pub mod env;
 pub mod format;
@@ -27,3 +28,4 @@ pub mod store;
 pub mod sync;
 pub mod sys;
 pub mod types;
+pub mod vfs;

@@ -4,10 +4,16 @@
 //! by a path, and nothing is followed. Implementations: [`LocalDir`], a directory of a Linux filesystem, and
 //! [`Memory`], a filesystem in memory for tests, both of which [`Faulty`] can wrap to inject errors.
 
+mod faulty;
 mod local;
 mod local_attr;
+mod memory;
+mod record;
 
+pub use faulty::{Fault, FaultPlan, Faulty, OpClass};
 pub use local::LocalDir;
+pub use memory::{Memory, MemoryFile, MemoryOptions};
+pub use record::{Made, Record, Replay};
 
 use rustix::io::Errno;
 
@@ -159,7 +165,7 @@ pub struct RawEntry {
 }
 
 /// An object whose attributes are read or changed.
-pub enum Target<'a, B: Backing + ?Sized> {
+pub enum Target<'a, B: Backing> {
     /// An entry of a directory; a symlink is not followed.
     Named(&'a B::Dir, &'a str),
     /// The directory itself.
@@ -169,6 +175,14 @@ pub enum Target<'a, B: Backing + ?Sized> {
     /// An open file.
     File(&'a B::File),
 }
+
+impl<B: Backing> Clone for Target<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backing> Copy for Target<'_, B> {}
 
 /// A tree of ciphertext. Names are single entry names without `/`. Every error is the system's own.
 pub trait Backing: Send + Sync + Sized + 'static {

@@ -186,7 +186,7 @@ impl Outcome {
     /// The worse of two outcomes of recipients (FORMAT 5.1): what says more about the file wins over what says
     /// more about this host.
     #[must_use]
-    pub(super) fn worse(self, other: Self) -> Self {
+    pub fn worse(self, other: Self) -> Self {
         if other.rank() > self.rank() { other } else { self }
     }
 

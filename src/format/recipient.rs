@@ -97,6 +97,13 @@ impl Recipient {
         Ok(())
     }
 
+    /// Parses an entry that fills `bytes`; `None` if it is malformed.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let entry = Self::decode(&mut reader)?;
+        reader.is_empty().then_some(entry)
+    }
+
     /// Takes one entry off the front of `reader`; `None` if it is malformed.
     pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
         let scheme = Scheme::from_byte(reader.u8()?);
@@ -165,9 +172,9 @@ mod tests {
             let mut bytes = Vec::new();
             entry.encode(&mut bytes).expect("fits");
             prop_assert_eq!(bytes.len(), entry.encoded_len());
-            let mut reader = Reader(&bytes);
-            prop_assert_eq!(Recipient::decode(&mut reader), Some(entry));
-            prop_assert!(reader.is_empty());
+            prop_assert_eq!(Recipient::parse(&bytes), Some(entry));
+            bytes.push(0);
+            prop_assert_eq!(Recipient::parse(&bytes), None);
         }
 
         #[test]

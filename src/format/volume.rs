@@ -3,7 +3,7 @@
 mod tlv;
 
 use super::Outcome;
-use super::branch::{BranchVersion, KmsUnwrap};
+use super::branch::{BranchKey, BranchVersion, KmsUnwrap};
 use super::bytes::Reader;
 use super::context::context_vrk;
 use super::header::{HeaderPolicy, IMPLEMENTED_AEADS};
@@ -197,6 +197,34 @@ impl OpenedVolume {
             keys: &self.keys,
             allowed: &self.allowed,
             aead_ids: self.config.aead_allowed & IMPLEMENTED_AEADS,
+        }
+    }
+
+    /// Opens one version of a branch key: for reading a file that it wraps. The caller keeps it for its cache time.
+    ///
+    /// # Errors
+    /// [`Outcome::KeyUnavailable`] if the volume file does not hold it; else as [`BranchVersion::open`].
+    pub fn open_branch(
+        &self,
+        branch_id: BranchId,
+        version: u32,
+        unwrap: &mut KmsUnwrap<'_>,
+    ) -> Result<BranchKey, Outcome> {
+        let branch = self.config.branch(branch_id, version)?;
+        branch.open(self.keys.backend, self.config.volume_id, &self.allowed, unwrap)
+    }
+
+    /// Opens the branch key that wraps new files; `None` if they are wrapped by KMS directly.
+    ///
+    /// # Errors
+    /// [`Outcome::KeyUnavailable`], whatever the reason: the file cannot be made, and nothing is damaged (FORMAT 4.4).
+    pub fn open_default_branch(&self, unwrap: &mut KmsUnwrap<'_>) -> Result<Option<BranchKey>, Outcome> {
+        match self.config.default_wrap {
+            DefaultWrap::Direct(_) => Ok(None),
+            DefaultWrap::Branch { branch_id, version } => {
+                let opened = self.open_branch(branch_id, version, unwrap);
+                opened.map(Some).map_err(|_| Outcome::KeyUnavailable)
+            }
         }
     }
 }

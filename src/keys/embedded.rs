@@ -63,6 +63,15 @@ impl KeyService for EmbeddedKms {
         Ok(self.describe(key)?.arn)
     }
 
+    fn check(&self, key: &KeyArn) -> Result<(), KeyError> {
+        match self.describe(key.as_str())?.key_state {
+            KeyState::Enabled | KeyState::Updating => Ok(()),
+            KeyState::Disabled => Err(KeyError::Disabled(key.clone())),
+            KeyState::PendingDeletion | KeyState::PendingReplicaDeletion => Err(KeyError::PendingDeletion(key.clone())),
+            other => Err(KeyError::Unreachable(format!("the key is {other}"))),
+        }
+    }
+
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
         let request = GenerateDataKeyRequest {
             key_id: key.as_str().to_owned(),

@@ -22,6 +22,9 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 
 const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
+/// An `O_PATH` descriptor does nothing to what it names; openat2 refuses further flags beside it.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// Magic numbers of statfs(2) for filesystems whose journal keeps metadata operations in order.
 const EXT4_SUPER_MAGIC: u64 = 0xef53;
 const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
@@ -60,7 +63,8 @@ impl LocalDir {
     }
 
     fn open_at(dir: &OwnedFd, name: &str, flags: OFlags, mode: u32) -> Result<OwnedFd> {
-        rustix::fs::openat2(dir, name, flags | SAFE, Mode::from_raw_mode(mode), RESOLVE)
+        let flags = if flags.contains(OFlags::PATH) { flags } else { flags | SAFE };
+        rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode), RESOLVE)
     }
 
     /// A readable descriptor of the directory itself.
@@ -102,7 +106,7 @@ impl Backing for LocalDir {
     }
 
     fn open_dir(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {
-        Self::open_at(&dir.0, name, OFlags::PATH | OFlags::DIRECTORY, 0).map(LocalHandle)
+        Self::open_at(&dir.0, name, HANDLE | OFlags::DIRECTORY, 0).map(LocalHandle)
     }
 
     fn open(&self, dir: &LocalHandle, name: &str, access: Access) -> Result<LocalFile> {

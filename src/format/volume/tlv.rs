@@ -80,9 +80,7 @@ fn decode_key(value: &[u8]) -> Result<KeyArn, Outcome> {
 }
 
 fn decode_recipient(value: &[u8]) -> Option<Recipient> {
-    let mut reader = Reader(value);
-    let entry = Recipient::decode(&mut reader)?;
-    (reader.is_empty() && entry.scheme == Scheme::Kms).then_some(entry)
+    Recipient::parse(value).filter(|entry| entry.scheme == Scheme::Kms)
 }
 
 fn decode_wrap(value: &[u8]) -> Result<DefaultWrap, Outcome> {

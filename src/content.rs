@@ -1,0 +1,27 @@
+//! One encrypted file as an array of plaintext bytes: read, write, truncate, punch, sync (FORMAT S5 to S7).
+//!
+//! All handles of an inode share one [`Content`]. Locks, in this order: the state lock (FORMAT's size lock; held for
+//! writing by whatever changes size, header or holes, for reading by everything else), then unit stripes.
+
+mod allocate;
+mod buffer;
+mod error;
+mod file;
+mod header_io;
+mod life;
+mod locks;
+mod read;
+mod resize;
+mod sealer;
+mod seek;
+mod state;
+mod write;
+
+pub use allocate::FallocateMode;
+pub use error::Error;
+pub use file::{Content, Volume};
+pub use header_io::Rewrapped;
+pub use read::UnitFinding;
+
+/// What content operations answer.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,143 @@
+//! fallocate(2): reserving space, making holes and zeros.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::file::Content;
+use super::life::Life;
+use super::state::{Body, State};
+use crate::format::Outcome;
+use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
+use crate::store::{Allocate, Backing, BackingFile};
+use crate::sync::{Arc, write};
+
+/// The modes of fallocate(2) that an encrypted file can do. Moving data (collapse, insert) it cannot: every unit is
+/// bound to its place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FallocateMode {
+    /// Reserve space for the range; grow the file if it ends before the range does.
+    Allocate,
+    /// Reserve space for the range, also behind the end.
+    KeepSize,
+    /// Make the range a hole, the size stays.
+    PunchHole,
+    /// Make the range zeros and keep its space.
+    ZeroRange {
+        /// Whether the size stays when the range ends behind it.
+        keep_size: bool,
+    },
+}
+
+impl<B: Backing> Content<B> {
+    /// Changes the allocation of `offset..offset + len` (`len` above 0).
+    ///
+    /// # Errors
+    /// `TooBig`, key outcomes when an empty file grows, [`super::Error::Unit`] if an edge lies in a damaged unit, or
+    /// the backing's error.
+    pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.volume.geometry.max_size());
+        let end = end.ok_or(Outcome::TooBig)?;
+        let mut state = write(&self.state);
+        if let Body::Unusable(outcome) = state.body {
+            return Err(outcome.into());
+        }
+        match mode {
+            FallocateMode::KeepSize => self.reserve(offset, end),
+            FallocateMode::Allocate => {
+                // Space first: when it runs out, nothing has changed.
+                self.reserve(offset, end)?;
+                self.grow_to(&mut state, end)
+            }
+            FallocateMode::PunchHole => self.clear(&mut state, offset, end, Allocate::PunchHole),
+            FallocateMode::ZeroRange { keep_size } => {
+                if !keep_size {
+                    self.reserve(offset, end)?;
+                    self.grow_to(&mut state, end)?;
+                }
+                self.clear(&mut state, offset, end, Allocate::ZeroRange)
+            }
+        }
+    }
+
+    /// Reserves the blocks of the units that the range touches.
+    fn reserve(&self, offset: u64, end: u64) -> Result<()> {
+        let geometry = self.volume.geometry;
+        let from = geometry.unit_offset(locate(offset).0);
+        let to = geometry.unit_offset(unit_count(end));
+        Ok(self.file().allocate(Allocate::KeepSize, from, to - from)?)
+    }
+
+    fn grow_to(&self, state: &mut State, end: u64) -> Result<()> {
+        if end <= state.size {
+            return Ok(());
+        }
+        if let Body::Empty = state.body {
+            return self.begin_life(state, end, false, 0, &[]);
+        }
+        self.make_writable(state)?;
+        self.grow(state, end)
+    }
+
+    /// Makes the part of the range that lies within the file read as zeros: whole units by the backing, edges by
+    /// sealing them anew.
+    fn clear(&self, state: &mut State, offset: u64, end: u64, how: Allocate) -> Result<()> {
+        let end = end.min(state.size);
+        if offset >= end || matches!(state.body, Body::Empty | Body::NeverSynced) {
+            return Ok(());
+        }
+        self.make_writable(state)?;
+        let size = state.size;
+        let first_whole = unit_count(offset);
+        // The last unit counts as whole when everything that is valid of it goes.
+        let end_whole = if end == size { unit_count(end) } else { end / DATA as u64 };
+        if first_whole < end_whole {
+            self.allow_holes(state, first_whole)?;
+        }
+        let (life, _) = state.units()?;
+        let life = Arc::clone(life);
+        if first_whole >= end_whole {
+            // The range lies in one unit, or in two neighbours of which neither is covered.
+            let middle = unit_start(first_whole).clamp(offset, end);
+            self.zero_part(state, &life, offset, middle)?;
+            return self.zero_part(state, &life, middle, end);
+        }
+        self.zero_part(state, &life, offset, unit_start(first_whole))?;
+        self.zero_part(state, &life, unit_start(end_whole).min(end), end)?;
+        let geometry = self.volume.geometry;
+        let from = geometry.unit_offset(first_whole);
+        let len = geometry.unit_offset(end_whole) - from;
+        let file = self.file();
+        match file.allocate(how, from, len) {
+            Err(Errno::OPNOTSUPP) if how == Allocate::ZeroRange => {
+                self.seal_zeros(state, &life, first_whole, end_whole)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn zero_part(&self, state: &State, life: &Life, from: u64, to: u64) -> Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        let (_, rule) = state.units()?;
+        self.put(life, rule, state.size, from, &[0; DATA][..(to - from) as usize])
+    }
+
+    /// Zeros for backings that cannot make them.
+    fn seal_zeros(&self, state: &State, life: &Life, first: u64, end: u64) -> Result<()> {
+        const BATCH: u64 = 64;
+        let zeros = vec![0; BATCH as usize * DATA];
+        let (_, rule) = state.units()?;
+        let mut next = first;
+        while next < end {
+            let from = unit_start(next);
+            let to = unit_start((next + BATCH).min(end)).min(state.size);
+            self.put(life, rule, state.size, from, &zeros[..(to - from) as usize])?;
+            next += BATCH;
+        }
+        Ok(())
+    }
+}
+
+/// A unit's block in the backing is exactly one page, so punching whole units never touches a neighbour.
+const _: () = assert!(UNIT == 4096);

@@ -1,0 +1,138 @@
+//! The shared state of all handles of one file.
+
+use super::life::Life;
+use super::locks::UnitLocks;
+use super::state::{Body, State};
+use super::{Error, Result};
+use crate::crypto::aead::Backend;
+use crate::env::Entropy;
+use crate::format::Outcome;
+use crate::format::size::Geometry;
+use crate::keys::DataKeys;
+use crate::store::{Access, Backing, BackingFile};
+use crate::sync::{Arc, RwLock, read, write};
+use crate::types::FileId;
+
+/// What every file of a volume is opened with.
+pub struct Volume {
+    /// Layout of files.
+    pub geometry: Geometry,
+    /// Library that runs the AEAD.
+    pub aead: Backend,
+    /// Source of epochs.
+    pub entropy: Arc<dyn Entropy>,
+    /// Headers in and out of data keys.
+    pub keys: DataKeys,
+    /// How often a unit that fails is read again: more than once only where a writer outside of this process may be at
+    /// work (a read-only mount beside a writer, FORMAT S7).
+    pub read_attempts: u32,
+}
+
+/// One open encrypted file. Every method may be called from several threads at once.
+pub struct Content<B: Backing> {
+    pub(super) volume: Arc<Volume>,
+    pub(super) backing: Arc<B>,
+    file: RwLock<OpenFile<B>>,
+    pub(super) state: RwLock<State>,
+    pub(super) units: UnitLocks,
+}
+
+struct OpenFile<B: Backing> {
+    file: Arc<B::File>,
+    access: Access,
+}
+
+impl<B: Backing> Content<B> {
+    /// The content of a file that was just created: 0 bytes, no header, no key.
+    pub fn created(backing: Arc<B>, volume: Arc<Volume>, file: B::File) -> Self {
+        Self::with_state(backing, volume, file, Access::ReadWrite, State::empty())
+    }
+
+    /// Opens the content of an existing file: reads and authenticates its header, which may ask the key manager, in the
+    /// order of FORMAT S5.4. A file whose header is lost opens, so that it can be truncated; its reads fail.
+    ///
+    /// # Errors
+    /// Any outcome of FORMAT S5.4, or the backing's error.
+    pub fn open(backing: Arc<B>, volume: Arc<Volume>, file: B::File, access: Access) -> Result<Self> {
+        let state = load(&volume, &file)?;
+        Ok(Self::with_state(backing, volume, file, access, state))
+    }
+
+    fn with_state(backing: Arc<B>, volume: Arc<Volume>, file: B::File, access: Access, state: State) -> Self {
+        Self {
+            volume,
+            backing,
+            file: RwLock::new(OpenFile { file: Arc::new(file), access }),
+            state: RwLock::new(state),
+            units: UnitLocks::new(),
+        }
+    }
+
+    /// Plaintext size in bytes.
+    pub fn size(&self) -> u64 {
+        read(&self.state).size
+    }
+
+    /// The id of the present life; `None` while the file is empty or unusable.
+    pub fn file_id(&self) -> Option<FileId> {
+        match &read(&self.state).body {
+            Body::Units { life, .. } => Some(life.file_id),
+            _ => None,
+        }
+    }
+
+    /// Whether writes can go through: the backing file is open for writing.
+    pub fn is_writable(&self) -> bool {
+        read(&self.file).access == Access::ReadWrite
+    }
+
+    /// Replaces a backing file open for reading only by one open for writing.
+    pub fn upgrade(&self, file: B::File) {
+        *write(&self.file) = OpenFile { file: Arc::new(file), access: Access::ReadWrite };
+    }
+
+    /// Asks the key manager again whether this file's key may be used: a new open of a file that is open already is a
+    /// cold open too, as far as its key's state is concerned.
+    ///
+    /// # Errors
+    /// `KeyUnavailable`, `KeyForbidden` or `KeyServiceTimeout`.
+    pub fn check_key(&self) -> Result<()> {
+        if !matches!(read(&self.state).body, Body::Units { .. }) {
+            return Ok(());
+        }
+        let mut header = vec![0; self.volume.geometry.header_len()];
+        self.file().read_at(&mut header, 0)?;
+        Ok(self.volume.keys.check(&header)?)
+    }
+
+    pub(super) fn file(&self) -> Arc<B::File> {
+        Arc::clone(&read(&self.file).file)
+    }
+}
+
+fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
+    let stored = file.stat()?.size;
+    if stored == 0 {
+        return Ok(State::empty());
+    }
+    let size = volume.geometry.plain_size(stored).map_err(Error::from)?;
+    let mut header = vec![0; volume.geometry.header_len()];
+    if file.read_at(&mut header, 0)? < header.len() {
+        return Err(Outcome::BadSize.into());
+    }
+    if header.iter().all(|&b| b == 0) {
+        let whole_hole = file.seek_data(0)?.is_none();
+        let body = if whole_hole { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
+        let outcome = if whole_hole { Outcome::NeverSynced } else { Outcome::HeaderLost };
+        tracing::warn!(target: "kmsfs::integrity", ?outcome, size, "{outcome}");
+        return Ok(State { size, body, tail_clean: false });
+    }
+    let opened = volume.keys.open_header(&header)?;
+    opened.record.check_size(size)?;
+    let body = Body::Units {
+        life: Arc::new(Life::new(opened.header.file_id(), opened.keys)),
+        record: opened.record,
+        unfinished_rewrap: opened.valid_slots > 1,
+    };
+    Ok(State { size, body, tail_clean: false })
+}

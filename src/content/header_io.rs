@@ -1,0 +1,162 @@
+//! Writes to the header: records and re-wraps. They are not user writes: modification time, setuid and setgid bits and
+//! `security.capability` are put back (FORMAT 5.5). The caller holds the state lock for writing.
+
+use rustix::io::Errno;
+
+use super::file::Content;
+use super::life::Life;
+use super::state::{Body, State};
+use super::{Error, Result};
+use crate::format::header::STATIC_LEN;
+use crate::format::record::Record;
+use crate::format::size::unit_count;
+use crate::store::{Backing, BackingFile, SetTime, Target, XattrMode};
+use crate::sync::{read, write};
+use crate::types::KeyArn;
+
+const CAPABILITY: &str = "security.capability";
+/// Mode bits that a write by an unprivileged daemon clears.
+const SET_ID: u32 = 0o6000;
+
+/// What [`Content::rewrap`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rewrapped {
+    /// The header holds a new wrapped key.
+    Yes,
+    /// Nothing to do: the file is empty, already current, or not under the source key.
+    No,
+}
+
+impl<B: Backing> Content<B> {
+    /// Makes what was written durable, then raises the authenticated lower bound of the size to what the flush covered
+    /// (FORMAT 5.2).
+    ///
+    /// # Errors
+    /// The backing's error; the bound is then not raised.
+    pub fn sync(&self, data_only: bool) -> Result<()> {
+        let covered = {
+            let state = read(&self.state);
+            match &state.body {
+                Body::Units { life, record, .. } if state.size > record.floor => Some((life.file_id, state.size)),
+                _ => None,
+            }
+        };
+        let file = self.file();
+        file.sync(data_only)?;
+        let Some((file_id, covered)) = covered else { return Ok(()) };
+        if !self.is_writable() {
+            return Ok(());
+        }
+        let mut state = write(&self.state);
+        let size = state.size;
+        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
+        let floor = covered.min(size);
+        if life.file_id != file_id || floor <= record.floor {
+            return Ok(());
+        }
+        let has_holes = record.has_holes || {
+            let geometry = self.volume.geometry;
+            let end = geometry.unit_offset(unit_count(floor));
+            let hole = file.seek_hole(geometry.unit_offset(unit_count(record.floor)))?;
+            hole.is_some_and(|at| at < end)
+        };
+        self.write_records(life, record, floor, has_holes)
+    }
+
+    /// Lowers the bound before the file is cut below it; durable when this returns.
+    pub(super) fn lower_floor(&self, state: &mut State, size: u64) -> Result<()> {
+        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
+        if record.floor <= size {
+            return Ok(());
+        }
+        self.write_records(life, record, size, false)?;
+        Ok(self.file().sync(true)?)
+    }
+
+    /// Notes that units below the bound may be holes, before the first of them is made; durable when this returns.
+    pub(super) fn allow_holes(&self, state: &mut State, first_unit: u64) -> Result<()> {
+        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
+        if record.has_holes || first_unit >= unit_count(record.floor) {
+            return Ok(());
+        }
+        self.write_records(life, record, record.floor, true)?;
+        Ok(self.file().sync(true)?)
+    }
+
+    /// Replaces both records by ones with this floor and, once set, the mark of holes.
+    fn write_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
+        if let Some((next, bytes)) = record.next_pair(&life.keys.record, life.file_id, floor, has_holes)? {
+            self.write_quietly(self.volume.geometry.records_offset() as u64, &bytes)?;
+            *record = next;
+        }
+        Ok(())
+    }
+
+    /// Writes header bytes and puts back what a user would notice of it.
+    fn write_quietly(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let file = self.file();
+        let before = file.stat()?;
+        let capability = match self.backing.get_xattr(Target::File(&*file), CAPABILITY) {
+            Ok(value) => Some(value),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => None,
+            Err(other) => return Err(other.into()),
+        };
+        file.write_at(bytes, offset)?;
+        self.backing.set_times(Target::File(&*file), SetTime::Omit, SetTime::At(before.mtime))?;
+        if before.mode & SET_ID != 0 {
+            self.backing.set_mode(Target::File(&*file), before.mode)?;
+        }
+        if let Some(value) = capability {
+            self.backing.set_xattr(Target::File(&*file), CAPABILITY, &value, XattrMode::Set)?;
+        }
+        Ok(())
+    }
+
+    fn read_header(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.volume.geometry.header_len()];
+        self.file().read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Writes only the slots of a header, as one page-sized write would leave them.
+    fn write_slots(&self, header: &[u8]) -> Result<()> {
+        let slots = STATIC_LEN..self.volume.geometry.records_offset();
+        self.write_quietly(slots.start as u64, &header[slots])?;
+        Ok(self.file().sync(true)?)
+    }
+
+    /// Wraps the data key anew: under the current material of its own key, or under `to`; only if it is wrapped by
+    /// `from`, where that is given. No content is read. At every moment one valid slot is on disk (FORMAT 5.3).
+    ///
+    /// # Errors
+    /// Key outcomes, `SlotOverflow`, or the backing's error. The file opens under the old or the new key after any of
+    /// them.
+    pub fn rewrap(&self, from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Rewrapped> {
+        let mut state = write(&self.state);
+        match &state.body {
+            Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
+            Body::Unusable(outcome) => return Err((*outcome).into()),
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(&mut state)?,
+            Body::Units { .. } => {}
+        }
+        let header = self.read_header()?;
+        let Some(with_new_slot) = self.volume.keys.rewrap(&header, from, to)? else { return Ok(Rewrapped::No) };
+        self.write_slots(&with_new_slot)?;
+        if let Body::Units { unfinished_rewrap, .. } = &mut state.body {
+            *unfinished_rewrap = true;
+        }
+        self.finish_rewrap(&mut state)?;
+        Ok(Rewrapped::Yes)
+    }
+
+    /// Verifies the newer of two valid slots and only then overwrites the other with zeros.
+    pub(super) fn finish_rewrap(&self, state: &mut State) -> Result<()> {
+        let header = self.read_header()?;
+        let finished = self.volume.keys.finish_rewrap(&header).map_err(Error::from)?;
+        self.write_slots(&finished)?;
+        if let Body::Units { unfinished_rewrap, .. } = &mut state.body {
+            *unfinished_rewrap = false;
+        }
+        Ok(())
+    }
+}

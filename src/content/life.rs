@@ -1,0 +1,78 @@
+//! One life of a file: from its header to the next truncation to zero. Keys, nonces, and units in and out of them.
+
+use super::error::Error;
+use super::sealer::{Epoch, Sealer, boot_time};
+use crate::crypto::aead::Aes256Gcm;
+use crate::env::Entropy;
+use crate::format::Outcome;
+use crate::format::keys::FileKeys;
+use crate::format::record::Record;
+use crate::format::size::{DATA, UNIT};
+use crate::format::unit;
+use crate::sync::{Arc, Mutex, lock};
+use crate::types::FileId;
+
+/// Keys and nonce state of one life.
+pub(super) struct Life {
+    pub(super) file_id: FileId,
+    pub(super) keys: FileKeys,
+    sealer: Sealer,
+    /// The sub-key of the epoch that was read last: neighbouring units mostly share it.
+    last_read: Mutex<Option<([u8; 12], Arc<Aes256Gcm>)>>,
+}
+
+/// Ciphers at hand while one request walks over its units.
+pub(super) struct UnitReader<'a> {
+    life: &'a Life,
+    memo: Option<([u8; 12], Arc<Aes256Gcm>)>,
+}
+
+impl Life {
+    pub(super) fn new(file_id: FileId, keys: FileKeys) -> Self {
+        Self { file_id, keys, sealer: Sealer::new(), last_read: Mutex::new(None) }
+    }
+
+    pub(super) fn reader(&self) -> UnitReader<'_> {
+        UnitReader { life: self, memo: lock(&self.last_read).clone() }
+    }
+
+    /// Seals the units `first..` that stand in `buf` with their plaintext at [16..4080].
+    pub(super) fn seal(&self, first: u64, buf: &mut [u8], entropy: &dyn Entropy) {
+        let count = (buf.len() / UNIT) as u32;
+        let reserved = self.sealer.reserve(count, &self.keys.content, entropy, boot_time());
+        let epoch: &Epoch = &reserved.epoch;
+        let numbered = (first..).zip(reserved.first..);
+        for ((number, ctr), bytes) in numbered.zip(buf.chunks_exact_mut(UNIT)) {
+            let bytes = bytes.first_chunk_mut().expect("chunks of one unit");
+            unit::seal(&epoch.cipher, &epoch.bytes, ctr, number, bytes);
+        }
+    }
+}
+
+impl UnitReader<'_> {
+    /// Opens the unit at `buf[src..src + 4096]` into `buf[..4064]`.
+    pub(super) fn open(&mut self, number: u64, buf: &mut [u8], src: usize, rule: Record) -> Result<(), Error> {
+        let fail = |outcome| Error::Unit { unit: number, outcome };
+        let Some((epoch, _)) = unit::epoch_of(&buf[src..src + UNIT]) else {
+            if !unit::is_zero_unit(&buf[src..src + UNIT]) {
+                return Err(fail(Outcome::UnitAuth));
+            }
+            rule.check_zero_unit(number).map_err(fail)?;
+            buf[..DATA].fill(0);
+            return Ok(());
+        };
+        let cipher = match &self.memo {
+            Some((known, cipher)) if *known == epoch => cipher,
+            _ => &self.memo.insert((epoch, Arc::new(self.life.keys.content.cipher(&epoch)))).1,
+        };
+        unit::open_within(cipher, number, &mut buf[..src + UNIT], src).map_err(|_| fail(Outcome::UnitAuth))
+    }
+}
+
+impl Drop for UnitReader<'_> {
+    fn drop(&mut self) {
+        if let Some(memo) = self.memo.take() {
+            *lock(&self.life.last_read) = Some(memo);
+        }
+    }
+}

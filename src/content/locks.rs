@@ -1,0 +1,62 @@
+//! Locks on unit ranges of one file.
+//!
+//! Reads from the page cache of the backing are not atomic against writes to it, so a reader that saw half of a new
+//! unit would report damage that is not there. Units are therefore locked, not by one lock each but by stripes: a
+//! request of 1 MiB takes at most three of them.
+
+use crate::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
+
+/// Units that share a stripe before the next one begins.
+const UNITS_PER_STRIPE: u64 = 256;
+const STRIPES: usize = 16;
+
+/// Lock order: the file's size lock first, then stripes in ascending order.
+pub(super) struct UnitLocks([RwLock<()>; STRIPES]);
+
+impl UnitLocks {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| RwLock::new(())))
+    }
+
+    /// Holds units `first..=last` against writers.
+    pub(super) fn shared(&self, first: u64, last: u64) -> Vec<RwLockReadGuard<'_, ()>> {
+        stripes(first, last).map(|i| read(&self.0[i])).collect()
+    }
+
+    /// Holds units `first..=last` against everybody.
+    pub(super) fn exclusive(&self, first: u64, last: u64) -> Vec<RwLockWriteGuard<'_, ()>> {
+        stripes(first, last).map(|i| write(&self.0[i])).collect()
+    }
+}
+
+/// The stripes of a range, each once, ascending: the one order that excludes a deadlock.
+fn stripes(first: u64, last: u64) -> impl Iterator<Item = usize> {
+    let (low, high) = (first / UNITS_PER_STRIPE, last / UNITS_PER_STRIPE);
+    let all = high - low >= STRIPES as u64 - 1;
+    let wanted = move |i: usize| all || (low..=high).any(|block| block % STRIPES as u64 == i as u64);
+    (0..STRIPES).filter(move |&i| wanted(i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stripes_are_ascending_and_complete() {
+        let of = |a, b| stripes(a, b).collect::<Vec<_>>();
+        assert_eq!(of(0, 255), [0]);
+        assert_eq!(of(255, 256), [0, 1]);
+        assert_eq!(of(15 * 256, 16 * 256), [0, 15]);
+        assert_eq!(of(0, u64::MAX / 2).len(), STRIPES);
+    }
+
+    #[test]
+    fn writers_exclude_readers_of_the_same_units_only() {
+        let locks = UnitLocks::new();
+        let held = locks.exclusive(0, 10);
+        assert!(locks.0[0].try_read().is_err());
+        assert!(locks.0[1].try_read().is_ok());
+        drop(held);
+        assert!(locks.0[0].try_read().is_ok());
+    }
+}

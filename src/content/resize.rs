@@ -1,0 +1,67 @@
+//! Truncation in both directions.
+
+use super::Result;
+use super::file::Content;
+use super::state::{Body, State};
+use crate::format::size::{DATA, unit_count, unit_start};
+use crate::store::{Allocate, Backing, BackingFile};
+use crate::sync::{Arc, write};
+
+impl<B: Backing> Content<B> {
+    /// Sets the plaintext size. To 0 it needs no key and works on damaged files too: it ends the file's life. What is
+    /// new reads as zeros.
+    ///
+    /// # Errors
+    /// `TooBig`, key outcomes when an empty file grows, [`super::Error::Unit`] if the new last unit is damaged, or the
+    /// backing's error; the size is then what it was.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        let mut state = write(&self.state);
+        if size == 0 {
+            self.file().set_len(0)?;
+            *state = State::empty();
+            return Ok(());
+        }
+        let stored = self.volume.geometry.stored_size(size)?;
+        match &state.body {
+            Body::Empty => self.begin_life(&mut state, size, false, 0, &[]),
+            Body::NeverSynced => {
+                self.file().set_len(stored)?;
+                state.size = size;
+                Ok(())
+            }
+            Body::Unusable(outcome) => Err((*outcome).into()),
+            // Also without a change: truncation moves the times.
+            Body::Units { .. } if size == state.size => Ok(self.file().set_len(stored)?),
+            Body::Units { .. } => {
+                self.make_writable(&mut state)?;
+                if size > state.size { self.grow(&mut state, size) } else { self.shrink(&mut state, size) }
+            }
+        }
+    }
+
+    fn shrink(&self, state: &mut State, size: u64) -> Result<()> {
+        let geometry = self.volume.geometry;
+        let old_end = geometry.stored_size(state.size)?;
+        self.lower_floor(state, size)?;
+        let (life, rule) = state.units()?;
+        let life = Arc::clone(life);
+        let units = unit_count(size);
+        let used = (size - unit_start(units - 1)) as usize;
+        state.tail_clean = false;
+        if used < DATA {
+            self.reseal_tail(&life, rule, units - 1, used)?;
+        }
+        let file = self.file();
+        let from = geometry.unit_offset(units);
+        if let Err(error) = file.allocate(Allocate::PunchHole, from, old_end - from) {
+            if error != rustix::io::Errno::OPNOTSUPP {
+                return Err(error.into());
+            }
+            self.clear_trailing(from, used)?;
+        }
+        file.set_len(geometry.stored_size(size)?)?;
+        state.size = size;
+        state.tail_clean = true;
+        Ok(())
+    }
+}

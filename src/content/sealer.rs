@@ -1,0 +1,137 @@
+//! Nonces of units: an epoch and a counter that belongs to it (FORMAT S6).
+
+use std::time::Duration;
+
+use crate::crypto::aead::Aes256Gcm;
+use crate::crypto::xaes::Xaes;
+use crate::env::{Entropy, random};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, RwLock, read, write};
+
+/// Seals under one epoch by rule; the format's own limit is 2^32 - 1.
+const SEALS_PER_EPOCH: u64 = 1 << 20;
+/// Life of an epoch. Short, because a clone of the machine's memory would repeat its nonces.
+const EPOCH_LIFE: Duration = Duration::from_secs(60);
+
+/// One epoch with its sub-key cipher and its own counter: both are always taken together, so that an epoch never
+/// meets another epoch's counter.
+pub(super) struct Epoch {
+    pub(super) bytes: [u8; 12],
+    pub(super) cipher: Aes256Gcm,
+    next: AtomicU64,
+    born: Duration,
+}
+
+/// A run of counters reserved under one epoch.
+pub(super) struct Reserved {
+    pub(super) epoch: Arc<Epoch>,
+    /// First counter of the run, from 1.
+    pub(super) first: u32,
+}
+
+/// Hands out (epoch, counter) pairs, each at most once.
+pub(super) struct Sealer {
+    current: RwLock<Option<Arc<Epoch>>>,
+}
+
+impl Sealer {
+    pub(super) fn new() -> Self {
+        Self { current: RwLock::new(None) }
+    }
+
+    /// Reserves `count` seals (at most 2^20). `now` is the time since boot, suspension included.
+    pub(super) fn reserve(&self, count: u32, xaes: &Xaes, entropy: &dyn Entropy, now: Duration) -> Reserved {
+        debug_assert!(u64::from(count) <= SEALS_PER_EPOCH);
+        if let Some(reserved) = read(&self.current).as_ref().and_then(|epoch| take(epoch, count, now)) {
+            return reserved;
+        }
+        let mut current = write(&self.current);
+        // Another thread may have begun an epoch meanwhile.
+        if let Some(reserved) = current.as_ref().and_then(|epoch| take(epoch, count, now)) {
+            return reserved;
+        }
+        let epoch = Arc::new(Epoch::begin(xaes, entropy, now));
+        *current = Some(Arc::clone(&epoch));
+        take(&epoch, count, now).expect("a new epoch has room for 2^20 seals")
+    }
+}
+
+impl Epoch {
+    fn begin(xaes: &Xaes, entropy: &dyn Entropy, now: Duration) -> Self {
+        let bytes = loop {
+            let bytes = random(entropy);
+            if bytes != [0; 12] {
+                break bytes;
+            }
+        };
+        Self { bytes, cipher: xaes.cipher(&bytes), next: AtomicU64::new(1), born: now }
+    }
+}
+
+fn take(epoch: &Arc<Epoch>, count: u32, now: Duration) -> Option<Reserved> {
+    if now.saturating_sub(epoch.born) > EPOCH_LIFE {
+        return None;
+    }
+    let first = epoch.next.fetch_add(u64::from(count), Ordering::Relaxed);
+    if first + u64::from(count) - 1 > SEALS_PER_EPOCH {
+        // The counters taken in vain stay unused: the epoch is over for everybody.
+        return None;
+    }
+    Some(Reserved { epoch: Arc::clone(epoch), first: u32::try_from(first).ok()? })
+}
+
+/// Time since boot, suspension included: an epoch must not survive a suspended or copied machine for long.
+pub(super) fn boot_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::aead::Backend;
+    use crate::crypto::secret::SecretKey;
+    use crate::env::SystemEntropy;
+    use std::collections::HashSet;
+
+    fn xaes() -> Xaes {
+        Xaes::new(Backend::default(), &SecretKey::random(&SystemEntropy))
+    }
+
+    #[test]
+    fn no_pair_is_handed_out_twice_by_many_threads() {
+        let (sealer, xaes) = (Sealer::new(), xaes());
+        let mut seen = HashSet::new();
+        let runs: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..2000)
+                            .map(|i| {
+                                let n = 1 + i % 700;
+                                let r = sealer.reserve(n, &xaes, &SystemEntropy, Duration::ZERO);
+                                (r.epoch.bytes, r.first, n)
+                            })
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            workers.into_iter().flat_map(|w| w.join().expect("no panic")).collect()
+        });
+        for (epoch, first, n) in runs {
+            for ctr in first..first + n {
+                assert!(u64::from(ctr) <= SEALS_PER_EPOCH);
+                assert!(seen.insert((epoch, ctr)), "pair used twice");
+            }
+        }
+        assert!(seen.iter().map(|(e, _)| e).collect::<HashSet<_>>().len() > 1, "the limit was reached");
+    }
+
+    #[test]
+    fn an_epoch_ends_after_a_minute() {
+        let (sealer, xaes) = (Sealer::new(), xaes());
+        let at = |secs| sealer.reserve(1, &xaes, &SystemEntropy, Duration::from_secs(secs)).epoch.bytes;
+        assert_eq!(at(0), at(60));
+        assert_ne!(at(60), at(61));
+    }
+}

@@ -1,0 +1,49 @@
+//! What is known of a file's content while it is open.
+
+use super::error::Error;
+use super::life::Life;
+use crate::format::Outcome;
+use crate::format::record::Record;
+use crate::sync::Arc;
+
+/// Everything under the state lock.
+pub(super) struct State {
+    /// Plaintext size in bytes.
+    pub(super) size: u64,
+    pub(super) body: Body,
+    /// Whether the bytes behind the end, in the tail unit and in the trailing area, are known to be zero. A crash can
+    /// leave old bytes there, so a file that was opened is not clean until somebody looked (FORMAT S7).
+    pub(super) tail_clean: bool,
+}
+
+/// What the file consists of.
+pub(super) enum Body {
+    /// Nothing: 0 bytes, no header, no key.
+    Empty,
+    /// Header and units.
+    Units {
+        life: Arc<Life>,
+        record: Record,
+        /// Two valid recipient slots: a re-wrap that did not finish.
+        unfinished_rewrap: bool,
+    },
+    /// A size without a single byte on disk: reads as zeros (FORMAT 5.4).
+    NeverSynced,
+    /// Cannot be read or written, only be truncated to 0.
+    Unusable(Outcome),
+}
+
+impl State {
+    pub(super) fn empty() -> Self {
+        Self { size: 0, body: Body::Empty, tail_clean: true }
+    }
+
+    /// Life and record of a file that has units.
+    pub(super) fn units(&self) -> Result<(&Arc<Life>, Record), Error> {
+        match &self.body {
+            Body::Units { life, record, .. } => Ok((life, *record)),
+            Body::Unusable(outcome) => Err((*outcome).into()),
+            Body::Empty | Body::NeverSynced => unreachable!("callers handle files without units first"),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Writing and growing.
+
+use super::buffer::{with_bulk, with_edge};
+use super::file::Content;
+use super::life::Life;
+use super::state::{Body, State};
+use super::{Error, Result};
+use crate::format::Outcome;
+use crate::format::record::Record;
+use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
+use crate::format::unit::TEXT;
+use crate::store::{Allocate, Backing, BackingFile};
+use crate::sync::{Arc, read, write};
+
+impl<B: Backing> Content<B> {
+    /// Writes `data` at `offset`; the file grows if need be. Whole units are written without being read. On an error
+    /// nothing but bytes of `offset..offset + data.len()` may have changed, and the size is what it was.
+    ///
+    /// # Errors
+    /// `TooBig` beyond the format's limit, [`Error::Unit`] if a unit that has to be changed is damaged, key outcomes for
+    /// the first write to an empty file, or the backing's error.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let end = offset.checked_add(data.len() as u64).filter(|&end| end <= self.volume.geometry.max_size());
+        let end = end.ok_or(Outcome::TooBig)?;
+        {
+            let state = read(&self.state);
+            if end <= state.size && matches!(state.body, Body::Units { unfinished_rewrap: false, .. }) {
+                let (life, rule) = state.units()?;
+                let _held = self.units.exclusive(locate(offset).0, locate(end - 1).0);
+                return self.put(life, rule, state.size, offset, data);
+            }
+        }
+        let mut state = write(&self.state);
+        self.make_writable(&mut state)?;
+        if end > state.size {
+            return self.append(&mut state, offset, data, end);
+        }
+        let (life, rule) = state.units()?;
+        self.put(life, rule, state.size, offset, data)
+    }
+
+    /// Brings a file with a body into the state in which units may be written: finishes an interrupted re-wrap, gives a
+    /// file whose header never reached the disk a new one.
+    pub(super) fn make_writable(&self, state: &mut State) -> Result<()> {
+        match &state.body {
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(state),
+            Body::NeverSynced => {
+                let size = state.size;
+                self.file().set_len(0)?;
+                *state = State::empty();
+                self.begin_life(state, size, true, 0, &[])
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn append(&self, state: &mut State, offset: u64, data: &[u8], end: u64) -> Result<()> {
+        if let Body::Empty = state.body {
+            return self.begin_life(state, end, false, offset, data);
+        }
+        let old_size = state.size;
+        self.grow(state, end)?;
+        let (life, rule) = state.units()?;
+        let written = self.put(&Arc::clone(life), rule, old_size, offset, data);
+        if let Err(error) = written {
+            // The old size is the largest that is fully written.
+            self.file().set_len(self.volume.geometry.stored_size(old_size)?)?;
+            state.size = old_size;
+            state.tail_clean = false;
+            return Err(error);
+        }
+        state.tail_clean = true;
+        Ok(())
+    }
+
+    /// Makes a file with units longer; what is new reads as zeros.
+    pub(super) fn grow(&self, state: &mut State, size: u64) -> Result<()> {
+        self.clean_tail(state)?;
+        self.file().set_len(self.volume.geometry.stored_size(size)?)?;
+        state.size = size;
+        Ok(())
+    }
+
+    /// Gives an empty file its header and `size` bytes, of which `data` are written at `offset`. Size first, then one
+    /// write from offset 0, header and first units together (FORMAT S7).
+    pub(super) fn begin_life(
+        &self,
+        state: &mut State,
+        size: u64,
+        has_holes: bool,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<()> {
+        let geometry = self.volume.geometry;
+        let stored = geometry.stored_size(size)?;
+        let new = self.volume.keys.new_header(has_holes)?;
+        let life = Life::new(new.header.file_id(), new.keys);
+        let rule = new.record;
+        let file = self.file();
+        let written = file.set_len(stored).map_err(Error::from).and_then(|()| {
+            let (first, _) = locate(offset);
+            if data.is_empty() || first > 0 {
+                file.write_at(&new.bytes, 0)?;
+                return self.put(&life, rule, 0, offset, data);
+            }
+            let (last, _) = locate(offset + data.len() as u64 - 1);
+            let header_pages = geometry.header_len() / UNIT;
+            with_bulk(header_pages + last as usize + 1, |buf| {
+                let (header, units) = buf.split_at_mut(geometry.header_len());
+                header.copy_from_slice(&new.bytes);
+                self.fill(&life, rule, 0, offset, data, units)?;
+                life.seal(0, units, &*self.volume.entropy);
+                Ok(file.write_at(buf, 0)?)
+            })
+        });
+        if let Err(error) = written {
+            file.set_len(0)?;
+            return Err(error);
+        }
+        *state = State {
+            size,
+            body: Body::Units { life: Arc::new(life), record: new.record, unfinished_rewrap: false },
+            tail_clean: true,
+        };
+        Ok(())
+    }
+
+    /// Seals and writes the units that `data` touches; `size` is the size up to which units hold data. The caller holds
+    /// the units.
+    pub(super) fn put(&self, life: &Life, rule: Record, size: u64, offset: u64, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let (first, _) = locate(offset);
+        let (last, _) = locate(offset + data.len() as u64 - 1);
+        with_bulk((last - first + 1) as usize, |buf| {
+            self.fill(life, rule, size, offset, data, buf)?;
+            life.seal(first, buf, &*self.volume.entropy);
+            let at = self.volume.geometry.unit_offset(first);
+            if first < unit_count(size) {
+                // A page that is on its way to the disk must not change under the device's hands (FORMAT S1).
+                self.file().wait_for_writeback(at, buf.len() as u64)?;
+            }
+            Ok(self.file().write_at(buf, at)?)
+        })
+    }
+
+    /// Lays out the plaintext of the touched units at the places where it is sealed. Old bytes are read only for the
+    /// two edges, and only if the unit holds some that stay.
+    fn fill(&self, life: &Life, rule: Record, size: u64, offset: u64, data: &[u8], buf: &mut [u8]) -> Result<()> {
+        let first = locate(offset).0;
+        let end = offset + data.len() as u64;
+        for (number, unit) in (first..).zip(buf.chunks_exact_mut(UNIT)) {
+            let start = unit_start(number);
+            let from = offset.max(start) - start;
+            let to = end.min(start + DATA as u64) - start;
+            let valid = size.saturating_sub(start).min(DATA as u64);
+            let (from, to, valid) = (from as usize, to as usize, valid as usize);
+            let text = &mut unit[TEXT];
+            if valid > 0 && (from > 0 || to < valid) {
+                self.with_unit(life, rule, number, |old| {
+                    text[..valid].copy_from_slice(&old[..valid]);
+                    text[valid..].fill(0);
+                })?;
+            } else {
+                text[..from].fill(0);
+                text[to..].fill(0);
+            }
+            let at = (start + from as u64 - offset) as usize;
+            text[from..to].copy_from_slice(&data[at..at + (to - from)]);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nothing but zeros lies behind the end, in the tail unit and in the trailing area: a crash between
+    /// re-seal and truncate leaves stale bytes there, in either order (FORMAT S7 a, b).
+    pub(super) fn clean_tail(&self, state: &mut State) -> Result<()> {
+        if state.tail_clean {
+            return Ok(());
+        }
+        let (life, rule) = state.units()?;
+        let units = unit_count(state.size);
+        let used = (state.size - unit_start(units - 1)) as usize;
+        let dirty =
+            used < DATA && self.with_unit(life, rule, units - 1, |text| text[used..].iter().any(|&b| b != 0))?;
+        if dirty {
+            self.reseal_tail(life, rule, units - 1, used)?;
+        }
+        let file = self.file();
+        let at = self.volume.geometry.unit_offset(units);
+        let stale = with_edge(|buf| {
+            let got = file.read_at(&mut buf[..used], at)?;
+            Ok::<_, Error>(buf[..got].iter().any(|&b| b != 0))
+        })?;
+        if stale {
+            self.clear_trailing(at, used)?;
+        }
+        state.tail_clean = true;
+        Ok(())
+    }
+
+    /// Writes unit `number` again with zeros behind its first `used` bytes.
+    pub(super) fn reseal_tail(&self, life: &Life, rule: Record, number: u64, used: usize) -> Result<()> {
+        let start = unit_start(number);
+        let text = self.with_unit(life, rule, number, |text| text[..used].to_vec()).map(zeroize::Zeroizing::new)?;
+        self.put(life, rule, start + used as u64, start, &text)
+    }
+
+    /// Clears the block of the trailing area, durably if it takes a write.
+    pub(super) fn clear_trailing(&self, at: u64, used: usize) -> Result<()> {
+        let file = self.file();
+        match file.allocate(Allocate::PunchHole, at, UNIT as u64) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                file.write_at(&[0; DATA][..used], at)?;
+                Ok(file.sync(true)?)
+            }
+            other => Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Data keys of files: headers in and out of them, by way of the key manager and a cache.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+
+use super::{KeyError, KeyService};
+use crate::crypto::secret::SecretKey;
+use crate::env::{Clock, Entropy, random};
+use crate::format::Outcome;
+use crate::format::branch::BranchKey;
+use crate::format::context::context_file;
+use crate::format::header::{self, OpenedHeader, STATIC_LEN, StaticHeader, WrappedKey};
+use crate::format::keys::FileKeys;
+use crate::format::recipient::{Recipient, Scheme};
+use crate::format::record::Record;
+use crate::format::slot::valid_slots;
+use crate::format::volume::{DefaultWrap, OpenedVolume};
+use crate::sync::{Arc, Mutex, lock};
+use crate::types::{BranchId, FileId, KeyArn, Timestamp};
+
+/// Data keys kept at most (FORMAT S10).
+const CACHED_KEYS: usize = 4096;
+/// How long an unwrapped key serves without being unwrapped again.
+const CACHE_TIME: Duration = Duration::from_secs(300);
+/// How long a key manager that did not answer is left alone for the same header.
+const TIMEOUT_MEMORY: Duration = Duration::from_secs(1);
+/// Blobs that a key manager may reject within a minute before headers are refused unasked: whoever writes the storage
+/// can plant any blob, and each would cost a call.
+const REJECTIONS_PER_MINUTE: u32 = 60;
+
+/// A volume's headers and the keys behind them.
+pub struct DataKeys {
+    service: Arc<dyn KeyService>,
+    volume: ArcSwap<OpenedVolume>,
+    entropy: Arc<dyn Entropy>,
+    clock: Arc<dyn Clock>,
+    cache: Cache<[u8; STATIC_LEN], Arc<CachedKey>>,
+    branches: Mutex<HashMap<(BranchId, u32), (Arc<BranchKey>, Timestamp)>>,
+    failures: Cache<[u8; 32], Failure>,
+    rejections: Mutex<Rejections>,
+}
+
+struct CachedKey {
+    dek: SecretKey<32>,
+    /// The KMS key that unwrapped it; `None` behind a branch key.
+    key: Option<KeyArn>,
+    expires: Timestamp,
+}
+
+/// A header that did not open: for good until its slots change, or for a moment.
+#[derive(Clone, Copy)]
+struct Failure {
+    outcome: Outcome,
+    until: Option<Timestamp>,
+}
+
+#[derive(Default)]
+struct Rejections {
+    since: Timestamp,
+    count: u32,
+}
+
+/// A header for a file that is about to be stored.
+pub struct NewHeader {
+    /// The header's bytes.
+    pub bytes: Vec<u8>,
+    /// Its fixed part.
+    pub header: StaticHeader,
+    /// The file's keys.
+    pub keys: FileKeys,
+    /// Its record.
+    pub record: Record,
+}
+
+impl DataKeys {
+    /// Data keys of an opened volume.
+    pub fn new(
+        service: Arc<dyn KeyService>,
+        volume: OpenedVolume,
+        entropy: Arc<dyn Entropy>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            service,
+            volume: ArcSwap::from_pointee(volume),
+            entropy,
+            clock,
+            cache: Cache::new(CACHED_KEYS),
+            branches: Mutex::new(HashMap::new()),
+            failures: Cache::new(CACHED_KEYS),
+            rejections: Mutex::new(Rejections::default()),
+        }
+    }
+
+    /// The volume as it was opened, or last replaced.
+    pub fn volume(&self) -> Arc<OpenedVolume> {
+        self.volume.load_full()
+    }
+
+    /// Puts a changed configuration of the same volume in force: another default key, a longer allow-list.
+    pub fn replace_volume(&self, volume: OpenedVolume) {
+        self.volume.store(Arc::new(volume));
+    }
+
+    /// Opens a header in the order of FORMAT S5.4. A data key comes from the cache if it was unwrapped before and its
+    /// KMS key may still be used.
+    ///
+    /// # Errors
+    /// Any outcome of FORMAT S5.4 up to the records. What the key manager refused is in the log with the key's name.
+    pub fn open_header(&self, bytes: &[u8]) -> Result<OpenedHeader, Outcome> {
+        let volume = self.volume();
+        let policy = volume.header_policy();
+        header::check_static(bytes, &policy)?;
+        let id: [u8; STATIC_LEN] = *bytes.first_chunk().ok_or(Outcome::BadSize)?;
+        let now = self.clock.now();
+        if let Some(cached) = self.cache.get(&id) {
+            let usable = now < cached.expires && cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
+            if usable && let Some(dek) = SecretKey::from_slice(cached.dek.expose()) {
+                return header::open_with_dek(bytes, &policy, dek);
+            }
+            self.cache.remove(&id);
+        }
+        let (opened, key) = self.unwrap_header(bytes, &volume)?;
+        if let Some(dek) = SecretKey::from_slice(opened.dek.expose()) {
+            let cached = CachedKey { dek, key, expires: now.plus(CACHE_TIME) };
+            self.cache.insert(id, Arc::new(cached));
+        }
+        Ok(opened)
+    }
+
+    /// Opens a header by the key manager, without the cache of data keys; also tells which KMS key did it.
+    fn unwrap_header(&self, bytes: &[u8], volume: &OpenedVolume) -> Result<(OpenedHeader, Option<KeyArn>), Outcome> {
+        let policy = volume.header_policy();
+        let slots: [u8; 32] = Sha256::digest(&bytes[STATIC_LEN..policy.geometry.records_offset()]).into();
+        let now = self.clock.now();
+        if let Some(failure) = self.failures.get(&slots) {
+            if failure.until.is_none_or(|until| now < until) {
+                return Err(failure.outcome);
+            }
+            self.failures.remove(&slots);
+        }
+        if !self.may_ask(now) {
+            tracing::warn!("too many headers with forged wrapped keys: this one is refused without asking the KMS");
+            return Err(Outcome::KeyServiceTimeout);
+        }
+        let mut used = None;
+        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
+            WrappedKey::Kms { key, blob } => {
+                let context = context_file(fixed.volume_id(), fixed.file_id());
+                let dek = self.service.decrypt(key, blob, &context).map_err(|e| self.failed(e, fixed.file_id()))?;
+                used = Some(key.clone());
+                Ok(dek)
+            }
+            WrappedKey::Branch(blob) => {
+                let branch = self.branch(volume, blob.branch_id(), blob.version())?;
+                used = None;
+                branch.unwrap(fixed, &blob)
+            }
+        });
+        match result {
+            Ok(opened) => Ok((opened, used)),
+            Err(outcome @ Outcome::HeaderAuth) => {
+                self.rejected(now);
+                self.failures.insert(slots, Failure { outcome, until: None });
+                Err(outcome)
+            }
+            Err(outcome @ Outcome::KeyServiceTimeout) => {
+                self.failures.insert(slots, Failure { outcome, until: Some(now.plus(TIMEOUT_MEMORY)) });
+                Err(outcome)
+            }
+            Err(outcome) => Err(outcome),
+        }
+    }
+
+    /// Whether the file behind a header may be opened once more: some KMS key that wraps it is usable now.
+    ///
+    /// # Errors
+    /// The worst outcome of its recipients, in the order of FORMAT S5.1.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), Outcome> {
+        let volume = self.volume();
+        let fixed = header::check_static(bytes, &volume.header_policy())?;
+        let slots = valid_slots(bytes, volume.config.geometry);
+        let mut worst = Outcome::NoRecipient;
+        for recipient in slots.first().map_or(&[][..], |slot| &slot.recipients) {
+            if recipient.scheme != Scheme::Kms {
+                return Ok(());
+            }
+            let usable = volume
+                .allowed
+                .find(&recipient.key_id)
+                .and_then(|key| self.service.check(key).map_err(|error| self.failed(error, fixed.file_id())));
+            match usable {
+                Ok(()) => return Ok(()),
+                Err(outcome) => worst = worst.worse(outcome),
+            }
+        }
+        Err(worst)
+    }
+
+    /// A header for a new life of a file: new file id, new data key under the volume's default wrap.
+    ///
+    /// # Errors
+    /// `KeyUnavailable`, `KeyForbidden`, `KeyServiceTimeout`, `SlotOverflow`.
+    pub fn new_header(&self, has_holes: bool) -> Result<NewHeader, Outcome> {
+        let volume = self.volume();
+        let file_id = loop {
+            let id = FileId::from_bytes(random(&*self.entropy));
+            if !id.is_zero() {
+                break id;
+            }
+        };
+        let config = &volume.config;
+        let fixed = StaticHeader::new(config.volume_id, file_id, config.geometry);
+        let time = u64::try_from(self.clock.now().as_secs()).unwrap_or(0);
+        let (dek, recipient) = match &config.default_wrap {
+            DefaultWrap::Direct(key) => {
+                let context = context_file(config.volume_id, file_id);
+                let new = self.service.generate_data_key(key, &context).map_err(|e| self.failed(e, file_id))?;
+                (new.key, Recipient::kms(key, new.blob, time))
+            }
+            DefaultWrap::Branch { branch_id, version } => {
+                let branch = self.branch(&volume, *branch_id, *version).map_err(|_| Outcome::KeyUnavailable)?;
+                let dek = SecretKey::random(&*self.entropy);
+                let blob = branch.wrap(&fixed, &dek, &random(&*self.entropy));
+                (dek, Recipient::branch(blob, time))
+            }
+        };
+        let keys = FileKeys::derive(volume.keys.backend, &dek, &fixed);
+        let bytes = header::build_header(&fixed, &keys, &volume.keys, &[recipient], has_holes)?;
+        Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
+    }
+
+    /// The header with a new slot beside the present one, its KMS recipients wrapped anew under `to` or the current
+    /// material of their own key; `None` if there is nothing to do.
+    ///
+    /// # Errors
+    /// `KeyForbidden` if `to` is not in the allow-list, key outcomes, `SlotOverflow`, `NoRecipient`.
+    pub fn rewrap(&self, bytes: &[u8], from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Option<Vec<u8>>, Outcome> {
+        let volume = self.volume();
+        let fixed = header::check_static(bytes, &volume.header_policy())?;
+        let geometry = volume.config.geometry;
+        let slots = valid_slots(bytes, geometry);
+        let active = slots.first().ok_or(Outcome::NoRecipient)?;
+        let context = context_file(fixed.volume_id(), fixed.file_id());
+        let time = u64::try_from(self.clock.now().as_secs()).unwrap_or(0);
+        let mut changed = false;
+        let mut recipients = Vec::with_capacity(active.recipients.len());
+        for old in &active.recipients {
+            let selected = old.scheme == Scheme::Kms && from.is_none_or(|key| key.as_str() == old.key_id);
+            let new = if selected { self.rewrap_one(&volume, old, to, &context, time, fixed.file_id())? } else { None };
+            changed |= new.is_some();
+            recipients.push(new.unwrap_or_else(|| old.clone()));
+        }
+        if !changed {
+            return Ok(None);
+        }
+        let mut with_new_slot = bytes.to_vec();
+        header::begin_rewrap(bytes, &recipients, geometry)?.apply(&mut with_new_slot);
+        Ok(Some(with_new_slot))
+    }
+
+    fn rewrap_one(
+        &self,
+        volume: &OpenedVolume,
+        old: &Recipient,
+        to: Option<&KeyArn>,
+        context: &crate::types::EncryptionContext,
+        time: u64,
+        file: FileId,
+    ) -> Result<Option<Recipient>, Outcome> {
+        let source = volume.allowed.find(&old.key_id)?;
+        let target = match to {
+            Some(key) => volume.allowed.find(key.as_str())?,
+            None => source,
+        };
+        if source == target {
+            let current = self.service.current_material_id(target).map_err(|e| self.failed(e, file))?;
+            if current.is_some() && current == self.service.material_id(&old.blob) {
+                return Ok(None);
+            }
+        }
+        let blob = self.service.re_encrypt(source, &old.blob, target, context).map_err(|e| self.failed(e, file))?;
+        Ok(Some(Recipient::kms(target, blob, time)))
+    }
+
+    /// The header without the older of two valid slots, once the newer one has been unwrapped by the key manager and
+    /// its commitment checked; unchanged if only one is valid.
+    ///
+    /// # Errors
+    /// What keeps the newer slot from opening; nothing may be erased then.
+    pub fn finish_rewrap(&self, bytes: &[u8]) -> Result<Vec<u8>, Outcome> {
+        let (opened, _) = self.unwrap_header(bytes, &self.volume())?;
+        let mut finished = bytes.to_vec();
+        if let Some(patch) = header::finish_rewrap(bytes, &opened) {
+            patch.apply(&mut finished);
+        }
+        Ok(finished)
+    }
+
+    /// An opened branch key version, from memory for the cache time.
+    fn branch(&self, volume: &OpenedVolume, id: BranchId, version: u32) -> Result<Arc<BranchKey>, Outcome> {
+        let now = self.clock.now();
+        if let Some((branch, expires)) = lock(&self.branches).get(&(id, version))
+            && now < *expires
+        {
+            return Ok(Arc::clone(branch));
+        }
+        let config = &volume.config;
+        let entry = config.branch(id, version)?;
+        let branch =
+            entry.open(volume.keys.backend, config.volume_id, &volume.allowed, &mut |key, blob, context| {
+                self.service.decrypt(key, blob, context).map_err(|error| {
+                    tracing::warn!(branch = %id, version, "a branch key does not open: {error}");
+                    error.outcome()
+                })
+            })?;
+        let branch = Arc::new(branch);
+        lock(&self.branches).insert((id, version), (Arc::clone(&branch), now.plus(CACHE_TIME)));
+        Ok(branch)
+    }
+
+    fn failed(&self, error: KeyError, file: FileId) -> Outcome {
+        tracing::warn!(%file, "a file does not open: {error}");
+        error.outcome()
+    }
+
+    fn may_ask(&self, now: Timestamp) -> bool {
+        let rejections = lock(&self.rejections);
+        rejections.count < REJECTIONS_PER_MINUTE || now.since(rejections.since) >= Duration::from_secs(60)
+    }
+
+    fn rejected(&self, now: Timestamp) {
+        let mut rejections = lock(&self.rejections);
+        if now.since(rejections.since) >= Duration::from_secs(60) {
+            *rejections = Rejections { since: now, count: 0 };
+        }
+        rejections.count += 1;
+    }
+}

@@ -1,0 +1,32 @@
+//! POSIX semantics over encrypted entries: inodes, names, handles, directories, attributes. Knows nothing of FUSE, so
+//! that everything about semantics is tested without a kernel.
+//!
+//! Lock order: the entries of a directory (two directories: ascending numbers), an inode's content slot, an inode's
+//! place, the content's own locks, a table shard.
+
+mod attr;
+mod create;
+mod fs;
+mod handle;
+mod inode;
+mod intent;
+mod io;
+mod lookup;
+mod meta;
+mod readdir;
+mod remove;
+mod rename;
+mod setattr;
+mod table;
+mod xattr;
+
+pub use attr::{Attr, SetAttr};
+pub use fs::{Caller, Options, Vfs};
+pub use io::Opened;
+pub use readdir::DirEntry;
+pub use table::ROOT;
+
+pub use crate::content::{Error, FallocateMode};
+
+/// What operations of the filesystem answer.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,233 @@
+//! Making entries.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::attr::Attr;
+use super::fs::{Caller, Located, Vfs};
+use super::inode::Inode;
+use super::io::Opened;
+use crate::content::Content;
+use crate::env::random;
+use crate::format::{dirid, symlink};
+use crate::store::{Backing, FileKind, RenameMode, Target};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, lock, write};
+use crate::types::DirId;
+
+const DEFAULT_ACL: &str = "system.posix_acl_default";
+const SET_GID: u32 = 0o2000;
+const SET_ID: u32 = 0o6000;
+const OWNER_ALL: u32 = 0o700;
+
+impl<B: Backing> Vfs<B> {
+    /// Creates a regular file and opens it for reading and writing.
+    ///
+    /// # Errors
+    /// `EEXIST`, errors of names, `WrongDirId`, or the backing's error.
+    pub fn create(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate_new(&parent, name)?;
+        let mode = self.effective_mode(&parent, mode, caller)?;
+        self.make_side(&located)?;
+        let file = self.backing.create(&located.dir, located.entry(), mode);
+        let file = self.undo_side(&located, file)?;
+        self.give_to_caller(&parent, Target::File(&file), caller, mode)?;
+        let stat = self.backing.stat(Target::File(&file))?;
+        let inode = self.refer(&located, &stat);
+        let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+        let opened = self.install(&inode, Arc::new(content), true);
+        Ok((self.attr_of(&inode, &stat), opened))
+    }
+
+    /// Makes a fifo, socket, device node or regular file.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; `EPERM` for devices without privilege.
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: &[u8],
+        kind: FileKind,
+        mode: u32,
+        rdev: u64,
+        caller: &Caller,
+    ) -> Result<Attr> {
+        self.make(parent, name, mode, caller, |located, mode| {
+            self.backing.mknod(&located.dir, located.entry(), kind, mode, rdev)
+        })
+    }
+
+    /// Makes a symlink.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; `ENAMETOOLONG` for a target of more than 3031 bytes.
+    pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: &Caller) -> Result<Attr> {
+        let text = symlink::encode(&self.keys, target, &random(&*self.volume.entropy))?;
+        self.make(parent, name, 0o777, caller, |located, _| {
+            self.backing.symlink(text.as_bytes(), &located.dir, located.entry())
+        })
+    }
+
+    /// Gives an inode one more name.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`.
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        let inode = self.inode(ino)?;
+        if inode.kind == FileKind::Directory {
+            return Err(Errno::PERM.into());
+        }
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate_new(&parent, name)?;
+        self.make_side(&located)?;
+        let linked = {
+            let place = crate::sync::read(&inode.place);
+            let (dir, entry) = place.names.first().ok_or(Errno::NOENT)?;
+            self.backing.link(&*self.dir(dir)?, entry, &located.dir, located.entry())
+        };
+        self.undo_side(&located, linked)?;
+        let stat = self.backing.stat(located.target())?;
+        let inode = self.refer(&located, &stat);
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    /// Makes a directory. It gets its id under a name that nobody sees and appears with it (FORMAT 8.1).
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate_new(&parent, name)?;
+        let mode = self.effective_mode(&parent, mode, caller)?;
+        let temporary = self.temporary_name();
+        self.backing.mkdir(&located.dir, &temporary, mode | OWNER_ALL)?;
+        let made = self.finish_mkdir(&parent, &located, &temporary, mode, caller);
+        if made.is_err() {
+            self.discard_directory(&located.dir, &temporary);
+        }
+        let id = made?;
+        let stat = self.backing.stat(located.target())?;
+        let inode = self.refer(&located, &stat);
+        // A directory that this mount made needs no reading of its id and no proof of it.
+        inode.dir.id.get_or_init(|| id);
+        inode.dir.id_proven.store(true, Ordering::Relaxed);
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    fn finish_mkdir(
+        &self,
+        parent: &Inode<B>,
+        located: &Located<B>,
+        temporary: &str,
+        mode: u32,
+        caller: &Caller,
+    ) -> Result<DirId> {
+        let id = loop {
+            let id = DirId::from_bytes(random(&*self.volume.entropy));
+            if !id.is_zero() {
+                break id;
+            }
+        };
+        let made = self.backing.open_dir(&located.dir, temporary)?;
+        self.make_meta(&made, dirid::ENTRY, &dirid::encode(&self.keys, id))?;
+        if self.dir_meta_file {
+            self.backing.sync_dir(&made)?;
+        }
+        self.give_to_caller(parent, Target::Dir(&made), caller, mode | OWNER_ALL)?;
+        self.make_side(located)?;
+        let dir = &located.dir;
+        let renamed = self.backing.rename(dir, temporary, dir, located.entry(), RenameMode::NoReplace);
+        self.undo_side(located, renamed)?;
+        if mode & OWNER_ALL != OWNER_ALL {
+            let inherited = self.backing.stat(Target::Dir(&made))?.mode & SET_GID;
+            self.backing.set_mode(Target::Dir(&made), mode | inherited)?;
+        }
+        Ok(id)
+    }
+
+    fn make(
+        &self,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        caller: &Caller,
+        make: impl FnOnce(&Located<B>, u32) -> crate::store::Result<()>,
+    ) -> Result<Attr> {
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate_new(&parent, name)?;
+        let mode = self.effective_mode(&parent, mode, caller)?;
+        self.make_side(&located)?;
+        let made = make(&located, mode);
+        self.undo_side(&located, made)?;
+        let target = || located.target();
+        self.give_to_caller(&parent, target(), caller, mode)?;
+        let stat = self.backing.stat(target())?;
+        let inode = self.refer(&located, &stat);
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    /// Where a new name will stand, in a directory whose id is known to be its own.
+    pub(super) fn locate_new(&self, parent: &Arc<Inode<B>>, name: &[u8]) -> Result<Located<B>> {
+        let located = self.locate(parent, name)?;
+        self.prove_id(parent)?;
+        Ok(located)
+    }
+
+    /// Takes the side entry back when the entry it was made for did not come to be. If the name was taken, the side
+    /// entry is that name's.
+    pub(super) fn undo_side<T>(&self, located: &Located<B>, made: crate::store::Result<T>) -> Result<T> {
+        if let Err(error) = &made
+            && *error != Errno::EXIST
+        {
+            self.remove_side(located);
+        }
+        Ok(made?)
+    }
+
+    /// The mode to create with: a default ACL takes the place of the file mode creation mask (acl(5)).
+    fn effective_mode(&self, parent: &Inode<B>, mode: u32, caller: &Caller) -> Result<u32> {
+        let mut known = lock(&parent.dir.default_acl);
+        let has_default_acl = match *known {
+            Some(answer) => answer,
+            None => {
+                let answer = match self.backing.get_xattr(Target::Dir(&*self.dir(parent)?), DEFAULT_ACL) {
+                    Ok(_) => true,
+                    Err(Errno::NODATA | Errno::OPNOTSUPP) => false,
+                    Err(other) => return Err(other.into()),
+                };
+                *known = Some(answer);
+                answer
+            }
+        };
+        Ok(if has_default_acl { mode } else { mode & !caller.umask })
+    }
+
+    /// A new object belongs to whoever asked for it, its group to the directory if that is setgid. Without privilege
+    /// the daemon and the caller are the same user, and the backing did it already.
+    fn give_to_caller(&self, parent: &Inode<B>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
+        if !self.options.privileged || (caller.uid == 0 && caller.gid == 0) {
+            return Ok(());
+        }
+        let dir = self.dir(parent)?;
+        let inherits = self.backing.stat(Target::Dir(&*dir))?.mode & SET_GID != 0;
+        let gid = if inherits { None } else { Some(caller.gid) };
+        match target {
+            Target::Named(dir, name) => self.backing.set_owner(Target::Named(dir, name), Some(caller.uid), gid)?,
+            Target::File(file) => {
+                self.backing.set_owner(Target::File(file), Some(caller.uid), gid)?;
+                // Giving a file away clears these bits.
+                if mode & SET_ID != 0 {
+                    self.backing.set_mode(Target::File(file), mode)?;
+                }
+            }
+            Target::Dir(dir) => self.backing.set_owner(Target::Dir(dir), Some(caller.uid), gid)?,
+            Target::Node(node) => self.backing.set_owner(Target::Node(node), Some(caller.uid), gid)?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! The filesystem object: how inodes, names and directory handles come together.
+
+use quick_cache::sync::Cache;
+use rustix::io::Errno;
+
+use super::Result;
+use super::attr::Attr;
+use super::handle::{DirHandle, FileHandle, Handles};
+use super::inode::Inode;
+use super::table::{InodeTable, ROOT};
+use crate::content::Volume;
+use crate::format::keys::VolumeKeys;
+use crate::format::name::{EncodedName, NameCodec};
+use crate::store::{Access, Backing, FileKind, Stat, Target};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, read, write};
+
+/// Directory handles kept open at most; any other is opened anew, one component at a time.
+const OPEN_DIRECTORIES: usize = 2048;
+
+/// How a volume is mounted.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// The process may give files to other users and open files whatever their mode (root).
+    pub privileged: bool,
+}
+
+/// Who asks for an operation that creates something.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// File mode creation mask.
+    pub umask: u32,
+}
+
+/// A mounted volume: POSIX semantics over encrypted entries. Every method may be called from several threads.
+pub struct Vfs<B: Backing> {
+    pub(super) backing: Arc<B>,
+    pub(super) volume: Arc<Volume>,
+    pub(super) keys: Arc<VolumeKeys>,
+    pub(super) names: NameCodec,
+    pub(super) options: Options,
+    /// Directory ids and side entries are made as regular files (FORMAT 8.1).
+    pub(super) dir_meta_file: bool,
+    pub(super) table: InodeTable<B>,
+    pub(super) files: Handles<FileHandle<B>>,
+    pub(super) dirs: Handles<DirHandle<B>>,
+    root: Arc<B::Dir>,
+    open_dirs: Cache<u64, Arc<B::Dir>>,
+}
+
+/// An entry of a directory in the backing.
+pub(super) struct Located<B: Backing> {
+    pub(super) parent: Arc<Inode<B>>,
+    pub(super) dir: Arc<B::Dir>,
+    pub(super) name: EncodedName,
+}
+
+impl<B: Backing> Located<B> {
+    /// The entry's name in the backing.
+    pub(super) fn entry(&self) -> &str {
+        self.name.entry()
+    }
+
+    /// The object behind it.
+    pub(super) fn target(&self) -> Target<'_, B> {
+        Target::Named(&*self.dir, self.entry())
+    }
+}
+
+impl<B: Backing> Vfs<B> {
+    /// The volume whose tree begins at the root of `backing`. The root's directory id is checked.
+    ///
+    /// # Errors
+    /// The backing's error, or the outcome for a root without a valid id.
+    pub fn new(backing: Arc<B>, volume: Arc<Volume>, options: Options) -> Result<Self> {
+        let opened = volume.keys.volume();
+        let keys = Arc::clone(&opened.keys);
+        let names = NameCodec::new(Arc::clone(&keys), opened.config.short_max);
+        let root = Arc::new(backing.root()?);
+        let stat = backing.stat(Target::Dir(&*root))?;
+        let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();
+        let vfs = Self {
+            backing,
+            volume,
+            keys,
+            names,
+            options,
+            dir_meta_file,
+            table: InodeTable::new(stat.ino),
+            files: Handles::new(),
+            dirs: Handles::new(),
+            root,
+            open_dirs: Cache::new(OPEN_DIRECTORIES),
+        };
+        vfs.dir_id(vfs.table.root())?;
+        Ok(vfs)
+    }
+
+    /// How many inodes are known at present.
+    pub fn known_inodes(&self) -> usize {
+        self.table.len()
+    }
+
+    /// The kernel drops `count` references to an inode.
+    pub fn forget(&self, ino: u64, count: u64) {
+        self.table.forget(ino, count);
+    }
+
+    pub(super) fn inode(&self, ino: u64) -> Result<Arc<Inode<B>>> {
+        self.table.get(ino).ok_or_else(|| Errno::STALE.into())
+    }
+
+    pub(super) fn directory(&self, ino: u64) -> Result<Arc<Inode<B>>> {
+        let inode = self.inode(ino)?;
+        if inode.kind == FileKind::Directory { Ok(inode) } else { Err(Errno::NOTDIR.into()) }
+    }
+
+    /// The directory as a place for changes.
+    pub(super) fn changeable(&self, ino: u64) -> Result<Arc<Inode<B>>> {
+        self.check_writable()?;
+        let inode = self.directory(ino)?;
+        if inode.dir.removed.load(Ordering::Acquire) { Err(Errno::NOENT.into()) } else { Ok(inode) }
+    }
+
+    pub(super) fn check_writable(&self) -> Result<()> {
+        if self.options.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
+    }
+
+    /// A handle to a directory, from the cache or opened by way of its parents.
+    pub(super) fn dir(&self, inode: &Inode<B>) -> Result<Arc<B::Dir>> {
+        if inode.number == ROOT {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some(known) = self.open_dirs.get(&inode.number) {
+            return Ok(known);
+        }
+        let place = read(&inode.place);
+        let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
+        let handle = Arc::new(self.backing.open_dir(&*self.dir(parent)?, entry)?);
+        if self.table.number_of(self.backing.stat(Target::Dir(&*handle))?.ino) != inode.number {
+            // Somebody put another directory there behind the mount's back.
+            return Err(Errno::STALE.into());
+        }
+        self.open_dirs.insert(inode.number, Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    /// A directory that was removed: its handle must not serve an inode that gets the same number.
+    pub(super) fn close_dir(&self, inode: &Inode<B>) {
+        self.open_dirs.remove(&inode.number);
+    }
+
+    /// Runs `work` on the object in the backing, by one of its names, which cannot change meanwhile, or without.
+    pub(super) fn with_target<R>(
+        &self,
+        inode: &Inode<B>,
+        work: impl FnOnce(Target<'_, B>) -> crate::store::Result<R>,
+    ) -> Result<R> {
+        if inode.number == ROOT {
+            return Ok(work(Target::Dir(&*self.root))?);
+        }
+        let place = read(&inode.place);
+        if let Some((parent, entry)) = place.names.first() {
+            let dir = self.dir(parent)?;
+            return Ok(work(Target::Named(&*dir, entry))?);
+        }
+        match &place.orphan {
+            Some(node) => Ok(work(Target::Node(node))?),
+            None => Err(Errno::STALE.into()),
+        }
+    }
+
+    /// Opens the backing file of a regular inode.
+    pub(super) fn open_backing(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
+        let place = read(&inode.place);
+        if let Some((parent, entry)) = place.names.first() {
+            let dir = self.dir(parent)?;
+            return self.open_entry(&dir, entry, access);
+        }
+        match &place.orphan {
+            Some(node) => Ok(self.backing.open_node(node, access)?),
+            None => Err(Errno::STALE.into()),
+        }
+    }
+
+    pub(super) fn stat(&self, inode: &Inode<B>) -> Result<Stat> {
+        self.with_target(inode, |target| self.backing.stat(target))
+    }
+
+    /// Attributes as the kernel gets them.
+    pub(super) fn attr_of(&self, inode: &Inode<B>, stat: &Stat) -> Attr {
+        Attr::new(inode.number, self.plain_size(inode, stat), self.plain_nlink(inode, stat), stat)
+    }
+
+    /// Where a plaintext name of a directory stands in the backing. The caller holds the directory's entries.
+    pub(super) fn locate(&self, parent: &Arc<Inode<B>>, name: &[u8]) -> Result<Located<B>> {
+        let id = self.dir_id(parent)?;
+        let name = self.names.encode(id, name)?;
+        Ok(Located { parent: Arc::clone(parent), dir: self.dir(parent)?, name })
+    }
+
+    /// The inode behind an entry that was just seen or made, with one more reference of the kernel.
+    pub(super) fn refer(&self, located: &Located<B>, stat: &Stat) -> Arc<Inode<B>> {
+        let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
+        write(&inode.place).add(&located.parent, located.entry());
+        inode
+    }
+}

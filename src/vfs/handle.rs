@@ -1,0 +1,60 @@
+//! Open files and directories.
+
+use std::collections::HashMap;
+
+use super::inode::Inode;
+use crate::content::Content;
+use crate::store::{Backing, RawEntry};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, RwLock, read, write};
+
+/// An open file.
+pub(super) struct FileHandle<B: Backing> {
+    pub(super) inode: Arc<Inode<B>>,
+    pub(super) content: Arc<Content<B>>,
+    pub(super) writable: bool,
+}
+
+/// An open directory.
+pub(super) struct DirHandle<B: Backing> {
+    pub(super) inode: Arc<Inode<B>>,
+    pub(super) stream: Mutex<DirStream<B>>,
+}
+
+/// A directory's entries as far as they were read.
+pub(super) struct DirStream<B: Backing> {
+    pub(super) list: B::List,
+    /// Entries read and not yet delivered, with the position of the first of them.
+    pub(super) pending: std::collections::VecDeque<RawEntry>,
+    pub(super) position: u64,
+}
+
+/// Handles by number. Numbers are never used again during a mount.
+pub(super) struct Handles<T> {
+    next: AtomicU64,
+    shards: [RwLock<HashMap<u64, Arc<T>>>; 16],
+}
+
+impl<T> Handles<T> {
+    pub(super) fn new() -> Self {
+        Self { next: AtomicU64::new(1), shards: std::array::from_fn(|_| RwLock::new(HashMap::new())) }
+    }
+
+    pub(super) fn insert(&self, handle: T) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        write(self.shard(number)).insert(number, Arc::new(handle));
+        number
+    }
+
+    pub(super) fn get(&self, number: u64) -> Option<Arc<T>> {
+        read(self.shard(number)).get(&number).cloned()
+    }
+
+    pub(super) fn remove(&self, number: u64) -> Option<Arc<T>> {
+        write(self.shard(number)).remove(&number)
+    }
+
+    fn shard(&self, number: u64) -> &RwLock<HashMap<u64, Arc<T>>> {
+        &self.shards[(number % 16) as usize]
+    }
+}

@@ -1,0 +1,91 @@
+//! One inode as the mount knows it: its names in the backing, and what is open of it.
+
+use crate::content::Content;
+use crate::store::{Backing, FileKind};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use crate::sync::{Arc, Mutex, OnceLock, RwLock};
+use crate::types::DirId;
+
+/// An inode known to the kernel or to an open handle.
+///
+/// No descriptor is held for it: it is reached through a directory handle and one of its names. Only when its last
+/// known name goes while somebody still refers to it, a handle without a name is kept ([`Place::orphan`]), which also
+/// keeps the backing from giving the inode number to another object.
+pub(super) struct Inode<B: Backing> {
+    /// Number towards the kernel, see `table::number_of`.
+    pub(super) number: u64,
+    pub(super) kind: FileKind,
+    /// References of the kernel (FUSE lookup count). Changed only under the table's shard lock.
+    pub(super) lookups: AtomicU64,
+    /// Handles open for writing: while there are some, the kernel may hold dirty pages.
+    pub(super) writers: AtomicU32,
+    /// Lock order: after the directory locks. Held for reading while an operation uses one of the names.
+    pub(super) place: RwLock<Place<B>>,
+    /// What is open of a regular file. Lock order: after `place`.
+    pub(super) content: Mutex<OpenContent<B>>,
+    /// What is known of a directory.
+    pub(super) dir: Directory,
+}
+
+/// Where an inode is found in the backing.
+pub(super) struct Place<B: Backing> {
+    /// Known names: (directory, encrypted entry name). The root has none.
+    pub(super) names: Vec<(Arc<Inode<B>>, String)>,
+    /// A handle that outlives the names.
+    pub(super) orphan: Option<B::Node>,
+}
+
+/// The shared state of all handles of one regular file.
+pub(super) struct OpenContent<B: Backing> {
+    pub(super) content: Option<Arc<Content<B>>>,
+    pub(super) handles: u32,
+}
+
+/// State of a directory inode.
+pub(super) struct Directory {
+    /// Its id, once read and verified.
+    pub(super) id: OnceLock<DirId>,
+    /// Whether a name in it has been found to verify under its id, or this mount made it (FORMAT 8.1).
+    pub(super) id_proven: AtomicBool,
+    /// Changes of the namespace hold it for writing, lookups for reading. Lock order: before any inode's `place`; two
+    /// directories in ascending order of their numbers.
+    pub(super) entries: RwLock<()>,
+    /// Whether it has a default ACL; `None` while unknown.
+    pub(super) default_acl: Mutex<Option<bool>>,
+    /// Set when it was removed: nothing can be made in it any more.
+    pub(super) removed: AtomicBool,
+}
+
+impl<B: Backing> Inode<B> {
+    pub(super) fn new(number: u64, kind: FileKind) -> Self {
+        Self {
+            number,
+            kind,
+            lookups: AtomicU64::new(0),
+            writers: AtomicU32::new(0),
+            place: RwLock::new(Place { names: Vec::new(), orphan: None }),
+            content: Mutex::new(OpenContent { content: None, handles: 0 }),
+            dir: Directory {
+                id: OnceLock::new(),
+                id_proven: AtomicBool::new(false),
+                entries: RwLock::new(()),
+                default_acl: Mutex::new(None),
+                removed: AtomicBool::new(false),
+            },
+        }
+    }
+}
+
+impl<B: Backing> Place<B> {
+    /// Notes a name.
+    pub(super) fn add(&mut self, dir: &Arc<Inode<B>>, entry: &str) {
+        if !self.names.iter().any(|(d, e)| d.number == dir.number && e == entry) {
+            self.names.push((Arc::clone(dir), entry.to_owned()));
+        }
+    }
+
+    /// Forgets a name.
+    pub(super) fn remove(&mut self, dir: &Inode<B>, entry: &str) {
+        self.names.retain(|(d, e)| d.number != dir.number || e != entry);
+    }
+}

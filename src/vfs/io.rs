@@ -1,0 +1,200 @@
+//! Open files: opening, reading, writing, syncing, closing.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::fs::Vfs;
+use super::handle::FileHandle;
+use super::inode::Inode;
+use crate::content::{Content, Error, FallocateMode};
+use crate::store::{Access, Backing, FileKind};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, lock};
+
+/// A file that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Number of the handle, for the other calls.
+    pub handle: u64,
+}
+
+impl<B: Backing> Vfs<B> {
+    /// Opens a regular file. This is where the key manager is asked: what is open goes on, a new open needs a usable key.
+    ///
+    /// # Errors
+    /// `EROFS`, any outcome of opening a file (FORMAT S12), or the backing's error.
+    pub fn open(&self, ino: u64, writable: bool) -> Result<Opened> {
+        if writable {
+            self.check_writable()?;
+        }
+        let inode = self.inode(ino)?;
+        match inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::ISDIR.into()),
+            _ => return Err(Errno::NXIO.into()),
+        }
+        let content = self.acquire(&inode, writable)?;
+        Ok(self.hand_out(&inode, content, writable))
+    }
+
+    /// The shared content of an inode with one more user, opened if it is not.
+    pub(super) fn acquire(&self, inode: &Arc<Inode<B>>, writable: bool) -> Result<Arc<Content<B>>> {
+        let mut slot = lock(&inode.content);
+        let content = match &slot.content {
+            Some(content) => {
+                self.report(inode, content.check_key())?;
+                if writable && !content.is_writable() {
+                    content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
+                }
+                Arc::clone(content)
+            }
+            None => {
+                let (file, access) = self.open_best(inode, writable)?;
+                let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
+                Arc::new(self.report(inode, opened)?)
+            }
+        };
+        slot.content = Some(Arc::clone(&content));
+        slot.handles += 1;
+        Ok(content)
+    }
+
+    /// Opens the backing file for writing where that is possible: a reader's file may be opened by a writer later, and
+    /// records are written on a reader's fsync too.
+    fn open_best(&self, inode: &Inode<B>, writable: bool) -> Result<(B::File, Access)> {
+        if self.options.read_only {
+            return Ok((self.open_backing(inode, Access::Read)?, Access::Read));
+        }
+        match self.open_backing(inode, Access::ReadWrite) {
+            Ok(file) => Ok((file, Access::ReadWrite)),
+            Err(error) if !writable && matches!(error.errno(), Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
+                Ok((self.open_backing(inode, Access::Read)?, Access::Read))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One user less of an inode's content; the last one drops it, and its keys with it.
+    pub(super) fn relinquish(&self, inode: &Inode<B>) {
+        let mut slot = lock(&inode.content);
+        slot.handles = slot.handles.saturating_sub(1);
+        let last = if slot.handles == 0 { slot.content.take() } else { None };
+        drop(slot);
+        drop(last);
+    }
+
+    /// Makes `content` the inode's, which nobody else can have opened yet.
+    pub(super) fn install(&self, inode: &Arc<Inode<B>>, content: Arc<Content<B>>, writable: bool) -> Opened {
+        {
+            let mut slot = lock(&inode.content);
+            slot.content = Some(Arc::clone(&content));
+            slot.handles += 1;
+        }
+        self.hand_out(inode, content, writable)
+    }
+
+    fn hand_out(&self, inode: &Arc<Inode<B>>, content: Arc<Content<B>>, writable: bool) -> Opened {
+        if writable {
+            inode.writers.fetch_add(1, Ordering::AcqRel);
+        }
+        let handle = FileHandle { inode: Arc::clone(inode), content, writable };
+        Opened { handle: self.files.insert(handle) }
+    }
+
+    pub(super) fn file(&self, handle: u64) -> Result<Arc<FileHandle<B>>> {
+        self.files.get(handle).ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// Hands up to `len` bytes from `offset` to `sink`.
+    ///
+    /// # Errors
+    /// `EIO` for a range that touches a damaged unit, or the backing's error.
+    pub fn read<R>(&self, handle: u64, offset: u64, len: usize, sink: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let file = self.file(handle)?;
+        self.report(&file.inode, file.content.read(offset, len, sink))
+    }
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// `EBADF` for a handle that is not for writing, `EFBIG`, `ENOSPC`, `EIO`, key outcomes for the first write to an
+    /// empty file.
+    pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
+        let file = self.file(handle)?;
+        if !file.writable {
+            return Err(Errno::BADF.into());
+        }
+        self.report(&file.inode, file.content.write(offset, data))
+    }
+
+    /// Makes what was written through any handle of the file durable.
+    ///
+    /// # Errors
+    /// The backing's error: the data may then not be durable.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        let file = self.file(handle)?;
+        if self.options.read_only {
+            return Ok(());
+        }
+        self.report(&file.inode, file.content.sync(data_only))
+    }
+
+    /// Changes the allocation of a range.
+    ///
+    /// # Errors
+    /// As [`Content::fallocate`]; `EBADF` for a handle that is not for writing.
+    pub fn fallocate(&self, handle: u64, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
+        let file = self.file(handle)?;
+        if !file.writable {
+            return Err(Errno::BADF.into());
+        }
+        self.report(&file.inode, file.content.fallocate(mode, offset, len))
+    }
+
+    /// Where data begins at or behind `offset`. What the kernel holds dirty must have been written before.
+    ///
+    /// # Errors
+    /// `ENXIO` if only holes follow.
+    pub fn seek_data(&self, handle: u64, offset: u64) -> Result<u64> {
+        let file = self.file(handle)?;
+        self.report(&file.inode, file.content.seek_data(offset))?.ok_or_else(|| Errno::NXIO.into())
+    }
+
+    /// Where a hole begins at or behind `offset`, the end of the file at the latest. As [`Self::seek_data`].
+    ///
+    /// # Errors
+    /// `ENXIO` behind the end.
+    pub fn seek_hole(&self, handle: u64, offset: u64) -> Result<u64> {
+        let file = self.file(handle)?;
+        self.report(&file.inode, file.content.seek_hole(offset))?.ok_or_else(|| Errno::NXIO.into())
+    }
+
+    /// Whether any handle of the file is open for writing, so that the kernel may hold dirty pages of it.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn has_writers(&self, handle: u64) -> Result<bool> {
+        Ok(self.file(handle)?.inode.writers.load(Ordering::Acquire) > 0)
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, handle: u64) {
+        let Some(file) = self.files.remove(handle) else { return };
+        if file.writable {
+            file.inode.writers.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.relinquish(&file.inode);
+    }
+
+    /// Writes the event that goes with every integrity outcome (FORMAT S12).
+    pub(super) fn report<T>(&self, inode: &Inode<B>, result: crate::content::Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && let Some(outcome) = error.outcome()
+            && error.errno() == Errno::IO
+        {
+            let unit = if let Error::Unit { unit, .. } = error { Some(*unit) } else { None };
+            tracing::error!(target: "kmsfs::integrity", ino = inode.number, unit, ?outcome, "{error}");
+        }
+        result
+    }
+}

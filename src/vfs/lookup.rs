@@ -1,0 +1,65 @@
+//! Finding and describing what is there.
+
+use super::Result;
+use super::attr::Attr;
+use super::fs::Vfs;
+use super::table::ROOT;
+use crate::format::symlink;
+use crate::store::{Backing, FileKind, FsStat};
+use crate::sync::atomic::Ordering;
+use crate::sync::read;
+use rustix::io::Errno;
+
+impl<B: Backing> Vfs<B> {
+    /// The entry `name` of a directory; counts one reference, to be given back by [`Self::forget`].
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENAMETOOLONG`, the outcome for a directory without a valid id, or the backing's error.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
+        let parent = self.directory(parent)?;
+        let _held = read(&parent.dir.entries);
+        let located = self.locate(&parent, name)?;
+        let stat = self.backing.stat(located.target())?;
+        parent.dir.id_proven.store(true, Ordering::Relaxed);
+        let inode = self.refer(&located, &stat);
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// `ESTALE` for an inode that is not known, or the backing's error.
+    pub fn getattr(&self, ino: u64) -> Result<Attr> {
+        let inode = self.inode(ino)?;
+        let stat = self.stat(&inode)?;
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is none, `SymlinkAuth` if it was forged, or the backing's error.
+    pub fn read_link(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Symlink {
+            return Err(Errno::INVAL.into());
+        }
+        let place = read(&inode.place);
+        let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
+        let text = self.backing.read_link(&*self.dir(parent)?, entry)?;
+        Ok(symlink::decode(&self.keys, &text)?)
+    }
+
+    /// Capacity; names have up to 255 bytes whatever the backing offers.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn stat_fs(&self) -> Result<FsStat> {
+        Ok(FsStat { name_max: 255, ..self.backing.stat_fs()? })
+    }
+
+    /// The number of a directory's parent; the root is its own.
+    pub(super) fn parent_of(&self, inode: &super::inode::Inode<B>) -> u64 {
+        read(&inode.place).names.first().map_or(ROOT, |(parent, _)| parent.number)
+    }
+}

@@ -1,0 +1,166 @@
+//! Directory ids and side entries: what has to be there before an entry can be read (FORMAT 8.1, 8.2).
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::fs::{Located, Vfs};
+use super::inode::Inode;
+use crate::env::random;
+use crate::format::Outcome;
+use crate::format::dirid::{self, Found};
+use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
+use crate::store::{Access, Backing, BackingFile, RawEntry, RenameMode};
+use crate::sync::atomic::Ordering;
+use crate::types::DirId;
+
+/// The text of a directory id or side entry as it was found.
+pub(super) enum MetaText {
+    Nothing,
+    Text(Vec<u8>),
+    OtherType,
+}
+
+impl<B: Backing> Vfs<B> {
+    /// The id of a directory, read once.
+    pub(super) fn dir_id(&self, inode: &Inode<B>) -> Result<DirId> {
+        if let Some(id) = inode.dir.id.get() {
+            return Ok(*id);
+        }
+        let dir = self.dir(inode)?;
+        let text = self.read_meta(&dir, dirid::ENTRY, dirid::TEXT_LEN)?;
+        let found = match &text {
+            MetaText::Nothing => Found::Nothing,
+            MetaText::Text(text) => Found::Text(text),
+            MetaText::OtherType => Found::OtherType,
+        };
+        let id = dirid::decode(&self.keys, found).inspect_err(|outcome| {
+            tracing::error!(target: "kmsfs::integrity", ino = inode.number, ?outcome, "directory id: {outcome}");
+        })?;
+        Ok(*inode.dir.id.get_or_init(|| id))
+    }
+
+    /// Reads a directory id or side entry in either form. A text longer than `max` is cut after one more byte, which
+    /// makes it invalid.
+    pub(super) fn read_meta(&self, dir: &B::Dir, entry: &str, max: usize) -> Result<MetaText> {
+        match self.backing.read_link(dir, entry) {
+            Ok(text) => return Ok(MetaText::Text(text)),
+            Err(Errno::NOENT) => return Ok(MetaText::Nothing),
+            Err(Errno::INVAL) => {}
+            Err(other) => return Err(other.into()),
+        }
+        match self.backing.open(dir, entry, Access::Read) {
+            Ok(file) => {
+                let mut text = vec![0; max + 1];
+                let len = file.read_at(&mut text, 0)?;
+                text.truncate(len);
+                Ok(MetaText::Text(text))
+            }
+            Err(Errno::ISDIR | Errno::NXIO | Errno::LOOP) => Ok(MetaText::OtherType),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Makes a directory id or side entry in the form that this backing keeps in order.
+    pub(super) fn make_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<()> {
+        if !self.dir_meta_file {
+            return Ok(self.backing.symlink(text.as_bytes(), dir, entry)?);
+        }
+        let file = self.backing.create(dir, entry, 0o600)?;
+        file.write_at(text.as_bytes(), 0)?;
+        Ok(file.sync(true)?)
+    }
+
+    /// Makes sure that a long entry which is about to appear has its side entry. One that is there and verifies is
+    /// kept; anything else at its name is replaced.
+    pub(super) fn make_side(&self, located: &Located<B>) -> Result<()> {
+        let Some(text) = located.name.side() else { return Ok(()) };
+        let side = side_entry(located.entry());
+        match self.make_meta(&located.dir, &side, text) {
+            Err(error) if error.errno() == Errno::EXIST => {}
+            other => return other,
+        }
+        if let MetaText::Text(found) = self.read_meta(&located.dir, &side, MAX_SIDE)?
+            && found == text.as_bytes()
+        {
+            return Ok(());
+        }
+        let temporary = self.temporary_name();
+        self.make_meta(&located.dir, &temporary, text)?;
+        Ok(self.backing.rename(&located.dir, &temporary, &located.dir, &side, RenameMode::Replace)?)
+    }
+
+    /// Removes the side entry of a long entry that is gone. It is only tidiness: an orphan harms nobody, so an error
+    /// does not fail the operation that is done already.
+    pub(super) fn remove_side(&self, located: &Located<B>) {
+        if located.name.side().is_none() {
+            return;
+        }
+        if let Err(error) = self.backing.unlink(&located.dir, &side_entry(located.entry())) {
+            tracing::debug!("a side entry stays behind: {error}");
+        }
+    }
+
+    /// A name that nobody sees, for something under construction or removal.
+    pub(super) fn temporary_name(&self) -> String {
+        let random: [u8; 16] = random(&*self.volume.entropy);
+        format!("{TEMPORARY_PREFIX}{}", data_encoding::HEXLOWER.encode(&random))
+    }
+
+    /// Checks, before the first change in a directory in which no name was found yet that verifies, that its id is its
+    /// own: names of two ids must never be mixed (FORMAT 8.1, `WrongDirId`).
+    pub(super) fn prove_id(&self, inode: &Inode<B>) -> Result<()> {
+        if inode.dir.id_proven.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let id = self.dir_id(inode)?;
+        let dir = self.dir(inode)?;
+        let mut names_seen = false;
+        self.each_entry(&dir, |raw| {
+            let Ok(entry) = std::str::from_utf8(&raw.name) else { return Ok(true) };
+            let side = match EntryKind::of(&raw.name, false) {
+                EntryKind::Long => match self.read_meta(&dir, &side_entry(entry), MAX_SIDE)? {
+                    MetaText::Text(text) => Some(text),
+                    _ => None,
+                },
+                EntryKind::Short => None,
+                _ => return Ok(true),
+            };
+            match dirid::verifies(&self.keys, id, &raw.name, side.as_deref()) {
+                Some(true) => {
+                    inode.dir.id_proven.store(true, Ordering::Relaxed);
+                    return Ok(false);
+                }
+                Some(false) => names_seen = true,
+                None => {}
+            }
+            Ok(true)
+        })?;
+        if inode.dir.id_proven.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if names_seen {
+            tracing::error!(target: "kmsfs::integrity", ino = inode.number, outcome = "WrongDirId",
+                "{}", Outcome::WrongDirId);
+            return Err(Outcome::WrongDirId.into());
+        }
+        inode.dir.id_proven.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Walks over the entries of a backing directory, `.` and `..` left out, until `visit` answers false.
+    pub(super) fn each_entry(&self, dir: &B::Dir, mut visit: impl FnMut(&RawEntry) -> Result<bool>) -> Result<()> {
+        let mut list = self.backing.list(dir)?;
+        let (mut batch, mut position) = (Vec::new(), 0);
+        loop {
+            batch.clear();
+            self.backing.read_list(&mut list, position, &mut batch)?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            position = last.next;
+            for raw in batch.iter().filter(|raw| raw.name != b"." && raw.name != b"..") {
+                if !visit(raw)? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

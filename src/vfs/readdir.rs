@@ -1,0 +1,168 @@
+//! Listing directories.
+
+use std::collections::VecDeque;
+
+use super::Result;
+use super::attr::Attr;
+use super::fs::{Located, Vfs};
+use super::handle::{DirHandle, DirStream};
+use super::inode::Inode;
+use super::meta::MetaText;
+use super::table::ROOT;
+use crate::format::name::{EncodedName, EntryKind, MAX_SIDE, side_entry};
+use crate::store::{Backing, FileKind, RawEntry, Target};
+use crate::sync::{Arc, Mutex, lock, read};
+use rustix::io::Errno;
+
+/// One entry of a directory as applications see it.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// Plaintext name.
+    pub name: Vec<u8>,
+    /// Inode number.
+    pub ino: u64,
+    /// Type.
+    pub kind: FileKind,
+    /// Where to go on behind this entry.
+    pub next: u64,
+    /// Attributes, where they were asked for; never for `.` and `..`.
+    pub attr: Option<Attr>,
+}
+
+impl<B: Backing> Vfs<B> {
+    /// Opens a directory for listing; the handle's number.
+    ///
+    /// # Errors
+    /// `ENOTDIR`, the outcome for a directory without a valid id, or the backing's error.
+    pub fn open_dir(&self, ino: u64) -> Result<u64> {
+        let inode = self.directory(ino)?;
+        self.dir_id(&inode)?;
+        let list = self.backing.list(&*self.dir(&inode)?)?;
+        let stream = DirStream { list, pending: VecDeque::new(), position: 0 };
+        Ok(self.dirs.insert(DirHandle { inode, stream: Mutex::new(stream) }))
+    }
+
+    /// Delivers the entries behind `offset` to `emit` until it answers false (it is full) or the directory ends. With
+    /// `with_attr` each entry, `.` and `..` excepted, counts one reference to its inode, as a lookup does. Entries that
+    /// do not decode are left out, with an event.
+    ///
+    /// # Errors
+    /// `EBADF` or the backing's error.
+    pub fn read_dir(
+        &self,
+        handle: u64,
+        offset: u64,
+        with_attr: bool,
+        mut emit: impl FnMut(&DirEntry) -> bool,
+    ) -> Result<()> {
+        let dir = self.dirs.get(handle).ok_or(Errno::BADF)?;
+        let _held = read(&dir.inode.dir.entries);
+        let mut stream = lock(&dir.stream);
+        if stream.position != offset {
+            stream.pending.clear();
+            stream.position = offset;
+        }
+        loop {
+            if stream.pending.is_empty() {
+                let mut batch = Vec::new();
+                let from = stream.position;
+                self.backing.read_list(&mut stream.list, from, &mut batch)?;
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                stream.pending.extend(batch);
+            }
+            while let Some(raw) = stream.pending.front() {
+                if !self.deliver(&dir.inode, raw, with_attr, &mut emit)? {
+                    return Ok(());
+                }
+                stream.position = raw.next;
+                stream.pending.pop_front();
+            }
+        }
+    }
+
+    /// Closes a directory handle.
+    pub fn release_dir(&self, handle: u64) {
+        self.dirs.remove(handle);
+    }
+
+    /// Makes the entries of a directory durable.
+    ///
+    /// # Errors
+    /// `EBADF` or the backing's error.
+    pub fn fsync_dir(&self, handle: u64) -> Result<()> {
+        let dir = self.dirs.get(handle).ok_or(Errno::BADF)?;
+        if self.options.read_only {
+            return Ok(());
+        }
+        Ok(self.backing.sync_dir(&*self.dir(&dir.inode)?)?)
+    }
+
+    /// Delivers one entry if it is a user's; false when `emit` is full.
+    fn deliver(
+        &self,
+        parent: &Arc<Inode<B>>,
+        raw: &RawEntry,
+        with_attr: bool,
+        emit: &mut impl FnMut(&DirEntry) -> bool,
+    ) -> Result<bool> {
+        let entry = |name, ino, kind, attr| DirEntry { name, ino, kind, next: raw.next, attr };
+        match &raw.name[..] {
+            b"." => return Ok(emit(&entry(b".".to_vec(), parent.number, FileKind::Directory, None))),
+            b".." => return Ok(emit(&entry(b"..".to_vec(), self.parent_of(parent), FileKind::Directory, None))),
+            _ => {}
+        }
+        if EntryKind::of(&raw.name, parent.number == ROOT).is_hidden() {
+            return Ok(true);
+        }
+        let Some((name, disk)) = self.decode(parent, &raw.name)? else { return Ok(true) };
+        let dir = self.dir(parent)?;
+        if !with_attr && let Some(kind) = raw.kind {
+            return Ok(emit(&entry(name, self.table.number_of(raw.ino), kind, None)));
+        }
+        let stat = match self.backing.stat(Target::Named(&*dir, &disk)) {
+            Ok(stat) => stat,
+            // Removed since it was listed.
+            Err(Errno::NOENT) => return Ok(true),
+            Err(other) => return Err(other.into()),
+        };
+        let number = self.table.number_of(stat.ino);
+        if !with_attr {
+            return Ok(emit(&entry(name, number, stat.kind, None)));
+        }
+        let located = Located { parent: Arc::clone(parent), dir, name: EncodedName::Short(disk) };
+        let inode = self.refer(&located, &stat);
+        let taken = emit(&entry(name, number, stat.kind, Some(self.attr_of(&inode, &stat))));
+        if !taken {
+            self.forget(number, 1);
+        }
+        Ok(taken)
+    }
+
+    /// The plaintext name of an entry and the entry as text; `None`, with an event, if it does not decode.
+    fn decode(&self, parent: &Inode<B>, raw: &[u8]) -> Result<Option<(Vec<u8>, String)>> {
+        let id = self.dir_id(parent)?;
+        let text = std::str::from_utf8(raw).ok();
+        let side = match text {
+            Some(entry) if EntryKind::of(raw, false) == EntryKind::Long => {
+                match self.read_meta(&*self.dir(parent)?, &side_entry(entry), MAX_SIDE)? {
+                    MetaText::Text(text) => Some(text),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match (text, self.names.decode(id, raw, side.as_deref())) {
+            (Some(entry), Ok(name)) => {
+                parent.dir.id_proven.store(true, crate::sync::atomic::Ordering::Relaxed);
+                Ok(Some((name, entry.to_owned())))
+            }
+            _ => {
+                tracing::warn!(target: "kmsfs::integrity", ino = parent.number, outcome = "BadName",
+                    entry = %String::from_utf8_lossy(raw), "an entry whose name does not decrypt is not shown");
+                Ok(None)
+            }
+        }
+    }
+}

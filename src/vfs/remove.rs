@@ -1,0 +1,149 @@
+//! Removing entries.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::fs::{Located, Vfs};
+use super::inode::Inode;
+use crate::format::dirid;
+use crate::format::name::EntryKind;
+use crate::store::{Backing, FileKind, RenameMode, Stat};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, write};
+
+const OWNER_ALL: u32 = 0o700;
+
+impl<B: Backing> Vfs<B> {
+    /// Removes a name that is not a directory's. What is open of the file stays usable. Needs no key.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`, or the backing's error.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate(&parent, name)?;
+        let stat = self.backing.stat(located.target())?;
+        if stat.kind == FileKind::Directory {
+            return Err(Errno::ISDIR.into());
+        }
+        self.detach(&located, &stat, || self.backing.unlink(&located.dir, located.entry()))?;
+        self.remove_side(&located);
+        Ok(())
+    }
+
+    /// Removes an empty directory: first out of sight, then its id, so that nobody ever sees it without one.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY` (also if it holds only entries that do not decode), or the backing's error.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        let parent = self.changeable(parent)?;
+        let _held = write(&parent.dir.entries);
+        let located = self.locate(&parent, name)?;
+        let stat = self.backing.stat(located.target())?;
+        if stat.kind != FileKind::Directory {
+            return Err(Errno::NOTDIR.into());
+        }
+        self.remove_directory(&located, &stat)
+    }
+
+    /// Removes the empty directory at `located`. The caller holds the entries of its parent.
+    pub(super) fn remove_directory(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
+        let known = self.known(stat);
+        let _children = known.as_ref().map(|inode| write(&inode.dir.entries));
+        if self.options.privileged {
+            self.check_empty(&self.backing.open_dir(&located.dir, located.entry())?)?;
+        } else {
+            if stat.mode & OWNER_ALL != OWNER_ALL {
+                let target = located.target();
+                self.backing.set_mode(target, stat.mode | OWNER_ALL)?;
+            }
+            let empty = self.backing.open_dir(&located.dir, located.entry()).map_err(Into::into);
+            if let Err(error) = empty.and_then(|dir| self.check_empty(&dir)) {
+                let target = located.target();
+                self.backing.set_mode(target, stat.mode)?;
+                return Err(error);
+            }
+        }
+        let temporary = self.temporary_name();
+        let (dir, entry) = (&located.dir, located.entry());
+        self.detach(located, stat, || self.backing.rename(dir, entry, dir, &temporary, RenameMode::NoReplace))?;
+        if let Some(inode) = &known {
+            inode.dir.removed.store(true, Ordering::Release);
+            self.close_dir(inode);
+        }
+        self.remove_side(located);
+        self.discard_directory(dir, &temporary);
+        Ok(())
+    }
+
+    /// Runs `remove`, which takes one name of an object away, and keeps the mount's view of the object in step. If it was
+    /// the last known name and somebody refers to the object, a handle without a name is kept.
+    pub(super) fn detach(
+        &self,
+        located: &Located<B>,
+        stat: &Stat,
+        remove: impl FnOnce() -> crate::store::Result<()>,
+    ) -> Result<()> {
+        let Some(inode) = self.known(stat) else { return Ok(remove()?) };
+        let mut place = write(&inode.place);
+        let others =
+            place.names.iter().any(|(dir, entry)| dir.number != located.parent.number || entry != located.entry());
+        let orphan = if others { None } else { Some(self.backing.pin(&located.dir, located.entry())?) };
+        remove()?;
+        place.remove(&located.parent, located.entry());
+        if orphan.is_some() {
+            place.orphan = orphan;
+        }
+        Ok(())
+    }
+
+    /// Whether a backing directory holds nothing that a user could miss: its id, leftovers under names that nobody sees,
+    /// side entries without their entry. An entry that does not decode counts: it may be the only copy of something.
+    pub(super) fn check_empty(&self, dir: &B::Dir) -> Result<()> {
+        let mut empty = true;
+        self.each_entry(dir, |raw| {
+            empty =
+                matches!(EntryKind::of(&raw.name, false), EntryKind::DirId | EntryKind::Temporary | EntryKind::Side);
+            Ok(empty)
+        })?;
+        if empty { Ok(()) } else { Err(Errno::NOTEMPTY.into()) }
+    }
+
+    /// Removes a directory that nobody sees any more, as far as nothing but its id, side entries and further leftovers is
+    /// in it. What cannot be removed stays for the next mount that meets it.
+    pub(super) fn discard_directory(&self, dir: &B::Dir, temporary: &str) {
+        if let Err(error) = self.try_discard(dir, temporary) {
+            tracing::warn!("a removed directory stays behind under a hidden name: {error}");
+        }
+    }
+
+    fn try_discard(&self, dir: &B::Dir, temporary: &str) -> Result<()> {
+        let inner = self.backing.open_dir(dir, temporary)?;
+        let mut leftovers = Vec::new();
+        self.each_entry(&inner, |raw| {
+            let kind = EntryKind::of(&raw.name, false);
+            if matches!(kind, EntryKind::DirId | EntryKind::Side | EntryKind::Temporary)
+                && let Ok(name) = std::str::from_utf8(&raw.name)
+            {
+                leftovers.push((kind, name.to_owned()));
+            }
+            Ok(true)
+        })?;
+        for (kind, name) in leftovers.iter().filter(|(kind, _)| *kind != EntryKind::DirId) {
+            match self.backing.unlink(&inner, name) {
+                Err(Errno::ISDIR) if *kind == EntryKind::Temporary => self.try_discard(&inner, name)?,
+                other => other?,
+            }
+        }
+        // The id last: as long as anything else is left, the directory can be told from others.
+        if leftovers.iter().any(|(kind, _)| *kind == EntryKind::DirId) {
+            self.backing.unlink(&inner, dirid::ENTRY)?;
+        }
+        Ok(self.backing.rmdir(dir, temporary)?)
+    }
+
+    /// The inode at a name, if the kernel knows it.
+    pub(super) fn known(&self, stat: &Stat) -> Option<Arc<Inode<B>>> {
+        self.table.get(self.table.number_of(stat.ino))
+    }
+}

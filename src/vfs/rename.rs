@@ -1,0 +1,125 @@
+//! Renaming. Content is bound to the file's id, not to its path, so it is one rename in the backing.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::fs::{Located, Vfs};
+use super::inode::Inode;
+use crate::store::{Backing, FileKind, RenameMode, Stat};
+use crate::sync::{Arc, RwLockWriteGuard, write};
+
+impl<B: Backing> Vfs<B> {
+    /// Renames an entry.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EEXIST` with [`RenameMode::NoReplace`], `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EINVAL` for a directory into
+    /// itself, or the backing's error.
+    pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
+        let from_dir = self.changeable(parent)?;
+        let to_dir = self.changeable(to_parent)?;
+        let _held = lock_both(&from_dir, &to_dir);
+        let from = self.locate(&from_dir, name)?;
+        let to = self.locate_new(&to_dir, to_name)?;
+        let source = self.backing.stat(from.target())?;
+        let target = match self.backing.stat(to.target()) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(other) => return Err(other.into()),
+        };
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => Err(Errno::EXIST.into()),
+            (RenameMode::Exchange, None) => Err(Errno::NOENT.into()),
+            // Two names of one file, or the name itself: nothing happens (rename(2)).
+            (_, Some(target)) if target.ino == source.ino => Ok(()),
+            (RenameMode::Exchange, Some(target)) => self.exchange(&from, &source, &to, &target),
+            (_, Some(target)) => self.replace(&from, &source, &to, &target),
+            (_, None) => self.move_to(&from, &source, &to, None),
+        }
+    }
+
+    fn replace(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: &Stat) -> Result<()> {
+        match (source.kind == FileKind::Directory, target.kind == FileKind::Directory) {
+            (true, false) => Err(Errno::NOTDIR.into()),
+            (false, true) => Err(Errno::ISDIR.into()),
+            (false, false) => self.move_to(from, source, to, Some(target)),
+            (true, true) => {
+                // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
+                self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
+                self.exchange(from, source, to, target)?;
+                self.remove_directory(from, target)
+            }
+        }
+    }
+
+    /// Moves `from` to `to`, replacing what is there if it is no directory.
+    fn move_to(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: Option<&Stat>) -> Result<()> {
+        self.make_side(to)?;
+        let rename = || {
+            let mode = if target.is_some() { RenameMode::Replace } else { RenameMode::NoReplace };
+            self.backing.rename(&from.dir, from.entry(), &to.dir, to.entry(), mode)
+        };
+        let moved = self.known(source);
+        let mut place = moved.as_ref().map(|inode| write(&inode.place));
+        let renamed = match target {
+            Some(target) => self.detach(to, target, rename),
+            None => self.undo_side(to, rename()),
+        };
+        renamed?;
+        if let Some(place) = &mut place {
+            place.remove(&from.parent, from.entry());
+            place.add(&to.parent, to.entry());
+        }
+        drop(place);
+        self.remove_side(from);
+        Ok(())
+    }
+
+    /// Lets two entries change places; side entries stay, as both names do.
+    fn exchange(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: &Stat) -> Result<()> {
+        let (one, other) = (self.known(source), self.known(target));
+        let (mut first, mut second) = lock_places(one.as_ref(), other.as_ref());
+        self.backing.rename(&from.dir, from.entry(), &to.dir, to.entry(), RenameMode::Exchange)?;
+        if let Some(place) = &mut first {
+            place.remove(&from.parent, from.entry());
+            place.add(&to.parent, to.entry());
+        }
+        if let Some(place) = &mut second {
+            place.remove(&to.parent, to.entry());
+            place.add(&from.parent, from.entry());
+        }
+        Ok(())
+    }
+}
+
+type Entries<'a> = RwLockWriteGuard<'a, ()>;
+type Place<'a, B> = Option<RwLockWriteGuard<'a, super::inode::Place<B>>>;
+
+/// Locks the entries of two directories, which may be the same, in ascending order of their numbers.
+fn lock_both<'a, B: Backing>(a: &'a Inode<B>, b: &'a Inode<B>) -> (Entries<'a>, Option<Entries<'a>>) {
+    match a.number.cmp(&b.number) {
+        std::cmp::Ordering::Equal => (write(&a.dir.entries), None),
+        std::cmp::Ordering::Less => {
+            let first = write(&a.dir.entries);
+            (first, Some(write(&b.dir.entries)))
+        }
+        std::cmp::Ordering::Greater => {
+            let first = write(&b.dir.entries);
+            (first, Some(write(&a.dir.entries)))
+        }
+    }
+}
+
+/// Locks the places of two different inodes in ascending order of their numbers.
+fn lock_places<'a, B: Backing>(
+    a: Option<&'a Arc<Inode<B>>>,
+    b: Option<&'a Arc<Inode<B>>>,
+) -> (Place<'a, B>, Place<'a, B>) {
+    let swap = matches!((a, b), (Some(a), Some(b)) if a.number > b.number);
+    if swap {
+        let second = b.map(|inode| write(&inode.place));
+        (a.map(|inode| write(&inode.place)), second)
+    } else {
+        let first = a.map(|inode| write(&inode.place));
+        (first, b.map(|inode| write(&inode.place)))
+    }
+}

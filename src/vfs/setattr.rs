@@ -1,0 +1,71 @@
+//! Changing attributes.
+
+use rustix::io::Errno;
+
+use super::Result;
+use super::attr::{Attr, SetAttr};
+use super::fs::Vfs;
+use super::inode::Inode;
+use crate::store::{Access, Backing, BackingFile, FileKind, SetTime, Target};
+use crate::sync::{Arc, lock};
+
+impl<B: Backing> Vfs<B> {
+    /// Changes attributes. `handle` is the open file that asks, if one does.
+    ///
+    /// # Errors
+    /// `EROFS`, the backing's error, or for the size what [`crate::content::Content::truncate`] answers.
+    pub fn setattr(&self, ino: u64, handle: Option<u64>, change: &SetAttr) -> Result<Attr> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        if let Some(size) = change.size {
+            self.truncate(&inode, handle, size)?;
+        }
+        if change.uid.is_some() || change.gid.is_some() {
+            self.with_target(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
+        }
+        if let Some(mode) = change.mode {
+            self.with_target(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let (atime, mtime) = (change.atime.unwrap_or(SetTime::Omit), change.mtime.unwrap_or(SetTime::Omit));
+            self.with_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
+        }
+        let stat = self.stat(&inode)?;
+        Ok(self.attr_of(&inode, &stat))
+    }
+
+    fn truncate(&self, inode: &Arc<Inode<B>>, handle: Option<u64>, size: u64) -> Result<()> {
+        match inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::ISDIR.into()),
+            _ => return Err(Errno::INVAL.into()),
+        }
+        if let Some(file) = handle.and_then(|number| self.files.get(number)) {
+            return self.report(inode, file.content.truncate(size));
+        }
+        if size == 0 {
+            return self.empty(inode);
+        }
+        let content = self.acquire(inode, true)?;
+        let done = content.truncate(size);
+        self.relinquish(inode);
+        self.report(inode, done)
+    }
+
+    /// Empties a file. That needs no key, so it works on damaged and shredded files too.
+    fn empty(&self, inode: &Inode<B>) -> Result<()> {
+        let slot = lock(&inode.content);
+        let Some(content) = &slot.content else {
+            return Ok(self.open_backing(inode, Access::ReadWrite)?.set_len(0)?);
+        };
+        if !content.is_writable() {
+            content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
+        }
+        self.report(inode, content.truncate(0))
+    }
+
+    /// Whether the backing object is owned by this process's user, which may then change its mode.
+    pub(super) fn is_owner(&self, target: Target<'_, B>) -> Result<bool> {
+        Ok(self.backing.stat(target)?.uid == rustix::process::geteuid().as_raw())
+    }
+}

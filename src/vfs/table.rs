@@ -1,0 +1,98 @@
+//! The inodes that the kernel or a handle refers to.
+
+use std::collections::HashMap;
+
+use super::inode::Inode;
+use crate::store::{Backing, FileKind};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Mutex, MutexGuard, lock};
+
+const SHARDS: u64 = 16;
+
+/// The kernel's number of the root.
+pub const ROOT: u64 = 1;
+
+/// Inodes by their number. Lock order: a shard's lock is the innermost of all.
+pub(super) struct InodeTable<B: Backing> {
+    root: Arc<Inode<B>>,
+    root_backing_number: u64,
+    shards: [Mutex<HashMap<u64, Arc<Inode<B>>>>; SHARDS as usize],
+}
+
+impl<B: Backing> InodeTable<B> {
+    /// A table whose root has the given number in the backing.
+    pub(super) fn new(root_backing_number: u64) -> Self {
+        Self {
+            root: Arc::new(Inode::new(ROOT, FileKind::Directory)),
+            root_backing_number,
+            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+        }
+    }
+
+    /// The root's inode.
+    pub(super) fn root(&self) -> &Arc<Inode<B>> {
+        &self.root
+    }
+
+    /// The number under which the kernel knows the inode with this number in the backing: the same, so that numbers
+    /// are stable across mounts, except that the root must be 1 and changes places with whatever is 1 there.
+    pub(super) fn number_of(&self, backing_number: u64) -> u64 {
+        match backing_number {
+            n if n == self.root_backing_number => ROOT,
+            ROOT => self.root_backing_number,
+            n => n,
+        }
+    }
+
+    fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Inode<B>>>> {
+        lock(&self.shards[(number % SHARDS) as usize])
+    }
+
+    /// The inode with this number, if it is known.
+    pub(super) fn get(&self, number: u64) -> Option<Arc<Inode<B>>> {
+        if number == ROOT {
+            return Some(Arc::clone(&self.root));
+        }
+        self.shard(number).get(&number).cloned()
+    }
+
+    /// The inode with this number, made if need be, with `lookups` references of the kernel added.
+    pub(super) fn refer(&self, number: u64, kind: FileKind, lookups: u64) -> Arc<Inode<B>> {
+        if number == ROOT {
+            return Arc::clone(&self.root);
+        }
+        let mut shard = self.shard(number);
+        let inode = match shard.get(&number) {
+            // A number of another type is a new object: the old one has no name and no reference left.
+            Some(known) if known.kind == kind => Arc::clone(known),
+            _ => {
+                let made = Arc::new(Inode::new(number, kind));
+                shard.insert(number, Arc::clone(&made));
+                made
+            }
+        };
+        inode.lookups.fetch_add(lookups, Ordering::Relaxed);
+        inode
+    }
+
+    /// Takes back `count` references of the kernel; the inode goes when none is left.
+    pub(super) fn forget(&self, number: u64, count: u64) {
+        if number == ROOT {
+            return;
+        }
+        let gone = {
+            let mut shard = self.shard(number);
+            let Some(inode) = shard.get(&number) else { return };
+            let left = inode.lookups.load(Ordering::Relaxed).saturating_sub(count);
+            inode.lookups.store(left, Ordering::Relaxed);
+            if left == 0 { shard.remove(&number) } else { None }
+        };
+        // Dropped outside the lock: an inode's end can close descriptors.
+        drop(gone);
+    }
+
+    /// How many inodes are known.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+}

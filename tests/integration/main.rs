@@ -1,0 +1,4 @@
+//! The one integration-test binary, a module per subject.
+
+mod backends;
+mod vectors;
