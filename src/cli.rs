@@ -19,15 +19,18 @@ pub mod mount;
 pub mod mount_options;
 pub mod mountpoint;
 pub mod mounts;
+mod offline;
 pub mod output;
 pub mod passphrase;
 pub mod progress;
 pub mod repair;
+pub mod rewrap;
 pub mod session;
 pub mod settings;
 pub mod slots;
 pub mod status;
 pub mod umount;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,7 +65,9 @@ enum Command {
     Status(status::StatusArgs),
     Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
+    Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
+    Rewrap(rewrap::RewrapArgs),
     #[command(subcommand)]
     Key(key::KeyCommand),
     #[command(subcommand)]
@@ -113,7 +118,9 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Status(_) => status::run(settings),
         Command::Doctor(_) => doctor::run(settings),
         Command::Info(args) => info::run(settings, args),
+        Command::Verify(args) => verify::run(settings, args),
         Command::Repair(args) => repair::run(settings, args),
+        Command::Rewrap(args) => rewrap::run(settings, args),
         Command::Key(command) => key::run(settings, command),
         Command::Alias(command) => alias::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),

@@ -2,8 +2,8 @@
 //!
 //! [`KeyService`] is the only place where a key manager plugs in: the embedded one today, remote ones beside it.
 
-pub mod embedded;
 mod data_keys;
+pub mod embedded;
 
 pub use data_keys::{DataKeys, NewHeader};
 

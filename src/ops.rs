@@ -5,12 +5,18 @@
 pub mod config;
 mod error;
 pub mod files;
+mod finding;
 pub mod info;
 pub mod init;
 pub mod lock;
 pub mod open;
 mod progress;
 pub mod repair;
+pub mod rewrap;
+pub mod verify;
+mod walk;
 
 pub use error::VolumeError;
+pub use finding::{Finding, Reason};
 pub use progress::{Progress, Silent};
+pub use walk::Paths;

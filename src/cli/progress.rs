@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
-use super::output::{Output, write_stderr};
+use super::output::{Output, write_stderr, write_stdout};
 use crate::ops::Progress;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -64,6 +64,14 @@ impl Shown {
             started: now,
             last_line: Mutex::new(now),
         })
+    }
+
+    /// Prints a line of data above the bar.
+    pub fn print(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| write_stdout(text)),
+            None => write_stdout(text),
+        }
     }
 
     /// Removes the bar; the report follows.

@@ -12,7 +12,7 @@ use crate::crypto::aead::Backend;
 use crate::format::Outcome;
 use crate::format::keys::VolumeKeys;
 use crate::format::volume::{OpenedVolume, RegistryRow, VolumeConfig, VolumeFile};
-use crate::keys::{KeyError, KeyService};
+use crate::keys::KeyService;
 use crate::kms::registry::{Registry, VolumeRecord};
 use crate::types::{EncryptionContext, KeyArn, VolumeId};
 
@@ -115,7 +115,7 @@ impl FoundVolume {
         let mut key_error = None;
         let mut unwrap = |key: &KeyArn, blob: &[u8], context: &EncryptionContext| {
             service.decrypt(key, blob, context).map_err(|e| {
-                let outcome = outcome_of(&e);
+                let outcome = e.outcome();
                 key_error = Some(e);
                 outcome
             })
@@ -167,17 +167,6 @@ impl FoundVolume {
             commit: self.commit(),
             label: config.label.clone(),
         }))
-    }
-}
-
-/// The outcome of FORMAT 5.1 behind an answer of the key manager.
-pub(super) fn outcome_of(error: &KeyError) -> Outcome {
-    match error {
-        KeyError::InvalidCiphertext(_) => Outcome::HeaderAuth,
-        KeyError::Unreachable(_) | KeyError::Failed(_) => Outcome::KeyServiceTimeout,
-        KeyError::Disabled(_) | KeyError::PendingDeletion(_) | KeyError::NotFound(_) | KeyError::Denied { .. } => {
-            Outcome::KeyUnavailable
-        }
     }
 }
 
