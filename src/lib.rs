@@ -1,6 +1,6 @@
 //! kmsfs: a transparent encrypting filesystem with an embedded AWS-KMS-compatible key manager.
 //!
-//! The modules form layers; each imports only lower ones (`tests/architecture.rs` checks it):
+//! The modules form layers; each imports only lower ones (`tests/integration/architecture.rs` checks it):
 //!
 //! | level | module |
 //! | --- | --- |
@@ -21,6 +21,7 @@ pub mod content;
 pub mod crypto;
 pub mod env;
 pub mod format;
+pub mod fuse;
 pub mod keys;
 pub mod kms;
 pub mod ops;

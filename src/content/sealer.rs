@@ -95,7 +95,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn xaes() -> Xaes {
-        Xaes::new(Backend::default(), &SecretKey::random(&SystemEntropy))
+        Xaes::new(Backend::default(), SecretKey::random(&SystemEntropy))
     }
 
     #[test]

@@ -111,7 +111,8 @@ impl Aes256Gcm {
     }
 
     /// Decrypts the ciphertext and tag that stand at `buf[src..]`; the plaintext goes to
-    /// `buf[..buf.len() - src - 16]`, so that a header in front of the ciphertext costs no copy.
+    /// `buf[..buf.len() - src - 16]`, so that a header in front of the ciphertext costs no copy. What stands behind
+    /// the plaintext afterwards is unspecified.
     ///
     /// # Errors
     /// [`AuthError`] if the tag is wrong or there is no room for one; no plaintext is left in `buf` then, whose

@@ -145,8 +145,9 @@ pub struct OpenedHeader {
     pub place: Place,
     /// Its generation.
     pub generation: u64,
-    /// Which of its recipients opened.
-    pub recipient: usize,
+    /// Which of its recipients opened; `None` if the data key came from a cache, which proves no recipient: such a
+    /// header does not finish a re-wrap.
+    pub recipient: Option<usize>,
     /// How many slots are valid; two are a re-wrap that did not finish ([`finish_rewrap`]).
     pub valid_slots: usize,
     /// Whether two slots have the same generation, which only tampering makes.
@@ -194,46 +195,47 @@ pub fn open_header(header: &[u8], policy: &HeaderPolicy<'_>, unwrap: &mut Unwrap
     let slots = valid_slots(header, policy.geometry);
     let slot = slots.first().ok_or(Outcome::NoRecipient)?;
     let mut worst = Outcome::NoRecipient;
-    for (recipient, entry) in slot.recipients.iter().enumerate() {
+    for (i, entry) in slot.recipients.iter().enumerate() {
         match open_recipient(header, &fixed, entry, policy, unwrap) {
-            Ok((dek, keys)) => {
-                let record = choose_record(&keys.record, fixed.file_id(), header, policy.geometry)?;
-                return Ok(OpenedHeader {
-                    header: fixed,
-                    keys,
-                    dek,
-                    place: slot.place,
-                    generation: slot.generation,
-                    recipient,
-                    valid_slots: slots.len(),
-                    slots_tied: slots.get(1).is_some_and(|other| other.generation == slot.generation),
-                    record,
-                });
-            }
+            Ok((dek, keys)) => return opened(header, fixed, &slots, Some(i), dek, keys),
             Err(outcome) => worst = worst.worse(outcome),
         }
     }
     Err(worst)
 }
 
-/// Opens a header with a data key that was unwrapped before (a cache): as [`open_header`] without recipients.
-/// `place`, `generation` and `recipient` tell of the slot that counts, the first recipient.
+/// Opens a header with a data key that was unwrapped before (a cache): as [`open_header`], without asking anybody.
 ///
 /// # Errors
 /// As [`open_header`]; [`Outcome::HeaderAuth`] if `dek` is not this file's.
 pub fn open_with_dek(header: &[u8], policy: &HeaderPolicy<'_>, dek: SecretKey<32>) -> Result<OpenedHeader, Outcome> {
     let fixed = check_static(header, policy)?;
     let slots = valid_slots(header, policy.geometry);
-    let slot = slots.first().ok_or(Outcome::NoRecipient)?;
+    if slots.is_empty() {
+        return Err(Outcome::NoRecipient);
+    }
     let keys = FileKeys::open(policy.keys.backend, &dek, &fixed, commit_of(header))?;
-    let record = choose_record(&keys.record, fixed.file_id(), header, policy.geometry)?;
+    opened(header, fixed, &slots, None, dek, keys)
+}
+
+/// The last steps, once the data key is proven.
+fn opened(
+    header: &[u8],
+    fixed: StaticHeader,
+    slots: &[Slot],
+    recipient: Option<usize>,
+    dek: SecretKey<32>,
+    keys: FileKeys,
+) -> Result<OpenedHeader, Outcome> {
+    let slot = slots.first().ok_or(Outcome::NoRecipient)?;
+    let record = choose_record(&keys.record, fixed.file_id(), header, fixed.geometry())?;
     Ok(OpenedHeader {
         header: fixed,
         keys,
         dek,
         place: slot.place,
         generation: slot.generation,
-        recipient: 0,
+        recipient,
         valid_slots: slots.len(),
         slots_tied: slots.get(1).is_some_and(|other| other.generation == slot.generation),
         record,
@@ -320,9 +322,10 @@ pub fn begin_rewrap(header: &[u8], recipients: &[Recipient], geometry: Geometry)
     Ok(Patch { offset: active.place.other().slot_offset(geometry), bytes })
 }
 
-/// Step 5 of a re-wrap (FORMAT 5.3): zeros for the slot that no longer counts. `opened` is the proof that the new one
-/// opens; without it the old slot stays. `None` if it is zero already.
+/// Step 5 of a re-wrap (FORMAT 5.3): zeros for the slot that no longer counts. `opened` is the proof that a recipient
+/// of the new one opens; without it ([`open_with_dek`]) the old slot stays. `None` if there is nothing to do.
 pub fn finish_rewrap(header: &[u8], opened: &OpenedHeader) -> Option<Patch> {
+    opened.recipient?;
     let geometry = opened.header.geometry();
     let offset = opened.place.other().slot_offset(geometry);
     let bytes = vec![0; geometry.slot_len()];
@@ -354,5 +357,166 @@ impl HeaderInfo {
         let geometry = header.geometry();
         let bytes = bytes.get(..geometry.header_len()).ok_or(Outcome::BadSize)?;
         Ok(Self { header, slots: valid_slots(bytes, geometry) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::keys::testing::volume_keys;
+    use super::super::record::RECORDS_LEN;
+    use super::*;
+    use crate::crypto::aead::Backend;
+
+    const VOLUME: VolumeId = VolumeId::from_bytes([0x60; 16]);
+    const FILE: FileId = FileId::from_bytes([0x40; 16]);
+
+    struct Fixture {
+        keys: VolumeKeys,
+        allowed: AllowList,
+        geometry: Geometry,
+    }
+
+    impl Fixture {
+        fn new(geometry: Geometry) -> Self {
+            Self { keys: volume_keys(), allowed: [key(1), key(2)].into_iter().collect(), geometry }
+        }
+
+        fn policy(&self) -> HeaderPolicy<'_> {
+            HeaderPolicy {
+                volume_id: VOLUME,
+                geometry: self.geometry,
+                keys: &self.keys,
+                allowed: &self.allowed,
+                aead_ids: IMPLEMENTED_AEADS,
+            }
+        }
+
+        /// A header whose data key is wrapped by being written down.
+        fn header(&self, recipients: &[Recipient]) -> Vec<u8> {
+            let fixed = StaticHeader::new(VOLUME, FILE, self.geometry);
+            let keys = FileKeys::derive(Backend::Ring, &dek(), &fixed);
+            build_header(&fixed, &keys, &self.keys, recipients, false).expect("fits")
+        }
+
+        fn open(&self, header: &[u8]) -> Result<OpenedHeader, Outcome> {
+            open_header(header, &self.policy(), &mut |_, wrapped| match wrapped {
+                WrappedKey::Kms { blob, .. } => SecretKey::from_slice(blob).ok_or(Outcome::HeaderAuth),
+                WrappedKey::Branch(_) => Err(Outcome::KeyUnavailable),
+            })
+        }
+    }
+
+    fn key(n: u8) -> KeyArn {
+        format!("arn:aws:kms:eu-central-1:111122223333:key/{n}").parse().expect("an ARN")
+    }
+
+    fn dek() -> SecretKey<32> {
+        SecretKey::from_slice(&[0x21; 32]).expect("32 bytes")
+    }
+
+    fn good(n: u8) -> Recipient {
+        Recipient::kms(&key(n), dek().expose().to_vec(), 1)
+    }
+
+    #[test]
+    fn a_new_header_opens() {
+        for geometry in [Geometry::P1, Geometry::P4] {
+            let fixture = Fixture::new(geometry);
+            let header = fixture.header(&[good(1)]);
+            let opened = fixture.open(&header).expect("genuine");
+            assert_eq!((opened.place, opened.generation, opened.valid_slots), (Place::A, 1, 1));
+            assert_eq!((opened.recipient, opened.record), (Some(0), Record::first(false)));
+            assert!(opened.dek.ct_eq(&dek()));
+            let info = HeaderInfo::parse(&[&header[..], &[1; 100]].concat()).expect("well-formed");
+            assert_eq!((info.header, info.slots[0].recipients.clone()), (opened.header, vec![good(1)]));
+            assert_eq!(HeaderInfo::parse(&header[..header.len() - 1]), Err(Outcome::BadSize));
+            assert_eq!(HeaderInfo::parse(&vec![0; header.len()]), Err(Outcome::HeaderLost));
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_before_the_volume_mac_and_the_allow_list() {
+        let fixture = Fixture::new(Geometry::P1);
+        let mut forged = fixture.header(&[good(1)]);
+        forged[80] ^= 1;
+        let forbidden = fixture.header(&[good(3)]);
+        for (header, expected) in [(forged, Outcome::HeaderAuth), (forbidden, Outcome::KeyForbidden)] {
+            let asked = open_header(&header, &fixture.policy(), &mut |_, _| panic!("asked"));
+            assert_eq!(asked.expect_err("refused"), expected);
+        }
+    }
+
+    #[test]
+    fn a_rewrap_is_finished_only_by_who_opened_the_new_slot() {
+        let fixture = Fixture::new(Geometry::P1);
+        let mut header = fixture.header(&[good(1)]);
+        begin_rewrap(&header, &[good(2)], Geometry::P1).expect("fits").apply(&mut header);
+        let cached = open_with_dek(&header, &fixture.policy(), dek()).expect("genuine");
+        assert_eq!((cached.valid_slots, cached.recipient), (2, None));
+        assert_eq!(finish_rewrap(&header, &cached), None);
+        let opened = fixture.open(&header).expect("genuine");
+        finish_rewrap(&header, &opened).expect("the old slot").apply(&mut header);
+        let slots = HeaderInfo::parse(&header).expect("well-formed").slots;
+        assert_eq!((slots.len(), slots[0].place, slots[0].generation), (1, Place::B, 2));
+        assert_eq!(slots[0].recipients, [good(2)]);
+    }
+
+    #[test]
+    fn a_cached_key_must_be_the_files() {
+        let fixture = Fixture::new(Geometry::P1);
+        let other = SecretKey::from_slice(&[0x22; 32]).expect("32 bytes");
+        let opened = open_with_dek(&fixture.header(&[good(1)]), &fixture.policy(), other);
+        assert_eq!(opened.expect_err("another key"), Outcome::HeaderAuth);
+    }
+
+    #[test]
+    fn both_slots_with_one_generation_are_reported() {
+        let fixture = Fixture::new(Geometry::P1);
+        let mut header = fixture.header(&[good(1)]);
+        let slot = header[Place::A.slot_offset(Geometry::P1)..][..Geometry::P1.slot_len()].to_vec();
+        Patch { offset: Place::B.slot_offset(Geometry::P1), bytes: slot }.apply(&mut header);
+        let opened = fixture.open(&header).expect("genuine");
+        assert!(opened.slots_tied && opened.place == Place::A);
+    }
+
+    #[test]
+    fn a_pair_of_records_goes_into_the_header() {
+        let fixture = Fixture::new(Geometry::P4);
+        let mut header = fixture.header(&[good(1)]);
+        let opened = fixture.open(&header).expect("genuine");
+        let next = opened.record.next_pair(&opened.keys.record, FILE, 77, true).expect("seq");
+        let (record, bytes): (Record, [u8; RECORDS_LEN]) = next.expect("a change");
+        Patch { offset: Geometry::P4.records_offset(), bytes: bytes.to_vec() }.apply(&mut header);
+        assert_eq!(fixture.open(&header).expect("genuine").record, record);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_headers_never_panic(
+            len in prop::sample::select(vec![0usize, 47, 4095, 4096, 4097, 16384]),
+            bytes in prop::collection::vec(any::<u8>(), 200),
+            right_magic: bool,
+        ) {
+            let mut header: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
+            if right_magic && len > 16 {
+                header[..16].copy_from_slice(&StaticHeader::new(VOLUME, FILE, Geometry::P1).as_bytes()[..16]);
+            }
+            let _ = HeaderInfo::parse(&header);
+            let _ = begin_rewrap(&header, &[good(1)], Geometry::P4);
+            prop_assert!(Fixture::new(Geometry::P1).open(&header).is_err());
+        }
+
+        #[test]
+        fn a_changed_byte_of_a_header_never_panics(at in 0usize..4096, value: u8) {
+            let fixture = Fixture::new(Geometry::P1);
+            let header = fixture.header(&[good(1), good(2)]);
+            let mut bad = header.clone();
+            bad[at] = value;
+            // Slot B and the ends of the record sectors are not in use.
+            let in_use = at < Place::B.slot_offset(Geometry::P1) || (3072..3136).contains(&at);
+            prop_assert_eq!(fixture.open(&bad).is_err(), bad != header && in_use);
+        }
     }
 }

@@ -275,6 +275,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_short_name_in_the_long_form_is_refused() {
+        // Everything verifies, but no writer makes it: one name would have two entries.
+        let codec = codec(175);
+        for (len, long) in [(175, false), (176, true)] {
+            let name = vec![b'n'; len];
+            let side = seal_padded(&codec.keys, DIR.as_bytes(), &name, 256);
+            let decoded = codec.decode(DIR, codec.long_entry(DIR, &name).as_bytes(), Some(side.as_bytes()));
+            assert_eq!(decoded, if long { Ok(name) } else { Err(Outcome::BadName) });
+        }
+    }
+
     proptest! {
         #[test]
         fn names_round_trip(name in prop::collection::vec(any::<u8>(), 0..300), short_max in 16usize..=175) {

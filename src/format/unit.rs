@@ -43,7 +43,8 @@ pub fn seal(cipher: &Aes256Gcm, epoch: &Epoch, ctr: u32, u: u64, unit: &mut [u8;
     unit[TEXT.end..].copy_from_slice(&tag);
 }
 
-/// Opens unit `u`, which stands at `buf[src..src + 4096]`, into `buf[..4064]`. `cipher` is the sub-key cipher of the
+/// Opens unit `u`, which stands at `buf[src..src + 4096]`, into `buf[..4064]`; what stands between there and the
+/// unit's end afterwards is unspecified, the rest of `buf` is not touched. `cipher` is the sub-key cipher of the
 /// unit's own epoch ([`epoch_of`]). The caller handles zero units ([`is_zero_unit`]) before.
 ///
 /// # Errors

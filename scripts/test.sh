@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# test.sh [--quick | --long] [--no-install] [STEP...]: runs all tests, and installs what they need.
+#
+#   (default)   everything, bounded: under 20 minutes on two cores once the dependencies are built
+#   --quick     no application suites, fewer operations
+#   --long      fsx with 100,000 operations and many seeds, all torture tests, longer applications (hours)
+#   --no-install   use what is there; steps whose tools are missing are skipped
+#   STEP        run only these (a test needs the steps `build` before it)
+#
+# One line per step; the output of a step is in target/test-logs/STEP.log. The last line is `N passed, N failed`.
+set -uo pipefail
+. "$(dirname "$0")/lib.sh"
+cd "$REPO" || exit 1
+
+# Nothing of the caller's own key manager is touched.
+unset KMSFS_HOME KMSFS_CONFIG KMSFS_KMS_ENDPOINT
+MODE=normal INSTALL=1 ONLY=()
+for a in "$@"; do
+  case $a in
+    --quick) MODE=quick ;;
+    --long) MODE=long ;;
+    --no-install) INSTALL= ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) die "unknown option $a; see --help" ;;
+    *) ONLY+=("$a") ;;
+  esac
+done
+LOGS=$(target_dir)/test-logs
+TOOLS_ROOT=$(target_dir)/tools
+export TOOLS=$TOOLS_ROOT/bin
+export PATH="$TOOLS:$PATH"
+mkdir -p "$LOGS"
+PJDFSTEST=0.2.2 FSX=0.3.2
+
+PASSED=0 FAILED=0 SKIPPED=() BROKEN=()
+wanted() { local s; [ ${#ONLY[@]} = 0 ] && return 0; for s in "${ONLY[@]}"; do [ "$s" != "$1" ] || return 0; done; return 1; }
+# step NAME COMMAND...: counts the cases that the command reports, or itself as one.
+step() {
+  local name=$1 start=$SECONDS rc p=0 f=0 log
+  shift
+  wanted "$name" || return 0
+  log=$LOGS/$name.log
+  "$@" > "$log" 2>&1 < /dev/null
+  rc=$?
+  # shellcheck disable=SC2046
+  set -- $(awk '
+    /^test result: / { for (i = 1; i <= NF; i++) { if ($i == "passed;") p += $(i-1); if ($i == "failed;") f += $(i-1) } }
+    /^cases: [0-9]+ passed, [0-9]+ failed/ { p += $2; f += $4 }
+    END { print p + 0, f + 0 }' "$log")
+  p=$1 f=$2
+  if [ $rc = 0 ]; then
+    [ $((p + f)) -gt 0 ] || p=1
+    printf 'ok      %-14s %5d s  %s\n' "$name" $((SECONDS - start)) "$p passed"
+  else
+    [ "$f" -gt 0 ] || f=1
+    BROKEN+=("$name")
+    printf 'FAILED  %-14s %5d s  exit status %d, %s\n' "$name" $((SECONDS - start)) $rc "$log"
+    { grep -E '^(FAILED|error|test .* FAILED|thread .* panicked)' "$log" | head -n 15; echo ...; tail -n 12 "$log"; } | sed 's/^/        | /'
+  fi
+  PASSED=$((PASSED + p)) FAILED=$((FAILED + f))
+}
+skip() { # NAME REASON
+  wanted "$1" || return 0
+  SKIPPED+=("$1")
+  printf 'SKIPPED %-14s          %s\n' "$1" "$2"
+}
+
+# ---- what the tests need ----------------------------------------------------------------------------------------
+install_tools() {
+  need_build_tools || return 1
+  apt_need "fusermount3 fuse3" "jq jq" "python3 python3" "setfacl acl" "setfattr attr" "setcap libcap2-bin" "mkfs.ext4 e2fsprogs" \
+    "losetup mount" "findmnt util-linux" "fio fio" || return 1
+  # What the POSIX and application suites use. Without them those suites skip or say what is missing.
+  apt_need "/usr/include/sys/acl.h libacl1-dev" || true
+  [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
+    "/usr/lib/postgresql/*/bin/initdb postgresql" || true
+}
+install_suites() {
+  local list
+  list=$(cargo install --list --root "$TOOLS_ROOT" 2> /dev/null || true)
+  grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
+  grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
+}
+if [ -n "$INSTALL" ]; then
+  step tools install_tools
+  step suites install_suites
+fi
+
+# ---- the code -----------------------------------------------------------------------------------------------------
+# One profile for everything, so that the dependencies are built once.
+if cargo fmt --version > /dev/null 2>&1; then step fmt cargo fmt --all --check; else skip fmt "rustfmt is not installed (rustup component add rustfmt)"; fi
+step build build_release
+if cargo clippy --version > /dev/null 2>&1; then
+  step clippy cargo clippy --release --locked --all-targets -- -D warnings
+else
+  skip clippy "clippy is not installed (rustup component add clippy)"
+fi
+step cargo-test cargo test --release --locked
+
+# ---- through real mounts -----------------------------------------------------------------------------------------
+KMSFS_BIN=$(release_binary)
+export KMSFS_BIN
+export SUITE_WORK=${SUITE_WORK:-${TMPDIR:-/tmp}/kmsfs-suites.$$}
+mkdir -p "$SUITE_WORK"
+trap 'rm -rf --one-file-system "$SUITE_WORK"' EXIT
+S=tests/suites
+no_mount=
+[ -x "$KMSFS_BIN" ] || no_mount="no binary at $KMSFS_BIN"
+[ -e /dev/fuse ] || no_mount="no /dev/fuse here (modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+command -v fusermount3 > /dev/null || no_mount="fuse3 is not installed"
+no_root=$no_mount
+[ "$(id -u)" = 0 ] || no_root="needs root: run it with sudo -E, or as root"
+[ "$(id -u)" = 0 ] || [ -w /dev/fuse ] || no_mount="you may not open /dev/fuse"
+mounted() { # NAME COMMAND...
+  if [ -n "$no_mount" ]; then skip "$1" "$no_mount"; else step "$@"; fi
+}
+root_mounted() { # NAME TOOL COMMAND...
+  local name=$1 tool=$2
+  shift 2
+  if [ -n "$no_root" ]; then skip "$name" "$no_root"
+  elif ! command -v "$tool" > /dev/null; then skip "$name" "$tool is not installed"
+  else step "$name" "$@"; fi
+}
+seeds() { # N: numbers from the clock, printed in the log, so that every run looks elsewhere
+  local i
+  for ((i = 0; i < $1; i++)); do printf '%d ' $((RANDOM * 32768 + RANDOM)); done
+}
+
+mounted cli $S/cli.sh
+mounted unprivileged $S/unprivileged.sh
+root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
+root_mounted probe python3 $S/probe.sh kmsfs
+case $MODE in
+  quick) root_mounted fsx fsx env N=3000 SEEDS=1 $S/fsx.sh kmsfs ;;
+  normal) root_mounted fsx fsx env N=20000 SEEDS="$(seeds 1)" $S/fsx.sh kmsfs ;;
+  long) root_mounted fsx fsx env N=100000 SEEDS="1 2 $(seeds 6)" LIMIT=3600 $S/fsx.sh kmsfs ;;
+esac
+case $MODE in
+  quick) skip apps "left out by --quick" ;;
+  normal) root_mounted apps python3 $S/apps.sh kmsfs ;;
+  long) root_mounted apps python3 env LIMIT=900 DBENCH_SECONDS=60 PG_SECONDS=60 STRESS_SECONDS=10 $S/apps.sh kmsfs ;;
+esac
+case $MODE in
+  quick) skip torture "left out by --quick" ;;
+  normal) root_mounted torture mkfs.ext4 env ROUNDS=2 python3 tests/torture/torture.py kmsfs kill9_overwrite power_overwrite torn_overwrite power_replace kill9_namespace enospc tamper damaged_ops ;;
+  long) root_mounted torture mkfs.ext4 env ROUNDS=8 python3 tests/torture/torture.py kmsfs ;;
+esac
+root_mounted demo-volume losetup scripts/demo-volume.sh
+
+# ---- the end ------------------------------------------------------------------------------------------------------
+[ ${#SKIPPED[@]} = 0 ] || printf 'skipped (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"
+[ ${#BROKEN[@]} = 0 ] || printf 'failed steps: %s (logs in %s)\n' "${BROKEN[*]}" "$LOGS"
+printf 'time: %d min %02d s\n' $((SECONDS / 60)) $((SECONDS % 60))
+printf '%d passed, %d failed\n' "$PASSED" "$FAILED"
+[ "$FAILED" = 0 ] && [ ${#BROKEN[@]} = 0 ]

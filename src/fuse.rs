@@ -1,0 +1,8 @@
+//! FUSE: a thin adapter. Each request becomes one call of [`crate::vfs`], each answer one reply.
+
+mod adapter;
+mod convert;
+mod seek;
+mod session;
+
+pub use session::{MountSpec, Unmounter, serve};

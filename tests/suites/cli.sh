@@ -1,0 +1,217 @@
+#!/bin/bash
+# cli.sh: the command line and the life of a volume through the real binary and real mounts: exit codes, keys and their
+# states, bad input, recovery. Works as root and as an ordinary user. Environment: KMSFS_BIN, SUITE_WORK.
+set -u
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(cd "$HERE/../.." && pwd)
+K=${KMSFS_BIN:-$REPO/target/release/kmsfs}
+command -v jq >/dev/null || { echo "cli: needs jq (apt-get install jq)" >&2; exit 2; }
+[ -x "$K" ] || { echo "cli: no binary at $K (cargo build --release)" >&2; exit 2; }
+WORK=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-cli.XXXXXX") || exit 2
+export KMSFS_HOME=$WORK/kms
+unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
+C=$WORK/cipher M=$WORK/plain
+mkdir -p "$C" "$M"
+passed=0 failed=0
+cleanup() {
+  local m
+  for m in "$M" "$WORK"/m2 "$WORK"/ro; do
+    ! mountpoint -q "$m" 2>/dev/null || umount "$m" 2>/dev/null || fusermount3 -u "$m" || fusermount3 -uz "$m"
+  done
+  if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+say() { printf '%s\n' "-- $*"; }
+pass() { passed=$((passed + 1)); echo "ok      $1"; }
+fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
+expect() { # EXIT-STATUS TEXT COMMAND...
+  local want=$1 text=$2 rc
+  shift 2
+  "$@" > "$WORK/out" 2> "$WORK/err" < /dev/null
+  rc=$?
+  cat "$WORK/err" >> "$WORK/out"
+  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
+}
+fails() { # TEXT COMMAND...: any failure will do
+  local text=$1
+  shift
+  if "$@" > "$WORK/out" 2>&1 < /dev/null; then fail "$text: succeeded"; else pass "$text"; fi
+}
+said() { # PATTERN TEXT: the last command said it
+  if grep -qiE -- "$1" "$WORK/out"; then pass "$2"; else fail "$2: no /$1/ in its output"; fi
+}
+open_fails_with() { # ERRNO-NAME FILE TEXT
+  local got
+  got=$(python3 -c 'import errno,os,sys
+try: os.read(os.open(sys.argv[1], os.O_RDONLY), 1); print("none")
+except OSError as e: print(errno.errorcode[e.errno])' "$2")
+  : > "$WORK/out"
+  if [ "$got" = "$1" ]; then pass "$3"; else fail "$3: got $got, not $1"; fi
+}
+mount_it() { "$K" mount --daemon "$@" "$C" "$M"; }
+# The first value of a field, whatever the shape around it and whether it is written as AWS does or in small letters.
+field() { jq -r --arg f "$1" '[.. | objects | to_entries[] | select((.key | ascii_downcase | gsub("_"; "")) == ($f | ascii_downcase)) | .value | select(type == "string" or type == "number" or type == "boolean")] | first // empty' "$2"; }
+
+say "usage and first steps"
+expect 0 "--version" "$K" --version
+said '^kmsfs [0-9]+\.' "says its version"
+expect 0 "--help" "$K" --help
+expect 2 "an unknown option is a usage error" "$K" --no-such-option
+expect 2 "no command is a usage error" "$K"
+expect 10 "mount of a directory that is no volume, without a terminal, in an empty home" "$K" info "$C"
+expect 0 "init with a key file" "$K" init --keyfile "$C"
+said 'key ?file' "says that a key file is no protection against who has the disk"
+[ "$(stat -c %a "$KMSFS_HOME")" = 700 ] && pass "key manager's home has mode 0700" || fail "mode of $KMSFS_HOME"
+[ "$(stat -c %a "$KMSFS_HOME/domain.key")" = 600 ] && pass "key file has mode 0600" || fail "mode of domain.key"
+fails "init of a volume that exists is refused" "$K" init --keyfile "$C"
+mkdir "$WORK/foreign"; echo x > "$WORK/foreign/file"
+fails "mount of a foreign directory that is not empty is refused" "$K" mount --daemon "$WORK/foreign" "$M"
+expect 0 "completions" "$K" completions bash
+said 'complete' "are completions"
+expect 0 "man page" "$K" man
+expect 0 "doctor or its findings" bash -c "'$K' doctor; rc=\$?; [ \$rc = 0 ] || [ \$rc = 3 ]"
+
+say "mount"
+expect 0 "mount --daemon returns with a usable mount" mount_it
+mountpoint -q "$M" && pass "it is a mountpoint" || { fail "it is not a mountpoint"; exit 1; }
+head -c 5000000 /dev/urandom > "$WORK/data"
+expect 0 "write a file" cp "$WORK/data" "$M/secret-name"
+expect 0 "write a small file" bash -c "echo 'a plain secret' > '$M/small'; sync '$M/small'"
+: > "$M/empty"
+expect 0 "same content" cmp "$WORK/data" "$M/secret-name"
+fails "no plaintext name in the ciphertext" bash -c "find '$C' | grep -q secret-name"
+fails "no plaintext in the ciphertext" grep -rq 'a plain secret' "$C"
+mkdir -p "$WORK/m2"
+expect 11 "a second read-write mount is refused" "$K" mount --daemon "$C" "$WORK/m2"
+said "$(uname -n)|pid" "names the owner"
+expect 0 "status" "$K" status --json
+expect 0 "info of a file" "$K" info --json "$M/small"
+cp "$WORK/out" "$WORK/info.json"
+said 'arn:aws:kms:' "names the key"
+expect 20 "mountpoint inside the ciphertext directory" bash -c "'$K' umount '$M' && mkdir '$C/inside' && '$K' mount --daemon '$C' '$C/inside'"
+rmdir "$C/inside"
+mkdir -p "$WORK/full"; touch "$WORK/full/x"
+expect 20 "mountpoint that is not empty" "$K" mount --daemon "$C" "$WORK/full"
+expect 20 "mountpoint that does not exist" "$K" mount --daemon "$C" "$WORK/none/at/all"
+expect 0 "mount again" mount_it
+expect 0 "content has survived" cmp "$WORK/data" "$M/secret-name"
+
+say "keys"
+expect 0 "key list" "$K" key list --json
+expect 0 "alias list" "$K" alias list --json
+said 'alias/aws/kmsfs' "lists the automatic key"
+expect 0 "key describe" "$K" key describe --json alias/aws/kmsfs
+AUTO=$(field KeyId "$WORK/out")
+[ -n "$AUTO" ] && pass "its key id" || fail "no key id"
+expect 0 "key create" "$K" key create --json
+KEY=$(field KeyId "$WORK/out")
+[ -n "$KEY" ] && pass "the new key's id" || fail "no key id"
+expect 0 "key rotate" "$K" key rotate "$KEY"
+expect 0 "key rotations" "$K" key rotations --json "$KEY"
+expect 0 "enable rotation" "$K" key enable-rotation "$KEY"
+expect 0 "disable rotation" "$K" key disable-rotation "$KEY"
+expect 0 "rewrap to the new key, mounted" "$K" rewrap "$C" --to "$KEY"
+expect 0 "info after the rewrap" "$K" info --json "$M/secret-name"
+said "$KEY" "the file is under the new key"
+expect 0 "content is the same" cmp "$WORK/data" "$M/secret-name"
+expect 0 "key rotate after" "$K" key rotate "$KEY"
+exec 7< "$M/secret-name"
+head -c 10 <&7 > /dev/null
+expect 0 "disable the key" "$K" key disable "$KEY"
+expect 0 "what is open goes on" bash -c "[ \$(cat <&7 | wc -c) -gt 4000000 ]" 7<&7
+exec 7<&-
+expect 0 "unmount" "$K" umount "$M"
+"$K" mount --daemon "$C" "$M" > "$WORK/out" 2>&1 < /dev/null
+rc=$?
+if [ $rc = 0 ]; then
+  pass "mount with the file key disabled (the volume has its own)"
+  open_fails_with EACCES "$M/secret-name" "a cold open gives EACCES, not EIO"
+  expect 0 "the file can still be listed" stat "$M/secret-name"
+elif [ $rc = 13 ]; then
+  pass "mount is refused with the code for a disabled key"
+else
+  fail "mount with the key disabled: exit status $rc"
+fi
+expect 0 "info needs no key" "$K" info "$C"
+expect 0 "enable the key" "$K" key enable "$KEY"
+mountpoint -q "$M" || expect 0 "mount" mount_it
+expect 0 "everything is back" cmp "$WORK/data" "$M/secret-name"
+expect 2 "a deletion window of 6 days is refused" bash -c "'$K' key schedule-deletion '$KEY' --pending-window-in-days 6; rc=\$?; [ \$rc = 1 ] && exit 2; exit \$rc"
+expect 0 "schedule deletion" "$K" key schedule-deletion --json "$KEY" --pending-window-in-days 7
+expect 0 "cancel deletion" "$K" key cancel-deletion "$KEY"
+expect 0 "describe" "$K" key describe --json "$KEY"
+[ "$(field KeyState "$WORK/out")" = Disabled ] && pass "a key whose deletion was cancelled is disabled" || fail "state after cancel"
+expect 0 "enable it" "$K" key enable "$KEY"
+fails "a key that is not there" "$K" key describe 00000000-0000-0000-0000-000000000000
+said 'NotFoundException|not found|does not exist' "says so"
+expect 0 "audit show" "$K" audit show --json
+said '"ScheduleKeyDeletion"' "has the deletion"
+said '"DisableKey"' "has the disabling"
+expect 0 "audit verify" "$K" audit verify
+
+say "verify, damage and repair"
+expect 0 "verify, mounted or not, finds nothing" bash -c "'$K' umount '$M' && '$K' verify '$C'"
+victim=$(find "$C" -type f -size +4M | head -n 1)
+cp -p "$victim" "$WORK/victim"
+printf '\377' | dd of="$victim" bs=1 seek=2000100 conv=notrunc 2> /dev/null
+expect 3 "verify finds a flipped bit" "$K" verify --json "$C"
+said 'secret-name' "and names the plaintext path"
+expect 0 "mount" mount_it
+fails "reading over the damage fails" cat "$M/secret-name"
+open_fails_with none "$M/secret-name" "the start of it is readable"
+expect 0 "the damaged file can be deleted" rm "$M/secret-name"
+expect 0 "the rest is readable" grep -q 'a plain secret' "$M/small"
+expect 0 "unmount" "$K" umount "$M"
+cp "$C/.kmsfs/volume" "$WORK/volume"
+printf 'XXXX' | dd of="$C/.kmsfs/volume" bs=1 seek=40 conv=notrunc 2> /dev/null
+fails "mount with a damaged volume config stops" mount_it
+said 'volume\.bak|repair|second copy' "and says what to do"
+expect 0 "repair" "$K" repair "$C"
+expect 0 "mount after repair" mount_it
+expect 0 "content" grep -q 'a plain secret' "$M/small"
+expect 0 "unmount" "$K" umount "$M"
+
+say "another volume, another home"
+expect 0 "second volume" "$K" init "$WORK/cipher2"
+expect 0 "mount both one after the other" bash -c "'$K' mount --daemon '$WORK/cipher2' '$WORK/m2' && echo other > '$WORK/m2/other' && '$K' umount '$WORK/m2'"
+cp "$(find "$C" -maxdepth 1 -type f ! -name '.kmsfs*' -size +0 | head -n 1)" "$WORK/cipher2/"
+expect 3 "verify finds the foreign file" "$K" verify "$WORK/cipher2"
+fails "the volume cannot be mounted with another key manager" env KMSFS_HOME="$WORK/kms2" "$K" mount --daemon "$C" "$M"
+echo 'correct horse battery' > "$WORK/pass"; echo wrong > "$WORK/wrong"
+expect 0 "init with a passphrase" env KMSFS_HOME="$WORK/kms3" "$K" init --passphrase-file "$WORK/pass" "$WORK/cipher3"
+said 'recovery' "prints a recovery key"
+expect 12 "wrong passphrase" env KMSFS_HOME="$WORK/kms3" "$K" mount --daemon --passphrase-file "$WORK/wrong" "$WORK/cipher3" "$WORK/m2"
+expect 0 "right passphrase, from a command" env KMSFS_HOME="$WORK/kms3" "$K" mount --daemon --passphrase-command "cat $WORK/pass" "$WORK/cipher3" "$WORK/m2"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+
+say "read-only, signals, a killed daemon"
+mkdir -p "$WORK/ro"
+expect 0 "--ro" "$K" mount --daemon --ro "$C" "$WORK/ro"
+expect 0 "reads" grep -q 'a plain secret' "$WORK/ro/small"
+fails "does not write" touch "$WORK/ro/new"
+expect 0 "unmount" "$K" umount "$WORK/ro"
+"$K" mount "$C" "$M" > "$WORK/fg.log" 2>&1 &
+pid=$!
+for _ in $(seq 100); do mountpoint -q "$M" && break; sleep 0.05; done
+expect 0 "mount in the foreground" mountpoint -q "$M"
+echo signal > "$M/signal"
+kill -TERM $pid
+wait $pid
+expect 0 "SIGTERM unmounts" bash -c "! mountpoint -q '$M'"
+"$K" mount "$C" "$M" > "$WORK/fg.log" 2>&1 &
+pid=$!
+for _ in $(seq 100); do mountpoint -q "$M" && break; sleep 0.05; done
+expect 0 "what was written before the signal is there" grep -q signal "$M/signal"
+bash -c "echo synced > '$M/synced'; sync '$M/synced'"
+kill -KILL $pid
+wait $pid 2> /dev/null
+umount "$M" 2> /dev/null || fusermount3 -u "$M"
+expect 0 "mount after a killed daemon" mount_it
+expect 0 "what was fsynced is there" grep -q synced "$M/synced"
+expect 0 "unmount" "$K" umount "$M"
+expect 0 "verify" "$K" verify "$C"
+fails "unmount of what is not mounted" "$K" umount "$M"
+echo "cases: $passed passed, $failed failed"
+[ $failed = 0 ]

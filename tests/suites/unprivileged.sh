@@ -1,0 +1,67 @@
+#!/bin/bash
+# unprivileged.sh: an ordinary user makes a volume, mounts it through fusermount3, works in it and unmounts it.
+# Started by root it becomes the user `tests` (made when missing) or $TEST_USER; started by a user it stays that user.
+# Where /dev/fuse is closed to users (some containers) root gives the test a private /dev/fuse in a mount namespace of its own.
+set -u
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(cd "$HERE/../.." && pwd)
+KMSFS_BIN=${KMSFS_BIN:-$REPO/target/release/kmsfs}
+
+if [ "${1:-}" != inside ]; then
+  command -v fusermount3 >/dev/null || { echo "unprivileged: needs fusermount3 (apt-get install fuse3)" >&2; exit 2; }
+  work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-user.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  # The build directory may lie in a home that others cannot enter.
+  install -m 755 "$KMSFS_BIN" "$work/kmsfs" && install -m 755 "${BASH_SOURCE[0]}" "$work/unprivileged.sh" || exit 2
+  chmod 755 "$work"
+  mkdir "$work/home"
+  if [ "$(id -u)" != 0 ]; then
+    HOME=$work/home bash "$work/unprivileged.sh" inside "$work"
+    exit
+  fi
+  user=${TEST_USER:-tests}
+  id "$user" >/dev/null 2>&1 || { groupadd -f "$user"; useradd -M -g "$user" -s /usr/sbin/nologin "$user"; }
+  chown "$user" "$work/home"
+  run="runuser -u $user -- env -i PATH=$PATH HOME=$work/home USER=$user bash $work/unprivileged.sh inside $work"
+  if runuser -u "$user" -- test -r /dev/fuse -a -w /dev/fuse; then
+    $run
+  else
+    unshare --mount --propagation private bash -c \
+      "mknod -m 666 '$work/fuse' c 10 229 && mount --bind '$work/fuse' /dev/fuse && $run"
+  fi
+  exit
+fi
+
+work=$2
+cd "$work/home" || exit 2
+k=$work/kmsfs
+passed=0 failed=0
+check() { # TEXT COMMAND...
+  local text=$1
+  shift
+  if "$@" > "$work/home/out" 2>&1; then
+    passed=$((passed + 1)); echo "ok      $text"
+  else
+    failed=$((failed + 1)); echo "FAILED  $text"; tail -n 5 "$work/home/out"
+  fi
+}
+trap 'mountpoint -q "$work/home/plain" && fusermount3 -u "$work/home/plain"' EXIT
+mkdir plain
+check "not root" test "$(id -u)" != 0
+check "init" "$k" init --keyfile cipher
+check "key manager's home is private" test "$(stat -c %a "$HOME/.local/share/kmsfs")" = 700
+check "mount" "$k" mount --daemon cipher plain
+check "it is a mount" mountpoint -q plain
+check "write" bash -c 'head -c 3000000 /dev/urandom > data && cp data plain/data && mkdir plain/d && echo hello > plain/d/f && ln -s f plain/d/l && sync plain/data'
+check "the file is mine" test "$(stat -c %u plain/data)" = "$(id -u)"
+check "a file that its owner may not read" bash -c 'echo x > plain/locked && chmod 000 plain/locked && ! cat plain/locked && chmod 600 plain/locked && grep -q x plain/locked'
+check "names and content are encrypted" bash -c '! ls -R cipher | grep -q data && ! grep -rq hello cipher'
+check "unmount" "$k" umount plain
+check "it is no mount any more" bash -c '! mountpoint -q plain'
+check "mount again" "$k" mount --daemon cipher plain
+check "content is the same" cmp data plain/data
+check "through the link" grep -q hello plain/d/l
+check "rm -r" rm -r plain/d
+check "unmount with fusermount3" fusermount3 -u plain
+echo "cases: $passed passed, $failed failed"
+[ $failed = 0 ]
