@@ -10,7 +10,6 @@ pub mod daemon;
 pub mod doctor;
 mod errors;
 pub mod exit;
-pub mod helper;
 pub mod info;
 pub mod init;
 pub mod key;
@@ -25,6 +24,7 @@ pub mod passphrase;
 pub mod progress;
 pub mod repair;
 pub mod rewrap;
+mod serve;
 pub mod session;
 pub mod settings;
 pub mod slots;
@@ -83,12 +83,6 @@ enum Command {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let args = match helper::translate(&args) {
-        None => args,
-        Some(Ok(helper::Action::Command(args))) => args,
-        Some(Ok(helper::Action::Remount(remount))) => return finish(Output::new(false), remount.run()),
-        Some(Err(error)) => return finish(Output::new(false), Err(error)),
-    };
     match Cli::try_parse_from(&args) {
         Ok(cli) => run(cli, args),
         Err(error) => refuse(&error, args.iter().any(|a| a == "--json")),

@@ -14,7 +14,6 @@ use super::output::{bytes, fields};
 use super::settings::Settings;
 use crate::format::volume::{DefaultWrap, VolumeConfig};
 use crate::kms::blob;
-use crate::ops::files::META_DIR;
 use crate::ops::info::{FileInfo, HeaderFacts, InfoError, file_info};
 use crate::ops::lock;
 use crate::ops::open::FoundVolume;
@@ -30,7 +29,7 @@ pub struct InfoArgs {
 /// Runs the command.
 pub fn run(settings: &Settings, args: &InfoArgs) -> CliResult {
     let path = &args.path;
-    if path.is_dir() && path.join(META_DIR).is_dir() {
+    if path.is_dir() {
         return volume(settings, path);
     }
     let ciphertext = behind_mount(path)?;

@@ -1,7 +1,9 @@
 //! `kmsfs mount`.
 
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 use clap::Args;
 
@@ -10,22 +12,25 @@ use super::exit::{CliError, CliResult, Exit};
 use super::init::{Created, VolumeFlags, make_volume};
 use super::mount_options::MountOptions;
 use super::mountpoint;
+use super::serve::Serving;
 use super::session::{CreateFlags, Session};
 use super::settings::Settings;
-use crate::keys::embedded::EmbeddedKms;
 use crate::ops::VolumeError;
 use crate::ops::init::check_empty;
+use crate::ops::lock::VolumeLock;
 use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::sys::process::SignalSet;
 
 const OPTIONS_HELP: &str = "\
 Mount options (-o):
   allow_other          other users may enter (for users: needs user_allow_other in /etc/fuse.conf)
   ro, rw               read-only; any number of read-only mounts beside one read-write mount
   suid, dev            set-id bits and device nodes work (root only; default nosuid,nodev)
-  noexec, noatime      as in mount(8)
+  noexec               no program can be executed
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
-Accepted without effect: default_permissions (always on), fsname=, subtype=, x-*, and mount(8)'s own.";
+Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
+subtype=, x-*, and mount(8)'s own.";
 
 /// Mount a volume; an empty directory is made one first
 #[derive(Debug, Args)]
@@ -74,8 +79,8 @@ pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResul
     let mut options = MountOptions::parse(&args.options)?;
     options.read_only |= args.ro;
     options.trust_new_volume |= args.trust_new_volume;
-    if options.remount {
-        return Err(CliError::usage("-o remount works through mount(8): mount -o remount,ro MNT"));
+    if (options.suid || options.dev) && !is_root() {
+        return Err(CliError::usage("only root may mount with -o suid or -o dev"));
     }
     let ready = match (args.daemon, Readiness::of_child()?) {
         (true, None) => return daemon::spawn_and_wait(argv),
@@ -83,19 +88,51 @@ pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResul
         (false, _) => Readiness::foreground(),
     };
     let (dir, mnt) = mountpoint::check(&args.dir, &args.mountpoint)?;
-    let (session, found) = open_or_make(settings, args, &dir, &options)?;
-    Err(CliError::failure(format_args!("{:?} {:?} {:?}", mnt, session, (found.root(), ready.is_daemon()))))
+    // Before the first thread: only the thread that waits for them gets these signals.
+    let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
+        .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
+    let (session, found, lock) = open_or_make(settings, args, &dir, &mnt, &options)?;
+    let log = match (ready.is_daemon(), &args.log_file) {
+        (true, None) => Some(daemon::open_log(&daemon::default_log(&settings.home, &mnt))?),
+        (true, Some(path)) => Some(daemon::open_log(path)?),
+        (false, _) => None,
+    };
+    let serving = Serving { settings, mountpoint: mnt, options, threads: threads(args.threads), ready, log, signals };
+    let accepted = OpenOptions {
+        trust_new_volume: serving.options.trust_new_volume,
+        accept_rollback: args.accept_rollback,
+        ..OpenOptions::default()
+    };
+    serving.run(session, found, lock, accepted)
 }
 
-/// Finds the volume, or makes one in an empty directory.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Requests wait for disk and key manager half of the time, so twice the processors.
+fn threads(asked: Option<u16>) -> usize {
+    asked.map_or_else(|| (2 * available_parallelism().map_or(2, NonZero::get)).max(4), usize::from)
+}
+
+/// Finds the volume, or makes one in an empty directory, and takes its lock unless the mount is read-only.
 fn open_or_make(
     settings: &Settings,
     args: &MountArgs,
     dir: &Path,
+    mnt: &Path,
     options: &MountOptions,
-) -> CliResult<(Session, FoundVolume)> {
+) -> CliResult<(Session, FoundVolume, Option<VolumeLock>)> {
+    let lock = |found: &FoundVolume| match options.read_only {
+        true => Ok(None),
+        false => found.lock(&lock_purpose(mnt)).map(Some),
+    };
     match FoundVolume::find(dir) {
-        Ok(found) => return Ok((Session::open(settings)?, found)),
+        Ok(found) => {
+            // Nobody is asked for a passphrase for a volume that is in use.
+            let lock = lock(&found)?;
+            return Ok((Session::open(settings)?, found, lock));
+        }
         Err(VolumeError::NotAVolume(_)) => {}
         Err(other) => return Err(other.into()),
     }
@@ -118,5 +155,7 @@ fn open_or_make(
         settings.out.result(&created.json, || created.words);
     }
     make_volume(&session, dir, &args.volume)?;
-    Ok((session, FoundVolume::find(dir)?))
+    let found = FoundVolume::find(dir)?;
+    let lock = lock(&found)?;
+    Ok((session, found, lock))
 }

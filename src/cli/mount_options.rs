@@ -15,26 +15,13 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs may be executed.
     pub exec: bool,
-    /// Access times are kept.
-    pub atime: bool,
     /// An unknown volume is shown and entered into the registry.
     pub trust_new_volume: bool,
-    /// The mount exists already; only its flags change.
-    pub remount: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self {
-            allow_other: false,
-            read_only: false,
-            suid: false,
-            dev: false,
-            exec: true,
-            atime: true,
-            trust_new_volume: false,
-            remount: false,
-        }
+        Self { allow_other: false, read_only: false, suid: false, dev: false, exec: true, trust_new_volume: false }
     }
 }
 
@@ -66,15 +53,18 @@ impl MountOptions {
             ("nodev", None) => self.dev = false,
             ("exec", None) => self.exec = true,
             ("noexec", None) => self.exec = false,
-            ("atime" | "relatime", None) => self.atime = true,
-            ("noatime", None) => self.atime = false,
+            // The backing filesystem keeps access times, by its own options.
+            ("atime" | "noatime" | "relatime", None) => {}
             // What is open goes on when its key becomes unusable; a cold open asks the key manager again.
             ("key-state", Some("ebs")) => {}
             ("key-state", Some(other)) => {
                 return Err(CliError::usage(format_args!("key-state={other} is not known; this version has: ebs")));
             }
             ("trust-new-volume", None) => self.trust_new_volume = true,
-            ("remount", None) => self.remount = true,
+            ("remount", None) => {
+                return Err(CliError::usage("a mount is changed by mount(8), not by kmsfs mount")
+                    .hint("mount -i -o remount,ro MNT"));
+            }
             // Always on: the kernel checks modes and ACLs.
             ("default_permissions", None) => {}
             // The name and type in the mount table are kmsfs's own, so that `umount` and `status` find the mount.

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
-use super::mounts::{self, Mount};
+use super::mounts::{self, Holder, Mount};
 use super::settings::Settings;
 use crate::ops::lock::{self, LockOwner};
 
@@ -86,7 +86,7 @@ fn canonical_parent(path: &Path) -> io::Result<PathBuf> {
 
 fn detach(mount: &Mount, lazy: bool) -> CliResult<()> {
     for attempt in 1..=TRIES {
-        match try_detach(mount, lazy) {
+        match unmount_at(&mount.mountpoint, lazy) {
             Ok(()) => return Ok(()),
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                 if attempt < TRIES {
@@ -101,27 +101,31 @@ fn detach(mount: &Mount, lazy: bool) -> CliResult<()> {
 
 fn busy(mount: &Mount) -> CliError {
     let holders = mounts::holders(mount);
-    let list: Vec<String> = holders.iter().map(|h| format!("{} (pid {}, {})", h.command, h.pid, h.how)).collect();
-    let who = if list.is_empty() {
-        "by a process that this user may not look into, a mount on top of it, or a loop device".to_owned()
-    } else {
-        format!("by {}", list.join(", "))
-    };
-    CliError::new(Exit::Busy, "Busy", format_args!("{} is in use {who}", mount.mountpoint.display()))
+    CliError::new(Exit::Busy, "Busy", format_args!("{} is in use {}", mount.mountpoint.display(), words(&holders)))
         .hint("close what is open there and try again, or detach it with --lazy")
 }
 
-fn try_detach(mount: &Mount, lazy: bool) -> io::Result<()> {
+/// `by bash (pid 17, working directory), ...`.
+pub fn words(holders: &[Holder]) -> String {
+    let list: Vec<String> = holders.iter().map(|h| format!("{} (pid {}, {})", h.command, h.pid, h.how)).collect();
+    if list.is_empty() {
+        return "by a process that this user may not look into, a mount on top of it, or a loop device".to_owned();
+    }
+    format!("by {}", list.join(", "))
+}
+
+/// Asks the kernel, or `fusermount3` for ordinary users, to end a mount.
+pub fn unmount_at(mountpoint: &Path, lazy: bool) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() } | UnmountFlags::NOFOLLOW;
-        return unmount(&mount.mountpoint, flags).map_err(io::Error::from);
+        return unmount(mountpoint, flags).map_err(io::Error::from);
     }
     let mut command = Command::new("fusermount3");
     command.arg("-u");
     if lazy {
         command.arg("-z");
     }
-    let output = command.arg("--").arg(&mount.mountpoint).stdin(Stdio::null()).output().map_err(|e| {
+    let output = command.arg("--").arg(mountpoint).stdin(Stdio::null()).output().map_err(|e| {
         io::Error::new(e.kind(), format!("fusermount3, which unmounts for ordinary users, cannot be run: {e}"))
     })?;
     if output.status.success() {

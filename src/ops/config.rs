@@ -14,6 +14,9 @@ pub const VOLUME: &str = "volume";
 /// Its copy.
 pub const BACKUP: &str = "volume.bak";
 
+/// The mark of a clean unmount.
+const CLEAN: &str = "clean";
+
 /// Path of a configuration file, for messages.
 pub fn path_of(root: &Path, name: &str) -> PathBuf {
     root.join(META_DIR).join(name)
@@ -75,4 +78,34 @@ pub fn write(root: &Path, meta: &MetaDir, config: &VolumeConfig, keys: &VolumeKe
         meta.replace(name, &bytes).map_err(|e| VolumeError::io(path_of(root, name), "write", e))?;
     }
     Ok(())
+}
+
+/// Makes the copy equal to the configuration, if a crash between the two writes left it behind. The caller holds the
+/// volume's lock and has authenticated the configuration.
+///
+/// # Errors
+/// The system's error.
+pub fn refresh_copy(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+    let volume = meta.read(VOLUME, MAX_LEN).map_err(|e| VolumeError::io(path_of(root, VOLUME), "read", e))?;
+    if meta.read(BACKUP, MAX_LEN).is_ok_and(|copy| copy == volume) {
+        return Ok(());
+    }
+    tracing::warn!("the copy of the volume configuration was missing or different; it is renewed");
+    meta.replace(BACKUP, &volume).map_err(|e| VolumeError::io(path_of(root, BACKUP), "write", e))
+}
+
+/// Removes the mark of a clean unmount (FORMAT 4.1). Whether it was there: a hint only.
+///
+/// # Errors
+/// The system's error.
+pub fn begin_writing(root: &Path, meta: &MetaDir) -> Result<bool, VolumeError> {
+    meta.remove(CLEAN).map_err(|e| VolumeError::io(path_of(root, CLEAN), "remove", e))
+}
+
+/// Sets the mark of a clean unmount.
+///
+/// # Errors
+/// The system's error.
+pub fn end_writing(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+    meta.replace(CLEAN, b"").map_err(|e| VolumeError::io(path_of(root, CLEAN), "write", e))
 }

@@ -53,10 +53,7 @@ impl MetaDir {
     /// file is as it was.
     pub fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let temporary = format!("{name}.tmp");
-        match unlinkat(&self.0, &temporary, AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-            Err(e) => return Err(e.into()),
-        }
+        self.remove(&temporary)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.0, &temporary, flags, Mode::RUSR | Mode::WUSR)?);
         let written = file.write_all(content).and_then(|()| file.sync_all());
@@ -67,6 +64,15 @@ impl MetaDir {
             return Err(e);
         }
         Ok(fsync(&self.0)?)
+    }
+
+    /// Removes `name`; whether it was there.
+    pub fn remove(&self, name: &str) -> io::Result<bool> {
+        match unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Whether `name` exists, of whatever type.
