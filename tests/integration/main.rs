@@ -2,4 +2,5 @@
 
 mod architecture;
 mod backends;
+mod ops;
 mod vectors;
