@@ -11,6 +11,7 @@ pub mod engine;
 mod error;
 pub mod model;
 pub mod registry;
+mod seal;
 pub mod store;
 
 pub use engine::Engine;

@@ -1,5 +1,6 @@
 //! Errors of the operations, with AWS's names and, word for word, AWS's texts (KMS.md section 5).
 
+use crate::kms::audit::AuditError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
 use crate::kms::store::StoreError;
@@ -123,6 +124,12 @@ impl From<CustodyError> for KmsError {
     }
 }
 
+impl From<AuditError> for KmsError {
+    fn from(error: AuditError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
 /// Why the key manager could not be opened. Nothing is ever re-created over what is there.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -132,6 +139,9 @@ pub enum OpenError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The first maintenance after opening.
     #[error("{} ({})", .0, .0.code())]
     Kms(#[from] KmsError),

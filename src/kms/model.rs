@@ -12,3 +12,4 @@ pub use crypto_ops::*;
 pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;
+pub(in crate::kms) use serial::{nanos, opt_nanos};

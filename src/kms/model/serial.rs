@@ -32,3 +32,33 @@ pub fn arn<S: Serializer>(arn: &KeyArn, to: S) -> Result<S::Ok, S::Error> {
 pub fn blob<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&BASE64.encode(bytes))
 }
+
+/// Time stamps in the key manager's own records: nanoseconds since the epoch.
+pub mod nanos {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::types::Timestamp;
+
+    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_i64(at.as_nanos())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        i64::deserialize(from).map(Timestamp::from_nanos)
+    }
+}
+
+/// As [`nanos`], for members that may be absent.
+pub mod opt_nanos {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::types::Timestamp;
+
+    pub fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+        at.map(Timestamp::as_nanos).serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+        Ok(Option::<i64>::deserialize(from)?.map(Timestamp::from_nanos))
+    }
+}
