@@ -110,7 +110,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Mount(mount) => mount::run(settings, mount, args),
         Command::Umount(args) => umount::run(settings, args),
         Command::Status(_) => status::run(settings),
-        Command::Doctor(_) => doctor::run(settings),
+        Command::Doctor(args) => doctor::run(settings, args),
         Command::Info(args) => info::run(settings, args),
         Command::Verify(args) => verify::run(settings, args),
         Command::Repair(args) => repair::run(settings, args),

@@ -27,7 +27,12 @@ const EARLIEST: Timestamp = Timestamp::from_secs(1_767_225_600);
 
 /// Check kernel, permissions, limits and key manager, and say how to fix what is wrong
 #[derive(Debug, Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Accept the key manager's database as it is, after you restored it from a backup yourself: keys that were
+    /// disabled, rotated or deleted since are as they were then
+    #[arg(long)]
+    accept_database: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -63,7 +68,11 @@ struct Report<'a> {
 }
 
 /// Runs the command: exit 3 if there is a problem.
-pub fn run(settings: &Settings) -> CliResult {
+pub fn run(settings: &Settings, args: &DoctorArgs) -> CliResult {
+    if args.accept_database {
+        Session::open_accepting(settings)?;
+        settings.out.note("The key manager's database is accepted as it is.");
+    }
     let checks: Vec<Check> = [kernel(), fuse_device(), fusermount(), processor(), memory(), nofile(), clock()]
         .into_iter()
         .chain(key_manager(settings))
@@ -203,15 +212,9 @@ fn clock() -> Check {
 fn key_manager(settings: &Settings) -> Vec<Check> {
     const NAME: &str = "key manager";
     let home = &settings.home;
-    match Home::exists(home) {
-        Ok(false) => {
-            let found = format!("there is none at {}", home.display());
-            return vec![Check::new(NAME, Level::Warning, found, "kmsfs init or the first mount creates it")];
-        }
-        Err(e) => {
-            return vec![Check::new(NAME, Level::Problem, e.to_string(), "check the directory and its permissions")];
-        }
-        Ok(true) => {}
+    if !Home::exists(home) {
+        let found = format!("there is none at {}", home.display());
+        return vec![Check::new(NAME, Level::Warning, found, "kmsfs init or the first mount creates it")];
     }
     let mut checks = vec![private(home, 0o077), private(&home.join("domain.key"), 0o077)];
     checks.retain(|c| !c.found.is_empty());

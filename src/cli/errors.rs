@@ -5,8 +5,10 @@ use data_encoding::HEXLOWER;
 use super::exit::{CliError, Exit};
 use crate::format::Outcome;
 use crate::keys::KeyError;
+use crate::kms::audit::AuditError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
+use crate::kms::store::StoreError;
 use crate::kms::{KmsError, OpenError};
 use crate::ops::VolumeError;
 use crate::types::KeyArn;
@@ -93,12 +95,36 @@ impl From<CustodyError> for CliError {
     }
 }
 
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::Custody(e) => e.into(),
+            _ => Self::new(Exit::Integrity, "StoreDamaged", error),
+        }
+    }
+}
+
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::ForgedHead => Self::new(Exit::Integrity, "AuditLogBroken", error),
+            AuditError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::new(Exit::AccessDenied, "Io", error)
+            }
+            AuditError::Io { .. } => Self::new(Exit::KmsUnavailable, "Io", error),
+            AuditError::Store(e) => e.into(),
+        }
+    }
+}
+
 impl From<OpenError> for CliError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Custody(e) => e.into(),
             OpenError::Kms(e) => e.into(),
-            OpenError::Store(e) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", e),
+            OpenError::Audit(e) => e.into(),
+            OpenError::Store(e) => e.into(),
         }
     }
 }
@@ -168,6 +194,7 @@ fn refused(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::custody::SlotKind;
 
     #[test]
     fn key_states_have_their_exit_code_and_next_step() {
@@ -184,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_wrong_passphrase_is_exit_12() {
-        assert_eq!(CliError::from(CustodyError::WrongSecret("passphrase")).exit, Exit::WrongPassphrase);
+        assert_eq!(CliError::from(CustodyError::WrongSecret(SlotKind::Passphrase)).exit, Exit::WrongPassphrase);
         assert_eq!(CliError::from(CustodyError::NotInitialised("/x".into())).exit, Exit::NotInitialised);
     }
 }

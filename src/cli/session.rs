@@ -11,7 +11,9 @@ use super::passphrase::{self, Passphrase as Secret};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
 use crate::kms::Engine;
-use crate::kms::custody::{Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, Unlock};
+use crate::kms::custody::{
+    Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
+};
 use crate::kms::model::Caller;
 use crate::sync::Arc;
 use crate::types::{AccountId, Region};
@@ -54,16 +56,25 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Opens the key manager of the settings; exit 10 if there is none.
     pub fn open(settings: &Settings) -> CliResult<Self> {
-        if !Home::exists(&settings.home)? {
+        if !Home::exists(&settings.home) {
             return Err(CustodyError::NotInitialised(settings.home.clone()).into());
         }
         let home = unlock(settings)?;
         Self::start(settings, home)
     }
 
+    /// As [`Self::open`], for a database that is not the one last written: the user restored it.
+    pub fn open_accepting(settings: &Settings) -> CliResult<()> {
+        if !Home::exists(&settings.home) {
+            return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+        }
+        Engine::start_accepting(unlock(settings)?, system_clock(), Arc::new(SystemEntropy))?;
+        Ok(())
+    }
+
     /// Opens the key manager, or creates it on first use; then the recovery key is in the result, to be shown once.
     pub fn open_or_create(settings: &Settings, flags: &CreateFlags) -> CliResult<(Self, Option<RecoveryKey>)> {
-        if Home::exists(&settings.home)? {
+        if Home::exists(&settings.home) {
             return Ok((Self::open(settings)?, None));
         }
         let region = parse_region(settings.region.as_deref().unwrap_or(DEFAULT_REGION))?;
@@ -81,7 +92,7 @@ impl Session {
     pub fn open_quietly(settings: &Settings) -> Option<CliResult<Self>> {
         let unlock = &settings.unlock;
         let silent = unlock.is_given() || credential().is_some() || Home::has_key_file(&settings.home);
-        let exists = Home::exists(&settings.home).unwrap_or(false);
+        let exists = Home::exists(&settings.home);
         (exists && silent).then(|| Self::open(settings))
     }
 
@@ -143,7 +154,8 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
     let try_secret = |secret: &Secret| Home::unlock(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
     if let Some(file) = &settings.unlock.recovery_key_file {
         let text = passphrase::from_file(file)?;
-        let text = std::str::from_utf8(&text).map_err(|_| CliError::from(CustodyError::WrongSecret("recovery key")))?;
+        let text =
+            std::str::from_utf8(&text).map_err(|_| CliError::from(CustodyError::WrongSecret(SlotKind::Recovery)))?;
         return Ok(Home::unlock(dir, &Unlock::Recovery(RecoveryKey::parse(text)?))?);
     }
     if let Some(secret) = settings.unlock.read()? {

@@ -70,7 +70,7 @@ pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
 }
 
 fn list(settings: &Settings) -> CliResult {
-    if !Home::exists(&settings.home)? {
+    if !Home::exists(&settings.home) {
         return Err(CustodyError::NotInitialised(settings.home.clone()).into());
     }
     let slots = Home::list_slots(&settings.home)?;
