@@ -4,4 +4,5 @@ mod architecture;
 mod backends;
 mod fixture;
 mod model;
+mod ops;
 mod vectors;
