@@ -183,7 +183,7 @@ impl Shared {
             if self.audit.wait(IDLE) {
                 if let Err(error) = self.audit.flush() {
                     tracing::error!(%error, "the audit log could not be written; it is tried again");
-                    thread::sleep(Duration::from_secs(1));
+                    self.audit.pause(Duration::from_secs(1));
                 }
             } else if !self.audit.is_closing()
                 && let Err(error) = self.maintain(self.clock.now())
