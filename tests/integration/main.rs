@@ -2,5 +2,6 @@
 
 mod architecture;
 mod backends;
+mod cli;
 mod ops;
 mod vectors;
