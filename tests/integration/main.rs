@@ -2,6 +2,8 @@
 
 mod architecture;
 mod backends;
+mod cli;
+mod faults;
 mod fixture;
 mod model;
 mod ops;
