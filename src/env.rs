@@ -22,6 +22,72 @@ impl Clock for SystemClock {
     }
 }
 
+/// The clock of the process. With the feature `test-clock`, and only then, the environment variable
+/// `KMSFS_FAKE_CLOCK` replaces it: seconds since the epoch, or the path of a file that holds them and is read again
+/// at each call, so that a test drives a running process.
+pub fn system_clock() -> crate::sync::Arc<dyn Clock> {
+    #[cfg(feature = "test-clock")]
+    if let Some(source) = std::env::var_os("KMSFS_FAKE_CLOCK") {
+        return crate::sync::Arc::new(fake::FakeClock::new(source));
+    }
+    crate::sync::Arc::new(SystemClock)
+}
+
+#[cfg(feature = "test-clock")]
+mod fake {
+    use std::ffi::OsString;
+
+    use super::{Clock, Timestamp};
+    use crate::sync::atomic::{AtomicI64, Ordering};
+
+    /// The clock that `KMSFS_FAKE_CLOCK` describes.
+    pub struct FakeClock {
+        source: OsString,
+        last: AtomicI64,
+    }
+
+    impl FakeClock {
+        pub fn new(source: OsString) -> Self {
+            Self { source, last: AtomicI64::new(0) }
+        }
+    }
+
+    impl Clock for FakeClock {
+        /// The time of the variable or its file; while the file is being replaced, the time read last.
+        fn now(&self) -> Timestamp {
+            let text = self
+                .source
+                .to_str()
+                .and_then(|text| text.parse::<i64>().ok())
+                .or_else(|| std::fs::read_to_string(&self.source).ok().and_then(|text| text.trim().parse().ok()));
+            match text {
+                Some(secs) => self.last.store(secs, Ordering::SeqCst),
+                None => assert!(self.last.load(Ordering::SeqCst) != 0, "KMSFS_FAKE_CLOCK holds no time"),
+            }
+            Timestamp::from_secs(self.last.load(Ordering::SeqCst))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_file_is_read_again_at_each_call() {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let path = dir.path().join("now");
+            std::fs::write(&path, "1000\n").expect("write");
+            let clock = FakeClock::new(path.clone().into());
+            assert_eq!(clock.now(), Timestamp::from_secs(1000));
+            std::fs::write(&path, "2000").expect("write");
+            assert_eq!(clock.now(), Timestamp::from_secs(2000));
+            std::fs::write(&path, "").expect("write");
+            assert_eq!(clock.now(), Timestamp::from_secs(2000));
+            assert_eq!(FakeClock::new("77".into()).now(), Timestamp::from_secs(77));
+        }
+    }
+}
+
 /// A clock that stands still until it is told to move.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);

@@ -7,21 +7,24 @@
 //! | 0 | [`types`], [`sync`], [`env`], [`sys`] |
 //! | 1 | [`crypto`] |
 //! | 2 | [`format`] |
-//! | 3 | `kms`, `store` |
+//! | 3 | [`kms`], `store` |
 //! | 4 | `keys` |
 //! | 5 | `content` |
-//! | 6 | `vfs`, `ops` |
+//! | 6 | `vfs`, [`ops`] |
 //! | 7 | `fuse` |
-//! | 9 | `cli` |
+//! | 9 | [`cli`] |
 #![deny(unsafe_code, unused_must_use, clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod content;
 pub mod crypto;
 pub mod env;
 pub mod format;
 pub mod fuse;
 pub mod keys;
+pub mod kms;
+pub mod ops;
 pub mod store;
 pub mod sync;
 pub mod sys;

@@ -3,4 +3,6 @@
 
 pub mod arena;
 pub mod file;
+pub mod ofd;
+pub mod process;
 pub mod wipe;

@@ -31,6 +31,8 @@ const CONGESTION_THRESHOLD: u16 = 48;
 /// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h: inode flags of chattr(1).
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
+/// `FS_IOC_FSGETXATTR`, with which the kernel reads the present flags before it sets some.
+const GET_XFLAGS: u32 = 0x801c_581f;
 /// Inode numbers are not used again while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
@@ -81,6 +83,16 @@ fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
         Ok(len) if len <= size => reply.data(value),
         _ => reply.error(Errno::ERANGE),
     }
+}
+
+/// Inode flags as `struct fsxattr` of linux/fs.h tells them: 28 bytes that begin with `fsx_xflags`.
+fn fsxattr(flags: u32) -> [u8; 28] {
+    // (FS_*_FL, FS_XFLAG_*)
+    const PAIRS: [(u32, u32); 5] = [(0x10, 0x8), (0x20, 0x10), (0x8, 0x20), (0x80, 0x40), (0x40, 0x80)];
+    let xflags = PAIRS.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, xflag)| all | xflag);
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&u32::to_ne_bytes(xflags));
+    bytes
 }
 
 fn caller(req: &Request, umask: u32) -> Caller {
@@ -470,6 +482,10 @@ impl<B: Backing> Filesystem for Adapter<B> {
         guarded("ioctl", || match cmd {
             GET_FLAGS => match self.vfs.inode_flags(ino.0) {
                 Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
+                Err(error) => reply.error(errno(error)),
+            },
+            GET_XFLAGS => match self.vfs.inode_flags(ino.0) {
+                Ok(flags) => reply.ioctl(0, &fsxattr(flags)),
                 Err(error) => reply.error(errno(error)),
             },
             SET_FLAGS => {

@@ -5,4 +5,5 @@ mod backends;
 mod faults;
 mod fixture;
 mod model;
+mod ops;
 mod vectors;

@@ -1,0 +1,217 @@
+//! From the library's errors to exit codes, stable words and hints.
+
+use data_encoding::HEXLOWER;
+
+use super::exit::{CliError, Exit};
+use crate::format::Outcome;
+use crate::keys::KeyError;
+use crate::kms::audit::AuditError;
+use crate::kms::custody::CustodyError;
+use crate::kms::model::KeyState;
+use crate::kms::store::StoreError;
+use crate::kms::{KmsError, OpenError};
+use crate::ops::VolumeError;
+use crate::types::KeyArn;
+
+impl From<KmsError> for CliError {
+    fn from(error: KmsError) -> Self {
+        let (exit, hint) = match &error {
+            KmsError::Disabled(arn) => (Exit::KeyUnusable, Some(enable(arn.key_id()))),
+            KmsError::InvalidState { arn, state: KeyState::PendingDeletion } => {
+                (Exit::KeyUnusable, Some(cancel_deletion(arn.key_id())))
+            }
+            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) => (Exit::KeyUnusable, None),
+            KmsError::NotFound(_) => {
+                (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
+            }
+            KmsError::AccessDenied(_) => (Exit::AccessDenied, None),
+            KmsError::InvalidCiphertext | KmsError::IncorrectKey => (Exit::Integrity, None),
+            KmsError::Validation(_)
+            | KmsError::InvalidArn(_)
+            | KmsError::InvalidAliasName(_)
+            | KmsError::Tag(_)
+            | KmsError::InvalidMarker => (Exit::Usage, None),
+            KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
+            KmsError::AlreadyExists(_)
+            | KmsError::InvalidKeyUsage(_)
+            | KmsError::UnsupportedOperation(_)
+            | KmsError::LimitExceeded(_)
+            | KmsError::Conflict(_)
+            | KmsError::DryRun => (Exit::Failure, None),
+        };
+        let text = error.to_string();
+        let message =
+            if text.is_empty() { "the ciphertext is not valid for this key and context".to_owned() } else { text };
+        Self { exit, code: error.code().to_owned(), message, hint }
+    }
+}
+
+fn enable(key_id: &str) -> String {
+    format!("enable it with: kmsfs key enable {key_id}")
+}
+
+fn cancel_deletion(key_id: &str) -> String {
+    format!("cancel the deletion with: kmsfs key cancel-deletion {key_id}")
+}
+
+impl From<KeyError> for CliError {
+    fn from(error: KeyError) -> Self {
+        let (exit, code) = match &error {
+            KeyError::Disabled(_) => (Exit::KeyUnusable, "DisabledException"),
+            KeyError::PendingDeletion(_) => (Exit::KeyUnusable, "KMSInvalidStateException"),
+            KeyError::NotFound(_) => (Exit::Failure, "NotFoundException"),
+            KeyError::Denied { .. } => (Exit::AccessDenied, "AccessDeniedException"),
+            KeyError::InvalidCiphertext(_) => (Exit::Integrity, "InvalidCiphertextException"),
+            KeyError::Unreachable(_) => (Exit::KmsUnavailable, "KeyUnavailableException"),
+            KeyError::Failed(_) => (Exit::KmsUnavailable, "KMSInternalException"),
+        };
+        // The texts of the joint carry their next step.
+        Self::new(exit, code, error)
+    }
+}
+
+impl From<CustodyError> for CliError {
+    fn from(error: CustodyError) -> Self {
+        let (exit, code, hint) = match &error {
+            CustodyError::NotInitialised(_) => (Exit::NotInitialised, "NotInitialised", None),
+            CustodyError::WrongSecret(_) => (
+                Exit::WrongPassphrase,
+                "WrongPassphrase",
+                Some("the recovery key opens it as well: --recovery-key-file FILE"),
+            ),
+            CustodyError::NoSuchSlot(_) => {
+                (Exit::WrongPassphrase, "NoSuchSlot", Some("kmsfs kms slots list shows what opens this key manager"))
+            }
+            CustodyError::Damaged { .. } => {
+                (Exit::Integrity, "Damaged", Some("restore the key manager's directory from a backup"))
+            }
+            CustodyError::Refused(_) => (Exit::Failure, "Refused", None),
+            CustodyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                (Exit::AccessDenied, "Io", None)
+            }
+            CustodyError::Io { .. } => (Exit::KmsUnavailable, "Io", None),
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, code, error) }
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::Custody(e) => e.into(),
+            _ => Self::new(Exit::Integrity, "StoreDamaged", error),
+        }
+    }
+}
+
+impl From<AuditError> for CliError {
+    fn from(error: AuditError) -> Self {
+        match error {
+            AuditError::ForgedHead => Self::new(Exit::Integrity, "AuditLogBroken", error),
+            AuditError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Self::new(Exit::AccessDenied, "Io", error)
+            }
+            AuditError::Io { .. } => Self::new(Exit::KmsUnavailable, "Io", error),
+            AuditError::Store(e) => e.into(),
+        }
+    }
+}
+
+impl From<OpenError> for CliError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Custody(e) => e.into(),
+            OpenError::Kms(e) => e.into(),
+            OpenError::Audit(e) => e.into(),
+            OpenError::Store(e) => e.into(),
+        }
+    }
+}
+
+impl From<VolumeError> for CliError {
+    fn from(error: VolumeError) -> Self {
+        let message = error.to_string();
+        let new = |exit, code: &str| Self::new(exit, code, &message);
+        match error {
+            VolumeError::NotAVolume(dir) => new(Exit::NotInitialised, "NotInitialised")
+                .hint(format_args!("make one with: kmsfs init {}", dir.display())),
+            VolumeError::AlreadyAVolume(dir) => new(Exit::Failure, "AlreadyAVolume")
+                .hint(format_args!("mount it with: kmsfs mount {} MOUNTPOINT", dir.display())),
+            VolumeError::NotEmpty { .. } => new(Exit::Failure, "NotEmpty")
+                .hint("make the volume in an empty directory, mount it, and copy the files into the mount"),
+            VolumeError::NamesTooShort { .. } => new(Exit::Failure, "NamesTooShort").hint("use ext4, xfs or btrfs"),
+            VolumeError::Refused { outcome, path, other_copy_readable } => {
+                refused(new, outcome, &path, other_copy_readable)
+            }
+            VolumeError::Unknown(volume) => {
+                let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
+                let hint = format!(
+                    "it says of itself: keys {}, root key {}. If that is what you expect, trust it with --trust-new-volume",
+                    keys.join(" "),
+                    HEXLOWER.encode(&volume.commit)
+                );
+                new(Exit::Integrity, "VolumeUnknown").hint(hint)
+            }
+            VolumeError::Rollback { .. } => new(Exit::Integrity, "VolumeRollback")
+                .hint("restore the newer configuration; if you put the older one there yourself: --accept-rollback"),
+            VolumeError::Key(e) => e.into(),
+            VolumeError::Registry(e) => e.into(),
+            VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
+                .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
+            VolumeError::Io { path, what, source } => Self::io(path, what, &source),
+        }
+    }
+}
+
+/// A configuration that was not accepted: never replaced by itself, the user compares and restores.
+fn refused(
+    new: impl Fn(Exit, &str) -> CliError,
+    outcome: Outcome,
+    path: &std::path::Path,
+    other_copy_readable: bool,
+) -> CliError {
+    let exit = match outcome {
+        Outcome::KeyForbidden | Outcome::KeyUnavailable => Exit::AccessDenied,
+        Outcome::KeyServiceTimeout => Exit::KmsUnavailable,
+        Outcome::UnknownFeature => Exit::Failure,
+        _ => Exit::Integrity,
+    };
+    let error = new(exit, &format!("{outcome:?}"));
+    if exit != Exit::Integrity {
+        return error;
+    }
+    let root = path.parent().and_then(std::path::Path::parent).unwrap_or(path).display();
+    if other_copy_readable {
+        error.hint(format_args!(
+            "compare the two copies with: kmsfs repair {root}; restore the second with: kmsfs repair {root} --restore-config"
+        ))
+    } else {
+        error.hint(format_args!("compare {root}/.kmsfs/volume and volume.bak with a backup"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kms::custody::SlotKind;
+
+    #[test]
+    fn key_states_have_their_exit_code_and_next_step() {
+        let arn: crate::types::KeyArn = "arn:aws:kms:us-east-1:111122223333:key/k-1".parse().expect("valid");
+        let e = CliError::from(KmsError::Disabled(arn.clone()));
+        assert_eq!((e.exit, e.code.as_str()), (Exit::KeyUnusable, "DisabledException"));
+        assert_eq!(e.hint.as_deref(), Some("enable it with: kmsfs key enable k-1"));
+        let e = CliError::from(KmsError::InvalidState { arn: arn.clone(), state: KeyState::PendingDeletion });
+        assert!(e.hint.expect("hint").contains("cancel-deletion k-1"));
+        assert_eq!(CliError::from(KeyError::Disabled(arn)).exit, Exit::KeyUnusable);
+        assert_eq!(CliError::from(KeyError::Unreachable("x".into())).exit, Exit::KmsUnavailable);
+        assert_eq!(CliError::from(KmsError::InvalidCiphertext).exit, Exit::Integrity);
+    }
+
+    #[test]
+    fn a_wrong_passphrase_is_exit_12() {
+        assert_eq!(CliError::from(CustodyError::WrongSecret(SlotKind::Passphrase)).exit, Exit::WrongPassphrase);
+        assert_eq!(CliError::from(CustodyError::NotInitialised("/x".into())).exit, Exit::NotInitialised);
+    }
+}

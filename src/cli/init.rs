@@ -1,0 +1,119 @@
+//! `kmsfs init`: a new volume, and on first use the key manager.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::exit::{CliError, CliResult, Exit};
+use super::session::{CreateFlags, Session, created_json, created_words};
+use super::settings::Settings;
+use crate::env::{SystemEntropy, system_clock};
+use crate::keys::embedded::EmbeddedKms;
+use crate::kms::custody::RecoveryKey;
+use crate::ops::init::{InitOptions, NewVolume, check_empty, init_volume, new_volume_id};
+
+/// The key of volumes that were given none.
+pub const DEFAULT_KEY: &str = "alias/aws/kmsfs";
+
+/// Make an empty directory a volume; the first use also creates the key manager
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The directory for the ciphertext, created if missing; without it only the key manager is created
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    volume: VolumeFlags,
+    #[command(flatten)]
+    create: CreateFlags,
+}
+
+/// How a new volume is made.
+#[derive(Debug, Args, Default, Clone)]
+pub struct VolumeFlags {
+    /// KMS key of the volume's files: key id, key ARN, alias/NAME or alias ARN [default: alias/aws/kmsfs]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// A name for people, up to 255 bytes
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+}
+
+/// Runs the command.
+pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
+    if args.dir.is_none() && (args.volume.key.is_some() || args.volume.label.is_some()) {
+        return Err(CliError::usage("--key and --label are for a volume; name its directory"));
+    }
+    if let Some(dir) = &args.dir {
+        fs::create_dir_all(dir).map_err(|e| CliError::io(dir, "create", &e))?;
+        // Before the key manager is created or asked: a refusal should leave nothing behind.
+        check_empty(dir)?;
+    }
+    let (session, recovery) = Session::open_or_create(settings, &args.create)?;
+    if args.dir.is_none() && recovery.is_none() {
+        let message = format!("there is a key manager at {} already", settings.home.display());
+        return Err(CliError::failure(message).hint("kmsfs init DIR makes a volume"));
+    }
+    let created = recovery.map(|key| Created::new(settings, &key, args.create.keyfile));
+    let mut value = created.as_ref().map_or_else(|| json!({}), |c| c.json.clone());
+    let mut words = created.map_or_else(String::new, |c| c.words);
+    if let Some(dir) = &args.dir {
+        let volume = make_volume(&session, dir, &args.volume).inspect_err(|_| {
+            // The recovery key is shown only once: also when what follows it fails.
+            if !words.is_empty() {
+                settings.out.result(&value, || words.clone());
+            }
+        })?;
+        add_volume(&mut value, dir, &volume);
+        words.push_str(&volume_words(dir, &volume));
+    }
+    settings.out.result(&value, || words);
+    Ok(Exit::Ok)
+}
+
+/// What is said once of a key manager that was just made.
+pub struct Created {
+    /// For scripts.
+    pub json: Value,
+    /// For people.
+    pub words: String,
+}
+
+impl Created {
+    /// The words for the recovery key.
+    pub fn new(settings: &Settings, recovery: &RecoveryKey, keyfile: bool) -> Self {
+        let text = recovery.to_text();
+        Self {
+            json: created_json(&settings.home, &text, keyfile),
+            words: created_words(&settings.home, &text, keyfile),
+        }
+    }
+}
+
+/// Makes the volume.
+pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliResult<NewVolume> {
+    let id = new_volume_id(&SystemEntropy);
+    let options = InitOptions {
+        key: flags.key.clone().unwrap_or_else(|| DEFAULT_KEY.to_owned()),
+        label: flags.label.clone(),
+        ..InitOptions::default()
+    };
+    let service = EmbeddedKms::new(session.engine.clone(), &id);
+    let registry = session.engine.registry();
+    Ok(init_volume(dir, id, &service, &registry, &options, &*system_clock(), &SystemEntropy)?)
+}
+
+fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {
+    value["directory"] = json!(dir);
+    value["volume_id"] = json!(volume.volume_id.to_string());
+    value["key_arn"] = json!(volume.key.as_str());
+}
+
+fn volume_words(dir: &Path, volume: &NewVolume) -> String {
+    let dir = dir.display();
+    format!(
+        "Created volume {} in {dir},\nits files' keys wrapped by {}.\nMount it with: kmsfs mount {dir} MOUNTPOINT",
+        volume.volume_id, volume.key
+    )
+}

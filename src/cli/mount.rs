@@ -1,0 +1,161 @@
+//! `kmsfs mount`.
+
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
+
+use clap::Args;
+
+use super::daemon::{self, Readiness};
+use super::exit::{CliError, CliResult, Exit};
+use super::init::{Created, VolumeFlags, make_volume};
+use super::mount_options::MountOptions;
+use super::mountpoint;
+use super::serve::Serving;
+use super::session::{CreateFlags, Session};
+use super::settings::Settings;
+use crate::ops::VolumeError;
+use crate::ops::init::check_empty;
+use crate::ops::lock::VolumeLock;
+use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::sys::process::SignalSet;
+
+const OPTIONS_HELP: &str = "\
+Mount options (-o):
+  allow_other          other users may enter (for users: needs user_allow_other in /etc/fuse.conf)
+  ro, rw               read-only; any number of read-only mounts beside one read-write mount
+  suid, dev            set-id bits and device nodes work (root only; default nosuid,nodev)
+  noexec               no program can be executed
+  key-state=ebs        what is open goes on when its key becomes unusable (default)
+  trust-new-volume     as --trust-new-volume
+Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
+subtype=, x-*, and mount(8)'s own.";
+
+/// Mount a volume; an empty directory is made one first
+#[derive(Debug, Args)]
+#[command(after_help = OPTIONS_HELP)]
+pub struct MountArgs {
+    /// The directory of the ciphertext
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// The mountpoint, an empty directory outside of DIR
+    #[arg(value_name = "MNT")]
+    mountpoint: PathBuf,
+    /// Mount options, separated by commas
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<String>,
+    /// Return when the mount is usable and go on in the background
+    #[arg(long)]
+    daemon: bool,
+    /// Mount read-only
+    #[arg(long)]
+    ro: bool,
+    /// Accept a volume that this host has never seen, and remember it
+    #[arg(long)]
+    trust_new_volume: bool,
+    /// Accept a volume configuration that is older than one this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+    /// Log file of a daemon [default: log/mount-NAME.log in the key manager's directory]
+    #[arg(long, value_name = "FILE", env = "KMSFS_LOG_FILE", hide_env_values = true)]
+    log_file: Option<PathBuf>,
+    /// Requests handled at once [default: twice the processors, 4 at least]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    #[command(flatten)]
+    volume: VolumeFlags,
+    #[command(flatten)]
+    create: CreateFlags,
+}
+
+/// What the lock of a mounted volume says it is held for.
+pub fn lock_purpose(mountpoint: &Path) -> String {
+    format!("mount {}", mountpoint.display())
+}
+
+/// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
+pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResult {
+    let mut options = MountOptions::parse(&args.options)?;
+    options.read_only |= args.ro;
+    options.trust_new_volume |= args.trust_new_volume;
+    if (options.suid || options.dev) && !is_root() {
+        return Err(CliError::usage("only root may mount with -o suid or -o dev"));
+    }
+    let ready = match (args.daemon, Readiness::of_child()?) {
+        (true, None) => return daemon::spawn_and_wait(argv),
+        (true, Some(ready)) => ready,
+        (false, _) => Readiness::foreground(),
+    };
+    let (dir, mnt) = mountpoint::check(&args.dir, &args.mountpoint)?;
+    // Before the first thread: only the thread that waits for them gets these signals.
+    let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
+        .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
+    let (session, found, lock) = open_or_make(settings, args, &dir, &mnt, &options)?;
+    let log = match (ready.is_daemon(), &args.log_file) {
+        (true, None) => Some(daemon::open_log(&daemon::default_log(&settings.home, &mnt))?),
+        (true, Some(path)) => Some(daemon::open_log(path)?),
+        (false, _) => None,
+    };
+    let serving = Serving { settings, mountpoint: mnt, options, threads: threads(args.threads), ready, log, signals };
+    let accepted = OpenOptions {
+        trust_new_volume: serving.options.trust_new_volume,
+        accept_rollback: args.accept_rollback,
+        ..OpenOptions::default()
+    };
+    serving.run(session, found, lock, accepted)
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Requests wait for disk and key manager half of the time, so twice the processors.
+fn threads(asked: Option<u16>) -> usize {
+    asked.map_or_else(|| (2 * available_parallelism().map_or(2, NonZero::get)).max(4), usize::from)
+}
+
+/// Finds the volume, or makes one in an empty directory, and takes its lock unless the mount is read-only.
+fn open_or_make(
+    settings: &Settings,
+    args: &MountArgs,
+    dir: &Path,
+    mnt: &Path,
+    options: &MountOptions,
+) -> CliResult<(Session, FoundVolume, Option<VolumeLock>)> {
+    let lock = |found: &FoundVolume| match options.read_only {
+        true => Ok(None),
+        false => found.lock(&lock_purpose(mnt)).map(Some),
+    };
+    match FoundVolume::find(dir) {
+        Ok(found) => {
+            // Nobody is asked for a passphrase for a volume that is in use.
+            let lock = lock(&found)?;
+            return Ok((Session::open(settings)?, found, lock));
+        }
+        Err(VolumeError::NotAVolume(_)) => {}
+        Err(other) => return Err(other.into()),
+    }
+    check_empty(dir).map_err(|e| match e {
+        VolumeError::NotEmpty { entry, .. } => CliError::new(
+            Exit::NotInitialised,
+            "NotInitialised",
+            format_args!("{} is not a kmsfs volume, and it is not empty (it holds '{entry}')", dir.display()),
+        )
+        .hint("name the directory of a volume, or an empty one to make a new volume in"),
+        other => other.into(),
+    })?;
+    if options.read_only {
+        return Err(CliError::from(VolumeError::NotAVolume(dir.to_owned())));
+    }
+    settings.out.note(format_args!("{} is empty: making a new volume in it.", dir.display()));
+    let (session, recovery) = Session::open_or_create(settings, &args.create)?;
+    if let Some(key) = recovery {
+        let created = Created::new(settings, &key, args.create.keyfile);
+        settings.out.result(&created.json, || created.words);
+    }
+    make_volume(&session, dir, &args.volume)?;
+    let found = FoundVolume::find(dir)?;
+    let lock = lock(&found)?;
+    Ok((session, found, lock))
+}

@@ -1,0 +1,190 @@
+//! Where words go: data to stdout, everything for people to stderr.
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::json;
+
+use super::exit::{CliError, Exit};
+
+/// How a command speaks.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    json: bool,
+}
+
+impl Output {
+    /// Tables and sentences, or JSON.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Whether stdout carries JSON.
+    pub fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// The result of a command: one JSON object, or what `human` says.
+    pub fn result<T: Serialize + ?Sized>(self, value: &T, human: impl FnOnce() -> String) {
+        if self.json {
+            let text = serde_json::to_string_pretty(value).expect("results have string keys");
+            write_stdout(&text);
+        } else {
+            let text = human();
+            if !text.is_empty() {
+                write_stdout(&text);
+            }
+        }
+    }
+
+    /// One line of a stream: a JSON line, or what `human` says.
+    pub fn line<T: Serialize + ?Sized>(self, value: &T, human: impl FnOnce() -> String) {
+        if self.json {
+            write_stdout(&serde_json::to_string(value).expect("results have string keys"));
+        } else {
+            write_stdout(&human());
+        }
+    }
+
+    /// Something people should know while the command goes on. Silent with `--json`.
+    pub fn note(self, text: impl fmt::Display) {
+        if !self.json {
+            write_stderr(&text.to_string());
+        }
+    }
+
+    /// Something people must know. With `--json` a JSON line on stderr.
+    pub fn warning(self, text: impl fmt::Display) {
+        if self.json {
+            write_stderr(&json!({"message_type": "warning", "message": text.to_string()}).to_string());
+        } else {
+            write_stderr(&format!("warning: {text}"));
+        }
+    }
+
+    /// Why the command failed, on stderr.
+    pub fn error(self, error: &CliError) {
+        if self.json {
+            let mut object = json!({
+                "message_type": "error",
+                "code": error.code,
+                "message": error.message,
+                "exit_code": error.exit.code(),
+            });
+            if let Some(hint) = &error.hint {
+                object["hint"] = json!(hint);
+            }
+            write_stderr(&object.to_string());
+            return;
+        }
+        let label = if error.exit == Exit::Interrupted { "interrupted" } else { "error" };
+        let code = match error.code.as_str() {
+            "Failure" | "Usage" | "Io" | "Interrupted" => String::new(),
+            code => format!(" ({code})"),
+        };
+        let mut text = format!("{label}: {}{code}", error.message);
+        if let Some(hint) = &error.hint {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        write_stderr(&text);
+    }
+}
+
+/// A table without lines, as wide as the terminal at most.
+pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_header(headers.iter().map(|h| Cell::new(h).add_attribute(Attribute::Bold)));
+    } else {
+        table.set_header(headers.iter().map(Cell::new));
+    }
+    for row in rows {
+        table.add_row(row);
+    }
+    trim_lines(&table.to_string())
+}
+
+/// Pairs of a name and a value, one a line, the values aligned. Empty values are left out.
+pub fn fields(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines: Vec<String> = pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name:width$}  {value}"))
+        .collect();
+    lines.join("\n")
+}
+
+/// `n` bytes for people: `17 B`, `4.0 KiB`, `1.5 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+fn trim_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
+    lines.join("\n")
+}
+
+/// Writes one line of data. A reader that went away (`kmsfs ... | head`) ends the process quietly, as it ends any
+/// program that is killed by SIGPIPE.
+pub fn write_stdout(text: &str) {
+    let mut out = io::stdout().lock();
+    let done = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    if let Err(e) = done {
+        if e.kind() != io::ErrorKind::BrokenPipe {
+            write_stderr(&format!("error: cannot write to stdout: {e}"));
+        }
+        std::process::exit(i32::from(Exit::Failure.code()));
+    }
+}
+
+/// Writes one line for people. There is nobody to tell when that fails.
+pub fn write_stderr(text: &str) {
+    let mut err = io::stderr().lock();
+    let _ = err.write_all(text.as_bytes()).and_then(|()| err.write_all(b"\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (3 << 29, "1.5 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn fields_are_aligned_and_empty_ones_left_out() {
+        let text = fields(&[("a", "1".into()), ("long", String::new()), ("bc", "2".into())]);
+        assert_eq!(text, "a     1\nbc    2");
+    }
+
+    #[test]
+    fn a_table_has_no_trailing_blanks() {
+        let text = table(&["NAME", "V"], [vec!["x".to_owned(), "1".to_owned()], vec!["longer".into(), String::new()]]);
+        assert_eq!(text, "NAME    V\nx       1\nlonger");
+    }
+}

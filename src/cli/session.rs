@@ -1,0 +1,238 @@
+//! The embedded key manager as a command sees it: found, unlocked, or created on first use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit::{CliError, CliResult, Exit};
+use super::passphrase::{self, Passphrase as Secret};
+use super::settings::Settings;
+use crate::env::{SystemEntropy, system_clock};
+use crate::kms::Engine;
+use crate::kms::custody::{
+    Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
+};
+use crate::kms::model::Caller;
+use crate::sync::Arc;
+use crate::types::{AccountId, Region};
+
+/// The Region of a key manager that was made without one.
+const DEFAULT_REGION: &str = "us-east-1";
+/// The account of a key manager that was made without one.
+const DEFAULT_ACCOUNT: &str = "000000000000";
+/// How often a terminal is asked for the passphrase.
+const ATTEMPTS: u32 = 3;
+/// Name of the passphrase among systemd's credentials (`LoadCredentialEncrypted=kmsfs-passphrase:...`).
+const CREDENTIAL: &str = "kmsfs-passphrase";
+
+/// How a first use creates the key manager.
+#[derive(Debug, Args, Default, Clone)]
+pub struct CreateFlags {
+    /// Let a key file in the key manager's directory open it (new key manager only): convenient, but no protection
+    /// against somebody who has the disk
+    #[arg(long)]
+    pub keyfile: bool,
+    /// Twelve digits that the key ARNs carry (new key manager only) [default: 000000000000]
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<AccountId>,
+}
+
+/// An unlocked key manager and the user of this command as its caller.
+pub struct Session {
+    /// The key manager.
+    pub engine: Engine,
+    /// The user.
+    pub caller: Caller,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session({:?})", self.caller)
+    }
+}
+
+impl Session {
+    /// Opens the key manager of the settings; exit 10 if there is none.
+    pub fn open(settings: &Settings) -> CliResult<Self> {
+        if !Home::exists(&settings.home) {
+            return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+        }
+        let home = unlock(settings)?;
+        Self::start(settings, home)
+    }
+
+    /// As [`Self::open`], for a database that is not the one last written: the user restored it.
+    pub fn open_accepting(settings: &Settings) -> CliResult<()> {
+        if !Home::exists(&settings.home) {
+            return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+        }
+        Engine::start_accepting(unlock(settings)?, system_clock(), Arc::new(SystemEntropy))?;
+        Ok(())
+    }
+
+    /// Opens the key manager, or creates it on first use; then the recovery key is in the result, to be shown once.
+    pub fn open_or_create(settings: &Settings, flags: &CreateFlags) -> CliResult<(Self, Option<RecoveryKey>)> {
+        if Home::exists(&settings.home) {
+            return Ok((Self::open(settings)?, None));
+        }
+        let region = parse_region(settings.region.as_deref().unwrap_or(DEFAULT_REGION))?;
+        let account = match &flags.account {
+            Some(account) => account.clone(),
+            None => DEFAULT_ACCOUNT.parse().expect("twelve digits"),
+        };
+        let slots = vec![first_slot(settings, flags)?];
+        let new = NewHome { account, region, slots };
+        let (home, recovery) = Home::create(&settings.home, new, &*system_clock(), &SystemEntropy)?;
+        Ok((Self::start(settings, home)?, Some(recovery)))
+    }
+
+    /// Opens the key manager if that takes no question; `None` if it does, or if there is none.
+    pub fn open_quietly(settings: &Settings) -> Option<CliResult<Self>> {
+        let unlock = &settings.unlock;
+        let silent = unlock.is_given() || credential().is_some() || Home::has_key_file(&settings.home);
+        let exists = Home::exists(&settings.home);
+        (exists && silent).then(|| Self::open(settings))
+    }
+
+    fn start(settings: &Settings, home: Home) -> CliResult<Self> {
+        let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
+        let mut caller = engine.local_caller(&user_name());
+        if let Some(region) = &settings.region {
+            caller = Caller::new(caller.principal().clone(), parse_region(region)?);
+        }
+        Ok(Self { engine, caller })
+    }
+}
+
+fn parse_region(text: &str) -> CliResult<Region> {
+    text.parse().map_err(|e| CliError::usage(format_args!("--region: {e}")))
+}
+
+/// The slot that a new key manager is opened with from now on.
+fn first_slot(settings: &Settings, flags: &CreateFlags) -> CliResult<NewSlot> {
+    let given = settings.unlock.read()?;
+    match (flags.keyfile, given) {
+        (true, Some(_)) => Err(CliError::usage("--keyfile and a passphrase source were both given; choose one")),
+        (true, None) => Ok(NewSlot::KeyFile),
+        (false, Some(secret)) => Ok(new_passphrase_slot(&secret)),
+        (false, None) if settings.unlock.recovery_key_file.is_some() => Err(CliError::new(
+            Exit::NotInitialised,
+            "NotInitialised",
+            format_args!("there is no key manager at {} that a recovery key could open", settings.home.display()),
+        )),
+        (false, None) => match credential() {
+            Some(path) => Ok(new_passphrase_slot(&passphrase::from_file(&path)?)),
+            None if passphrase::can_ask() => {
+                let what = format!("the key manager at {}", settings.home.display());
+                Ok(new_passphrase_slot(&passphrase::ask_new(&what)?))
+            }
+            None => Err(CliError::usage(format_args!(
+                "a new key manager at {} needs something that opens it, and there is no terminal to ask for a passphrase",
+                settings.home.display()
+            ))
+            .hint("give --passphrase-file FILE, --passphrase-command COMMAND, --passphrase-fd N, or --keyfile")),
+        },
+    }
+}
+
+/// A passphrase slot with parameters measured on this computer.
+pub fn new_passphrase_slot(secret: &Secret) -> NewSlot {
+    NewSlot::Passphrase(Passphrase::new(secret.to_vec()), Argon2Params::calibrated())
+}
+
+/// A passphrase that systemd has put into this service's credentials.
+fn credential() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
+    path.is_file().then_some(path)
+}
+
+/// Named source, systemd credential, key file, terminal: the first that there is.
+fn unlock(settings: &Settings) -> CliResult<Home> {
+    let dir = &settings.home;
+    let try_secret = |secret: &Secret| Home::unlock(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
+    if let Some(file) = &settings.unlock.recovery_key_file {
+        let text = passphrase::from_file(file)?;
+        let text =
+            std::str::from_utf8(&text).map_err(|_| CliError::from(CustodyError::WrongSecret(SlotKind::Recovery)))?;
+        return Ok(Home::unlock(dir, &Unlock::Recovery(RecoveryKey::parse(text)?))?);
+    }
+    if let Some(secret) = settings.unlock.read()? {
+        return Ok(try_secret(&secret)?);
+    }
+    if let Some(path) = credential() {
+        return Ok(try_secret(&passphrase::from_file(&path)?)?);
+    }
+    if Home::has_key_file(dir) {
+        return Ok(Home::unlock(dir, &Unlock::KeyFile)?);
+    }
+    if !passphrase::can_ask() {
+        return Err(CliError::usage(format_args!(
+            "the key manager at {} is locked, and there is no terminal to ask for the passphrase",
+            dir.display()
+        ))
+        .hint("give --passphrase-file FILE, --passphrase-command COMMAND or --passphrase-fd N"));
+    }
+    let mut attempt = 1;
+    loop {
+        let secret = passphrase::ask(&format!("Passphrase of the key manager at {}", dir.display()))?;
+        match try_secret(&secret) {
+            Err(CustodyError::WrongSecret(_)) if attempt < ATTEMPTS => {
+                super::output::write_stderr("Wrong passphrase; try again.");
+                attempt += 1;
+            }
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// The name of this process's user; the number where the user database does not know it.
+pub fn user_name() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name_of(uid, &passwd).unwrap_or_else(|| uid.to_string())
+}
+
+fn name_of(uid: u32, passwd: &str) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|n| !n.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// What people are told once when a key manager was made.
+pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
+    let mut text = format!(
+        "Created the key manager at {}.\n\nRecovery key (shown only now; print it and keep it away from this computer):\n\n    {recovery}\n",
+        home.display()
+    );
+    if keyfile {
+        text.push_str(&format!(
+            "\nThe key file {} opens it without a question. That is no protection against somebody\n\
+             who has this disk; `kmsfs kms slots add passphrase` adds a passphrase.\n",
+            home.join("domain.key").display()
+        ));
+    }
+    text
+}
+
+/// The same for scripts.
+pub fn created_json(home: &Path, recovery: &str, keyfile: bool) -> serde_json::Value {
+    json!({"kms_home": home, "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_have_names() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\n:x:7:7::/:\nbroken\nalice:x:1000:1000::/home/alice:/bin/sh\n";
+        assert_eq!(name_of(1000, passwd).as_deref(), Some("alice"));
+        assert_eq!(name_of(0, passwd).as_deref(), Some("root"));
+        assert_eq!(name_of(7, passwd), None);
+        assert_eq!(name_of(8, passwd), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! `kmsfs kms slots`: what opens the key manager.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::exit::{CliError, CliResult, Exit};
+use super::output::table;
+use super::passphrase;
+use super::session::{Session, new_passphrase_slot};
+use super::settings::Settings;
+use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
+
+/// The key manager itself
+#[derive(Debug, Subcommand)]
+pub enum KmsCommand {
+    /// Passphrases, key files and recovery keys that open it
+    #[command(subcommand)]
+    Slots(SlotsCommand),
+}
+
+/// `kms slots`.
+#[derive(Debug, Subcommand)]
+pub enum SlotsCommand {
+    /// List what opens the key manager; needs no passphrase
+    List,
+    /// Add a passphrase, the key file or a recovery key
+    Add(AddArgs),
+    /// Remove one; the last cannot be removed
+    Remove(RemoveArgs),
+}
+
+/// `kms slots add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// What to add
+    #[arg(value_enum, value_name = "KIND")]
+    kind: Kind,
+    /// Read the new passphrase from the first line of FILE instead of the terminal
+    #[arg(long, value_name = "FILE")]
+    new_passphrase_file: Option<std::path::PathBuf>,
+}
+
+/// Kinds of slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Another passphrase
+    Passphrase,
+    /// The file domain.key in the key manager's directory
+    Keyfile,
+    /// A recovery key, shown once
+    Recovery,
+}
+
+/// `kms slots remove`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Number of the slot, from kms slots list
+    #[arg(value_name = "ID")]
+    id: u32,
+}
+
+/// Runs one of the commands.
+pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
+    let KmsCommand::Slots(command) = command;
+    match command {
+        SlotsCommand::List => list(settings),
+        SlotsCommand::Add(args) => add(settings, args),
+        SlotsCommand::Remove(args) => remove(settings, args.id),
+    }
+}
+
+fn list(settings: &Settings) -> CliResult {
+    if !Home::exists(&settings.home) {
+        return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+    }
+    let slots = Home::list_slots(&settings.home)?;
+    let values: Vec<Value> = slots.iter().map(slot_json).collect();
+    settings.out.result(&json!({"slots": values}), || {
+        let rows = slots.iter().map(|s| vec![s.id.to_string(), word(s.kind).to_owned(), s.created.to_string()]);
+        table(&["ID", "KIND", "CREATED"], rows)
+    });
+    Ok(Exit::Ok)
+}
+
+fn add(settings: &Settings, args: &AddArgs) -> CliResult {
+    if args.new_passphrase_file.is_some() && args.kind != Kind::Passphrase {
+        return Err(CliError::usage("--new-passphrase-file belongs to: kmsfs kms slots add passphrase"));
+    }
+    let session = Session::open(settings)?;
+    let slot = match (args.kind, &args.new_passphrase_file) {
+        (Kind::Keyfile, _) => NewSlot::KeyFile,
+        (Kind::Recovery, _) => NewSlot::Recovery,
+        (Kind::Passphrase, Some(file)) => new_passphrase_slot(&passphrase::from_file(file)?),
+        (Kind::Passphrase, None) if passphrase::can_ask() => {
+            new_passphrase_slot(&passphrase::ask_new(&format!("the key manager at {}", settings.home.display()))?)
+        }
+        (Kind::Passphrase, None) => {
+            return Err(CliError::usage("there is no terminal to ask for the new passphrase")
+                .hint("give --new-passphrase-file FILE"));
+        }
+    };
+    let (info, recovery) = session.engine.add_slot(&session.caller, slot)?;
+    let recovery = recovery.map(|key| key.to_text());
+    let mut value = slot_json(&info);
+    if let Some(text) = &recovery {
+        value["recovery_key"] = json!(text.as_str());
+    }
+    settings.out.result(&value, || match &recovery {
+        Some(text) => format!("Added recovery key {}. It is shown only now:\n\n    {}\n", info.id, text.as_str()),
+        None => format!("Added slot {} ({}).", info.id, word(info.kind)),
+    });
+    if args.kind == Kind::Keyfile {
+        settings.out.warning("the key file is no protection against somebody who has this disk");
+    }
+    Ok(Exit::Ok)
+}
+
+fn remove(settings: &Settings, id: u32) -> CliResult {
+    let session = Session::open(settings)?;
+    session.engine.remove_slot(&session.caller, id)?;
+    settings.out.result(&json!({"id": id, "removed": true}), || format!("Removed slot {id}."));
+    settings.out.note("Whoever copied the key manager's directory before can still open that copy with it.");
+    Ok(Exit::Ok)
+}
+
+fn slot_json(slot: &SlotInfo) -> Value {
+    json!({"id": slot.id, "kind": word(slot.kind), "created": slot.created.to_string()})
+}
+
+fn word(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::Passphrase => "passphrase",
+        SlotKind::KeyFile => "keyfile",
+        SlotKind::Recovery => "recovery",
+    }
+}

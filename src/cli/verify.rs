@@ -1,0 +1,88 @@
+//! `kmsfs verify`: reads and authenticates everything.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::exit::{CliError, CliResult, Exit};
+use super::offline::{self, Unlocked, finding_json, finding_words};
+use super::output::bytes;
+use super::progress::Shown;
+use super::settings::Settings;
+use crate::ops::lock;
+use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::ops::verify::{VerifyOptions, VerifyReport, verify};
+
+/// Read and authenticate every file, name and attribute of a volume, and list what is damaged
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The directory of the volume, mounted or not
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Accept a volume that this host has never seen
+    #[arg(long)]
+    trust_new_volume: bool,
+    /// Accept a configuration that is older than one this host has seen
+    #[arg(long)]
+    accept_rollback: bool,
+}
+
+/// Runs the command: exit 3 if anything is wrong.
+pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
+    let progress = Shown::start(settings.out, "verify")?;
+    let found = FoundVolume::find(&args.dir)?;
+    let owner = lock::owner(&args.dir).map_err(|e| CliError::io(&args.dir, "query the lock of", &e))?;
+    let in_use = owner.is_some();
+    let options = OpenOptions {
+        trust_new_volume: args.trust_new_volume,
+        accept_rollback: args.accept_rollback,
+        ..OpenOptions::default()
+    };
+    let Unlocked { service, opened, session } = offline::unlock(settings, found, options)?;
+    if in_use {
+        settings.out.note("The volume is in use: what changes meanwhile is read again before it counts as damaged.");
+    }
+    let volume = offline::files(service, opened, if in_use { 3 } else { 1 });
+    let how = VerifyOptions { threads: offline::threads(args.threads), in_use };
+    let out = settings.out;
+    let tell = |finding: &crate::ops::Finding| {
+        if !out.is_json() {
+            progress.print(&finding_words(finding));
+        }
+    };
+    let report = verify(&offline::backing(&args.dir)?, &volume, how, &progress, &tell)
+        .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
+    progress.finish();
+    drop(session);
+    show(settings, args, &report);
+    if report.interrupted {
+        return Err(
+            progress.interrupted(&format!("kmsfs verify {} (it starts from the beginning)", args.dir.display()))
+        );
+    }
+    Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport) {
+    let value = json!({
+        "directory": args.dir,
+        "complete": !report.interrupted,
+        "directories": report.directories,
+        "files": report.files,
+        "bytes": report.bytes,
+        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+    });
+    settings.out.result(&value, || {
+        let found = match report.findings.len() {
+            0 => "nothing is wrong".to_owned(),
+            1 => "1 finding".to_owned(),
+            n => format!("{n} findings"),
+        };
+        let (files, directories) = (report.files, report.directories);
+        format!("Verified {files} files ({}) in {directories} directories: {found}.", bytes(report.bytes))
+    });
+}

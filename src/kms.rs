@@ -1,0 +1,18 @@
+//! The embedded key manager: AWS KMS's semantics in process.
+//!
+//! [`custody`] keeps the root key and the domain keys, [`store`] the sealed rows, [`engine`] executes the
+//! operations of [`model`], [`audit`] records every call, [`registry`] remembers the volumes. Nothing here knows of
+//! files; `docs/KMS.md` says what is built and how it is stored.
+
+pub mod audit;
+pub mod blob;
+pub mod custody;
+pub mod engine;
+mod error;
+pub mod model;
+pub mod registry;
+mod seal;
+pub mod store;
+
+pub use engine::Engine;
+pub use error::{KmsError, OpenError};

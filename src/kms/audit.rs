@@ -1,0 +1,90 @@
+//! The audit log: one JSON line per call, in CloudTrail's shape, chained by hashes and authenticated (KMS.md section
+//! 17).
+//!
+//! Changes put their record into the database's outbox within their own transaction, so that a record exists exactly
+//! if the change does; cryptographic calls and refusals are queued in memory and appended by a background thread. One
+//! lock file serialises the appending of all processes. The head of the chain stands in the database, so that cutting
+//! off the log's end is noticed.
+
+mod canonical;
+mod event;
+mod log;
+mod recorder;
+mod verify;
+
+use std::path::PathBuf;
+
+pub(in crate::kms) use event::{Event, EventKind, Rendered};
+pub(in crate::kms) use log::write_first_head;
+pub use recorder::AuditLog;
+
+use crate::kms::store::StoreError;
+use crate::types::Timestamp;
+
+/// Why the audit log could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A file of the log.
+    #[error("audit log {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The head of the chain in the database was not written by this key manager.
+    #[error("the head of the audit chain in the database has a wrong MAC; see: kmsfs audit verify")]
+    ForgedHead,
+}
+
+impl From<rusqlite::Error> for AuditError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// Which records to show; all that are given must match.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Part of a key's ARN, or of the key as the caller named it.
+    pub key: Option<String>,
+    /// Part of the principal's ARN.
+    pub principal: Option<String>,
+    /// The event's name, for example `Decrypt`.
+    pub event: Option<String>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Not after.
+    pub until: Option<Timestamp>,
+    /// Only calls that were refused or failed.
+    pub errors_only: bool,
+    /// Only records with a greater `chain.seq`: for following the log.
+    pub after_seq: Option<u64>,
+    /// Only the last so many of those that match.
+    pub last: Option<usize>,
+}
+
+/// Outcome of [`AuditLog::verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditReport {
+    /// Records that were proven, from the first.
+    pub records: u64,
+    /// Files of the log.
+    pub files: usize,
+    /// The first place where the chain does not hold.
+    pub first_break: Option<AuditBreak>,
+}
+
+/// Where and why the chain does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditBreak {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub reason: String,
+}

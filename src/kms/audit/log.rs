@@ -1,0 +1,256 @@
+//! The files of the log and the head of the chain.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use rusqlite::{Connection, TransactionBehavior, params};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::event::Rendered;
+use super::{AuditError, verify};
+use crate::crypto::secret::SecretKey;
+use crate::kms::seal;
+use crate::kms::store::connect_audit;
+use crate::types::Timestamp;
+
+/// A file is closed when it has reached this size, or at the end of the day (UTC).
+pub const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// `prev` of the first record.
+pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The end of the chain: last record, and where the next one goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub seq: u64,
+    /// SHA-256 of the last line, hex.
+    pub hash: String,
+    pub file: u64,
+    /// Bytes of the file that belong to the chain.
+    pub length: u64,
+    /// Days since the epoch when the file was begun.
+    pub day: i64,
+}
+
+fn head_mac(record: &str, key: &SecretKey<32>) -> [u8; 32] {
+    seal::mac(key, &[b"kmsfs audit head v1", record.as_bytes()])
+}
+
+/// Enters the head of an empty log.
+pub fn write_first_head(to: &Connection, key: &SecretKey<32>) -> rusqlite::Result<()> {
+    write_head(to, &Head { seq: 0, hash: NO_HASH.to_owned(), file: 1, length: 0, day: 0 }, key)
+}
+
+fn write_head(to: &Connection, head: &Head, key: &SecretKey<32>) -> rusqlite::Result<()> {
+    let record = serde_json::to_string(head).expect("plain data serialises");
+    let mac = head_mac(&record, key);
+    to.prepare_cached(
+        "INSERT INTO audit_head(one, record, mac) VALUES (1, ?1, ?2)
+         ON CONFLICT(one) DO UPDATE SET record = ?1, mac = ?2",
+    )?
+    .execute(params![record, &mac[..]])?;
+    Ok(())
+}
+
+/// The log with its own connection to the database.
+pub struct Log {
+    dir: PathBuf,
+    connection: Connection,
+    max_file: u64,
+}
+
+/// Excludes other appenders and verifiers, in this process and others.
+pub struct LogLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+impl Log {
+    /// Opens the log in `dir`, which is made if absent.
+    pub fn open(dir: PathBuf, database: &Path) -> Result<Self, AuditError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+        made.map_err(|source| AuditError::Io { path: dir.clone(), source })?;
+        Ok(Self { dir, connection: connect_audit(database)?, max_file: MAX_FILE })
+    }
+
+    #[cfg(test)]
+    pub fn set_max_file(&mut self, bytes: u64) {
+        self.max_file = bytes;
+    }
+
+    pub fn lock(&self) -> Result<LogLock, AuditError> {
+        let path = self.dir.join("lock");
+        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = open.and_then(|file| {
+            flock(&file, FlockOperation::LockExclusive)?;
+            Ok(file)
+        });
+        file.map(LogLock).map_err(|source| AuditError::Io { path, source })
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number:06}.jsonl"))
+    }
+
+    /// The files of the log in order.
+    pub fn files(&self) -> Result<Vec<PathBuf>, AuditError> {
+        let io = |source| AuditError::Io { path: self.dir.clone(), source };
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(io)? {
+            let path = entry.map_err(io)?.path();
+            if path.extension().is_some_and(|extension| extension == "jsonl") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    pub fn head(&self, key: &SecretKey<32>) -> Result<Head, AuditError> {
+        let mut statement = self.connection.prepare_cached("SELECT record, mac FROM audit_head")?;
+        let (record, mac): (String, Vec<u8>) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if !seal::same(&mac, &head_mac(&record, key)) {
+            return Err(AuditError::ForgedHead);
+        }
+        serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
+    }
+
+    /// Appends the outbox and `events`, durably.
+    pub fn append(&mut self, events: &[Rendered], now: Timestamp, key: &SecretKey<32>) -> Result<(), AuditError> {
+        let _lock = self.lock()?;
+        let before = self.head(key)?;
+        let mut head = before.clone();
+        let (outbox_end, mut pending) = self.outbox()?;
+        if pending.is_empty() && events.is_empty() {
+            return Ok(());
+        }
+        let already = self.recover(&mut head, key)?;
+        pending.retain(|event| !already.contains(&event.event_id));
+
+        let day = now.as_secs().div_euclid(86_400);
+        let mut events = pending.iter().chain(events).peekable();
+        while events.peek().is_some() {
+            if head.length >= self.max_file || (head.day != day && head.length > 0) {
+                head = Head { file: head.file + 1, length: 0, ..head };
+            }
+            if head.length == 0 {
+                head.day = day;
+            }
+            let mut buffer = String::new();
+            while head.length + (buffer.len() as u64) < self.max_file {
+                let Some(event) = events.next() else { break };
+                head.seq += 1;
+                let mac = HEXLOWER.encode(&seal::mac(key, &[event.unsigned(head.seq, &head.hash).as_bytes()]));
+                let line = event.line(head.seq, &head.hash, &mac);
+                head.hash = HEXLOWER.encode(&seal::sha256(line.as_bytes()));
+                buffer.push_str(&line);
+                buffer.push('\n');
+            }
+            self.write(head.file, head.length, buffer.as_bytes())?;
+            head.length += buffer.len() as u64;
+        }
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        write_head(&tx, &head, key)?;
+        tx.prepare_cached("DELETE FROM audit_outbox WHERE id <= ?1")?.execute([outbox_end])?;
+        Ok(tx.commit()?)
+    }
+
+    fn outbox(&self) -> Result<(i64, Vec<Rendered>), AuditError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT id, event_id, head, tail FROM audit_outbox ORDER BY id")?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, i64>(0)?, Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)? }))
+        })?;
+        let (mut end, mut events) = (0, Vec::new());
+        for row in rows {
+            let (id, event) = row?;
+            end = id;
+            events.push(event);
+        }
+        Ok((end, events))
+    }
+
+    /// Writes at the end of the chain and syncs. A failure leaves the file as it was.
+    fn write(&self, number: u64, at: u64, bytes: &[u8]) -> Result<(), AuditError> {
+        let path = self.path(number);
+        let io = |source| AuditError::Io { path: path.clone(), source };
+        let fresh = !path.exists();
+        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let mut file = open.map_err(io)?;
+        let written =
+            file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            file.set_len(at).map_err(io)?;
+            return Err(io(error));
+        }
+        if fresh {
+            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what a crashed process appended without moving the head, and cuts a torn last line off. Where the
+    /// file is not what the head says, a new file is begun, so that the evidence stays. Answers the ids taken over.
+    fn recover(&self, head: &mut Head, key: &SecretKey<32>) -> Result<HashSet<String>, AuditError> {
+        let mut taken = HashSet::new();
+        loop {
+            let path = self.path(head.file);
+            let io = |source| AuditError::Io { path: path.clone(), source };
+            let mut rest = Vec::new();
+            match File::open(&path) {
+                Ok(mut file) => {
+                    let length = file.metadata().map_err(io)?.len();
+                    if length < head.length {
+                        tracing::error!(file = %path.display(), "the audit log was cut off; it goes on in a new file");
+                        self.next_file(head);
+                        continue;
+                    }
+                    file.seek(SeekFrom::Start(head.length)).map_err(io)?;
+                    file.read_to_end(&mut rest).map_err(io)?;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && head.length == 0 => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    tracing::error!(file = %path.display(), "a file of the audit log is gone; it goes on in a new one");
+                    self.next_file(head);
+                    continue;
+                }
+                Err(error) => return Err(io(error)),
+            }
+            for line in rest.split_inclusive(|byte| *byte == b'\n') {
+                let Some(text) = line.strip_suffix(b"\n") else {
+                    let file = OpenOptions::new().write(true).open(&path).map_err(io)?;
+                    file.set_len(head.length).and_then(|()| file.sync_all()).map_err(io)?;
+                    tracing::warn!(file = %path.display(), "a torn line at the end of the audit log was removed");
+                    break;
+                };
+                match verify::check_line(text, head.seq + 1, &head.hash, key) {
+                    Ok(record) => {
+                        taken.extend(record["eventID"].as_str().map(str::to_owned));
+                        head.seq += 1;
+                        head.hash = HEXLOWER.encode(&seal::sha256(text));
+                        head.length += line.len() as u64;
+                    }
+                    Err(reason) => {
+                        tracing::error!(file = %path.display(), reason, "the audit log was changed from outside");
+                        self.next_file(head);
+                        return Ok(taken);
+                    }
+                }
+            }
+            // A crashed process may have gone on in the next file.
+            if !self.path(head.file + 1).exists() {
+                return Ok(taken);
+            }
+            *head = Head { file: head.file + 1, length: 0, ..head.clone() };
+        }
+    }
+
+    fn next_file(&self, head: &mut Head) {
+        let mut file = head.file + 1;
+        while self.path(file).exists() {
+            file += 1;
+        }
+        *head = Head { file, length: 0, ..head.clone() };
+    }
+}

@@ -1,0 +1,229 @@
+//! Ciphertext blobs of symmetric keys (KMS.md section 15).
+//!
+//! | offset | size | field |
+//! | --- | --- | --- |
+//! | 0 | 1 | version = 1 |
+//! | 1 | 1 | suite: 1 = KDF in counter mode (SP 800-108, HMAC-SHA-256) + AES-256-GCM |
+//! | 2 | 1 | flags: bit 0 = multi-Region key id; others zero, else refused |
+//! | 3 | 16 | key id: UUID bytes, or the 16 bytes behind `mrk-` |
+//! | 19 | 32 | material id |
+//! | 51 | 16 | message nonce |
+//! | 67 | 12 | IV |
+//! | 79 | n | ciphertext |
+//! | 79 + n | 16 | tag |
+//!
+//! Message key = KDF(material), fixed input `"kmsfs message key v1" || 0x00 || nonce || u32 BE 256` (SP 800-108r1
+//! section 4.1); a fresh key per message lifts the bound on random IVs. AAD = bytes 0 to 79 and the canonical encryption
+//! context.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkdf_ctr_hmac};
+use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
+
+use crate::crypto::secret::SecretKey;
+use crate::env::Entropy;
+use crate::types::EncryptionContext;
+
+const VERSION: u8 = 1;
+const SUITE_KDF_GCM: u8 = 1;
+const FLAG_MULTI_REGION: u8 = 1;
+const NONCE_AT: usize = 51;
+const IV_AT: usize = 67;
+const HEADER_LEN: usize = 79;
+const TAG_LEN: usize = 16;
+const MULTI_REGION_PREFIX: &str = "mrk-";
+
+/// Bytes that a blob is longer than its plaintext.
+pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+
+/// What a blob says of itself. Only good for finding the key; the tag proves it afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Whether the key id is one of a multi-Region key.
+    pub multi_region: bool,
+    /// The key id's bytes.
+    pub key_id: [u8; 16],
+    /// The material id's bytes.
+    pub material_id: [u8; 32],
+}
+
+impl Header {
+    /// The header of `blob`; `None` for unknown versions, suites and flags, and for blobs too short to hold a byte.
+    pub fn parse(blob: &[u8]) -> Option<Self> {
+        let header = blob.first_chunk::<HEADER_LEN>()?;
+        let known = header[0] == VERSION && header[1] == SUITE_KDF_GCM && header[2] & !FLAG_MULTI_REGION == 0;
+        (known && blob.len() > OVERHEAD).then(|| Self {
+            multi_region: header[2] & FLAG_MULTI_REGION != 0,
+            key_id: header[3..19].try_into().expect("16 bytes"),
+            material_id: header[19..NONCE_AT].try_into().expect("32 bytes"),
+        })
+    }
+
+    /// The header for a key; `None` if `key_id` is neither a UUID nor `mrk-` and 32 hex digits.
+    pub fn new(key_id: &str, material_id: [u8; 32]) -> Option<Self> {
+        let (multi_region, key_id) = match key_id.strip_prefix(MULTI_REGION_PREFIX) {
+            Some(hex) => (true, HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?),
+            None => (false, parse_uuid(key_id)?),
+        };
+        Some(Self { multi_region, key_id, material_id })
+    }
+
+    /// The key id as text.
+    pub fn key_id_text(&self) -> String {
+        match self.multi_region {
+            true => format!("{MULTI_REGION_PREFIX}{}", HEXLOWER.encode(&self.key_id)),
+            false => uuid::Uuid::from_bytes(self.key_id).hyphenated().to_string(),
+        }
+    }
+}
+
+/// The bytes of a lower-case, hyphenated UUID.
+pub(in crate::kms) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let id = uuid::Uuid::try_parse(text).ok()?;
+    (id.hyphenated().to_string() == text).then(|| *id.as_bytes())
+}
+
+/// The id of the material in a blob's header, 64 hex digits. Not authenticated.
+pub fn material_id(blob: &[u8]) -> Option<String> {
+    Header::parse(blob).map(|header| HEXLOWER.encode(&header.material_id))
+}
+
+/// Encrypts `plaintext` (not empty).
+pub(in crate::kms) fn seal(
+    header: &Header,
+    material: &SecretKey<32>,
+    context: &[u8],
+    plaintext: &[u8],
+    entropy: &dyn Entropy,
+) -> Vec<u8> {
+    let mut blob = Vec::with_capacity(plaintext.len() + OVERHEAD);
+    blob.extend_from_slice(&[VERSION, SUITE_KDF_GCM, if header.multi_region { FLAG_MULTI_REGION } else { 0 }]);
+    blob.extend_from_slice(&header.key_id);
+    blob.extend_from_slice(&header.material_id);
+    blob.resize(HEADER_LEN, 0);
+    entropy.fill(&mut blob[NONCE_AT..]);
+    let key = message_key(material, &blob[NONCE_AT..IV_AT]);
+    let iv = Nonce::try_assume_unique_for_key(&blob[IV_AT..]).expect("12 bytes");
+    let aad = Aad::from([&blob[..], context].concat());
+    // Encrypting in place would leave plaintext in the blob's spare capacity if it ever grew: it does not grow here.
+    blob.extend_from_slice(plaintext);
+    let tag = key.seal_in_place_separate_tag(iv, aad, &mut blob[HEADER_LEN..]).expect("far below the bound of GCM");
+    blob.extend_from_slice(tag.as_ref());
+    blob
+}
+
+/// Decrypts `blob`; `None` if tag, context or material do not fit.
+pub(in crate::kms) fn open(blob: &[u8], material: &SecretKey<32>, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (header, sealed) = blob.split_at_checked(HEADER_LEN)?;
+    let key = message_key(material, &header[NONCE_AT..IV_AT]);
+    let iv = Nonce::try_assume_unique_for_key(&header[IV_AT..]).ok()?;
+    let aad = Aad::from([header, context].concat());
+    let mut work = Zeroizing::new(sealed.to_vec());
+    let len = key.open_in_place(iv, aad, &mut work).ok()?.len();
+    work.truncate(len);
+    Some(work)
+}
+
+fn message_key(material: &SecretKey<32>, nonce: &[u8]) -> LessSafeKey {
+    const LABEL: &[u8] = b"kmsfs message key v1";
+    let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256).expect("SHA-256 is built in");
+    let info = [LABEL, &[0], nonce, &256_u32.to_be_bytes()].concat();
+    let key = SecretKey::<32>::build(|out| {
+        kbkdf_ctr_hmac(algorithm, material.expose(), &info, out).expect("32 bytes are a legal length");
+    });
+    LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.expose()).expect("the key has 32 bytes"))
+}
+
+/// Canonical encoding of an encryption context: `u32 BE` number of pairs; the pairs sorted by the bytes of the name, each
+/// as `u32 BE` length and name, `u32 BE` length and value.
+pub fn encode_context(context: &EncryptionContext) -> Vec<u8> {
+    let pairs = context.pairs();
+    let mut out = Vec::with_capacity(64);
+    let number = |n: usize| u32::try_from(n).expect("a context is bounded to 8192 bytes").to_be_bytes();
+    out.extend_from_slice(&number(pairs.len()));
+    for (name, value) in pairs {
+        for text in [name, value] {
+            out.extend_from_slice(&number(text.len()));
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::SeededEntropy;
+
+    fn context(pairs: &[(&str, &str)]) -> EncryptionContext {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn contexts_have_the_encodings_of_the_specification() {
+        for (pairs, hex) in [
+            (&[][..], "00000000"),
+            (&[("fs", "vol-1")], "0000000100000002667300000005766f6c2d31"),
+            (&[("f", "svol-1")], "0000000100000001660000000673766f6c2d31"),
+            (&[("path", "/a"), ("fs", "vol-1")], "0000000200000002667300000005766f6c2d310000000470617468000000022f61"),
+            (
+                &[("\u{e4}", "1"), ("z", "2"), ("Z", "")],
+                "00000003000000015a00000000000000017a000000013200000002c3a40000000131",
+            ),
+        ] {
+            assert_eq!(HEXLOWER.encode(&encode_context(&context(pairs))), hex);
+        }
+    }
+
+    #[test]
+    fn layout_and_binding() {
+        let entropy = SeededEntropy::new(9);
+        let material = SecretKey::random(&entropy);
+        let id = "0123abcd-0000-4000-8000-00000000ffff";
+        let header = Header::new(id, [7; 32]).expect("a UUID");
+        let blob = seal(&header, &material, b"context", b"plaintext", &entropy);
+        assert_eq!((blob.len(), &blob[..3]), (9 + 95, &[1, 1, 0][..]));
+        assert_eq!(Header::parse(&blob), Some(header));
+        assert_eq!(header.key_id_text(), id);
+        assert_eq!(material_id(&blob), Some("07".repeat(32)));
+        assert_eq!(open(&blob, &material, b"context").as_deref().map(Vec::as_slice), Some(&b"plaintext"[..]));
+        assert!(open(&blob, &material, b"contexu").is_none());
+        assert!(open(&blob, &SecretKey::random(&entropy), b"context").is_none());
+        for at in 0..blob.len() {
+            let mut bad = blob.clone();
+            bad[at] ^= 0x80;
+            assert!(open(&bad, &material, b"context").is_none(), "byte {at}");
+        }
+        for bad in [&blob[..95], &[][..], &[&[2], &blob[1..]].concat(), &[&[1, 1, 2], &blob[3..]].concat()] {
+            assert_eq!(Header::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn multi_region_ids_keep_their_form() {
+        let header = Header::new("mrk-000102030405060708090a0b0c0d0e0f", [0; 32]).expect("an mrk id");
+        assert!(header.multi_region);
+        assert_eq!(header.key_id_text(), "mrk-000102030405060708090a0b0c0d0e0f");
+        assert_eq!(Header::new("mrk-00", [0; 32]), None);
+        assert_eq!(Header::new("0123ABCD-0000-4000-8000-00000000FFFF", [0; 32]), None);
+    }
+
+    #[test]
+    fn the_message_key_is_sp_800_108() {
+        // Written out: one block, K(1) = HMAC(material, 00000001 || label || 00 || nonce || 00000100).
+        let material = SecretKey::<32>::from_slice(&[3; 32]).expect("32 bytes");
+        let info = [b"kmsfs message key v1".as_slice(), &[0], &[5; 16], &[0, 0, 1, 0]].concat();
+        let k1 = crate::kms::seal::mac(&material, &[&[0, 0, 0, 1], &info]);
+        let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &k1).expect("32 bytes"));
+        let mut text = *b"text";
+        let seal = |key: &LessSafeKey, text: &mut [u8; 4]| {
+            let nonce = Nonce::assume_unique_for_key([0; 12]);
+            key.seal_in_place_separate_tag(nonce, Aad::empty(), text).expect("sealed").as_ref().to_vec()
+        };
+        let tag = seal(&key, &mut text);
+        let mut again = *b"text";
+        assert_eq!(seal(&message_key(&material, &[5; 16]), &mut again), tag);
+        assert_eq!(again, text);
+    }
+}

@@ -1,0 +1,386 @@
+//! The home: a directory with the root file, the database and the audit log.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
+use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
+
+use super::root_file::{self, DomainRecord, RootBody, StateRecord};
+use super::slot::{SlotRecord, SlotSecret};
+use super::{CustodyError, NewSlot, Passphrase, RecoveryKey, SlotInfo, SlotKind, Unlock};
+use crate::crypto::secret::SecretKey;
+use crate::env::{Clock, Entropy, random};
+use crate::kms::seal;
+use crate::types::{AccountId, Region, Timestamp};
+
+const KEY_FILE: &str = "domain.key";
+const KEY_FILE_LEN: usize = 32;
+const LOCK_FILE: &str = "home.lock";
+/// Stands in a home whose creation was not finished; nothing was ever kept in such a home.
+const UNFINISHED: &str = "creating";
+const DATABASE: &str = "kms.db";
+
+/// A home to create.
+pub struct NewHome {
+    /// Account of callers that name none.
+    pub account: AccountId,
+    /// Region of callers that name none.
+    pub region: Region,
+    /// The slots; a recovery slot is always added.
+    pub slots: Vec<NewSlot>,
+}
+
+impl NewHome {
+    /// Account `000000000000`, Region `us-east-1`.
+    pub fn with_slots(slots: Vec<NewSlot>) -> Self {
+        let account = "000000000000".parse().expect("twelve digits");
+        Self { account, region: "us-east-1".parse().expect("a Region"), slots }
+    }
+}
+
+/// The keys that follow from the domain key of one epoch.
+pub struct DomainKeys {
+    pub epoch: u64,
+    /// Seals secret columns.
+    pub seal: SecretKey<32>,
+    /// Authenticates rows.
+    pub row: SecretKey<32>,
+    /// Keys the digest over all rows' revisions.
+    pub digest: SecretKey<32>,
+}
+
+/// Excludes other changes of this home, in this process and others, until it is dropped.
+pub struct HomeLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+/// An unlocked home.
+pub struct Home {
+    dir: PathBuf,
+    home_id: String,
+    account: AccountId,
+    region: Region,
+    root: SecretKey<32>,
+    mac_key: SecretKey<32>,
+    wrap_key: SecretKey<32>,
+    /// Which kind of slot opened it.
+    unlocked_by: SlotKind,
+}
+
+impl Home {
+    /// Whether a key manager lives in `dir`, even a damaged one.
+    pub fn exists(dir: &Path) -> bool {
+        !dir.join(UNFINISHED).exists() && (root_file::path(dir).exists() || dir.join(DATABASE).exists())
+    }
+
+    /// Whether [`Unlock::KeyFile`] can work.
+    pub fn has_key_file(dir: &Path) -> bool {
+        dir.join(KEY_FILE).exists()
+    }
+
+    /// The slots, without unlocking.
+    pub fn list_slots(dir: &Path) -> Result<Vec<SlotInfo>, CustodyError> {
+        Ok(load(dir)?.body.slots.iter().map(SlotRecord::info).collect())
+    }
+
+    /// Creates a home in `dir`, which is made (mode 0700) if absent. The recovery key is returned once and kept nowhere.
+    ///
+    /// # Errors
+    /// [`CustodyError::Refused`] if a key manager is there: it is never overwritten.
+    pub fn create(
+        dir: &Path,
+        new: NewHome,
+        clock: &dyn Clock,
+        entropy: &dyn Entropy,
+    ) -> Result<(Self, RecoveryKey), CustodyError> {
+        make_dir(dir)?;
+        let lock = lock_dir(dir)?;
+        if Self::exists(dir) {
+            return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
+        }
+        remove_unfinished(dir)?;
+        root_file::replace(dir, UNFINISHED, b"")?;
+
+        let root = SecretKey::random(entropy);
+        let home_id = HEXLOWER.encode(&random::<16>(entropy));
+        let home = Self::assemble(dir, root, home_id.clone(), (new.account, new.region), SlotKind::Recovery);
+        let mut body = RootBody {
+            version: RootBody::VERSION,
+            home_id,
+            account: home.account.to_string(),
+            region: home.region.to_string(),
+            next_slot: 1,
+            slots: Vec::new(),
+            domains: Vec::new(),
+            states: Vec::new(),
+        };
+        home.push_domain(&mut body, 1, entropy);
+        let mut recovery = home.push_slot(&mut body, NewSlot::Recovery, clock.now(), entropy)?;
+        for slot in new.slots {
+            recovery = home.push_slot(&mut body, slot, clock.now(), entropy)?.or(recovery);
+        }
+        crate::kms::store::create(&home, &mut body, clock.now(), entropy)
+            .map_err(|error| CustodyError::Refused(format!("cannot create the database: {error}")))?;
+        home.write_root(&lock, &body)?;
+        let unfinished = dir.join(UNFINISHED);
+        fs::remove_file(&unfinished).map_err(|source| CustodyError::Io { path: unfinished, source })?;
+        root_file::sync_dir(dir)?;
+        Ok((home, recovery.expect("a recovery slot was made")))
+    }
+
+    /// Unlocks the home at `dir`.
+    ///
+    /// # Errors
+    /// [`CustodyError::WrongSecret`] when the root file is sound and no slot opens; [`CustodyError::Damaged`] when it
+    /// is not sound.
+    pub fn unlock(dir: &Path, unlock: &Unlock) -> Result<Self, CustodyError> {
+        let loaded = load(dir)?;
+        let file_secret;
+        let (kind, secret) = match unlock {
+            Unlock::Passphrase(passphrase) => {
+                (SlotKind::Passphrase, SlotSecret::Passphrase(passphrase, super::Argon2Params::MINIMUM))
+            }
+            Unlock::Recovery(key) => (SlotKind::Recovery, SlotSecret::Recovery(key)),
+            Unlock::KeyFile => {
+                file_secret = read_key_file(dir)?;
+                (SlotKind::KeyFile, SlotSecret::KeyFile(&file_secret))
+            }
+        };
+        let body = &loaded.body;
+        if !body.slots.iter().any(|slot| slot.kind == kind) {
+            return Err(CustodyError::NoSuchSlot(kind));
+        }
+        let mut root = None;
+        for slot in body.slots.iter().filter(|slot| slot.kind == kind) {
+            let unwrapped = slot.unwrap(&body.home_id, &secret);
+            root = unwrapped.map_err(|what| CustodyError::Damaged { path: root_file::path(dir), what })?;
+            if root.is_some() {
+                break;
+            }
+        }
+        let root = root.ok_or(CustodyError::WrongSecret(kind))?;
+        let damaged = |what: String| CustodyError::Damaged { path: root_file::path(dir), what };
+        let account = body.account.parse().map_err(|e: crate::types::ParseArnError| damaged(e.to_string()))?;
+        let region = body.region.parse().map_err(|e: crate::types::ParseArnError| damaged(e.to_string()))?;
+        let home = Self::assemble(dir, root, body.home_id.clone(), (account, region), kind);
+        root_file::check(loaded, &home.mac_key, dir)?;
+        Ok(home)
+    }
+
+    fn assemble(
+        dir: &Path,
+        root: SecretKey<32>,
+        home_id: String,
+        (account, region): (AccountId, Region),
+        unlocked_by: SlotKind,
+    ) -> Self {
+        let derive = |info| seal::derive(root.expose(), home_id.as_bytes(), info);
+        let (mac_key, wrap_key) = (derive("kmsfs root file mac v1"), derive("kmsfs domain wrap v1"));
+        Self { dir: dir.to_owned(), home_id, account, region, root, mac_key, wrap_key, unlocked_by }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Account of callers that name none.
+    pub fn account(&self) -> &AccountId {
+        &self.account
+    }
+
+    /// Region of callers that name none.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The kind of slot that opened this home; the recovery slot right after its creation.
+    pub fn unlocked_by(&self) -> SlotKind {
+        self.unlocked_by
+    }
+
+    pub(in crate::kms) fn database(&self) -> PathBuf {
+        self.dir.join(DATABASE)
+    }
+
+    pub(in crate::kms) fn lock(&self) -> Result<HomeLock, CustodyError> {
+        lock_dir(&self.dir)
+    }
+
+    pub(in crate::kms) fn read_root(&self) -> Result<RootBody, CustodyError> {
+        root_file::check(load(&self.dir)?, &self.mac_key, &self.dir)
+    }
+
+    pub(in crate::kms) fn write_root(&self, _lock: &HomeLock, body: &RootBody) -> Result<(), CustodyError> {
+        root_file::store(&self.dir, body, &self.mac_key)
+    }
+
+    /// Adds a new domain key to `body`.
+    pub(in crate::kms) fn push_domain(&self, body: &mut RootBody, epoch: u64, entropy: &dyn Entropy) {
+        let key = SecretKey::<32>::random(entropy);
+        let wrapped = seal::seal(&self.wrap_key, &self.domain_aad(epoch), key.expose(), entropy);
+        body.domains.push(DomainRecord { epoch, wrapped: HEXLOWER.encode(&wrapped) });
+    }
+
+    /// The keys of `epoch`; `None` if the root file has no domain key of that epoch (any more).
+    pub(in crate::kms) fn domain_keys(&self, body: &RootBody, epoch: u64) -> Option<DomainKeys> {
+        let record = body.domains.iter().find(|domain| domain.epoch == epoch)?;
+        let wrapped = HEXLOWER.decode(record.wrapped.as_bytes()).ok()?;
+        let key = seal::open(&self.wrap_key, &self.domain_aad(epoch), &wrapped)?;
+        let derive = |info| seal::derive(&key, self.home_id.as_bytes(), info);
+        let (seal, row, digest) = (derive("kmsfs column v1"), derive("kmsfs row mac v1"), derive("kmsfs digest v1"));
+        Some(DomainKeys { epoch, seal, row, digest })
+    }
+
+    fn domain_aad(&self, epoch: u64) -> Vec<u8> {
+        seal::framed(&[b"kmsfs domain key v1", self.home_id.as_bytes(), &epoch.to_be_bytes()])
+    }
+
+    /// Declares that exactly `states` are valid, and drops the domain keys of all other epochs.
+    pub(in crate::kms) fn settle(body: &mut RootBody, states: Vec<StateRecord>) {
+        body.domains.retain(|domain| states.iter().any(|state| state.epoch == domain.epoch));
+        body.states = states;
+    }
+
+    /// Adds a slot; the new recovery key if it is one.
+    pub(in crate::kms) fn add_slot(
+        &self,
+        slot: NewSlot,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<(SlotInfo, Option<RecoveryKey>), CustodyError> {
+        let lock = self.lock()?;
+        let mut body = self.read_root()?;
+        let recovery = self.push_slot(&mut body, slot, now, entropy)?;
+        self.write_root(&lock, &body)?;
+        Ok((body.slots.last().expect("just added").info(), recovery))
+    }
+
+    /// Removes slot `id`, and the key file with its slot. The last slot stays.
+    pub(in crate::kms) fn remove_slot(&self, id: u32) -> Result<SlotInfo, CustodyError> {
+        let lock = self.lock()?;
+        let mut body = self.read_root()?;
+        let at = body.slots.iter().position(|slot| slot.id == id);
+        let at = at.ok_or_else(|| CustodyError::Refused(format!("there is no slot {id}")))?;
+        if body.slots.len() == 1 {
+            return Err(CustodyError::Refused("the last slot cannot be removed: nothing could unlock the keys".into()));
+        }
+        let removed = body.slots.remove(at).info();
+        self.write_root(&lock, &body)?;
+        if removed.kind == SlotKind::KeyFile {
+            let path = self.dir.join(KEY_FILE);
+            fs::remove_file(&path).map_err(|source| CustodyError::Io { path, source })?;
+        }
+        Ok(removed)
+    }
+
+    fn push_slot(
+        &self,
+        body: &mut RootBody,
+        slot: NewSlot,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Option<RecoveryKey>, CustodyError> {
+        let place = (body.next_slot, now);
+        let wrap = |secret: &SlotSecret<'_>| SlotRecord::wrap(place, &self.home_id, secret, &self.root, entropy);
+        let (record, recovery) = match slot {
+            NewSlot::Passphrase(passphrase, cost) => (wrap(&SlotSecret::Passphrase(&passphrase, cost))?, None),
+            NewSlot::Recovery => {
+                let key = RecoveryKey::random(entropy);
+                (wrap(&SlotSecret::Recovery(&key))?, Some(key))
+            }
+            NewSlot::KeyFile => {
+                if body.slots.iter().any(|slot| slot.kind == SlotKind::KeyFile) {
+                    return Err(CustodyError::Refused("there is a key-file slot already; remove it first".into()));
+                }
+                let secret = SecretKey::<KEY_FILE_LEN>::random(entropy);
+                let text = Zeroizing::new(format!("{}\n", BASE32_NOPAD.encode(secret.expose())));
+                root_file::replace(&self.dir, KEY_FILE, text.as_bytes())?;
+                (wrap(&SlotSecret::KeyFile(secret.expose()))?, None)
+            }
+        };
+        body.next_slot += 1;
+        body.slots.push(record);
+        Ok(recovery)
+    }
+}
+
+fn load(dir: &Path) -> Result<root_file::Loaded, CustodyError> {
+    if !Home::exists(dir) {
+        return Err(CustodyError::NotInitialised(dir.to_owned()));
+    }
+    let path = root_file::path(dir);
+    if !path.exists() {
+        return Err(CustodyError::Damaged { path, what: "it is missing, and the database is there".into() });
+    }
+    if !dir.join(DATABASE).exists() {
+        let what = "it is missing, and the root file is there".to_owned();
+        return Err(CustodyError::Damaged { path: dir.join(DATABASE), what });
+    }
+    root_file::load(dir)
+}
+
+fn read_key_file(dir: &Path) -> Result<Zeroizing<Vec<u8>>, CustodyError> {
+    let path = dir.join(KEY_FILE);
+    let meta = match fs::metadata(&path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(CustodyError::NoSuchSlot(SlotKind::KeyFile));
+        }
+        Err(source) => return Err(CustodyError::Io { path, source }),
+    };
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(CustodyError::Refused(format!(
+            "{0} can be read by others; after making sure that nobody did: chmod 600 {0}",
+            path.display()
+        )));
+    }
+    let text = Zeroizing::new(fs::read(&path).map_err(|source| CustodyError::Io { path, source })?);
+    let bytes = BASE32_NOPAD.decode(text.trim_ascii()).unwrap_or_default();
+    if bytes.len() == KEY_FILE_LEN {
+        Ok(Zeroizing::new(bytes))
+    } else {
+        Err(CustodyError::WrongSecret(SlotKind::KeyFile))
+    }
+}
+
+fn make_dir(dir: &Path) -> Result<(), CustodyError> {
+    let io = |source| CustodyError::Io { path: dir.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+    // A directory that was there may serve other purposes too: only an empty one is made private without asking.
+    if fs::read_dir(dir).map_err(io)?.next().is_none() {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io)?;
+    }
+    if fs::metadata(dir).map_err(io)?.permissions().mode() & 0o077 != 0 {
+        let dir = dir.display();
+        return Err(CustodyError::Refused(format!("{dir} can be entered by others; for the keys: chmod 700 {dir}")));
+    }
+    Ok(())
+}
+
+fn lock_dir(dir: &Path) -> Result<HomeLock, CustodyError> {
+    let path = dir.join(LOCK_FILE);
+    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = open.and_then(|file| {
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(file)
+    });
+    file.map(HomeLock).map_err(|source| CustodyError::Io { path, source })
+}
+
+fn remove_unfinished(dir: &Path) -> Result<(), CustodyError> {
+    for name in [DATABASE, "kms.db-wal", "kms.db-shm", "root.json", "root.json.new", KEY_FILE] {
+        let path = dir.join(name);
+        if dir.join(UNFINISHED).exists() && path.exists() {
+            fs::remove_file(&path).map_err(|source| CustodyError::Io { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+impl From<&str> for Passphrase {
+    fn from(text: &str) -> Self {
+        Self::new(text.as_bytes().to_vec())
+    }
+}

@@ -1,0 +1,230 @@
+//! The engine: executes the operations of [`model`](super::model).
+//!
+//! Each operation checks in AWS's order: constraints, key, authorisation, state, usage, then the work (KMS.md section
+//! 4). Reads and cryptography work on an immutable snapshot; every call first makes sure that no process has changed
+//! the database since. Every call is recorded, whether it is allowed or not.
+
+mod aliases;
+mod authorise;
+mod call;
+mod check;
+mod crypt;
+mod lifecycle;
+mod maintain;
+mod page;
+mod resolve;
+mod rotation;
+mod tags;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::env::{Clock, Entropy};
+use crate::kms::audit::AuditLog;
+use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
+use crate::kms::model::{Caller, Principal};
+use crate::kms::registry::Registry;
+use crate::kms::store::{Snapshot, Store};
+use crate::kms::{KmsError, OpenError};
+use crate::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::{Arc, Mutex, lock, thread};
+use crate::types::{AccountId, Region, Timestamp};
+
+/// How often an idle engine looks for due work and for changes of other processes.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The key manager, opened. Cheap to clone and share; the last clone flushes the audit log. A process that forks opens
+/// it afterwards: a background thread belongs to it.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    /// Stops the background thread when the last engine goes.
+    _worker: Arc<Worker>,
+}
+
+/// What operations work on.
+struct Shared {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    audit: AuditLog,
+    /// Deletions wait until then (KMS.md section 16), in nanoseconds.
+    held_until: AtomicI64,
+    /// After a failed maintenance, the next attempt.
+    retry_at: AtomicI64,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Unlocks the home at `dir` and opens its database; finishes what a crash interrupted and does what is due.
+    pub fn open(
+        dir: &Path,
+        unlock: &Unlock,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        Self::start(Home::unlock(dir, unlock)?, clock, entropy)
+    }
+
+    /// Opens the database of an unlocked home.
+    pub fn start(home: Home, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, OpenError> {
+        Self::with_store(home, clock, entropy, false)
+    }
+
+    /// As [`Engine::start`], for a database that is not the one written last (a restored backup): accepts it as it
+    /// stands. What was done since is undone thereby: keys disabled or policies changed meanwhile are as before.
+    pub fn start_accepting(home: Home, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, OpenError> {
+        Self::with_store(home, clock, entropy, true)
+    }
+
+    fn with_store(
+        home: Home,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        accept: bool,
+    ) -> Result<Self, OpenError> {
+        let slot = home.unlocked_by().to_string();
+        let store = Arc::new(Store::open(Arc::new(home), entropy.clone(), accept)?);
+        let audit = AuditLog::open(store.clone(), clock.clone())?;
+        let (held_until, retry_at) = (AtomicI64::new(i64::MIN), AtomicI64::new(i64::MIN));
+        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, retry_at });
+        let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
+        shared.audit.record(shared.service_event("UnlockStore", details, None));
+        shared.maintain(shared.clock.now())?;
+        shared.audit.flush()?;
+        let background = shared.clone();
+        let thread = thread::Builder::new()
+            .name("kms".into())
+            .spawn(move || background.work())
+            .map_err(|error| KmsError::Internal(format!("cannot start a thread: {error}")))?;
+        let worker = Arc::new(Worker { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, _worker: worker })
+    }
+
+    /// Account of callers that name none.
+    pub fn account(&self) -> &AccountId {
+        self.shared.store.home().account()
+    }
+
+    /// Region of callers that name none.
+    pub fn region(&self) -> &Region {
+        self.shared.store.home().region()
+    }
+
+    /// The directory of the home.
+    pub fn home_dir(&self) -> &Path {
+        self.shared.store.home().dir()
+    }
+
+    /// The operating-system user `user` as caller, in the home's account and Region.
+    pub fn local_caller(&self, user: &str) -> Caller {
+        Caller::new(Principal::user(self.account(), user), self.region().clone())
+    }
+
+    /// The audit log.
+    pub fn audit(&self) -> &AuditLog {
+        &self.shared.audit
+    }
+
+    /// The volume registry.
+    pub fn registry(&self) -> Registry {
+        Registry::new(self.shared.store.clone())
+    }
+
+    /// The slots that unlock this home.
+    pub fn slots(&self) -> Result<Vec<SlotInfo>, CustodyError> {
+        Home::list_slots(self.home_dir())
+    }
+
+    /// Adds a slot; answers the recovery key if it is one.
+    pub fn add_slot(&self, caller: &Caller, slot: NewSlot) -> Result<(SlotInfo, Option<RecoveryKey>), CustodyError> {
+        let now = self.shared.clock.now();
+        let added = self.shared.store.home().add_slot(slot, now, &*self.shared.entropy)?;
+        self.shared.slot_changed(caller, "added", &added.0);
+        Ok(added)
+    }
+
+    /// Removes a slot. The last one stays.
+    pub fn remove_slot(&self, caller: &Caller, id: u32) -> Result<(), CustodyError> {
+        let removed = self.shared.store.home().remove_slot(id)?;
+        self.shared.slot_changed(caller, "removed", &removed);
+        Ok(())
+    }
+
+    /// Does the rotations and deletions that are due. Also happens by itself: at opening, at each use of a key, and
+    /// every half minute.
+    pub fn maintain(&self) -> Result<(), KmsError> {
+        self.shared.maintain(self.shared.clock.now())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.audit.close();
+        if let Some(thread) = lock(&self.thread).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the key manager's background thread panicked");
+        }
+        if let Err(error) = self.shared.audit.flush() {
+            tracing::error!(%error, "the audit log could not be written");
+        }
+    }
+}
+
+impl Shared {
+    /// The background thread: writes the audit log in batches, looks for due work when idle.
+    fn work(&self) {
+        while !self.audit.is_closing() {
+            if self.audit.wait(IDLE) {
+                if let Err(error) = self.audit.flush() {
+                    tracing::error!(%error, "the audit log could not be written; it is tried again");
+                    thread::sleep(Duration::from_secs(1));
+                }
+            } else if !self.audit.is_closing()
+                && let Err(error) = self.maintain(self.clock.now())
+            {
+                tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+            }
+        }
+    }
+
+    /// The state that counts for a call at `now`: of the last commit of any process, with what is due done.
+    fn snapshot(&self, now: Timestamp) -> Result<Arc<Snapshot>, KmsError> {
+        let snapshot = self.store.current()?;
+        if !self.is_due(&snapshot, now) {
+            return Ok(snapshot);
+        }
+        if let Err(error) = self.maintain(now) {
+            // A rotation that cannot be done is no reason to refuse the use of the key.
+            tracing::error!(%error, "maintenance of the key manager failed; it is tried again in a minute");
+            self.retry_at.store(now.plus(Duration::from_secs(60)).as_nanos(), Ordering::Relaxed);
+        }
+        Ok(self.store.current()?)
+    }
+
+    fn is_due(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
+        let due = snapshot.due();
+        let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
+        let rotation = due.rotation.is_some_and(|at| now >= at);
+        let deletion = due.deletion.is_some_and(|at| now >= at) && after(&self.held_until);
+        (rotation || deletion) && after(&self.retry_at)
+    }
+
+    fn slot_changed(&self, caller: &Caller, what: &str, slot: &SlotInfo) {
+        let details = serde_json::json!({
+            "slot": slot.id, "slotKind": slot.kind.to_string(), "change": what, "principal": caller.principal().arn(),
+        });
+        self.audit.record(self.service_event("ChangeSlot", details, None));
+        if let Err(error) = self.audit.flush() {
+            tracing::error!(%error, "the audit log could not be written; it is tried again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! Aliases, and the AWS managed keys behind `alias/aws/...` (KMS.md section 9).
+
+use std::ops::Bound::{Included, Unbounded};
+
+use serde_json::json;
+
+use super::Engine;
+use super::call::{Call, Effect::*};
+use super::check::Constraints;
+use super::lifecycle::{YEAR_DAYS, blank, new_key};
+use super::page::Pager;
+use super::resolve::{Forms, not_pending_deletion};
+use crate::kms::KmsError;
+use crate::kms::model::*;
+use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, key_row_id};
+use crate::sync::Arc;
+
+const MAX_PER_KEY: usize = 50;
+const RESERVED: &str = "alias/aws/";
+/// Services that have AWS managed keys.
+const SERVICES: [&str; 2] = ["kmsfs", "ebs"];
+
+impl Engine {
+    /// `CreateAlias`.
+    pub fn create_alias(&self, caller: &Caller, request: CreateAliasRequest) -> Result<(), KmsError> {
+        let CreateAliasRequest { alias_name, target_key_id } = request;
+        let parameters = json!({ "aliasName": alias_name, "targetKeyId": target_key_id });
+        self.call(caller, ("CreateAlias", Changes), parameters, |call| {
+            let constraints = Constraints::default().alias_name("aliasName", &alias_name);
+            constraints.key_id("targetKeyId", &target_key_id).done()?;
+            check_name(&alias_name)?;
+            call.change(|call, change| {
+                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "CreateAlias")?;
+                not_pending_deletion(&key)?;
+                let alias = AliasRecord {
+                    region: key.record.region.clone(),
+                    account: key.record.account.clone(),
+                    name: alias_name,
+                    key_id: key.record.key_id.clone(),
+                    created: call.now,
+                    updated: call.now,
+                };
+                let aliases = &change.snapshot().aliases;
+                if aliases.contains_key(&*alias_row_id(&alias.region, &alias.account, &alias.name)) {
+                    return Err(KmsError::AlreadyExists(format!(
+                        "An alias with the name {} already exists",
+                        alias.arn()
+                    )));
+                }
+                let same = |other: &&Arc<AliasRecord>| (&other.region, &other.key_id) == (&alias.region, &alias.key_id);
+                if aliases.values().filter(same).count() >= MAX_PER_KEY {
+                    let text = format!("The key {} has {MAX_PER_KEY} aliases, which is its quota.", key.arn);
+                    return Err(KmsError::LimitExceeded(text));
+                }
+                change.put_alias(alias);
+                Ok(())
+            })
+        })
+    }
+
+    /// `UpdateAlias`: points an existing alias at another key of the same kind and usage.
+    pub fn update_alias(&self, caller: &Caller, request: UpdateAliasRequest) -> Result<(), KmsError> {
+        let UpdateAliasRequest { alias_name, target_key_id } = request;
+        let parameters = json!({ "aliasName": alias_name, "targetKeyId": target_key_id });
+        self.call(caller, ("UpdateAlias", Changes), parameters, |call| {
+            let constraints = Constraints::default().alias_name("aliasName", &alias_name);
+            constraints.key_id("targetKeyId", &target_key_id).done()?;
+            check_name(&alias_name)?;
+            call.change(|call, change| {
+                let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
+                let alias =
+                    change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
+                let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
+                if let Some(old) = &old {
+                    call.authorise("UpdateAlias", old)?;
+                }
+                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "UpdateAlias")?;
+                not_pending_deletion(&key)?;
+                let kind = |record: &KeyRecord| (record.spec == KeySpec::SymmetricDefault, record.usage);
+                if old.is_some_and(|old| kind(&old.record) != kind(&key.record)) {
+                    let text = "The current and the new target of the alias must be of the same type and key usage.";
+                    return Err(KmsError::Validation(text.into()));
+                }
+                let key_id = key.record.key_id.clone();
+                change.put_alias(AliasRecord { key_id, updated: call.now, ..(*alias).clone() });
+                Ok(())
+            })
+        })
+    }
+
+    /// `DeleteAlias`.
+    pub fn delete_alias(&self, caller: &Caller, request: DeleteAliasRequest) -> Result<(), KmsError> {
+        let name = request.alias_name;
+        self.call(caller, ("DeleteAlias", Changes), json!({ "aliasName": name }), |call| {
+            Constraints::default().alias_name("aliasName", &name).done()?;
+            check_name(&name)?;
+            call.change(|call, change| {
+                let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
+                let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
+                if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
+                    call.authorise("DeleteAlias", &key)?;
+                }
+                change.delete_alias(&row_id);
+                Ok(())
+            })
+        })
+    }
+
+    /// `ListAliases`: those of the caller's account and Region, or of one key.
+    pub fn list_aliases(&self, caller: &Caller, request: ListAliasesRequest) -> Result<ListAliasesResponse, KmsError> {
+        let parameters = json!({ "keyId": request.key_id, "limit": request.limit });
+        self.call(caller, ("ListAliases", ReadOnly), parameters, |call| {
+            Constraints::default().limit(request.limit, 1000).done()?;
+            let snapshot = call.snapshot()?;
+            let key = match &request.key_id {
+                Some(key_id) => Some(call.key(&snapshot, key_id, Forms::Key, "ListAliases")?),
+                None => None,
+            };
+            let prefix = format!("{}/{}/", caller.region(), caller.account());
+            let own = snapshot
+                .aliases
+                .range::<str, _>((Included(&*prefix), Unbounded))
+                .take_while(|(id, _)| id.starts_with(&prefix));
+            let own = own.filter(|(_, alias)| key.as_ref().is_none_or(|key| key.record.key_id == alias.key_id));
+            let entries = own.map(|(id, alias)| (id.to_string(), entry(alias)));
+            let pager = Pager {
+                operation: "ListAliases",
+                filter: request.key_id.as_deref().unwrap_or(""),
+                limit: request.limit,
+                default: 50,
+                marker: request.marker.as_deref(),
+            };
+            let page = pager.page(call, entries)?;
+            Ok(ListAliasesResponse { aliases: page.items, truncated: page.next.is_some(), next_marker: page.next })
+        })
+    }
+}
+
+fn entry(alias: &AliasRecord) -> AliasListEntry {
+    AliasListEntry {
+        alias_name: alias.name.clone(),
+        alias_arn: alias.arn(),
+        target_key_id: alias.key_id.clone(),
+        creation_date: alias.created,
+        last_updated_date: alias.updated,
+    }
+}
+
+fn not_found(call: &Call<'_>, name: &str) -> KmsError {
+    let arn = format!("arn:aws:kms:{}:{}:{name}", call.caller.region(), call.caller.account());
+    KmsError::NotFound(format!("Alias {arn} is not found."))
+}
+
+fn check_name(name: &str) -> Result<(), KmsError> {
+    match name.strip_prefix("alias/") {
+        Some(rest) if name.starts_with(RESERVED) || rest.is_empty() => {
+            Err(KmsError::InvalidAliasName(format!("The alias name {name} is reserved or empty.")))
+        }
+        Some(_) => Ok(()),
+        None => Err(KmsError::Validation(
+            "Alias must start with the prefix \"alias/\". Please see \
+             https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
+                .into(),
+        )),
+    }
+}
+
+/// Creates the AWS managed key that `key_id` names by its alias, if it is the first use: by anybody who describes it, or
+/// by its service.
+pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Result<(), KmsError> {
+    let (region, account) = (call.caller.region().to_string(), call.caller.account().to_string());
+    let name = key_id.strip_prefix(&format!("arn:aws:kms:{region}:{account}:")).unwrap_or(key_id);
+    let Some(service) = name.strip_prefix(RESERVED).filter(|service| SERVICES.contains(service)) else {
+        return Ok(());
+    };
+    let through_service = call.caller.service() == Some(&format!("{service}.{region}.local"));
+    let row_id = alias_row_id(&region, &account, name);
+    if !(describing || through_service) || call.snapshot()?.aliases.contains_key(&*row_id) {
+        return Ok(());
+    }
+    let shared = call.shared;
+    shared.store.change(|change| {
+        if change.snapshot().aliases.contains_key(&*row_id) {
+            return Ok(());
+        }
+        let next = Some(call.now.plus_days(YEAR_DAYS));
+        let template = KeyRecord {
+            description: format!("Default key that protects the data of {service} when no other key is given"),
+            manager: KeyManager::Aws,
+            service: Some(service.to_owned()),
+            rotation: Rotation { enabled: true, period_days: YEAR_DAYS, next, on_demand: 0 },
+            ..blank(call)
+        };
+        let key = new_key(change, template, call.now, &*shared.entropy)?;
+        let (key_id, name) = (key.record.key_id.clone(), name.to_owned());
+        change.put_alias(AliasRecord { region, account, name, key_id, created: call.now, updated: call.now });
+        let details = json!({ "keyId": key.arn.as_str(), "service": service });
+        change.record(shared.service_event("CreateKey", details, Some(&key.arn)).render(&*shared.entropy));
+        Ok(())
+    })
+}

@@ -1,0 +1,355 @@
+//! Creation, description, states and deletion of keys.
+
+use std::ops::Bound::{Included, Unbounded};
+
+use data_encoding::HEXLOWER;
+use serde_json::{Value, json};
+
+use super::Engine;
+use super::aliases::create_managed;
+use super::call::{Call, Effect::*};
+use super::check::Constraints;
+use super::maintain::rotate_if_due;
+use super::page::Pager;
+use super::resolve::{Forms, not_pending_deletion};
+use super::tags::check_tags;
+use crate::crypto::secret::SecretKey;
+use crate::env::{Entropy, random};
+use crate::kms::model::*;
+use crate::kms::store::{Change, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
+use crate::kms::{KmsError, seal};
+use crate::sync::Arc;
+use crate::types::Timestamp;
+
+/// Customer managed keys per account and Region (KMS.md section 18).
+const MAX_KEYS: usize = 100_000;
+/// Days of the waiting period.
+const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
+/// Days between rotations of AWS managed keys, and the default for others.
+pub const YEAR_DAYS: u32 = 365;
+
+impl Engine {
+    /// `CreateKey`. Built are symmetric single-Region keys with material of the key manager; other kinds answer
+    /// `UnsupportedOperationException`.
+    pub fn create_key(&self, caller: &Caller, request: CreateKeyRequest) -> Result<CreateKeyResponse, KmsError> {
+        let spec = request.key_spec.or(request.customer_master_key_spec).unwrap_or(KeySpec::SymmetricDefault);
+        let parameters = json!({
+            "description": request.description, "keySpec": spec, "keyUsage": request.key_usage,
+            "origin": request.origin.unwrap_or(Origin::AwsKms), "multiRegion": request.multi_region,
+            "tags": request.tags,
+        });
+        self.call(caller, ("CreateKey", Changes), parameters, |call| {
+            Constraints::default().text("description", &request.description, 0..=8192).done()?;
+            check_kind(&request, spec)?;
+            check_tags(&request.tags, &[])?;
+            call.change(|call, change| {
+                let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
+                let counts = |key: &&Arc<KeyEntry>| {
+                    let record = &key.record;
+                    (record.account.as_str(), record.region.as_str()) == (account, region)
+                        && record.manager == KeyManager::Customer
+                        && !key.is_tombstone()
+                };
+                if change.snapshot().keys.values().filter(counts).count() >= MAX_KEYS {
+                    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
+                    return Err(KmsError::LimitExceeded(text));
+                }
+                let template = KeyRecord { description: request.description, tags: request.tags, ..blank(call) };
+                let key = new_key(change, template, call.now, &*call.shared.entropy)?;
+                call.concerns(&key);
+                let key_metadata = metadata(&key);
+                call.response = json!({ "keyMetadata": audited(&key_metadata) });
+                Ok(CreateKeyResponse { key_metadata })
+            })
+        })
+    }
+
+    /// `DescribeKey`. Creates `alias/aws/<known service>` and its key on first use.
+    pub fn describe_key(&self, caller: &Caller, request: DescribeKeyRequest) -> Result<DescribeKeyResponse, KmsError> {
+        self.call(caller, ("DescribeKey", ReadOnly), json!({ "keyId": request.key_id }), |call| {
+            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            create_managed(call, &request.key_id, true)?;
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, "DescribeKey")?;
+            Ok(DescribeKeyResponse { key_metadata: metadata(&key) })
+        })
+    }
+
+    /// `ListKeys`: keys of the caller's account and Region, those pending deletion included.
+    pub fn list_keys(&self, caller: &Caller, request: ListKeysRequest) -> Result<ListKeysResponse, KmsError> {
+        self.call(caller, ("ListKeys", ReadOnly), json!({ "limit": request.limit }), |call| {
+            Constraints::default().limit(request.limit, 1000).done()?;
+            let snapshot = call.snapshot()?;
+            let prefix = format!("{}/", caller.region());
+            let own = snapshot
+                .keys
+                .range::<str, _>((Included(&*prefix), Unbounded))
+                .take_while(|(id, _)| id.starts_with(&prefix));
+            let own = own.filter(|(_, key)| key.record.account == caller.account().as_str() && !key.is_tombstone());
+            let entries = own.map(|(id, key)| {
+                (id.to_string(), KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() })
+            });
+            let marker = request.marker.as_deref();
+            let pager = Pager { operation: "ListKeys", filter: "", limit: request.limit, default: 100, marker };
+            let page = pager.page(call, entries)?;
+            Ok(ListKeysResponse { keys: page.items, truncated: page.next.is_some(), next_marker: page.next })
+        })
+    }
+
+    /// `EnableKey`. An automatic rotation that was due meanwhile runs at once.
+    pub fn enable_key(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
+        self.edit_key(caller, "EnableKey", json!({ "keyId": request.key_id }), &request.key_id, |call, change, key| {
+            settled(key)?;
+            let key = put(change, key, |record| record.state = KeyState::Enabled)?;
+            rotate_if_due(call.shared, change, &key, call.now)
+        })
+    }
+
+    /// `DisableKey`. Takes effect in every process at its next call.
+    pub fn disable_key(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
+        self.edit_key(caller, "DisableKey", json!({ "keyId": request.key_id }), &request.key_id, |_, change, key| {
+            settled(key)?;
+            put(change, key, |record| record.state = KeyState::Disabled).map(drop)
+        })
+    }
+
+    /// `UpdateKeyDescription`.
+    pub fn update_key_description(
+        &self,
+        caller: &Caller,
+        request: UpdateKeyDescriptionRequest,
+    ) -> Result<(), KmsError> {
+        let UpdateKeyDescriptionRequest { key_id, description } = request;
+        let parameters = json!({ "keyId": key_id, "description": description });
+        if let Err(error) = Constraints::default().text("description", &description, 0..=8192).done() {
+            return self.call(caller, ("UpdateKeyDescription", Changes), parameters, |_| Err(error));
+        }
+        self.edit_key(caller, "UpdateKeyDescription", parameters, &key_id, |_, change, key| {
+            not_pending_deletion(key)?;
+            put(change, key, |record| record.description = description).map(drop)
+        })
+    }
+
+    /// `ScheduleKeyDeletion`. At the end of the window the material is destroyed beyond what a copy of the database can
+    /// bring back.
+    pub fn schedule_key_deletion(
+        &self,
+        caller: &Caller,
+        request: ScheduleKeyDeletionRequest,
+    ) -> Result<ScheduleKeyDeletionResponse, KmsError> {
+        let ScheduleKeyDeletionRequest { key_id, pending_window_in_days } = request;
+        let parameters = json!({ "keyId": key_id, "pendingWindowInDays": pending_window_in_days });
+        let constraints = Constraints::default().number("pendingWindowInDays", pending_window_in_days, WINDOW).done();
+        if let Err(error) = constraints {
+            return self.call(caller, ("ScheduleKeyDeletion", Changes), parameters, |_| Err(error));
+        }
+        let days = pending_window_in_days.unwrap_or(*WINDOW.end());
+        self.edit_key(caller, "ScheduleKeyDeletion", parameters, &key_id, |call, change, key| {
+            if key.record.state != KeyState::Unavailable {
+                not_pending_deletion(key)?;
+            }
+            let deletion_date = Some(call.now.plus_days(days));
+            let key = put(change, key, |record| {
+                record.state = KeyState::PendingDeletion;
+                record.deletion_date = deletion_date;
+                record.pending_window_days = Some(days);
+            })?;
+            call.response = json!({
+                "keyId": key.arn.as_str(), "keyState": KeyState::PendingDeletion, "pendingWindowInDays": days,
+                "deletionDate": deletion_date.map(|date| date.to_string()),
+            });
+            Ok(ScheduleKeyDeletionResponse {
+                key_id: key.arn.clone(),
+                deletion_date,
+                key_state: KeyState::PendingDeletion,
+                pending_window_in_days: days,
+            })
+        })
+    }
+
+    /// `CancelKeyDeletion`. The key is `Disabled` afterwards.
+    pub fn cancel_key_deletion(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
+        let parameters = json!({ "keyId": request.key_id });
+        self.edit_key(caller, "CancelKeyDeletion", parameters, &request.key_id, |call, change, key| {
+            if not_pending_deletion(key).is_ok() {
+                return Err(KmsError::NotPendingDeletion(key.arn.clone()));
+            }
+            let key = put(change, key, |record| {
+                record.state = KeyState::Disabled;
+                record.deletion_date = None;
+                record.pending_window_days = None;
+            })?;
+            call.response = json!({ "keyId": key.arn.as_str() });
+            Ok(KeyIdResponse { key_id: key.arn.clone() })
+        })
+    }
+
+    /// A control operation on one key, named by id or ARN: committed with its record.
+    pub(super) fn edit_key<T>(
+        &self,
+        caller: &Caller,
+        name: &'static str,
+        parameters: Value,
+        key_id: &str,
+        edit: impl FnOnce(&mut Call<'_>, &mut Change, &KeyEntry) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
+        self.call(caller, (name, Changes), parameters, |call| {
+            Constraints::default().key_id("keyId", key_id).done()?;
+            call.change(|call, change| {
+                let key = call.key(change.snapshot(), key_id, Forms::Key, name)?;
+                edit(call, change, &key)
+            })
+        })
+    }
+}
+
+/// Writes `key` back with `edit` applied.
+pub fn put(change: &mut Change, key: &KeyEntry, edit: impl FnOnce(&mut KeyRecord)) -> Result<Arc<KeyEntry>, KmsError> {
+    let mut record = key.record.clone();
+    edit(&mut record);
+    if record == key.record {
+        // Nothing to write: idempotent operations leave the row as it is.
+        return Ok(change.snapshot().keys[&*key_row_id(&record.region, &record.key_id)].clone());
+    }
+    change.put_key(record)
+}
+
+/// Refuses the states in which a key can be neither enabled nor disabled.
+fn settled(key: &KeyEntry) -> Result<(), KmsError> {
+    match key.record.state {
+        KeyState::Enabled | KeyState::Disabled | KeyState::Unavailable => Ok(()),
+        state => Err(KmsError::InvalidState { arn: key.arn.clone(), state }),
+    }
+}
+
+fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError> {
+    let unsupported = |what: String| Err(KmsError::UnsupportedOperation(what));
+    if request.key_spec.is_some() && request.customer_master_key_spec.is_some() {
+        let text = "You cannot specify KeySpec and CustomerMasterKeySpec in the same request.";
+        return Err(KmsError::Validation(text.into()));
+    }
+    match (spec, request.key_usage) {
+        (KeySpec::SymmetricDefault, None | Some(KeyUsage::EncryptDecrypt)) => {}
+        (KeySpec::SymmetricDefault, Some(usage)) => {
+            return Err(KmsError::Validation(format!("KeyUsage {usage} is not compatible with KeySpec {spec}")));
+        }
+        (_, None) => {
+            let text = "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.";
+            return Err(KmsError::Validation(text.into()));
+        }
+        (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
+    }
+    match request.origin {
+        None | Some(Origin::AwsKms) => {}
+        Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
+    }
+    if request.multi_region {
+        return unsupported("This key manager does not make multi-Region keys yet.".into());
+    }
+    if request.policy.is_some() {
+        return unsupported("This key manager knows the default key policy only, yet.".into());
+    }
+    Ok(())
+}
+
+/// A symmetric customer managed key of the caller, without identity and material.
+pub fn blank(call: &Call<'_>) -> KeyRecord {
+    KeyRecord {
+        region: call.caller.region().to_string(),
+        account: call.caller.account().to_string(),
+        key_id: String::new(),
+        created: call.now,
+        description: String::new(),
+        usage: KeyUsage::EncryptDecrypt,
+        spec: KeySpec::SymmetricDefault,
+        origin: Origin::AwsKms,
+        manager: KeyManager::Customer,
+        service: None,
+        state: KeyState::Enabled,
+        deletion_date: None,
+        pending_window_days: None,
+        multi_region: None,
+        rotation: Rotation { enabled: false, period_days: YEAR_DAYS, next: None, on_demand: 0 },
+        current_material: None,
+        tags: Vec::new(),
+        destroyed: None,
+    }
+}
+
+/// Enters a key made from `template`, with a new id and its first material.
+pub fn new_key(
+    change: &mut Change,
+    template: KeyRecord,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Result<Arc<KeyEntry>, KmsError> {
+    let key_id = uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string();
+    let row_id = key_row_id(&template.region, &key_id);
+    let material = new_material(&key_id, 0, None, now, entropy);
+    let current_material = Some(material.record.material_id.clone());
+    change.put_key(KeyRecord { key_id, current_material, ..template })?;
+    change.put_material(&row_id, material)?;
+    Ok(change.snapshot().keys[&*row_id].clone())
+}
+
+/// Random material, ready to be entered.
+pub fn new_material(
+    key_id: &str,
+    generation: u32,
+    rotation: Option<RotationType>,
+    now: Timestamp,
+    entropy: &dyn Entropy,
+) -> Material {
+    let secret = SecretKey::random(entropy);
+    let id = material_id(key_id, &secret);
+    let record = MaterialRecord { material_id: HEXLOWER.encode(&id), generation, created: now, rotation };
+    Material { record, id, secret }
+}
+
+/// SHA-256(key id || HMAC-SHA-256(material, "kmsfs material id v1")), the key id as text (KMS.md section 10).
+fn material_id(key_id: &str, secret: &SecretKey<32>) -> [u8; 32] {
+    let inner = seal::mac(secret, &[b"kmsfs material id v1"]);
+    seal::sha256(&[key_id.as_bytes(), &inner].concat())
+}
+
+/// What `DescribeKey` answers for `key`.
+pub fn metadata(key: &KeyEntry) -> KeyMetadata {
+    let record = &key.record;
+    let symmetric = record.spec == KeySpec::SymmetricDefault;
+    let pending = record.state == KeyState::PendingDeletion;
+    let waiting = record.state == KeyState::PendingReplicaDeletion;
+    KeyMetadata {
+        aws_account_id: record.account.clone(),
+        key_id: record.key_id.clone(),
+        arn: key.arn.clone(),
+        creation_date: record.created,
+        enabled: record.state == KeyState::Enabled,
+        description: record.description.clone(),
+        key_usage: record.usage,
+        key_state: record.state,
+        deletion_date: record.deletion_date.filter(|_| pending),
+        pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
+        valid_to: None,
+        expiration_model: None,
+        origin: record.origin,
+        custom_key_store_id: None,
+        cloud_hsm_cluster_id: None,
+        key_manager: record.manager,
+        key_spec: record.spec,
+        customer_master_key_spec: record.spec,
+        encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
+        multi_region: record.multi_region.is_some(),
+        multi_region_configuration: record.multi_region.clone(),
+        current_key_material_id: record.current_material.clone(),
+    }
+}
+
+/// Key metadata for the audit log: lower camel case as CloudTrail writes it, times as text.
+fn audited(metadata: &KeyMetadata) -> Value {
+    json!({
+        "aWSAccountId": metadata.aws_account_id, "arn": metadata.arn.as_str(), "keyId": metadata.key_id,
+        "creationDate": metadata.creation_date.to_string(), "description": metadata.description,
+        "enabled": metadata.enabled, "keyManager": metadata.key_manager, "keySpec": metadata.key_spec,
+        "keyState": metadata.key_state, "keyUsage": metadata.key_usage, "origin": metadata.origin,
+        "multiRegion": metadata.multi_region, "currentKeyMaterialId": metadata.current_key_material_id,
+    })
+}

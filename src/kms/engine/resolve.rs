@@ -1,0 +1,120 @@
+//! From the caller's words to the key: the four forms of a key id (KMS.md section 4).
+
+use data_encoding::HEXLOWER;
+
+use super::authorise::denied;
+use super::call::Call;
+use crate::kms::model::KeyState;
+use crate::kms::store::{KeyEntry, Snapshot, alias_row_id, key_row_id};
+use crate::kms::{KmsError, blob};
+use crate::sync::Arc;
+
+/// Which forms an operation takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Forms {
+    /// Key id and key ARN: control operations.
+    Key,
+    /// Also alias name and alias ARN.
+    Any,
+}
+
+/// What is named, in Region and account.
+enum Named<'a> {
+    Key(&'a str),
+    Alias(&'a str),
+}
+
+pub(super) fn is_key_id(text: &str) -> bool {
+    let multi_region = |hex: &str| hex.len() == 32 && HEXLOWER.decode(hex.as_bytes()).is_ok();
+    blob::parse_uuid(text).is_some() || text.strip_prefix("mrk-").is_some_and(multi_region)
+}
+
+impl Call<'_> {
+    /// The key that `text` names, authorised for `action`.
+    pub fn key(
+        &mut self,
+        snapshot: &Snapshot,
+        text: &str,
+        forms: Forms,
+        action: &str,
+    ) -> Result<Arc<KeyEntry>, KmsError> {
+        let own_account = self.caller.account().to_string();
+        let (account, named) = match text.strip_prefix("arn:") {
+            Some(rest) => self.parse_arn(text, rest)?,
+            None => (own_account.as_str(), name(text)),
+        };
+        let region = self.caller.region().as_str();
+        let foreign = account != own_account;
+        let key_id = match named {
+            Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
+            Named::Key(id) if is_key_id(id) => id.to_owned(),
+            Named::Key(_) => return Err(invalid_key_id(text)),
+            Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
+                Some(alias) => alias.key_id.clone(),
+                None => {
+                    let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
+                    return Err(match foreign {
+                        true => denied(self.caller, action, &arn),
+                        false => KmsError::NotFound(format!("Alias {arn} is not found.")),
+                    });
+                }
+            },
+        };
+        let found = snapshot.keys.get(&*key_row_id(region, &key_id)).filter(|key| key.record.account == account);
+        let Some(key) = found else {
+            let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
+            return Err(if foreign { denied(self.caller, action, &arn) } else { does_not_exist(&arn) });
+        };
+        self.authorise(action, key)?;
+        if key.is_tombstone() {
+            return Err(does_not_exist(key.arn.as_str()));
+        }
+        Ok(key.clone())
+    }
+
+    fn parse_arn<'t>(&self, text: &'t str, rest: &'t str) -> Result<(&'t str, Named<'t>), KmsError> {
+        let parts: Vec<&str> = rest.splitn(5, ':').collect();
+        let ["aws", "kms", region, account, resource] = parts[..] else {
+            return Err(KmsError::InvalidArn(text.to_owned()));
+        };
+        if region != self.caller.region().as_str() {
+            return Err(KmsError::NotFound(format!("Invalid arn {region}")));
+        }
+        match resource.strip_prefix("key/") {
+            Some(id) => Ok((account, Named::Key(id))),
+            None if resource.starts_with("alias/") => Ok((account, Named::Alias(resource))),
+            None => Err(KmsError::InvalidArn(text.to_owned())),
+        }
+    }
+}
+
+fn name(text: &str) -> Named<'_> {
+    if text.starts_with("alias/") { Named::Alias(text) } else { Named::Key(text) }
+}
+
+fn invalid_key_id(text: &str) -> KmsError {
+    KmsError::NotFound(format!("Invalid keyId '{text}'"))
+}
+
+pub fn does_not_exist(arn: &str) -> KmsError {
+    KmsError::NotFound(format!("Key '{arn}' does not exist"))
+}
+
+/// Refuses keys whose state does not allow their use.
+pub fn usable(key: &KeyEntry) -> Result<(), KmsError> {
+    match key.record.state {
+        KeyState::Enabled | KeyState::Updating => Ok(()),
+        KeyState::Disabled => Err(KmsError::Disabled(key.arn.clone())),
+        state => Err(KmsError::InvalidState { arn: key.arn.clone(), state }),
+    }
+}
+
+/// Refuses keys that are pending deletion.
+pub fn not_pending_deletion(key: &KeyEntry) -> Result<(), KmsError> {
+    match key.record.state {
+        state @ (KeyState::PendingDeletion | KeyState::PendingReplicaDeletion) => {
+            Err(KmsError::InvalidState { arn: key.arn.clone(), state })
+        }
+        _ => Ok(()),
+    }
+}

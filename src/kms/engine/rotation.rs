@@ -1,0 +1,165 @@
+//! Rotation: the schedule, rotation on demand, and the history (KMS.md section 10).
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Engine;
+use super::call::Effect::*;
+use super::check::Constraints;
+use super::lifecycle::{YEAR_DAYS, put};
+use super::maintain::rotate;
+use super::page::Pager;
+use super::resolve::{Forms, usable};
+use crate::kms::KmsError;
+use crate::kms::model::*;
+use crate::kms::store::{KeyEntry, Material};
+
+const PERIOD: std::ops::RangeInclusive<u32> = 90..=2560;
+const MAX_ON_DEMAND: u32 = 25;
+/// An automatic rotation that is due this soon is in the way of one on demand.
+const TOO_CLOSE: Duration = Duration::from_secs(20 * 60);
+
+impl Engine {
+    /// `EnableKeyRotation`: the first rotation comes one period from now; calling it again changes the period.
+    pub fn enable_key_rotation(&self, caller: &Caller, request: EnableKeyRotationRequest) -> Result<(), KmsError> {
+        let EnableKeyRotationRequest { key_id, rotation_period_in_days } = request;
+        let parameters = json!({ "keyId": key_id, "rotationPeriodInDays": rotation_period_in_days });
+        let constraints = Constraints::default().number("rotationPeriodInDays", rotation_period_in_days, PERIOD).done();
+        if let Err(error) = constraints {
+            return self.call(caller, ("EnableKeyRotation", Changes), parameters, |_| Err(error));
+        }
+        self.edit_key(caller, "EnableKeyRotation", parameters, &key_id, |call, change, key| {
+            rotatable(key)?;
+            usable(key)?;
+            let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
+            put(change, key, |record| {
+                let rotation = &mut record.rotation;
+                if !rotation.enabled || rotation.period_days != days {
+                    rotation.next = Some(call.now.plus_days(days));
+                }
+                (rotation.enabled, rotation.period_days) = (true, days);
+            })
+            .map(drop)
+        })
+    }
+
+    /// `DisableKeyRotation`. All material stays.
+    pub fn disable_key_rotation(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
+        let parameters = json!({ "keyId": request.key_id });
+        self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |_, change, key| {
+            rotatable(key)?;
+            usable(key)?;
+            put(change, key, |record| {
+                record.rotation.enabled = false;
+                record.rotation.next = None;
+            })
+            .map(drop)
+        })
+    }
+
+    /// `GetKeyRotationStatus`.
+    pub fn get_key_rotation_status(
+        &self,
+        caller: &Caller,
+        request: KeyIdRequest,
+    ) -> Result<GetKeyRotationStatusResponse, KmsError> {
+        let parameters = json!({ "keyId": request.key_id });
+        self.call(caller, ("GetKeyRotationStatus", ReadOnly), parameters, |call| {
+            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "GetKeyRotationStatus")?;
+            rotatable(&key)?;
+            let rotation = &key.record.rotation;
+            let pending = matches!(key.record.state, KeyState::PendingDeletion | KeyState::PendingReplicaDeletion);
+            let key_rotation_enabled = rotation.enabled && !pending;
+            Ok(GetKeyRotationStatusResponse {
+                key_id: key.arn.clone(),
+                key_rotation_enabled,
+                rotation_period_in_days: key_rotation_enabled.then_some(rotation.period_days),
+                next_rotation_date: rotation.next.filter(|_| key_rotation_enabled),
+                on_demand_rotation_start_date: None,
+            })
+        })
+    }
+
+    /// `RotateKeyOnDemand`: new material at once, at most 25 times per key. The schedule stays as it is.
+    pub fn rotate_key_on_demand(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
+        let parameters = json!({ "keyId": request.key_id });
+        self.edit_key(caller, "RotateKeyOnDemand", parameters, &request.key_id, |call, change, key| {
+            rotatable(key)?;
+            usable(key)?;
+            if key.record.rotation.on_demand >= MAX_ON_DEMAND {
+                return Err(KmsError::LimitExceeded(format!(
+                    "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations \
+                     can be performed for this key: {}",
+                    key.arn
+                )));
+            }
+            if key.rotation_due().is_some_and(|due| due < call.now.plus(TOO_CLOSE)) {
+                return Err(KmsError::Conflict(format!("An automatic rotation of {} is about to begin.", key.arn)));
+            }
+            let key = rotate(call.shared, change, key, RotationType::OnDemand, call.now)?;
+            call.response = json!({ "keyId": key.arn.as_str() });
+            Ok(KeyIdResponse { key_id: key.arn.clone() })
+        })
+    }
+
+    /// `ListKeyRotations`, oldest first.
+    pub fn list_key_rotations(
+        &self,
+        caller: &Caller,
+        request: ListKeyRotationsRequest,
+    ) -> Result<ListKeyRotationsResponse, KmsError> {
+        let include = request.include_key_material.unwrap_or(IncludeKeyMaterial::RotationsOnly);
+        let parameters = json!({ "keyId": request.key_id, "includeKeyMaterial": include, "limit": request.limit });
+        self.call(caller, ("ListKeyRotations", ReadOnly), parameters, |call| {
+            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "ListKeyRotations")?;
+            rotatable(&key)?;
+            let all = include == IncludeKeyMaterial::AllKeyMaterial;
+            let listed = key.materials.iter().filter(|material| all || material.record.rotation.is_some());
+            let entries =
+                listed.map(|material| (format!("{:010}", material.record.generation), entry(&key, material, all)));
+            let pager = Pager {
+                operation: "ListKeyRotations",
+                filter: &format!("{} {include}", key.arn),
+                limit: request.limit,
+                default: 100,
+                marker: request.marker.as_deref(),
+            };
+            let page = pager.page(call, entries)?;
+            Ok(ListKeyRotationsResponse {
+                rotations: page.items,
+                truncated: page.next.is_some(),
+                next_marker: page.next,
+            })
+        })
+    }
+}
+
+fn entry(key: &KeyEntry, material: &Material, with_state: bool) -> RotationsListEntry {
+    let record = &material.record;
+    let current = key.record.current_material.as_ref() == Some(&record.material_id);
+    let state = if current { KeyMaterialState::Current } else { KeyMaterialState::NonCurrent };
+    RotationsListEntry {
+        key_id: key.arn.clone(),
+        key_material_id: record.material_id.clone(),
+        key_material_state: with_state.then_some(state),
+        rotation_date: record.rotation.map(|_| record.created),
+        rotation_type: record.rotation,
+    }
+}
+
+/// Refuses keys that do not rotate by themselves.
+fn rotatable(key: &KeyEntry) -> Result<(), KmsError> {
+    let record = &key.record;
+    if record.spec != KeySpec::SymmetricDefault {
+        let text = format!("{} key spec is {} which is not valid for this operation.", key.arn, record.spec);
+        return Err(KmsError::UnsupportedOperation(text));
+    }
+    if record.origin != Origin::AwsKms {
+        let text = format!("{} origin is {} which is not valid for this operation.", key.arn, record.origin);
+        return Err(KmsError::UnsupportedOperation(text));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Tags.
+
+use serde_json::json;
+
+use super::Engine;
+use super::call::Effect::*;
+use super::check::Constraints;
+use super::lifecycle::put;
+use super::page::Pager;
+use super::resolve::{Forms, not_pending_deletion};
+use crate::kms::KmsError;
+use crate::kms::model::*;
+
+const MAX_TAGS: usize = 50;
+
+impl Engine {
+    /// `TagResource`: adds tags, or replaces the values of those that are there.
+    pub fn tag_resource(&self, caller: &Caller, request: TagResourceRequest) -> Result<(), KmsError> {
+        let TagResourceRequest { key_id, tags } = request;
+        let parameters = json!({ "keyId": key_id, "tags": tags });
+        self.edit_key(caller, "TagResource", parameters, &key_id, |_, change, key| {
+            not_pending_deletion(key)?;
+            check_tags(&tags, &key.record.tags)?;
+            put(change, key, |record| {
+                for tag in tags {
+                    match record.tags.iter_mut().find(|old| old.tag_key == tag.tag_key) {
+                        Some(old) => *old = tag,
+                        None => record.tags.push(tag),
+                    }
+                }
+                record.tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
+            })
+            .map(drop)
+        })
+    }
+
+    /// `UntagResource`: removes tags; absent ones are no error.
+    pub fn untag_resource(&self, caller: &Caller, request: UntagResourceRequest) -> Result<(), KmsError> {
+        let UntagResourceRequest { key_id, tag_keys } = request;
+        let parameters = json!({ "keyId": key_id, "tagKeys": tag_keys });
+        self.edit_key(caller, "UntagResource", parameters, &key_id, |_, change, key| {
+            not_pending_deletion(key)?;
+            put(change, key, |record| record.tags.retain(|tag| !tag_keys.contains(&tag.tag_key))).map(drop)
+        })
+    }
+
+    /// `ListResourceTags`.
+    pub fn list_resource_tags(
+        &self,
+        caller: &Caller,
+        request: ListResourceTagsRequest,
+    ) -> Result<ListResourceTagsResponse, KmsError> {
+        let parameters = json!({ "keyId": request.key_id, "limit": request.limit });
+        self.call(caller, ("ListResourceTags", ReadOnly), parameters, |call| {
+            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 50).done()?;
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "ListResourceTags")?;
+            let mut tags = key.record.tags.clone();
+            tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
+            let pager = Pager {
+                operation: "ListResourceTags",
+                filter: key.arn.as_str(),
+                limit: request.limit,
+                default: 50,
+                marker: request.marker.as_deref(),
+            };
+            let page = pager.page(call, tags.into_iter().map(|tag| (tag.tag_key.clone(), tag)))?;
+            Ok(ListResourceTagsResponse { tags: page.items, truncated: page.next.is_some(), next_marker: page.next })
+        })
+    }
+}
+
+/// The rules for tags that are added to `present` (KMS.md sections 4 and 5).
+pub fn check_tags(added: &[Tag], present: &[Tag]) -> Result<(), KmsError> {
+    let mut constraints = Constraints::default();
+    for (at, tag) in added.iter().enumerate() {
+        constraints = constraints.text(&format!("tags.{}.member.tagKey", at + 1), &tag.tag_key, 1..=128).text(
+            &format!("tags.{}.member.tagValue", at + 1),
+            &tag.tag_value,
+            0..=256,
+        );
+    }
+    constraints.done()?;
+    let refuse = |text: &str| Err(KmsError::Tag(text.to_owned()));
+    if added.iter().any(|tag| tag.tag_key.starts_with("aws:")) {
+        return refuse("Tags beginning with aws: are reserved");
+    }
+    let repeated = |(at, tag): (usize, &Tag)| added[..at].iter().any(|other| other.tag_key == tag.tag_key);
+    if added.iter().enumerate().any(repeated) {
+        return refuse("Duplicate tag keys");
+    }
+    let new = added.iter().filter(|tag| !present.iter().any(|old| old.tag_key == tag.tag_key)).count();
+    if present.len() + new > MAX_TAGS { refuse("Too many tags") } else { Ok(()) }
+}

@@ -1,0 +1,183 @@
+//! Data keys, encryption, re-encryption.
+
+use std::time::Instant;
+
+use super::*;
+use crate::keys::embedded::EmbeddedKms;
+use crate::keys::{KeyError, KeyService};
+use crate::types::VolumeId;
+
+fn data_key(bench: &Bench, request: GenerateDataKeyRequest) -> Result<GenerateDataKeyResponse, KmsError> {
+    bench.engine.generate_data_key(&bench.alice, request)
+}
+
+#[test]
+fn data_keys_have_the_length_asked_for_and_decrypt() {
+    let bench = Bench::new();
+    let key_id = bench.key();
+    let request = GenerateDataKeyRequest { key_id, encryption_context: context(), ..Default::default() };
+    for (key_spec, number_of_bytes, len) in [
+        (Some(DataKeySpec::Aes128), None, 16),
+        (Some(DataKeySpec::Aes256), None, 32),
+        (None, Some(1), 1),
+        (None, Some(1024), 1024),
+    ] {
+        let request = GenerateDataKeyRequest { key_spec, number_of_bytes, ..request.clone() };
+        let answer = data_key(&bench, request.clone()).expect("generated");
+        assert_eq!(answer.plaintext.expose().len(), len);
+        assert_eq!(answer.ciphertext_blob.len(), len + 95);
+        assert_eq!(bench.decrypt(&answer.ciphertext_blob).as_deref(), Ok(answer.plaintext.expose()));
+        let json = serde_json::to_string(&answer).expect("serialises");
+        assert!(!json.contains("Plaintext"), "{json}");
+        let bare = bench.engine.generate_data_key_without_plaintext(&bench.alice, request).expect("generated");
+        assert_eq!(bench.decrypt(&bare.ciphertext_blob).expect("decrypts").len(), len);
+    }
+    for (key_spec, number_of_bytes) in
+        [(None, None), (Some(DataKeySpec::Aes256), Some(32)), (None, Some(0)), (None, Some(1025))]
+    {
+        let request = GenerateDataKeyRequest { key_spec, number_of_bytes, ..request.clone() };
+        assert_eq!(data_key(&bench, request).expect_err("refused").code(), "ValidationException");
+    }
+}
+
+#[test]
+fn ciphertext_is_bound_to_key_context_and_every_byte() {
+    let bench = Bench::new();
+    let (key_id, other) = (bench.key(), bench.key());
+    let blob = bench.encrypt(&key_id, b"text").expect("encrypted");
+    let with = |key_id: Option<&str>, context: EncryptionContext, blob: &[u8]| {
+        let request = DecryptRequest {
+            ciphertext_blob: blob.to_vec(),
+            encryption_context: context,
+            key_id: key_id.map(str::to_owned),
+            ..Default::default()
+        };
+        bench.engine.decrypt(&bench.alice, request).map(|answer| answer.plaintext.expose().to_vec())
+    };
+    assert_eq!(with(Some(&key_id), context(), &blob), Ok(b"text".to_vec()));
+    assert_eq!(with(Some(&other), context(), &blob), Err(KmsError::IncorrectKey));
+    assert_eq!(with(None, EncryptionContext::new(), &blob), Err(KmsError::InvalidCiphertext));
+    assert_eq!(with(None, context().with("more", ""), &blob), Err(KmsError::InvalidCiphertext));
+    for at in 0..blob.len() {
+        let mut bad = blob.clone();
+        bad[at] ^= 1;
+        assert_eq!(with(None, context(), &bad), Err(KmsError::InvalidCiphertext), "byte {at}");
+    }
+    assert_eq!(with(None, context(), &[]).expect_err("empty").code(), "ValidationException");
+    assert_eq!(with(None, context(), &[0; 6145]).expect_err("long").code(), "ValidationException");
+    assert_eq!(with(None, context(), b"x"), Err(KmsError::InvalidCiphertext));
+}
+
+#[test]
+fn sizes_of_plaintext() {
+    let bench = Bench::new();
+    let key_id = bench.key();
+    for len in [1, 4096] {
+        let blob = bench.encrypt(&key_id, &vec![7; len]).expect("within bounds");
+        assert_eq!(bench.decrypt(&blob), Ok(vec![7; len]));
+    }
+    for len in [0, 4097] {
+        assert_eq!(bench.encrypt(&key_id, &vec![7; len]).expect_err("out of bounds").code(), "ValidationException");
+    }
+    let random =
+        |number_of_bytes| bench.engine.generate_random(&bench.alice, GenerateRandomRequest { number_of_bytes });
+    assert_eq!(random(Some(1024)).expect("random").plaintext.expose().len(), 1024);
+    assert_eq!(random(None).expect_err("required").to_string(), "NumberOfBytes is required.");
+    assert_eq!(random(Some(1025)).expect_err("too many").code(), "ValidationException");
+}
+
+#[test]
+fn rotation_keeps_old_ciphertext_and_re_encrypt_moves_it() {
+    let bench = Bench::new();
+    let key_id = bench.key();
+    let blob = bench.encrypt(&key_id, b"text").expect("encrypted");
+    let old = bench.describe(&key_id).expect("there").current_key_material_id;
+    for n in 1..=25 {
+        bench.engine.rotate_key_on_demand(&bench.alice, key_id.as_str().into()).expect("within the limit");
+        assert_eq!(bench.rotations(&key_id).len(), n);
+    }
+    let refused = bench.engine.rotate_key_on_demand(&bench.alice, key_id.as_str().into()).expect_err("limit");
+    assert!(refused.to_string().starts_with("The on-demand rotations limit has been reached for the given keyId."));
+    assert_eq!(refused.code(), "LimitExceededException");
+    assert_eq!(bench.decrypt(&blob), Ok(b"text".to_vec()));
+    let new = bench.describe(&key_id).expect("there").current_key_material_id;
+    assert_ne!(old, new);
+
+    let request = ReEncryptRequest {
+        ciphertext_blob: blob,
+        source_encryption_context: context(),
+        destination_key_id: key_id.clone(),
+        destination_encryption_context: context(),
+        ..Default::default()
+    };
+    let dry = ReEncryptRequest { dry_run: true, ..request.clone() };
+    assert_eq!(bench.engine.re_encrypt(&bench.alice, dry).map(drop), Err(KmsError::DryRun));
+    let answer = bench.engine.re_encrypt(&bench.alice, request.clone()).expect("re-encrypted");
+    assert_eq!(Some(answer.source_key_material_id), old);
+    assert_eq!(Some(answer.destination_key_material_id), new);
+    assert_eq!(bench.decrypt(&answer.ciphertext_blob), Ok(b"text".to_vec()));
+    let request = ReEncryptRequest { destination_key_id: bench.key(), ..request };
+    let answer = bench.engine.re_encrypt(&bench.alice, request).expect("to another key");
+    bench.engine.disable_key(&bench.alice, key_id.as_str().into()).expect("disabled");
+    assert_eq!(bench.decrypt(&answer.ciphertext_blob), Ok(b"text".to_vec()));
+
+    let all = ListKeyRotationsRequest {
+        key_id,
+        include_key_material: Some(IncludeKeyMaterial::AllKeyMaterial),
+        ..Default::default()
+    };
+    let all = bench.engine.list_key_rotations(&bench.alice, all).expect("listed").rotations;
+    assert_eq!((all.len(), all[0].rotation_date), (26, None));
+    assert_eq!(all[25].key_material_state, Some(KeyMaterialState::Current));
+    assert_eq!(all[0].key_material_state, Some(KeyMaterialState::NonCurrent));
+}
+
+#[test]
+fn the_filesystem_sees_its_own_errors() {
+    let bench = Bench::new();
+    let kms = EmbeddedKms::new(bench.engine.clone(), &VolumeId::from_bytes([1; 16]));
+    let arn = kms.resolve("alias/aws/kmsfs").expect("created on first use");
+    let made = kms.generate_data_key(&arn, &context()).expect("generated");
+    assert!(kms.decrypt(&arn, &made.blob, &context()).expect("decrypts").ct_eq(&made.key));
+    assert_eq!(kms.material_id(&made.blob), kms.current_material_id(&arn).expect("known"));
+    let wrong = kms.decrypt(&arn, &made.blob, &EncryptionContext::new()).expect_err("wrong context");
+    assert_eq!(wrong, KeyError::InvalidCiphertext(arn.clone()));
+
+    let own = kms.resolve(&bench.key()).expect("there");
+    let moved = kms.re_encrypt(&arn, &made.blob, &own, &context()).expect("re-encrypted");
+    assert!(kms.decrypt(&own, &moved, &context()).expect("decrypts").ct_eq(&made.key));
+    bench.engine.disable_key(&bench.alice, own.as_str().into()).expect("disabled");
+    let refused = kms.decrypt(&own, &moved, &context()).expect_err("disabled");
+    assert_eq!(refused, KeyError::Disabled(own.clone()));
+    bench.schedule(own.as_str(), 7).expect("scheduled");
+    let refused = kms.generate_data_key(&own, &context()).map(drop).expect_err("pending");
+    assert_eq!(refused, KeyError::PendingDeletion(own));
+    assert_eq!(kms.resolve("alias/none"), Err(KeyError::NotFound("alias/none".into())));
+    let foreign = "arn:aws:kms:us-east-1:999999999999:key/00000000-0000-4000-8000-000000000000";
+    assert!(matches!(kms.resolve(foreign), Err(KeyError::Denied { .. })));
+}
+
+#[test]
+fn throughput() {
+    let bench = Bench::new();
+    let key_id = bench.describe(&bench.key()).expect("there").arn.to_string();
+    let request = GenerateDataKeyRequest {
+        key_id,
+        encryption_context: context(),
+        number_of_bytes: Some(32),
+        ..Default::default()
+    };
+    const CALLS: u32 = 20_000;
+    let start = Instant::now();
+    for _ in 0..CALLS {
+        data_key(&bench, request.clone()).expect("generated");
+    }
+    let rate = f64::from(CALLS) / start.elapsed().as_secs_f64();
+    let flushing = Instant::now();
+    bench.engine.audit().flush().expect("written");
+    println!("GenerateDataKey: {rate:.0} per second; audit log complete {:?} later", flushing.elapsed());
+    // The build under test is not optimised and the machine is shared; the figure that counts is the benchmark's.
+    assert!(rate > 5_000.0, "{rate:.0} GenerateDataKey per second");
+    let records = bench.engine.audit().verify().expect("verified");
+    assert!(records.first_break.is_none() && records.records >= u64::from(CALLS), "{records:?}");
+}

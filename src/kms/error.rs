@@ -1,0 +1,164 @@
+//! Errors of the operations, with AWS's names and, word for word, AWS's texts (KMS.md section 5).
+
+use crate::kms::audit::AuditError;
+use crate::kms::custody::CustodyError;
+use crate::kms::model::KeyState;
+use crate::kms::store::StoreError;
+use crate::types::KeyArn;
+
+/// Why an operation was refused or failed. `Display` is AWS's message, possibly empty; [`KmsError::code`] its name.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum KmsError {
+    /// The key is disabled.
+    #[error("{0} is disabled.")]
+    Disabled(KeyArn),
+    /// The key's state does not allow the operation.
+    #[error("{arn} is {}.", state_words(*.state))]
+    InvalidState {
+        /// The key.
+        arn: KeyArn,
+        /// Its state.
+        state: KeyState,
+    },
+    /// `CancelKeyDeletion` of a key that is not pending deletion.
+    #[error("{0} is not pending deletion")]
+    NotPendingDeletion(KeyArn),
+    /// No such key or alias.
+    #[error("{0}")]
+    NotFound(String),
+    /// An ARN that is none, or one of another service.
+    #[error("Invalid arn {0}")]
+    InvalidArn(String),
+    /// An alias of that name exists.
+    #[error("{0}")]
+    AlreadyExists(String),
+    /// The alias name is not allowed.
+    #[error("{0}")]
+    InvalidAliasName(String),
+    /// Wrong key, wrong encryption context or changed bytes. The text is empty on purpose.
+    #[error("")]
+    InvalidCiphertext,
+    /// The ciphertext was not made by the key named.
+    #[error("The key ID in the request does not identify a CMK that can perform this operation.")]
+    IncorrectKey,
+    /// The key is for something else.
+    #[error("{0}")]
+    InvalidKeyUsage(String),
+    /// Not valid for this key, or not built.
+    #[error("{0}")]
+    UnsupportedOperation(String),
+    /// A quota is used up.
+    #[error("{0}")]
+    LimitExceeded(String),
+    /// A tag breaks a rule.
+    #[error("{0}")]
+    Tag(String),
+    /// A parameter breaks a constraint.
+    #[error("{0}")]
+    Validation(String),
+    /// The marker is not one that this operation gave out.
+    #[error("The marker is not valid for this request.")]
+    InvalidMarker,
+    /// The caller may not do this.
+    #[error("{0}")]
+    AccessDenied(String),
+    /// An automatic rotation is due within 20 minutes.
+    #[error("{0}")]
+    Conflict(String),
+    /// `DryRun` was set and nothing speaks against the call.
+    #[error("The request would have succeeded, but the DryRun option is set.")]
+    DryRun,
+    /// The key manager itself failed: its database, its files.
+    #[error("{0}")]
+    Internal(String),
+}
+
+fn state_words(state: KeyState) -> &'static str {
+    match state {
+        KeyState::PendingDeletion => "pending deletion",
+        KeyState::PendingImport => "pending import",
+        KeyState::PendingReplicaDeletion => "pending replica deletion",
+        KeyState::Unavailable => "unavailable",
+        KeyState::Creating => "creating",
+        KeyState::Updating => "updating",
+        KeyState::Disabled => "disabled",
+        KeyState::Enabled => "enabled",
+    }
+}
+
+impl KmsError {
+    /// AWS's name of the error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Disabled(_) => "DisabledException",
+            Self::InvalidState { .. } | Self::NotPendingDeletion(_) => "KMSInvalidStateException",
+            Self::NotFound(_) => "NotFoundException",
+            Self::InvalidArn(_) => "InvalidArnException",
+            Self::AlreadyExists(_) => "AlreadyExistsException",
+            Self::InvalidAliasName(_) => "InvalidAliasNameException",
+            Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::IncorrectKey => "IncorrectKeyException",
+            Self::InvalidKeyUsage(_) => "InvalidKeyUsageException",
+            Self::UnsupportedOperation(_) => "UnsupportedOperationException",
+            Self::LimitExceeded(_) => "LimitExceededException",
+            Self::Tag(_) => "TagException",
+            Self::Validation(_) => "ValidationException",
+            Self::InvalidMarker => "InvalidMarkerException",
+            Self::AccessDenied(_) => "AccessDeniedException",
+            Self::Conflict(_) => "ConflictException",
+            Self::DryRun => "DryRunOperationException",
+            Self::Internal(_) => "KMSInternalException",
+        }
+    }
+}
+
+impl From<StoreError> for KmsError {
+    fn from(error: StoreError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<CustodyError> for KmsError {
+    fn from(error: CustodyError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<AuditError> for KmsError {
+    fn from(error: AuditError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+/// Why the key manager could not be opened. Nothing is ever re-created over what is there.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The root file or its slots.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// The first maintenance after opening.
+    #[error("{} ({})", .0, .0.code())]
+    Kms(#[from] KmsError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_awss() {
+        let arn: KeyArn = "arn:aws:kms:us-east-1:111122223333:key/k".parse().expect("valid");
+        let state = |state| KmsError::InvalidState { arn: arn.clone(), state }.to_string();
+        assert_eq!(state(KeyState::PendingDeletion), format!("{arn} is pending deletion."));
+        assert_eq!(KmsError::Disabled(arn.clone()).to_string(), format!("{arn} is disabled."));
+        assert_eq!(KmsError::NotPendingDeletion(arn.clone()).to_string(), format!("{arn} is not pending deletion"));
+        assert_eq!(KmsError::InvalidCiphertext.to_string(), "");
+        assert_eq!(KmsError::InvalidCiphertext.code(), "InvalidCiphertextException");
+    }
+}

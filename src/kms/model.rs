@@ -1,0 +1,15 @@
+//! What the key manager speaks: AWS KMS's objects, requests and responses, with AWS's member names.
+
+mod caller;
+mod crypto_ops;
+mod key;
+mod key_ops;
+mod plaintext;
+mod serial;
+
+pub use caller::{Caller, Principal, PrincipalKind};
+pub use crypto_ops::*;
+pub use key::*;
+pub use key_ops::*;
+pub use plaintext::Plaintext;
+pub(in crate::kms) use serial::{nanos, opt_nanos};

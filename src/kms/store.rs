@@ -1,0 +1,62 @@
+//! The key store: one SQLite database, used by several processes at once (KMS.md section 19).
+//!
+//! Rows are JSON records with a MAC; secrets stand beside them, sealed by the domain key of the present epoch. Every
+//! change gives its rows a new revision, and a keyed digest over all (table, id, revision) stands in the root file:
+//! an old, once valid row that is put back is noticed. There is one implementation, hence no trait: SQLite in a
+//! temporary directory is what tests need too, because they exercise several processes' worth of connections.
+
+mod change;
+mod records;
+mod rows;
+mod schema;
+mod state;
+
+use std::path::PathBuf;
+
+pub(in crate::kms) use change::{Change, create};
+pub(in crate::kms) use records::*;
+pub(in crate::kms) use schema::connect_audit;
+pub(in crate::kms) use state::{Snapshot, Store};
+
+use crate::kms::custody::CustodyError;
+
+/// Why the database could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite.
+    #[error("the key manager's database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A row or secret is not what this key manager wrote (exit code 16).
+    #[error("the key manager's database {path} is damaged or was changed from outside: {what}")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The database is older or newer than the root file (exit code 16).
+    #[error(
+        "the key manager's database {path} is not the one that was last written ({what}); if you restored a backup on \
+         purpose, accept it with: kmsfs doctor --accept-database"
+    )]
+    NotCurrent {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The database belongs to an epoch whose domain key was destroyed.
+    #[error(
+        "the key manager's database {path} belongs to epoch {epoch} of the domain key, which was destroyed when a key \
+         was deleted; restore a newer backup"
+    )]
+    EpochGone {
+        /// The database.
+        path: PathBuf,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The root file.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
+}

@@ -1,0 +1,22 @@
+//! Jobs over whole volumes: creating and opening one, verify, repair, rewrap.
+//!
+//! Nothing here prints: results are values, and long jobs tell a [`Progress`] how far they are.
+
+pub mod config;
+mod error;
+pub mod files;
+mod finding;
+pub mod info;
+pub mod init;
+pub mod lock;
+pub mod open;
+mod progress;
+pub mod repair;
+pub mod rewrap;
+pub mod verify;
+mod walk;
+
+pub use error::VolumeError;
+pub use finding::{Finding, Reason};
+pub use progress::{Progress, Silent};
+pub use walk::Paths;

@@ -1,0 +1,79 @@
+//! What a job found to be wrong.
+
+use rustix::io::Errno;
+
+use super::walk::Paths;
+use crate::content;
+use crate::format::Outcome;
+
+/// Why something is a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// An outcome of FORMAT 12.
+    Format(Outcome),
+    /// The backing filesystem refused.
+    Os(Errno),
+}
+
+impl Reason {
+    /// A stable word: the outcome's name, or `Io`.
+    pub fn code(&self) -> String {
+        match self {
+            Self::Format(outcome) => format!("{outcome:?}"),
+            Self::Os(_) => "Io".to_owned(),
+        }
+    }
+
+    /// Whether it speaks of keys, not of the stored bytes.
+    pub fn is_key_state(&self) -> bool {
+        use Outcome::{KeyForbidden, KeyServiceTimeout, KeyUnavailable};
+        matches!(self, Self::Format(KeyForbidden | KeyServiceTimeout | KeyUnavailable))
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Format(outcome) => outcome.fmt(f),
+            Self::Os(errno) => write!(f, "the backing filesystem answered: {errno}"),
+        }
+    }
+}
+
+impl From<Outcome> for Reason {
+    fn from(outcome: Outcome) -> Self {
+        Self::Format(outcome)
+    }
+}
+
+impl From<content::Error> for Reason {
+    fn from(error: content::Error) -> Self {
+        match error {
+            content::Error::Os(errno) => Self::Os(errno),
+            content::Error::Format(outcome) | content::Error::Unit { outcome, .. } => Self::Format(outcome),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where.
+    pub paths: Paths,
+    /// Which unit of the file, from 0; `None` if it is not about one.
+    pub unit: Option<u64>,
+    /// What.
+    pub reason: Reason,
+}
+
+impl Finding {
+    /// A finding about a whole object.
+    pub fn new(paths: &Paths, reason: Reason) -> Self {
+        Self { paths: paths.clone(), unit: None, reason }
+    }
+
+    /// A finding about one unit.
+    pub fn at_unit(paths: &Paths, unit: u64, reason: Reason) -> Self {
+        Self { paths: paths.clone(), unit: Some(unit), reason }
+    }
+}

@@ -1,0 +1,212 @@
+//! Making a volume in an empty directory.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::config::{self, BACKUP, VOLUME, path_of};
+use super::files::{META_DIR, MetaDir};
+use super::lock::VolumeLock;
+use super::open::commit_of;
+use super::{VolumeError, lock};
+use crate::crypto::aead::Backend;
+use crate::env::{Clock, Entropy, random};
+use crate::format::context::context_vrk;
+use crate::format::dirid;
+use crate::format::keys::VolumeKeys;
+use crate::format::name::DEFAULT_SHORT_MAX;
+use crate::format::recipient::Recipient;
+use crate::format::size::Geometry;
+use crate::format::volume::{DIR_META_FILE, VolumeConfig};
+use crate::keys::KeyService;
+use crate::kms::registry::{Registry, VolumeRecord};
+use crate::store::{Backing, BackingFile, LocalDir};
+use crate::types::{DirId, KeyArn, VolumeId};
+
+/// Shortest `NAME_MAX` that holds a side entry (47 characters, FORMAT 8.2) and a short name of 16 bytes.
+const MIN_NAME_MAX: u64 = 60;
+/// Directory that mkfs puts into the root of a filesystem; it is no content.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// What can be chosen for a new volume.
+#[derive(Debug, Clone, Default)]
+pub struct InitOptions {
+    /// The KMS key: id, ARN or alias.
+    pub key: String,
+    /// A name for people.
+    pub label: Option<String>,
+    /// The library that runs the AEAD while the volume is made.
+    pub aead: Backend,
+}
+
+/// A volume that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Its id.
+    pub volume_id: VolumeId,
+    /// The KMS key of its files.
+    pub key: KeyArn,
+}
+
+/// An id for a new volume. It is drawn first, since the volume's principal at the key manager carries it.
+pub fn new_volume_id(entropy: &dyn Entropy) -> VolumeId {
+    loop {
+        let id = VolumeId::from_bytes(random(entropy));
+        if !id.is_zero() {
+            return id;
+        }
+    }
+}
+
+/// Makes a volume in the empty directory `root`, wraps its root key by `service`, and enters it into the registry.
+/// A crash leaves either a volume or a directory in which this works again.
+///
+/// # Errors
+/// [`VolumeError::AlreadyAVolume`], [`VolumeError::NotEmpty`], key errors, the system's errors.
+pub fn init_volume(
+    root: &Path,
+    volume_id: VolumeId,
+    service: &dyn KeyService,
+    registry: &Registry,
+    options: &InitOptions,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<NewVolume, VolumeError> {
+    check_empty(root)?;
+    let backing = LocalDir::open(root).map_err(|e| VolumeError::io(root, "open", e))?;
+    let name_max = backing.stat_fs().map_err(|e| VolumeError::io(root, "query", e))?.name_max;
+    if name_max < MIN_NAME_MAX {
+        return Err(VolumeError::NamesTooShort { dir: root.to_owned(), name_max });
+    }
+    let key = service.resolve(&options.key)?;
+    let generated = service.generate_data_key(&key, &context_vrk(volume_id))?;
+    let keys = VolumeKeys::derive(options.aead, &generated.key, volume_id);
+    let unix_time = u64::try_from(clock.now().as_secs()).unwrap_or(0);
+    let recipient = Recipient::kms(&key, generated.blob, unix_time);
+    let mut config = VolumeConfig::new(volume_id, geometry_for(&recipient), key.clone(), recipient);
+    config.short_max = short_max_for(name_max);
+    config.label = options.label.clone();
+    if !backing.ordered_metadata() {
+        config.ro_compat |= DIR_META_FILE;
+    }
+
+    let meta = match MetaDir::create(root) {
+        Ok(meta) => meta,
+        // Left over from an attempt that a crash ended; check_empty found no configuration in it.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => config::open_meta(root)?,
+        Err(e) => return Err(VolumeError::io(root.join(META_DIR), "create", e)),
+    };
+    let _lock = VolumeLock::acquire_in(&meta, "init").map_err(|e: lock::LockError| VolumeError::lock(root, e))?;
+    // Before the configuration: without the lock another process may have made the volume since.
+    check_empty(root)?;
+    write_root_id(&backing, &config, &keys, entropy)
+        .map_err(|e| VolumeError::io(root.join(dirid::ENTRY), "write", e))?;
+    registry.put(&VolumeRecord {
+        volume: volume_id,
+        vrk_commitment: commit_of(root, &config, &keys)?,
+        keys: vec![key.clone()],
+        config_seq: config.config_seq,
+        path: fs::canonicalize(root).unwrap_or_else(|_| root.to_owned()),
+    })?;
+    config::write(root, &meta, &config, &keys)?;
+    Ok(NewVolume { volume_id, key })
+}
+
+/// Whether `root` can become a volume: it holds nothing but what an unfinished attempt left.
+///
+/// # Errors
+/// [`VolumeError::AlreadyAVolume`], [`VolumeError::NotEmpty`], or the system's error.
+pub fn check_empty(root: &Path) -> Result<(), VolumeError> {
+    let entries = fs::read_dir(root).map_err(|e| VolumeError::io(root, "read", e))?;
+    let mut unfinished = false;
+    let mut foreign = None;
+    for entry in entries {
+        let name = entry.map_err(|e| VolumeError::io(root, "read", e))?.file_name();
+        match name.to_str() {
+            Some(META_DIR) => unfinished = true,
+            Some(dirid::ENTRY | LOST_AND_FOUND) => {}
+            _ => foreign = foreign.or(Some(name)),
+        }
+    }
+    if unfinished {
+        let meta = config::open_meta(root)?;
+        for name in [VOLUME, BACKUP] {
+            if meta.exists(name).map_err(|e| VolumeError::io(path_of(root, name), "query", e))? {
+                return Err(VolumeError::AlreadyAVolume(root.to_owned()));
+            }
+        }
+    }
+    match foreign {
+        Some(name) => {
+            let entry = name.to_string_lossy().into_owned();
+            Err(VolumeError::NotEmpty { dir: root.to_owned(), entry })
+        }
+        None => Ok(()),
+    }
+}
+
+/// One header page where a second wrapped key of this size still fits, else four.
+fn geometry_for(recipient: &Recipient) -> Geometry {
+    const SLOT_HEAD: usize = 24;
+    if 2 * recipient.encoded_len() + SLOT_HEAD <= Geometry::P1.slot_len() { Geometry::P1 } else { Geometry::P4 }
+}
+
+/// The longest name whose encrypted form fits into an entry of `name_max` bytes (FORMAT 8.2).
+fn short_max_for(name_max: u64) -> usize {
+    let entry_len = |name: usize, cap: usize| {
+        let padded = name.next_multiple_of(16).min(cap);
+        ((16 + padded) * 4).div_ceil(3)
+    };
+    let fits = |max: &usize| (1..=*max).all(|name| entry_len(name, *max) as u64 <= name_max);
+    (16..=DEFAULT_SHORT_MAX).rev().find(fits).unwrap_or(16)
+}
+
+/// The root's directory id: made before the configuration (FORMAT 8.1).
+fn write_root_id(
+    backing: &LocalDir,
+    config: &VolumeConfig,
+    keys: &VolumeKeys,
+    entropy: &dyn Entropy,
+) -> Result<(), rustix::io::Errno> {
+    let root = backing.root()?;
+    match backing.unlink(&root, dirid::ENTRY) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(e) => return Err(e),
+    }
+    let text = dirid::encode(keys, DirId::from_bytes(random(entropy)));
+    if config.dir_meta_file() {
+        let file = backing.create(&root, dirid::ENTRY, 0o600)?;
+        file.write_at(text.as_bytes(), 0)?;
+        file.sync(true)?;
+    } else {
+        backing.symlink(text.as_bytes(), &root, dirid::ENTRY)?;
+    }
+    backing.sync_dir(&root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_fit_the_backing() {
+        assert_eq!(short_max_for(255), 175);
+        assert_eq!(short_max_for(143), 91);
+        assert_eq!(short_max_for(MIN_NAME_MAX), 29);
+    }
+
+    #[test]
+    fn only_leftovers_count_as_empty() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let path = root.path();
+        check_empty(path).expect("empty");
+        fs::create_dir(path.join("lost+found")).expect("mkdir");
+        fs::create_dir(path.join(META_DIR)).expect("mkdir");
+        fs::write(path.join(".kmsfs/lock"), b"").expect("write");
+        check_empty(path).expect("an unfinished attempt");
+        fs::write(path.join("mine"), b"").expect("write");
+        assert!(matches!(check_empty(path), Err(VolumeError::NotEmpty { entry, .. }) if entry == "mine"));
+        fs::write(path.join(".kmsfs/volume.bak"), b"").expect("write");
+        assert!(matches!(check_empty(path), Err(VolumeError::AlreadyAVolume(_))));
+    }
+}

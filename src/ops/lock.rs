@@ -1,0 +1,121 @@
+//! `.kmsfs/lock`: one writer per ciphertext directory (FORMAT 4.1). The lock itself is an OFD write lock; the file's
+//! content only tells a second one who the first is.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+
+use super::files::MetaDir;
+use crate::sys::ofd;
+
+const LOCK: &str = "lock";
+/// More is no content of ours.
+const CONTENT_LIMIT: u64 = 8192;
+
+/// Who holds a volume's lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockOwner {
+    /// The host's name.
+    pub host: String,
+    /// The process id there; 0 if the file does not tell.
+    pub pid: u32,
+    /// What for: `mount /mnt/plain`, `rewrap`, ...
+    pub purpose: String,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// `VolumeBusy`: somebody else holds it.
+    #[error("the volume is in use by process {} on host {} ({})", .0.pid, .0.host, .0.purpose)]
+    Busy(LockOwner),
+    /// The lock file cannot be opened or locked.
+    #[error("cannot lock the volume: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The right to write anywhere in a ciphertext directory; ends when dropped, and with the process.
+#[derive(Debug)]
+pub struct VolumeLock {
+    _file: File,
+}
+
+impl VolumeLock {
+    /// Takes the lock of the volume at `root` for `purpose`, without waiting.
+    pub fn acquire(root: &Path, purpose: &str) -> Result<Self, LockError> {
+        Self::acquire_in(&MetaDir::open(root)?, purpose)
+    }
+
+    /// Takes the lock in an open `.kmsfs` directory.
+    pub fn acquire_in(meta: &MetaDir, purpose: &str) -> Result<Self, LockError> {
+        let mut file = meta.open_or_create(LOCK)?;
+        if !ofd::try_lock_exclusive(&file)? {
+            return Err(LockError::Busy(read_owner(&mut file)?));
+        }
+        let content = format!("host={}\npid={}\npurpose={purpose}\n", host_name(), std::process::id());
+        file.set_len(0)?;
+        file.rewind()?;
+        file.write_all(content.as_bytes())?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Who holds the lock of the volume at `root` now; `None` if nobody does.
+pub fn owner(root: &Path) -> io::Result<Option<LockOwner>> {
+    let mut file = match MetaDir::open(root)?.open_read(LOCK) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    if ofd::is_locked(&file)? { read_owner(&mut file).map(Some) } else { Ok(None) }
+}
+
+/// This host's name, as the lock shows it.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn read_owner(file: &mut File) -> io::Result<LockOwner> {
+    let mut text = Vec::new();
+    file.take(CONTENT_LIMIT).read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text);
+    let field = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or("unknown");
+        value.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>()
+    };
+    Ok(LockOwner { host: field("host"), pid: field("pid").parse().unwrap_or(0), purpose: field("purpose") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_the_first_is() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        MetaDir::create(root.path()).expect("create");
+        assert_eq!(owner(root.path()).expect("query"), None);
+        let first = VolumeLock::acquire(root.path(), "mount /mnt").expect("free");
+        let expected = LockOwner { host: host_name(), pid: std::process::id(), purpose: "mount /mnt".into() };
+        match VolumeLock::acquire(root.path(), "rewrap") {
+            Err(LockError::Busy(owner)) => assert_eq!(owner, expected),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(owner(root.path()).expect("query"), Some(expected));
+        drop(first);
+        assert_eq!(owner(root.path()).expect("query"), None);
+        VolumeLock::acquire(root.path(), "rewrap").expect("free again");
+    }
+
+    #[test]
+    fn foreign_content_is_shown_without_control_characters() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        MetaDir::create(root.path()).expect("create");
+        let path = root.path().join(".kmsfs/lock");
+        std::fs::write(&path, b"host=a\x1b[2Jb\npid=x\n").expect("write");
+        let held = std::fs::OpenOptions::new().read(true).write(true).open(&path).expect("open");
+        assert!(ofd::try_lock_exclusive(&held).expect("lock"));
+        let owner = owner(root.path()).expect("query").expect("held");
+        assert_eq!((owner.host.as_str(), owner.pid, owner.purpose.as_str()), ("a?[2Jb", 0, "unknown"));
+    }
+}

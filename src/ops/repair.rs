@@ -1,0 +1,77 @@
+//! Putting back what is lost, from what is still there.
+
+use std::path::Path;
+
+use super::VolumeError;
+use super::config::{self, BACKUP, VOLUME, path_of};
+use super::open::{FoundVolume, OpenOptions};
+use crate::format::volume::MAX_LEN;
+use crate::keys::KeyService;
+use crate::kms::registry::Registry;
+use crate::types::VolumeId;
+
+/// Name under which a replaced configuration is kept.
+pub const REPLACED: &str = "volume.damaged";
+
+/// What the two copies of the configuration look like, for the user to compare. Nothing is authenticated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigCopy {
+    /// `volume` or `volume.bak`.
+    pub name: &'static str,
+    /// What it says, or why it is not accepted.
+    pub says: Result<ConfigSummary, String>,
+}
+
+/// The telling fields of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigSummary {
+    /// The volume's id.
+    pub volume_id: VolumeId,
+    /// Its sequence number.
+    pub config_seq: u64,
+    /// The allowed keys.
+    pub keys: Vec<String>,
+}
+
+/// Both copies.
+///
+/// # Errors
+/// [`VolumeError::NotAVolume`], or the system's error.
+pub fn compare_config(root: &Path) -> Result<[ConfigCopy; 2], VolumeError> {
+    let meta = config::open_meta(root)?;
+    let look = |name| {
+        let says = config::read(root, &meta, name).map_err(|e| e.to_string()).map(|file| {
+            let config = file.config();
+            ConfigSummary {
+                volume_id: config.volume_id,
+                config_seq: config.config_seq,
+                keys: config.allowed_keys.iter().map(ToString::to_string).collect(),
+            }
+        });
+        ConfigCopy { name, says }
+    };
+    Ok([look(VOLUME), look(BACKUP)])
+}
+
+/// Replaces the configuration by its copy, after the copy was authenticated as at a mount. What is replaced is kept
+/// as `.kmsfs/volume.damaged`.
+///
+/// # Errors
+/// As [`FoundVolume::open`] for the copy; [`VolumeError::Busy`] while the volume is mounted.
+pub fn restore_config(
+    found: FoundVolume,
+    service: &dyn KeyService,
+    registry: &Registry,
+    options: OpenOptions,
+) -> Result<(), VolumeError> {
+    let root = found.root().to_owned();
+    let _lock = found.lock("repair")?;
+    let meta = config::open_meta(&root)?;
+    let good = meta.read(BACKUP, MAX_LEN).map_err(|e| VolumeError::io(path_of(&root, BACKUP), "read", e))?;
+    found.open(service, registry, options)?;
+    // What cannot even be read holds nothing to keep.
+    if let Ok(bad) = meta.read(VOLUME, MAX_LEN) {
+        meta.replace(REPLACED, &bad).map_err(|e| VolumeError::io(path_of(&root, REPLACED), "write", e))?;
+    }
+    meta.replace(VOLUME, &good).map_err(|e| VolumeError::io(path_of(&root, VOLUME), "write", e))
+}

@@ -1,0 +1,217 @@
+//! Moving every wrapped key of a volume to the current material of its key, or to another key (FORMAT 5.3).
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::VolumeError;
+use super::config;
+use super::files::MetaDir;
+use super::finding::Finding;
+use super::progress::Progress;
+use super::walk::{Paths, Visit, Visitor, walk};
+use crate::content::{Content, Rewrapped, Volume};
+use crate::env::Clock;
+use crate::format::context::context_vrk;
+use crate::format::name::NameCodec;
+use crate::format::recipient::{AllowList, Recipient};
+use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
+use crate::keys::{KeyError, KeyService};
+use crate::kms::registry::Registry;
+use crate::store::{Access, Backing};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, lock};
+use crate::types::{DirId, KeyArn};
+
+/// What moves where.
+#[derive(Debug, Clone, Default)]
+pub struct RewrapOptions {
+    /// Only what this key wraps; everything if `None`.
+    pub from: Option<KeyArn>,
+    /// To this key; `None`: to the current material of each one's own key.
+    pub to: Option<KeyArn>,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// What was done. Running it again does the rest: what is done already is skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RewrapReport {
+    /// Headers with a new wrapped key.
+    pub rewrapped: u64,
+    /// Files with nothing to do: empty, current already, or not under the source key.
+    pub unchanged: u64,
+    /// Whether the volume's root key was wrapped anew.
+    pub root_key: bool,
+    /// Files that could not be moved; the old key is still needed for them.
+    pub findings: Vec<Finding>,
+    /// The job was stopped before its end.
+    pub interrupted: bool,
+}
+
+/// Wraps the volume's root key anew and, for a move to another key, allows that key and makes it the one of new files.
+/// The caller holds the volume's lock. Returns the volume as it is now, and whether anything changed.
+///
+/// # Errors
+/// Key errors, the system's errors; the volume then opens as before.
+pub fn rewrap_config(
+    root: &Path,
+    meta: &MetaDir,
+    opened: OpenedVolume,
+    service: &dyn KeyService,
+    registry: &Registry,
+    options: &RewrapOptions,
+    clock: &dyn Clock,
+) -> Result<(OpenedVolume, bool), VolumeError> {
+    let Some(new) = new_config(&opened.config, service, options, clock)? else { return Ok((opened, false)) };
+    // Nothing is written that does not open: the new wrapped keys are the only way in.
+    let context = context_vrk(new.volume_id);
+    for recipient in &new.recipients {
+        if let Ok(key) = recipient.key_id.parse::<KeyArn>() {
+            service.decrypt(&key, &recipient.blob, &context)?;
+        }
+    }
+    let mut keys = opened.allowed.keys().to_vec();
+    if let Some(to) = &options.to {
+        if !keys.contains(to) {
+            keys.push(to.clone());
+        }
+        // Pinned first: a configuration that names a key unknown here would lock its owner out after a crash.
+        let mut record =
+            registry.get(&new.volume_id)?.ok_or_else(|| KeyError::Failed("the registry row is gone".into()))?;
+        if !record.keys.contains(to) {
+            record.keys.push(to.clone());
+            registry.put(&record)?;
+        }
+    }
+    config::write(root, meta, &new, &opened.keys)?;
+    registry.raise_config_seq(&new.volume_id, new.config_seq)?;
+    let allowed: AllowList = keys.into_iter().filter(|key| new.allowed_keys.contains(key)).collect();
+    Ok((OpenedVolume { config: new, keys: opened.keys, allowed }, true))
+}
+
+/// The configuration with new wrapped root keys; `None` if it stays as it is.
+fn new_config(
+    old: &VolumeConfig,
+    service: &dyn KeyService,
+    options: &RewrapOptions,
+    clock: &dyn Clock,
+) -> Result<Option<VolumeConfig>, VolumeError> {
+    let mut new = old.clone();
+    let mut changed = false;
+    let selected = |key: &str| options.from.as_ref().is_none_or(|from| from.as_str() == key);
+    let context = context_vrk(old.volume_id);
+    for recipient in new.recipients.iter_mut().filter(|r| selected(&r.key_id)) {
+        // The configuration is authentic: what stands in it is an ARN.
+        let Ok(from) = recipient.key_id.parse::<KeyArn>() else { continue };
+        let to = options.to.as_ref().unwrap_or(&from);
+        let current = service.current_material_id(to)?;
+        if *to == from && current.is_some() && current == service.material_id(&recipient.blob) {
+            continue;
+        }
+        let blob = service.re_encrypt(&from, &recipient.blob, to, &context)?;
+        *recipient = Recipient::kms(to, blob, u64::try_from(clock.now().as_secs()).unwrap_or(0));
+        changed = true;
+    }
+    if let Some(to) = &options.to {
+        if !new.allowed_keys.contains(to) {
+            new.allowed_keys.push(to.clone());
+            changed = true;
+        }
+        if let DefaultWrap::Direct(key) = &mut new.default_wrap
+            && key != to
+            && selected(key.as_str())
+        {
+            *key = to.clone();
+            changed = true;
+        }
+    }
+    if !changed {
+        return Ok(None);
+    }
+    new.config_seq += 1;
+    Ok(Some(new))
+}
+
+/// Wraps the data key of every file anew. The caller holds the volume's lock and has called [`rewrap_config`].
+///
+/// # Errors
+/// Only what keeps it from starting.
+pub fn rewrap_files<B: Backing>(
+    backing: &Arc<B>,
+    volume: &Arc<Volume>,
+    options: &RewrapOptions,
+    progress: &dyn Progress,
+) -> Result<RewrapReport, Errno> {
+    let opened = volume.keys.volume();
+    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let rewrapper = Rewrapper {
+        volume,
+        options,
+        progress,
+        inodes: Mutex::new(HashSet::new()),
+        rewrapped: AtomicU64::new(0),
+        unchanged: AtomicU64::new(0),
+        findings: Mutex::new(Vec::new()),
+    };
+    walk(backing, &names, &opened.keys, options.threads, &rewrapper, progress)?;
+    let mut findings = std::mem::take(&mut *lock(&rewrapper.findings));
+    findings.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
+    Ok(RewrapReport {
+        rewrapped: rewrapper.rewrapped.into_inner(),
+        unchanged: rewrapper.unchanged.into_inner(),
+        root_key: false,
+        findings,
+        interrupted: progress.is_cancelled(),
+    })
+}
+
+struct Rewrapper<'a> {
+    volume: &'a Arc<Volume>,
+    options: &'a RewrapOptions,
+    progress: &'a dyn Progress,
+    /// Inodes with several names that were seen under the first.
+    inodes: Mutex<HashSet<u64>>,
+    rewrapped: AtomicU64,
+    unchanged: AtomicU64,
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl<B: Backing> Visitor<B> for Rewrapper<'_> {
+    fn file(&self, file: &Visit<'_, B>) {
+        let first = file.stat.nlink <= 1 || lock(&self.inodes).insert(file.stat.ino);
+        if first {
+            match self.rewrap(file) {
+                Ok(Rewrapped::Yes) => self.rewrapped.fetch_add(1, Ordering::Relaxed),
+                Ok(Rewrapped::No) => self.unchanged.fetch_add(1, Ordering::Relaxed),
+                Err(error) => {
+                    lock(&self.findings).push(Finding::new(file.paths, error.into()));
+                    0
+                }
+            };
+        }
+        self.progress.done(1, file.stat.size);
+    }
+
+    fn directory(&self, _paths: &Paths, _id: DirId) {}
+
+    fn finding(&self, finding: Finding) {
+        // A directory that cannot be read hides files whose keys are still the old ones. What is wrong with names,
+        // symlinks and attributes does not concern a file's key: `verify` tells of it.
+        if matches!(finding.reason, super::finding::Reason::Os(_)) {
+            lock(&self.findings).push(finding);
+        }
+    }
+}
+
+impl Rewrapper<'_> {
+    fn rewrap<B: Backing>(&self, file: &Visit<'_, B>) -> crate::content::Result<Rewrapped> {
+        if file.stat.size == 0 {
+            return Ok(Rewrapped::No);
+        }
+        let opened = file.backing.open(file.dir, file.entry, Access::ReadWrite)?;
+        let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::ReadWrite)?;
+        content.rewrap(self.options.from.as_ref(), self.options.to.as_ref())
+    }
+}

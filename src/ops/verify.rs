@@ -1,0 +1,180 @@
+//! Reading and authenticating everything in a volume.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::finding::{Finding, Reason};
+use super::progress::Progress;
+use super::walk::{Paths, Visit, Visitor, walk};
+use crate::content::{self, Content, Volume};
+use crate::format::Outcome;
+use crate::format::name::NameCodec;
+use crate::store::{Access, Backing};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, lock, thread};
+use crate::types::{DirId, FileId};
+
+/// How often a file of a volume in use is read before what is wrong with it counts: a writer may have been at work.
+const ATTEMPTS_IN_USE: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How to verify.
+#[derive(Debug, Clone, Copy)]
+pub struct VerifyOptions {
+    /// Threads.
+    pub threads: usize,
+    /// Somebody has the volume mounted for writing.
+    pub in_use: bool,
+}
+
+/// What was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VerifyReport {
+    /// Directories with a valid id.
+    pub directories: u64,
+    /// Regular files looked at, each inode once.
+    pub files: u64,
+    /// Stored bytes of them.
+    pub bytes: u64,
+    /// What is wrong, in the order of the ciphertext paths.
+    pub findings: Vec<Finding>,
+    /// The job was stopped before its end.
+    pub interrupted: bool,
+}
+
+/// Verifies the whole tree of `backing`: directory ids, names, symlinks, attributes, headers and every unit. Each
+/// finding is also handed to `found` when it is made.
+///
+/// # Errors
+/// Only what keeps it from starting.
+pub fn verify<B: Backing>(
+    backing: &Arc<B>,
+    volume: &Arc<Volume>,
+    options: VerifyOptions,
+    progress: &dyn Progress,
+    found: &(dyn Fn(&Finding) + Send + Sync),
+) -> Result<VerifyReport, Errno> {
+    let opened = volume.keys.volume();
+    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let verifier = Verifier {
+        volume,
+        options,
+        progress,
+        found,
+        inodes: Mutex::new(HashMap::new()),
+        file_ids: Mutex::new(HashMap::new()),
+        dir_ids: Mutex::new(HashMap::new()),
+        directories: AtomicU64::new(0),
+        files: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        findings: Mutex::new(Vec::new()),
+    };
+    walk(backing, &names, &opened.keys, options.threads, &verifier, progress)?;
+    let mut findings = std::mem::take(&mut *lock(&verifier.findings));
+    findings.sort_by(|a, b| (&a.paths.ciphertext, a.unit).cmp(&(&b.paths.ciphertext, b.unit)));
+    Ok(VerifyReport {
+        directories: verifier.directories.into_inner(),
+        files: verifier.files.into_inner(),
+        bytes: verifier.bytes.into_inner(),
+        findings,
+        interrupted: progress.is_cancelled(),
+    })
+}
+
+struct Verifier<'a> {
+    volume: &'a Arc<Volume>,
+    options: VerifyOptions,
+    progress: &'a dyn Progress,
+    found: &'a (dyn Fn(&Finding) + Send + Sync),
+    /// Inodes with several names that were verified under the first.
+    inodes: Mutex<HashMap<u64, ()>>,
+    file_ids: Mutex<HashMap<FileId, Paths>>,
+    dir_ids: Mutex<HashMap<DirId, Paths>>,
+    directories: AtomicU64,
+    files: AtomicU64,
+    bytes: AtomicU64,
+    findings: Mutex<Vec<Finding>>,
+}
+
+impl<B: Backing> Visitor<B> for Verifier<'_> {
+    fn file(&self, file: &Visit<'_, B>) {
+        let again = file.stat.nlink > 1 && lock(&self.inodes).insert(file.stat.ino, ()).is_some();
+        if again {
+            self.progress.done(1, file.stat.size);
+            return;
+        }
+        let attempts = if self.options.in_use { ATTEMPTS_IN_USE } else { 1 };
+        let mut done = 0;
+        for attempt in 1..=attempts {
+            let mut findings = Vec::new();
+            let result = self.read_all(file, &mut findings, &mut done);
+            match result {
+                // Removed since it was listed.
+                Err(content::Error::Os(Errno::NOENT)) => findings.clear(),
+                Err(error) => findings.push(Finding::new(file.paths, error.into())),
+                Ok(()) => {}
+            }
+            if findings.is_empty() || attempt == attempts || self.progress.is_cancelled() {
+                for finding in findings {
+                    self.add(finding);
+                }
+                break;
+            }
+            thread::sleep(PAUSE);
+        }
+        // The header, the trailing area and holes count as read.
+        self.progress.done(1, file.stat.size.saturating_sub(done));
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(file.stat.size, Ordering::Relaxed);
+    }
+
+    fn directory(&self, paths: &Paths, id: DirId) {
+        self.directories.fetch_add(1, Ordering::Relaxed);
+        self.once(&self.dir_ids, id, paths);
+    }
+
+    fn finding(&self, finding: Finding) {
+        self.add(finding);
+    }
+}
+
+impl Verifier<'_> {
+    fn add(&self, finding: Finding) {
+        (self.found)(&finding);
+        lock(&self.findings).push(finding);
+    }
+
+    /// An id that two live objects carry was copied below kmsfs.
+    fn once<K: Hash + Eq>(&self, seen: &Mutex<HashMap<K, Paths>>, id: K, paths: &Paths) {
+        let before = lock(seen).insert(id, paths.clone());
+        // The same file read once more is no second one.
+        if before.is_some_and(|before| before != *paths) {
+            self.add(Finding::new(paths, Reason::Format(Outcome::DuplicateId)));
+        }
+    }
+
+    fn read_all<B: Backing>(
+        &self,
+        file: &Visit<'_, B>,
+        findings: &mut Vec<Finding>,
+        done: &mut u64,
+    ) -> content::Result<()> {
+        let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
+        let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::Read)?;
+        match content.file_id() {
+            Some(id) => self.once(&self.file_ids, id, file.paths),
+            // It has a size but no header: only its size survived a crash.
+            None if content.size() > 0 => findings.push(Finding::new(file.paths, Outcome::NeverSynced.into())),
+            None => {}
+        }
+        let found = |f: content::UnitFinding| findings.push(Finding::at_unit(file.paths, f.unit, f.outcome.into()));
+        content.verify(found, |bytes| {
+            let bytes = bytes.min(file.stat.size.saturating_sub(*done));
+            *done += bytes;
+            self.progress.done(0, bytes);
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Signals and descriptors of this process.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+
+/// A set of signals that a thread of its own waits for.
+#[derive(Clone, Copy)]
+pub struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// Blocks `signals` in this thread and in every thread it starts afterwards, so that only [`Self::wait`] gets
+    /// them. Call it before other threads exist.
+    pub fn block(signals: &[i32]) -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set; the other calls read and change an initialised one.
+        let (set, error) = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for &signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            let set = set.assume_init();
+            (set, libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))
+        };
+        if error == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    /// Waits for one of the signals and returns its number.
+    pub fn wait(&self) -> i32 {
+        let mut signal = 0;
+        loop {
+            // SAFETY: the set is initialised, `signal` is written by the call.
+            if unsafe { libc::sigwait(&raw const self.0, &raw mut signal) } == 0 {
+                return signal;
+            }
+        }
+    }
+}
+
+/// Takes over a descriptor that the parent process left open for this one, and marks it close-on-exec.
+/// An error if it is not open.
+pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD only queries.
+    if fd < 0 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the descriptor is open; by the contract of the option that named it nothing else in this process owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_descriptor_is_refused() {
+        assert_eq!(inherited_fd(-1).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+        assert_eq!(inherited_fd(1_000_000).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn a_blocked_signal_is_waited_for() {
+        let set = SignalSet::block(&[libc::SIGUSR2]).expect("block");
+        let pid = rustix::process::getpid();
+        let tid = rustix::thread::gettid();
+        // SAFETY: a signal to this very thread, which blocks it.
+        unsafe {
+            libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), tid.as_raw_nonzero().get(), libc::SIGUSR2)
+        };
+        assert_eq!(set.wait(), libc::SIGUSR2);
+    }
+}

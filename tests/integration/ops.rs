@@ -1,0 +1,7 @@
+//! Volumes as a whole on the real key manager and a real directory: making, opening, verifying, rewrapping, repairing,
+//! and every kind of damage.
+
+mod damage;
+mod host;
+mod open;
+mod rewrap;

@@ -1,0 +1,183 @@
+//! A computer with a key manager, and volumes on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kmsfs::content;
+use kmsfs::crypto::aead::Backend;
+use kmsfs::env::{ManualClock, SystemEntropy};
+use kmsfs::format::volume::OpenedVolume;
+use kmsfs::keys::embedded::EmbeddedKms;
+use kmsfs::keys::{DataKeys, KeyService};
+use kmsfs::kms::Engine;
+use kmsfs::kms::custody::{Home, NewHome, NewSlot};
+use kmsfs::kms::model::{Caller, CreateAliasRequest, CreateKeyRequest};
+use kmsfs::ops::init::{InitOptions, NewVolume, init_volume, new_volume_id};
+use kmsfs::ops::open::{FoundVolume, OpenOptions};
+use kmsfs::ops::verify::{VerifyOptions, VerifyReport, verify};
+use kmsfs::ops::{Silent, VolumeError};
+use kmsfs::store::LocalDir;
+use kmsfs::types::{KeyArn, Timestamp, VolumeId};
+use kmsfs::vfs::{Caller as User, Options, ROOT, Vfs};
+use tempfile::TempDir;
+
+/// A key manager in a directory of its own.
+pub struct Host {
+    pub engine: Engine,
+    pub caller: Caller,
+    pub clock: Arc<ManualClock>,
+    _home: TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_767_225_600)));
+        let dir = TempDir::new().expect("temporary directory");
+        let new = NewHome {
+            account: "111122223333".parse().expect("twelve digits"),
+            region: "eu-central-1".parse().expect("a Region"),
+            slots: vec![NewSlot::KeyFile],
+        };
+        let (home, _) = Home::create(dir.path(), new, &*clock, &SystemEntropy).expect("create the home");
+        let engine = Engine::start(home, clock.clone(), Arc::new(SystemEntropy)).expect("start");
+        let caller = engine.local_caller("tester");
+        Self { engine, caller, clock, _home: dir }
+    }
+
+    /// A customer managed key, with `alias/<name>`.
+    pub fn key(&self, name: &str) -> KeyArn {
+        let answer = self.engine.create_key(&self.caller, CreateKeyRequest::default()).expect("CreateKey");
+        let arn = answer.key_metadata.arn;
+        let request =
+            CreateAliasRequest { alias_name: format!("alias/{name}"), target_key_id: arn.as_str().to_owned() };
+        self.engine.create_alias(&self.caller, request).expect("CreateAlias");
+        arn
+    }
+
+    pub fn service(&self, volume: &VolumeId) -> Arc<dyn KeyService> {
+        Arc::new(EmbeddedKms::new(self.engine.clone(), volume))
+    }
+
+    pub fn init(&self, root: &Path, key: &str) -> Result<NewVolume, VolumeError> {
+        let id = new_volume_id(&SystemEntropy);
+        let options = InitOptions { key: key.to_owned(), label: Some("test".to_owned()), aead: Backend::Ring };
+        init_volume(root, id, &*self.service(&id), &self.engine.registry(), &options, &*self.clock, &SystemEntropy)
+    }
+
+    /// A new volume under `alias/aws/kmsfs` in a directory of its own.
+    pub fn volume(&self) -> TempDir {
+        let dir = TempDir::new().expect("temporary directory");
+        self.init(dir.path(), "alias/aws/kmsfs").expect("init");
+        dir
+    }
+
+    pub fn open(&self, root: &Path, options: OpenOptions) -> Result<OpenedVolume, VolumeError> {
+        let found = FoundVolume::find(root)?;
+        let service = self.service(&found.volume_id());
+        found.open(&*service, &self.engine.registry(), options)
+    }
+
+    pub fn files(&self, root: &Path) -> Arc<content::Volume> {
+        let opened = self.open(root, OpenOptions::default()).expect("open the volume");
+        self.files_of(opened)
+    }
+
+    pub fn files_of(&self, opened: OpenedVolume) -> Arc<content::Volume> {
+        let service = self.service(&opened.config.volume_id);
+        let geometry = opened.config.geometry;
+        let entropy = Arc::new(SystemEntropy);
+        let keys = DataKeys::new(service, opened, entropy.clone(), self.clock.clone());
+        Arc::new(content::Volume { geometry, aead: Backend::Ring, entropy, keys, read_attempts: 1 })
+    }
+
+    /// The volume as a mount would serve it.
+    pub fn mount(&self, root: &Path) -> Mounted {
+        let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
+        let privileged = rustix::process::geteuid().is_root();
+        let options = Options { read_only: false, privileged };
+        Mounted(Vfs::new(backing, self.files(root), options).expect("mount"))
+    }
+
+    pub fn verify(&self, root: &Path) -> VerifyReport {
+        let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
+        let options = VerifyOptions { threads: 2, in_use: false };
+        verify(&backing, &self.files(root), options, &Silent, &|_| ()).expect("verify")
+    }
+
+    /// What `verify` finds, as `outcome plaintext-path[#unit]` with `?` for an unknown name.
+    pub fn findings(&self, root: &Path) -> Vec<String> {
+        let report = self.verify(root);
+        let mut lines: Vec<String> = report
+            .findings
+            .iter()
+            .map(|f| {
+                let path = f.paths.plaintext.as_deref().map_or("?".into(), String::from_utf8_lossy);
+                let unit = f.unit.map_or_else(String::new, |u| format!("#{u}"));
+                format!("{} {path}{unit}", f.reason.code())
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+}
+
+/// A volume as a mount serves it.
+pub struct Mounted(pub Vfs<LocalDir>);
+
+impl Mounted {
+    fn user() -> User {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        User { uid, gid, umask: 0o022 }
+    }
+
+    pub fn mkdir(&self, parent: u64, name: &str) -> u64 {
+        self.0.mkdir(parent, name.as_bytes(), 0o755, &Self::user()).expect("mkdir").ino
+    }
+
+    pub fn symlink(&self, parent: u64, name: &str, target: &str) {
+        self.0.symlink(parent, name.as_bytes(), target.as_bytes(), &Self::user()).expect("symlink");
+    }
+
+    /// A file of `content`, synced; its inode number.
+    pub fn write(&self, parent: u64, name: &str, content: &[u8]) -> u64 {
+        let (attr, opened) = self.0.create(parent, name.as_bytes(), 0o644, &Self::user()).expect("create");
+        self.0.write(opened.handle, 0, content).expect("write");
+        self.0.fsync(opened.handle, false).expect("fsync");
+        self.0.release(opened.handle);
+        attr.ino
+    }
+
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, kmsfs::vfs::Error> {
+        let ino = self.0.lookup(ROOT, name.as_bytes())?.ino;
+        let opened = self.0.open(ino, false)?;
+        let read = self.0.read(opened.handle, 0, 1 << 24, <[u8]>::to_vec);
+        self.0.release(opened.handle);
+        read
+    }
+}
+
+/// The ciphertext file with this inode number, which the mount passes through.
+pub fn ciphertext(root: &Path, ino: u64) -> PathBuf {
+    find(root, ino).expect("the ciphertext file is in the tree")
+}
+
+fn find(dir: &Path, ino: u64) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::read_dir(dir).expect("read").flatten().find_map(|entry| {
+        let meta = entry.metadata().expect("stat");
+        if meta.ino() == ino {
+            Some(entry.path())
+        } else if meta.is_dir() {
+            find(&entry.path(), ino)
+        } else {
+            None
+        }
+    })
+}
+
+/// Changes bytes of a file in place.
+pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).expect("read");
+    change(&mut bytes);
+    std::fs::write(path, bytes).expect("write");
+}

@@ -1,0 +1,150 @@
+//! Making and opening volumes: the registry, both configurations, the lock.
+
+use std::fs;
+
+use kmsfs::format::Outcome;
+use kmsfs::keys::KeyError;
+use kmsfs::kms::model::KeyIdRequest;
+use kmsfs::ops::VolumeError;
+use kmsfs::ops::open::{FoundVolume, OpenOptions};
+use kmsfs::ops::repair::{compare_config, restore_config};
+use tempfile::TempDir;
+
+use super::host::{Host, edit};
+
+fn refused(result: Result<kmsfs::format::volume::OpenedVolume, VolumeError>) -> Outcome {
+    match result {
+        Err(VolumeError::Refused { outcome, .. }) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_new_volume_opens_and_a_second_init_is_refused() {
+    let host = Host::new();
+    let dir = host.volume();
+    let opened = host.open(dir.path(), OpenOptions::default()).expect("open");
+    assert_eq!(opened.config.label.as_deref(), Some("test"));
+    assert_eq!(opened.config.config_seq, 1);
+    let row = host.engine.registry().get(&opened.config.volume_id).expect("registry").expect("a row");
+    assert_eq!(row.keys, opened.allowed.keys());
+    assert_eq!(row.path, fs::canonicalize(dir.path()).expect("resolve"));
+    assert!(matches!(host.init(dir.path(), "alias/aws/kmsfs"), Err(VolumeError::AlreadyAVolume(_))));
+    assert_eq!(
+        fs::read(dir.path().join(".kmsfs/volume")).expect("read"),
+        fs::read(dir.path().join(".kmsfs/volume.bak")).expect("read")
+    );
+}
+
+#[test]
+fn an_unknown_key_or_a_full_directory_leaves_nothing_behind() {
+    let host = Host::new();
+    let dir = TempDir::new().expect("temporary directory");
+    assert!(matches!(host.init(dir.path(), "alias/none"), Err(VolumeError::Key(KeyError::NotFound(_)))));
+    assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 0);
+    fs::write(dir.path().join("mine"), b"").expect("write");
+    assert!(matches!(host.init(dir.path(), "alias/aws/kmsfs"), Err(VolumeError::NotEmpty { .. })));
+    assert_eq!(fs::read_dir(dir.path()).expect("read").count(), 1);
+}
+
+#[test]
+fn an_unknown_volume_needs_trust_and_is_then_remembered() {
+    let (host, other) = (Host::new(), Host::new());
+    let dir = host.volume();
+    match other.open(dir.path(), OpenOptions::default()) {
+        Err(VolumeError::Unknown(volume)) => assert_eq!(volume.label.as_deref(), Some("test")),
+        opened => panic!("{opened:?}"),
+    }
+    // Trust does not help who has not the key, and is not remembered then.
+    let trust = OpenOptions { trust_new_volume: true, ..OpenOptions::default() };
+    other.open(dir.path(), trust).expect_err("another key manager");
+    assert!(matches!(other.open(dir.path(), OpenOptions::default()), Err(VolumeError::Unknown(_))));
+}
+
+#[test]
+fn damage_of_the_configuration_stops_and_its_copy_restores_it() {
+    let host = Host::new();
+    let dir = host.volume();
+    let volume = dir.path().join(".kmsfs/volume");
+    let good = fs::read(&volume).expect("read");
+    for at in [0, 9, 20, 70, 98, 110, good.len() - 1] {
+        edit(&volume, |bytes| bytes[at] ^= 1);
+        let bad = fs::read(&volume).expect("read");
+        assert!(host.open(dir.path(), OpenOptions::default()).is_err(), "byte {at}");
+        assert_eq!(fs::read(&volume).expect("read"), bad, "a bad file is never replaced by itself");
+        fs::write(&volume, &good).expect("write");
+    }
+    fs::remove_file(&volume).expect("remove");
+    assert_eq!(refused(host.open(dir.path(), OpenOptions::default())), Outcome::VolumeAuth);
+    let [first, second] = compare_config(dir.path()).expect("compare");
+    assert!(first.says.is_err() && second.says.is_ok());
+
+    let found = FoundVolume::find_by_backup(dir.path()).expect("the copy");
+    let service = host.service(&found.volume_id());
+    restore_config(found, &*service, &host.engine.registry(), OpenOptions::default()).expect("restore");
+    assert_eq!(fs::read(&volume).expect("read"), good);
+    host.open(dir.path(), OpenOptions::default()).expect("open");
+}
+
+#[test]
+fn a_damaged_copy_restores_nothing() {
+    let host = Host::new();
+    let dir = host.volume();
+    let (volume, copy) = (dir.path().join(".kmsfs/volume"), dir.path().join(".kmsfs/volume.bak"));
+    fs::write(&volume, b"damaged").expect("write");
+    edit(&copy, |bytes| *bytes.last_mut().expect("not empty") ^= 1);
+    let found = FoundVolume::find_by_backup(dir.path()).expect("well-formed");
+    let service = host.service(&found.volume_id());
+    let restored = restore_config(found, &*service, &host.engine.registry(), OpenOptions::default());
+    assert!(matches!(restored, Err(VolumeError::Refused { outcome: Outcome::VolumeAuth, .. })), "{restored:?}");
+    assert_eq!(fs::read(&volume).expect("read"), b"damaged");
+}
+
+#[test]
+fn an_older_configuration_needs_consent() {
+    let host = Host::new();
+    let dir = host.volume();
+    let id = FoundVolume::find(dir.path()).expect("found").volume_id();
+    host.engine.registry().raise_config_seq(&id, 5).expect("raise");
+    match host.open(dir.path(), OpenOptions::default()) {
+        Err(VolumeError::Rollback { found: 1, known: 5, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    let accept = OpenOptions { accept_rollback: true, ..OpenOptions::default() };
+    host.open(dir.path(), accept).expect("accepted");
+}
+
+#[test]
+fn a_disabled_key_is_no_damage() {
+    let host = Host::new();
+    let key = host.key("mine");
+    let dir = TempDir::new().expect("temporary directory");
+    host.init(dir.path(), "alias/mine").expect("init");
+    host.engine.disable_key(&host.caller, KeyIdRequest::from(key.as_str())).expect("DisableKey");
+    let result = host.open(dir.path(), OpenOptions::default());
+    assert!(matches!(&result, Err(VolumeError::Key(KeyError::Disabled(arn))) if *arn == key), "{result:?}");
+    host.engine.enable_key(&host.caller, KeyIdRequest::from(key.as_str())).expect("EnableKey");
+    host.open(dir.path(), OpenOptions::default()).expect("open");
+}
+
+#[test]
+fn the_lock_names_its_owner() {
+    let host = Host::new();
+    let dir = host.volume();
+    let found = FoundVolume::find(dir.path()).expect("found");
+    let held = found.lock("mount /mnt/a").expect("free");
+    match FoundVolume::find(dir.path()).expect("found").lock("rewrap") {
+        Err(VolumeError::Busy(owner)) => {
+            assert_eq!((owner.pid, owner.purpose.as_str()), (std::process::id(), "mount /mnt/a"));
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    found.lock("rewrap").expect("free again");
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_no_volume() {
+    let dir = TempDir::new().expect("temporary directory");
+    assert!(matches!(FoundVolume::find(dir.path()), Err(VolumeError::NotAVolume(_))));
+}
