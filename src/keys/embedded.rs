@@ -107,8 +107,11 @@ impl KeyService for EmbeddedKms {
             destination_encryption_context: context.clone(),
             ..Default::default()
         };
-        // The key at fault stands in the error itself wherever the filesystem tells the two apart.
-        let answer = self.engine.re_encrypt(&self.caller, request).map_err(|e| key_error(e, from.as_str()))?;
+        let answer = self.engine.re_encrypt(&self.caller, request).map_err(|error| {
+            // The key manager's text names the key at fault; without a name it is about the ciphertext.
+            let at_fault = if error.to_string().contains(to.as_str()) { to } else { from };
+            key_error(error, at_fault.as_str())
+        })?;
         Ok(answer.ciphertext_blob)
     }
 
