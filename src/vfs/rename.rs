@@ -56,7 +56,12 @@ impl<B: Backing> Vfs<B> {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
                 self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
                 self.exchange(from, source, to, target)?;
-                self.remove_directory(from, target)
+                self.remove_directory(from, target).inspect_err(|_| {
+                    // What failed shall not have happened.
+                    if let Err(error) = self.exchange(from, target, to, source) {
+                        tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
+                    }
+                })
             }
         }
     }
