@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod direct;
 mod seek;
 mod session;
 

@@ -7,6 +7,8 @@ pub mod embedded;
 
 pub use data_keys::{DataKeys, NewHeader};
 
+use std::time::Duration;
+
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;
 use crate::types::{EncryptionContext, KeyArn};
@@ -72,9 +74,9 @@ pub trait KeyService: Send + Sync {
     /// The ARN behind a key id, key ARN, alias name or alias ARN. `alias/aws/kmsfs` is created on first use.
     fn resolve(&self, key: &str) -> Result<KeyArn, KeyError>;
 
-    /// Whether `key` may be used to decrypt now. Asked when a file is opened whose data key is still in memory. A remote
-    /// key manager answers `Ok` without a call: the cache time bounds how long a revoked key goes on there.
-    fn check(&self, key: &KeyArn) -> Result<(), KeyError>;
+    /// How long an unwrapped data key may serve further opens of its file without a call. Zero where a call costs next to
+    /// nothing (the embedded key manager): every open is then authorised, audited and refused by the key's present state.
+    fn cache_time(&self) -> Duration;
 
     /// A new 256-bit data key, wrapped under the key's current material and bound to `context`.
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError>;

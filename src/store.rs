@@ -116,6 +116,8 @@ pub enum RenameMode {
     NoReplace,
     /// Both entries change places.
     Exchange,
+    /// It is replaced, and the source's name becomes a whiteout, a character device 0:0, in the same step (overlayfs).
+    Whiteout,
 }
 
 /// How a range of a file is (de)allocated, as in fallocate(2).
@@ -254,6 +256,10 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn get_xattr(&self, target: Target<'_, Self>, name: &str) -> Result<Vec<u8>>;
     /// Sets an extended attribute.
     fn set_xattr(&self, target: Target<'_, Self>, name: &str, value: &[u8], mode: XattrMode) -> Result<()>;
+    /// Inode flags as chattr(1) sets them; `ENOTTY` or `EOPNOTSUPP` where there are none.
+    fn inode_flags(&self, target: Target<'_, Self>) -> Result<u32>;
+    /// Sets the inode flags.
+    fn set_inode_flags(&self, target: Target<'_, Self>, flags: u32) -> Result<()>;
     /// Names of all extended attributes.
     fn list_xattrs(&self, target: Target<'_, Self>) -> Result<Vec<String>>;
     /// Removes an extended attribute; `ENODATA` if there is none.

@@ -120,7 +120,13 @@ impl<B: Backing> Content<B> {
             return Ok(());
         }
         let (_, rule) = state.units()?;
-        self.put(life, rule, state.size, from, &[0; DATA][..(to - from) as usize])
+        let len = (to - from) as usize;
+        let (number, at) = locate(from);
+        if self.is_zero(life, rule, number, at, at + len)? {
+            // A hole stays one.
+            return Ok(());
+        }
+        self.put(life, rule, state.size, from, &[0; DATA][..len])
     }
 
     /// Zeros for backings that cannot make them.

@@ -124,6 +124,7 @@ impl<B: Backing> Content<B> {
             size,
             body: Body::Units { life: Arc::new(life), record: new.record, unfinished_rewrap: false },
             tail_clean: true,
+            cuts: state.cuts,
         };
         Ok(())
     }
@@ -184,9 +185,7 @@ impl<B: Backing> Content<B> {
         let (life, rule) = state.units()?;
         let units = unit_count(state.size);
         let used = (state.size - unit_start(units - 1)) as usize;
-        let dirty =
-            used < DATA && self.with_unit(life, rule, units - 1, |text| text[used..].iter().any(|&b| b != 0))?;
-        if dirty {
+        if used < DATA && !self.is_zero(life, rule, units - 1, used, DATA)? {
             self.reseal_tail(life, rule, units - 1, used)?;
         }
         let file = self.file();
@@ -200,6 +199,11 @@ impl<B: Backing> Content<B> {
         }
         state.tail_clean = true;
         Ok(())
+    }
+
+    /// Whether the plaintext bytes `from..to` of a unit are zeros.
+    pub(super) fn is_zero(&self, life: &Life, rule: Record, number: u64, from: usize, to: usize) -> Result<bool> {
+        self.with_unit(life, rule, number, |text| text[from..to].iter().all(|&b| b == 0))
     }
 
     /// Writes unit `number` again with zeros behind its first `used` bytes.

@@ -9,9 +9,10 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{errno, file_attr, file_type, kind_of_mode, no_entry, set_time};
@@ -27,6 +28,11 @@ const SHARED_TTL: Duration = Duration::from_secs(1);
 /// Requests that the kernel may have under way in the background: readahead, asynchronous direct I/O, write-back.
 const MAX_BACKGROUND: u16 = 64;
 const CONGESTION_THRESHOLD: u16 = 48;
+/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h: inode flags of chattr(1).
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+/// `FS_IOC_FSGETXATTR`, with which the kernel reads the present flags before it sets some.
+const GET_XFLAGS: u32 = 0x801c_581f;
 /// Inode numbers are not used again while the kernel knows them, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
@@ -77,6 +83,16 @@ fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
         Ok(len) if len <= size => reply.data(value),
         _ => reply.error(Errno::ERANGE),
     }
+}
+
+/// Inode flags as `struct fsxattr` of linux/fs.h tells them: 28 bytes that begin with `fsx_xflags`.
+fn fsxattr(flags: u32) -> [u8; 28] {
+    // (FS_*_FL, FS_XFLAG_*)
+    const PAIRS: [(u32, u32); 5] = [(0x10, 0x8), (0x20, 0x10), (0x8, 0x20), (0x80, 0x40), (0x40, 0x80)];
+    let xflags = PAIRS.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, xflag)| all | xflag);
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&u32::to_ne_bytes(xflags));
+    bytes
 }
 
 fn caller(req: &Request, umask: u32) -> Caller {
@@ -205,6 +221,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 f if f.is_empty() => RenameMode::Replace,
                 f if f == RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
                 f if f == RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+                f if f == RenameFlags::RENAME_WHITEOUT => RenameMode::Whiteout,
                 _ => return reply.error(Errno::EINVAL),
             };
             empty(reply, self.vfs.rename(parent.0, name.as_bytes(), newparent.0, newname.as_bytes(), mode));
@@ -448,6 +465,37 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 _ => return reply.error(Errno::EOPNOTSUPP),
             };
             empty(reply, self.vfs.fallocate(fh.0, mode, offset, length));
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        guarded("ioctl", || match cmd {
+            GET_FLAGS => match self.vfs.inode_flags(ino.0) {
+                Ok(flags) => reply.ioctl(0, &flags.to_ne_bytes()),
+                Err(error) => reply.error(errno(error)),
+            },
+            GET_XFLAGS => match self.vfs.inode_flags(ino.0) {
+                Ok(flags) => reply.ioctl(0, &fsxattr(flags)),
+                Err(error) => reply.error(errno(error)),
+            },
+            SET_FLAGS => {
+                let Some(flags) = in_data.first_chunk() else { return reply.error(Errno::EINVAL) };
+                match self.vfs.set_inode_flags(ino.0, u32::from_ne_bytes(*flags)) {
+                    Ok(()) => reply.ioctl(0, &[]),
+                    Err(error) => reply.error(errno(error)),
+                }
+            }
+            _ => reply.error(Errno::ENOTTY),
         });
     }
 

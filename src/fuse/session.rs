@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use rustix::mount::UnmountFlags;
 
 use super::adapter::Adapter;
-use super::seek;
+use super::{direct, seek};
 use crate::store::Backing;
 use crate::sync::{Arc, thread};
 use crate::vfs::Vfs;
@@ -34,7 +35,12 @@ pub struct MountSpec {
 }
 
 /// Unmounts from another thread.
-pub struct Unmounter(SessionUnmounter);
+pub enum Unmounter {
+    /// A mount made by mount(2).
+    Direct(PathBuf),
+    /// A mount made by fusermount3.
+    Helper(SessionUnmounter),
+}
 
 impl Unmounter {
     /// Unmounts; [`serve`] then returns.
@@ -42,7 +48,23 @@ impl Unmounter {
     /// # Errors
     /// `EBUSY` while something in the mount is in use, or the system's error.
     pub fn unmount(&mut self) -> io::Result<()> {
-        self.0.unmount()
+        match self {
+            Self::Direct(mountpoint) => Ok(rustix::mount::unmount(&*mountpoint, UnmountFlags::NOFOLLOW)?),
+            Self::Helper(unmounter) => unmounter.unmount(),
+        }
+    }
+
+    /// Takes the mount out of sight at once; it ends when the last user of it does.
+    ///
+    /// # Errors
+    /// The system's error.
+    pub fn detach(&mut self) -> io::Result<()> {
+        match self {
+            Self::Direct(mountpoint) => {
+                Ok(rustix::mount::unmount(&*mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
+            }
+            Self::Helper(unmounter) => unmounter.unmount(),
+        }
     }
 }
 
@@ -53,10 +75,23 @@ impl Unmounter {
 pub fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce(Unmounter)) -> io::Result<()> {
     let (sender, jobs) = seek::queue();
     let adapter = Adapter::new(Arc::clone(&vfs), spec.read_only, sender);
-    let mut session = Session::new(adapter, &spec.mountpoint, &config(spec))?;
+    let config = config(spec);
+    let (session, unmounter) = if rustix::process::geteuid().is_root() {
+        let device = direct::mount(spec)?;
+        let session = Session::from_fd(adapter, device, config.acl, config.clone());
+        let session = session.inspect_err(|_| {
+            // Nobody will serve it.
+            let _ = rustix::mount::unmount(&spec.mountpoint, UnmountFlags::DETACH);
+        })?;
+        (session, Unmounter::Direct(spec.mountpoint.clone()))
+    } else {
+        let mut session = Session::new(adapter, &spec.mountpoint, &config)?;
+        let unmounter = Unmounter::Helper(session.unmount_callable());
+        (session, unmounter)
+    };
     seek::start(vfs, jobs, session.notifier())?;
     raise_readahead(&spec.mountpoint)?;
-    ready(Unmounter(session.unmount_callable()));
+    ready(unmounter);
     session.run()
 }
 

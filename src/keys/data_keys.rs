@@ -24,8 +24,8 @@ use crate::types::{BranchId, FileId, KeyArn, Timestamp};
 
 /// Data keys kept at most (FORMAT S10).
 const CACHED_KEYS: usize = 4096;
-/// How long an unwrapped key serves without being unwrapped again.
-const CACHE_TIME: Duration = Duration::from_secs(300);
+/// How long an opened branch key serves (FORMAT 4.4).
+const BRANCH_CACHE_TIME: Duration = Duration::from_secs(300);
 /// How long a key manager that did not answer is left alone for the same header.
 const TIMEOUT_MEMORY: Duration = Duration::from_secs(1);
 /// Blobs that a key manager may reject within a minute before headers are refused unasked: whoever writes the storage
@@ -39,15 +39,18 @@ pub struct DataKeys {
     entropy: Arc<dyn Entropy>,
     clock: Arc<dyn Clock>,
     cache: Cache<[u8; STATIC_LEN], Arc<CachedKey>>,
-    branches: Mutex<HashMap<(BranchId, u32), (Arc<BranchKey>, Timestamp)>>,
+    branches: Mutex<HashMap<(BranchId, u32), CachedBranch>>,
     failures: Cache<[u8; 32], Failure>,
     rejections: Mutex<Rejections>,
 }
 
 struct CachedKey {
     dek: SecretKey<32>,
-    /// The KMS key that unwrapped it; `None` behind a branch key.
-    key: Option<KeyArn>,
+    expires: Timestamp,
+}
+
+struct CachedBranch {
+    branch: Arc<BranchKey>,
     expires: Timestamp,
 }
 
@@ -106,8 +109,8 @@ impl DataKeys {
         self.volume.store(Arc::new(volume));
     }
 
-    /// Opens a header in the order of FORMAT S5.4. A data key comes from the cache if it was unwrapped before and its
-    /// KMS key may still be used.
+    /// Opens a header in the order of FORMAT S5.4. The data key comes from memory if it was unwrapped within the cache time
+    /// of the key service.
     ///
     /// # Errors
     /// Any outcome of FORMAT S5.4 up to the records. What the key manager refused is in the log with the key's name.
@@ -115,25 +118,34 @@ impl DataKeys {
         let volume = self.volume();
         let policy = volume.header_policy();
         header::check_static(bytes, &policy)?;
-        let id: [u8; STATIC_LEN] = *bytes.first_chunk().ok_or(Outcome::BadSize)?;
-        let now = self.clock.now();
-        if let Some(cached) = self.cache.get(&id) {
-            let usable = now < cached.expires && cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
-            if usable && let Some(dek) = SecretKey::from_slice(cached.dek.expose()) {
-                return header::open_with_dek(bytes, &policy, dek);
-            }
-            self.cache.remove(&id);
+        if let Some(dek) = self.cached(bytes) {
+            return header::open_with_dek(bytes, &policy, dek);
         }
-        let (opened, key) = self.unwrap_header(bytes, &volume)?;
-        if let Some(dek) = SecretKey::from_slice(opened.dek.expose()) {
-            let cached = CachedKey { dek, key, expires: now.plus(CACHE_TIME) };
-            self.cache.insert(id, Arc::new(cached));
-        }
-        Ok(opened)
+        self.unwrap_header(bytes, &volume)
     }
 
-    /// Opens a header by the key manager, without the cache of data keys; also tells which KMS key did it.
-    fn unwrap_header(&self, bytes: &[u8], volume: &OpenedVolume) -> Result<(OpenedHeader, Option<KeyArn>), Outcome> {
+    /// A copy of the data key behind a header, if it was unwrapped within the cache time.
+    fn cached(&self, bytes: &[u8]) -> Option<SecretKey<32>> {
+        let id = bytes.first_chunk::<STATIC_LEN>()?;
+        let cached = self.cache.get(id)?;
+        if self.clock.now() >= cached.expires {
+            self.cache.remove(id);
+            return None;
+        }
+        SecretKey::from_slice(cached.dek.expose())
+    }
+
+    fn remember(&self, bytes: &[u8], dek: &SecretKey<32>) {
+        let time = self.service.cache_time();
+        if let (false, Some(id), Some(dek)) =
+            (time.is_zero(), bytes.first_chunk::<STATIC_LEN>(), SecretKey::from_slice(dek.expose()))
+        {
+            self.cache.insert(*id, Arc::new(CachedKey { dek, expires: self.clock.now().plus(time) }));
+        }
+    }
+
+    /// Opens a header by the key manager.
+    fn unwrap_header(&self, bytes: &[u8], volume: &OpenedVolume) -> Result<OpenedHeader, Outcome> {
         let policy = volume.header_policy();
         let slots: [u8; 32] = Sha256::digest(&bytes[STATIC_LEN..policy.geometry.records_offset()]).into();
         let now = self.clock.now();
@@ -147,58 +159,39 @@ impl DataKeys {
             tracing::warn!("too many headers with forged wrapped keys: this one is refused without asking the KMS");
             return Err(Outcome::KeyServiceTimeout);
         }
-        let mut used = None;
         let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
             WrappedKey::Kms { key, blob } => {
                 let context = context_file(fixed.volume_id(), fixed.file_id());
-                let dek = self.service.decrypt(key, blob, &context).map_err(|e| self.failed(e, fixed.file_id()))?;
-                used = Some(key.clone());
-                Ok(dek)
+                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
             }
-            WrappedKey::Branch(blob) => {
-                let branch = self.branch(volume, blob.branch_id(), blob.version())?;
-                used = None;
-                branch.unwrap(fixed, &blob)
-            }
+            WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
         });
-        match result {
-            Ok(opened) => Ok((opened, used)),
+        match &result {
+            Ok(opened) => self.remember(bytes, &opened.dek),
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
-                self.failures.insert(slots, Failure { outcome, until: None });
-                Err(outcome)
+                self.failures.insert(slots, Failure { outcome: *outcome, until: None });
             }
             Err(outcome @ Outcome::KeyServiceTimeout) => {
-                self.failures.insert(slots, Failure { outcome, until: Some(now.plus(TIMEOUT_MEMORY)) });
-                Err(outcome)
+                self.failures.insert(slots, Failure { outcome: *outcome, until: Some(now.plus(TIMEOUT_MEMORY)) });
             }
-            Err(outcome) => Err(outcome),
+            Err(_) => {}
         }
+        result
     }
 
-    /// Whether the file behind a header may be opened once more: some KMS key that wraps it is usable now.
+    /// Whether the file behind a header may be opened once more: its data key is unwrapped again, unless that was done
+    /// within the cache time.
     ///
     /// # Errors
-    /// The worst outcome of its recipients, in the order of FORMAT S5.1.
+    /// As [`Self::open_header`].
     pub fn check(&self, bytes: &[u8]) -> Result<(), Outcome> {
         let volume = self.volume();
-        let fixed = header::check_static(bytes, &volume.header_policy())?;
-        let slots = valid_slots(bytes, volume.config.geometry);
-        let mut worst = Outcome::NoRecipient;
-        for recipient in slots.first().map_or(&[][..], |slot| &slot.recipients) {
-            if recipient.scheme != Scheme::Kms {
-                return Ok(());
-            }
-            let usable = volume
-                .allowed
-                .find(&recipient.key_id)
-                .and_then(|key| self.service.check(key).map_err(|error| self.failed(error, fixed.file_id())));
-            match usable {
-                Ok(()) => return Ok(()),
-                Err(outcome) => worst = worst.worse(outcome),
-            }
+        header::check_static(bytes, &volume.header_policy())?;
+        match self.cached(bytes) {
+            Some(_) => Ok(()),
+            None => self.unwrap_header(bytes, &volume).map(drop),
         }
-        Err(worst)
     }
 
     /// A header for a new life of a file: new file id, new data key under the volume's default wrap.
@@ -293,7 +286,7 @@ impl DataKeys {
     /// # Errors
     /// What keeps the newer slot from opening; nothing may be erased then.
     pub fn finish_rewrap(&self, bytes: &[u8]) -> Result<Vec<u8>, Outcome> {
-        let (opened, _) = self.unwrap_header(bytes, &self.volume())?;
+        let opened = self.unwrap_header(bytes, &self.volume())?;
         let mut finished = bytes.to_vec();
         if let Some(patch) = header::finish_rewrap(bytes, &opened) {
             patch.apply(&mut finished);
@@ -304,10 +297,10 @@ impl DataKeys {
     /// An opened branch key version, from memory for the cache time.
     fn branch(&self, volume: &OpenedVolume, id: BranchId, version: u32) -> Result<Arc<BranchKey>, Outcome> {
         let now = self.clock.now();
-        if let Some((branch, expires)) = lock(&self.branches).get(&(id, version))
-            && now < *expires
+        if let Some(cached) = lock(&self.branches).get(&(id, version))
+            && now < cached.expires
         {
-            return Ok(Arc::clone(branch));
+            return Ok(Arc::clone(&cached.branch));
         }
         let config = &volume.config;
         let entry = config.branch(id, version)?;
@@ -319,7 +312,8 @@ impl DataKeys {
                 })
             })?;
         let branch = Arc::new(branch);
-        lock(&self.branches).insert((id, version), (Arc::clone(&branch), now.plus(CACHE_TIME)));
+        let cached = CachedBranch { branch: Arc::clone(&branch), expires: now.plus(BRANCH_CACHE_TIME) };
+        lock(&self.branches).insert((id, version), cached);
         Ok(branch)
     }
 

@@ -1,5 +1,7 @@
 //! The embedded key manager as a [`KeyService`]: in process, the mount as the calling principal.
 
+use std::time::Duration;
+
 use crate::crypto::secret::SecretKey;
 use crate::keys::{GeneratedKey, KeyError, KeyService};
 use crate::kms::model::{
@@ -63,13 +65,8 @@ impl KeyService for EmbeddedKms {
         Ok(self.describe(key)?.arn)
     }
 
-    fn check(&self, key: &KeyArn) -> Result<(), KeyError> {
-        match self.describe(key.as_str())?.key_state {
-            KeyState::Enabled | KeyState::Updating => Ok(()),
-            KeyState::Disabled => Err(KeyError::Disabled(key.clone())),
-            KeyState::PendingDeletion | KeyState::PendingReplicaDeletion => Err(KeyError::PendingDeletion(key.clone())),
-            other => Err(KeyError::Unreachable(format!("the key is {other}"))),
-        }
+    fn cache_time(&self) -> Duration {
+        Duration::ZERO
     }
 
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
@@ -110,8 +107,11 @@ impl KeyService for EmbeddedKms {
             destination_encryption_context: context.clone(),
             ..Default::default()
         };
-        // The key at fault stands in the error itself wherever the filesystem tells the two apart.
-        let answer = self.engine.re_encrypt(&self.caller, request).map_err(|e| key_error(e, from.as_str()))?;
+        let answer = self.engine.re_encrypt(&self.caller, request).map_err(|error| {
+            // The key manager's text names the key at fault; without a name it is about the ciphertext.
+            let at_fault = if error.to_string().contains(to.as_str()) { to } else { from };
+            key_error(error, at_fault.as_str())
+        })?;
         Ok(answer.ciphertext_blob)
     }
 

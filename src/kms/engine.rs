@@ -94,8 +94,14 @@ impl Engine {
         let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, retry_at });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
-        shared.maintain(shared.clock.now())?;
-        shared.audit.flush()?;
+        // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window
+        // has ended stay unusable.
+        if let Err(error) = shared.maintain(shared.clock.now()) {
+            tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+        }
+        if let Err(error) = shared.audit.flush() {
+            tracing::error!(%error, "the audit log could not be written; it is tried again");
+        }
         let background = shared.clone();
         let thread = thread::Builder::new()
             .name("kms".into())
@@ -183,7 +189,7 @@ impl Shared {
             if self.audit.wait(IDLE) {
                 if let Err(error) = self.audit.flush() {
                     tracing::error!(%error, "the audit log could not be written; it is tried again");
-                    thread::sleep(Duration::from_secs(1));
+                    self.audit.pause(Duration::from_secs(1));
                 }
             } else if !self.audit.is_closing()
                 && let Err(error) = self.maintain(self.clock.now())

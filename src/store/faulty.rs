@@ -417,6 +417,16 @@ impl<B: Backing> Backing for Faulty<B> {
         self.change_target(OpClass::SetXattr, target, |b, target| b.set_xattr(target, name, value, mode), record)
     }
 
+    fn inode_flags(&self, target: Target<'_, Self>) -> Result<u32> {
+        self.may(OpClass::Stat)?;
+        self.inner.inode_flags(inner_target(target))
+    }
+
+    fn set_inode_flags(&self, target: Target<'_, Self>, flags: u32) -> Result<()> {
+        let record = |ino| Record::SetInodeFlags { ino, flags };
+        self.change_target(OpClass::SetAttr, target, |b, target| b.set_inode_flags(target, flags), record)
+    }
+
     fn list_xattrs(&self, target: Target<'_, Self>) -> Result<Vec<String>> {
         self.may(OpClass::Stat)?;
         self.inner.list_xattrs(inner_target(target))

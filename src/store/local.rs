@@ -203,6 +203,7 @@ impl Backing for LocalDir {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
+            RenameMode::Whiteout => RenameFlags::WHITEOUT,
         };
         rustix::fs::renameat_with(&dir.0, name, &to_dir.0, to_name, flags)
     }
@@ -237,6 +238,14 @@ impl Backing for LocalDir {
 
     fn set_xattr(&self, target: Target<'_, Self>, name: &str, value: &[u8], mode: XattrMode) -> Result<()> {
         local_attr::set_xattr(target, name, value, mode)
+    }
+
+    fn inode_flags(&self, target: Target<'_, Self>) -> Result<u32> {
+        local_attr::inode_flags(target)
+    }
+
+    fn set_inode_flags(&self, target: Target<'_, Self>, flags: u32) -> Result<()> {
+        local_attr::set_inode_flags(target, flags)
     }
 
     fn list_xattrs(&self, target: Target<'_, Self>) -> Result<Vec<String>> {

@@ -3,9 +3,9 @@
 //! Several of these calls have no `*at` form that refuses to follow a symlink. They go through `/proc/self/fd`: the
 //! magic link of a descriptor leads to exactly the object it was opened for.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, IFlags, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::local::LocalDir;
@@ -173,5 +173,30 @@ pub(super) fn remove_xattr(target: Target<'_, LocalDir>, name: &str) -> Result<(
     match target {
         Target::Named(..) => rustix::fs::lremovexattr(&path, name),
         _ => rustix::fs::removexattr(&path, name),
+    }
+}
+
+pub(super) fn inode_flags(target: Target<'_, LocalDir>) -> Result<u32> {
+    Ok(rustix::fs::ioctl_getflags(readable(target)?)?.bits())
+}
+
+pub(super) fn set_inode_flags(target: Target<'_, LocalDir>, flags: u32) -> Result<()> {
+    rustix::fs::ioctl_setflags(readable(target)?, IFlags::from_bits_retain(flags))
+}
+
+/// A readable descriptor of a file or directory; other types have no inode flags, and opening them could block.
+fn readable(target: Target<'_, LocalDir>) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let pinned = match target {
+        Target::Named(dir, name) => {
+            let pin = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&dir.0, name, pin, Mode::empty())?
+        }
+        Target::Dir(handle) | Target::Node(handle) => rustix::io::fcntl_dupfd_cloexec(&handle.0, 0)?,
+        Target::File(file) => rustix::io::fcntl_dupfd_cloexec(&file.0, 0)?,
+    };
+    match stat_fd(&pinned)?.kind {
+        FileKind::Regular | FileKind::Directory => rustix::fs::open(magic_link(&pinned), flags, Mode::empty()),
+        _ => Err(Errno::NOTTY),
     }
 }

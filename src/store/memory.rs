@@ -299,8 +299,8 @@ impl Backing for Memory {
     }
 
     fn rename(&self, dir: &MemoryDir, name: &str, to_dir: &MemoryDir, to_name: &str, mode: RenameMode) -> Result<()> {
-        let mut tree = write(&self.0.tree);
-        let tree = &mut *tree;
+        let mut guard = write(&self.0.tree);
+        let tree = &mut *guard;
         let moved = tree.find(dir.0.ino, name)?;
         let target = tree.lookup(to_dir.0.ino, to_name)?.cloned();
         match (mode, &target) {
@@ -341,6 +341,10 @@ impl Backing for Memory {
         place(tree, &moved, dir, to_dir, now);
         dir.0.entries_changed(now);
         to_dir.0.entries_changed(now);
+        if mode == RenameMode::Whiteout {
+            drop(guard);
+            self.make(dir, name, FileKind::CharDevice, 0, 0, &[])?;
+        }
         Ok(())
     }
 
@@ -377,6 +381,14 @@ impl Backing for Memory {
     fn set_xattr(&self, target: Target<'_, Self>, name: &str, value: &[u8], mode: XattrMode) -> Result<()> {
         check_xattr_sizes(name, value)?;
         self.object(target)?.set_xattr(name, value, mode, self.0.privileged(), self.0.now())
+    }
+
+    fn inode_flags(&self, _target: Target<'_, Self>) -> Result<u32> {
+        Err(Errno::NOTTY)
+    }
+
+    fn set_inode_flags(&self, _target: Target<'_, Self>, _flags: u32) -> Result<()> {
+        Err(Errno::NOTTY)
     }
 
     fn list_xattrs(&self, target: Target<'_, Self>) -> Result<Vec<String>> {

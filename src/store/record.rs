@@ -25,6 +25,13 @@ pub enum Record {
         /// Its number.
         ino: u64,
     },
+    /// Inode flags that were set.
+    SetInodeFlags {
+        /// The object's number.
+        ino: u64,
+        /// All flags.
+        flags: u32,
+    },
     /// A further name.
     Link {
         /// Directory of a name that it has.
@@ -197,6 +204,7 @@ impl<B: Backing> Replay<B> {
             Record::SetTimes { ino, atime, mtime } => b.set_times(self.target(*ino)?, *atime, *mtime),
             Record::SetXattr { ino, name, value } => b.set_xattr(self.target(*ino)?, name, value, XattrMode::Set),
             Record::RemoveXattr { ino, name } => b.remove_xattr(self.target(*ino)?, name),
+            Record::SetInodeFlags { ino, flags } => b.set_inode_flags(self.target(*ino)?, *flags),
             Record::Sync { ino, data_only } => self.file(*ino)?.sync(*data_only),
             Record::SyncDir { dir } => b.sync_dir(self.dir(*dir)?),
             Record::SyncAll => b.sync_all(),

@@ -6,7 +6,7 @@ use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
-use crate::sync::{Arc, RwLockWriteGuard, write};
+use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
 impl<B: Backing> Vfs<B> {
     /// Renames an entry.
@@ -17,6 +17,7 @@ impl<B: Backing> Vfs<B> {
     pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
         let from_dir = self.changeable(parent)?;
         let to_dir = self.changeable(to_parent)?;
+        let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
         let from = self.locate(&from_dir, name)?;
         let to = self.locate_new(&to_dir, to_name)?;
@@ -32,16 +33,25 @@ impl<B: Backing> Vfs<B> {
             // Two names of one file, or the name itself: nothing happens (rename(2)).
             (_, Some(target)) if target.ino == source.ino => Ok(()),
             (RenameMode::Exchange, Some(target)) => self.exchange(&from, &source, &to, &target),
-            (_, Some(target)) => self.replace(&from, &source, &to, &target),
-            (_, None) => self.move_to(&from, &source, &to, None),
+            (_, Some(target)) => self.replace(&from, &source, &to, &target, mode),
+            (_, None) => self.move_to(&from, &source, &to, None, mode),
         }
     }
 
-    fn replace(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: &Stat) -> Result<()> {
+    fn replace(
+        &self,
+        from: &Located<B>,
+        source: &Stat,
+        to: &Located<B>,
+        target: &Stat,
+        mode: RenameMode,
+    ) -> Result<()> {
         match (source.kind == FileKind::Directory, target.kind == FileKind::Directory) {
             (true, false) => Err(Errno::NOTDIR.into()),
             (false, true) => Err(Errno::ISDIR.into()),
-            (false, false) => self.move_to(from, source, to, Some(target)),
+            (false, false) => self.move_to(from, source, to, Some(target), mode),
+            // overlayfs, whose only use whiteouts are, never asks for it.
+            (true, true) if mode == RenameMode::Whiteout => Err(Errno::INVAL.into()),
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
                 self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
@@ -52,10 +62,22 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// Moves `from` to `to`, replacing what is there if it is no directory.
-    fn move_to(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: Option<&Stat>) -> Result<()> {
+    fn move_to(
+        &self,
+        from: &Located<B>,
+        source: &Stat,
+        to: &Located<B>,
+        target: Option<&Stat>,
+        mode: RenameMode,
+    ) -> Result<()> {
         self.make_side(to)?;
         let rename = || {
-            let mode = if target.is_some() { RenameMode::Replace } else { RenameMode::NoReplace };
+            let mode = match (mode, target) {
+                (RenameMode::Whiteout, _) => RenameMode::Whiteout,
+                (_, Some(_)) => RenameMode::Replace,
+                // The target was looked for under the directory's lock: whatever is there now is not the mount's.
+                (_, None) => RenameMode::NoReplace,
+            };
             self.backing.rename(&from.dir, from.entry(), &to.dir, to.entry(), mode)
         };
         let moved = self.known(source);
@@ -70,7 +92,9 @@ impl<B: Backing> Vfs<B> {
             place.add(&to.parent, to.entry());
         }
         drop(place);
-        self.remove_side(from);
+        if mode != RenameMode::Whiteout {
+            self.remove_side(from);
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Changing attributes.
 
+use rustix::fs::IFlags;
 use rustix::io::Errno;
 
 use super::Result;
@@ -62,6 +63,33 @@ impl<B: Backing> Vfs<B> {
             content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
         }
         self.report(inode, content.truncate(0))
+    }
+
+    /// Inode flags as chattr(1) sets them.
+    ///
+    /// # Errors
+    /// `ENOTTY` or `EOPNOTSUPP` where the backing has none.
+    pub fn inode_flags(&self, ino: u64) -> Result<u32> {
+        let inode = self.inode(ino)?;
+        self.with_target(&inode, |target| self.backing.inode_flags(target))
+    }
+
+    /// Sets inode flags.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` for flags that would break the ciphertext: append-only (units are rewritten in place), case folding
+    /// (entry names are case-sensitive); `EROFS`; the backing's error.
+    pub fn set_inode_flags(&self, ino: u64, flags: u32) -> Result<()> {
+        /// `FS_CASEFOLD_FL` of linux/fs.h.
+        const CASEFOLD: u32 = 0x4000_0000;
+        const REFUSED: u32 = IFlags::APPEND.bits() | CASEFOLD;
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        let known = self.with_target(&inode, |target| self.backing.inode_flags(target))?;
+        if flags & !known & REFUSED != 0 {
+            return Err(Errno::OPNOTSUPP.into());
+        }
+        self.with_target(&inode, |target| self.backing.set_inode_flags(target, flags))
     }
 
     /// Whether the backing object is owned by this process's user, which may then change its mode.

@@ -3,5 +3,7 @@
 mod architecture;
 mod backends;
 mod cli;
+mod fixture;
+mod model;
 mod ops;
 mod vectors;

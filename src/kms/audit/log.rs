@@ -89,7 +89,8 @@ impl Log {
         file.map(LogLock).map_err(|source| AuditError::Io { path, source })
     }
 
-    fn path(&self, number: u64) -> PathBuf {
+    /// The file with this number, from 1.
+    pub fn path(&self, number: u64) -> PathBuf {
         self.dir.join(format!("{number:06}.jsonl"))
     }
 

@@ -68,6 +68,12 @@ impl AuditLog {
         true
     }
 
+    /// Waits before another attempt to write, unless the engine closes.
+    pub(in crate::kms) fn pause(&self, time: Duration) {
+        let queue = lock(&self.queue);
+        drop(unpoison(self.wake.wait_timeout_while(queue, time, |queue| !queue.closing)));
+    }
+
     pub(in crate::kms) fn close(&self) {
         lock(&self.queue).closing = true;
         self.wake.notify_all();

@@ -46,7 +46,7 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
     let head: Result<Head, AuditError> = log.head(key);
     let files = log.files()?;
     let (mut seq, mut hash) = (0, NO_HASH.to_owned());
-    let mut end = (files.last().cloned().unwrap_or_default(), 0);
+    let mut end = (files.last().cloned().unwrap_or_else(|| log.path(1)), 0);
     for file in &files {
         end = (file.clone(), 0);
         let mut broken = None;

@@ -168,6 +168,9 @@ fn check_name(name: &str) -> Result<(), KmsError> {
 /// Creates the AWS managed key that `key_id` names by its alias, if it is the first use: by anybody who describes it, or
 /// by its service.
 pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Result<(), KmsError> {
+    if !key_id.contains(RESERVED) {
+        return Ok(());
+    }
     let (region, account) = (call.caller.region().to_string(), call.caller.account().to_string());
     let name = key_id.strip_prefix(&format!("arn:aws:kms:{region}:{account}:")).unwrap_or(key_id);
     let Some(service) = name.strip_prefix(RESERVED).filter(|service| SERVICES.contains(service)) else {

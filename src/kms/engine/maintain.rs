@@ -19,8 +19,8 @@ const JUMP: Duration = Duration::from_secs(24 * 3600);
 const CONFIRMATION: Duration = Duration::from_secs(3600);
 /// A step back that is worth a line in the log.
 const BEHIND: Duration = Duration::from_secs(60);
-/// How finely the last observation is kept.
-const GRAIN: Duration = Duration::from_secs(60);
+/// How finely the last observation is kept: an idle mount does not write more often for its clock's sake.
+const GRAIN: Duration = Duration::from_secs(15 * 60);
 
 /// What is known of the clock after it was seen to show `now`.
 pub fn observe(before: ClockRecord, now: Timestamp) -> ClockRecord {

@@ -21,11 +21,12 @@ use crate::types::{EncryptionContext, Timestamp};
 
 /// A home with passphrase `secret`, an engine on it, and a clock that stands still.
 pub struct Bench {
-    pub dir: TempDir,
-    pub clock: Arc<ManualClock>,
     pub engine: Engine,
     pub alice: Caller,
+    pub clock: Arc<ManualClock>,
     pub recovery: RecoveryKey,
+    /// Last, so that the engine has closed before its home goes.
+    pub dir: TempDir,
 }
 
 pub fn passphrase(text: &str) -> Unlock {

@@ -142,7 +142,15 @@ impl Store {
         }
         if body.states != [state.clone()] || body.domains.len() != 1 {
             Home::settle(&mut body, vec![state]);
-            home.write_root(&file_lock, &body)?;
+            match home.write_root(&file_lock, &body) {
+                Err(error) if !accept => {
+                    tracing::warn!(%error, "the root file could not be settled; it is tried again")
+                }
+                written => written?,
+            }
+        }
+        if let Err(fault) = read_clock(&tx, &cache.domain) {
+            return Err(fault.at(path));
         }
         drop(tx);
         drop(file_lock);
@@ -225,19 +233,29 @@ impl Store {
         Ok(answer)
     }
 
-    /// Reads the clock record and writes what `observe` makes of it.
-    pub fn observe_clock(&self, observe: impl FnOnce(ClockRecord) -> ClockRecord) -> Result<ClockRecord, StoreError> {
-        let mut inner = lock(&self.inner);
-        inner.refresh_epoch(&self.home)?;
-        let Inner { connection, cache } = &mut *inner;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let before = read_clock(&tx, &cache.domain).map_err(|what| what.at(self.home.database()))?;
-        let after = observe(before);
-        if after != before {
-            write_clock(&tx, &after, &cache.domain)?;
-            tx.commit()?;
+    /// Reads the clock record and writes what `observe` makes of it. A full disk is no error: the observation then
+    /// counts for this call only.
+    pub fn observe_clock(&self, observe: impl Fn(ClockRecord) -> ClockRecord) -> Result<ClockRecord, StoreError> {
+        loop {
+            let mut inner = lock(&self.inner);
+            let Inner { connection, cache } = &mut *inner;
+            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if rows::meta("epoch", &tx)? != Some(cache.domain.epoch) {
+                drop(tx);
+                drop(inner);
+                self.refresh()?;
+                continue;
+            }
+            let before = read_clock(&tx, &cache.domain).map_err(|what| what.at(self.home.database()))?;
+            let after = observe(before);
+            if after != before {
+                let written = write_clock(&tx, &after, &cache.domain).and_then(|()| tx.commit());
+                if let Err(error) = written {
+                    tracing::warn!(%error, "the observation of the clock could not be kept");
+                }
+            }
+            return Ok(after);
         }
-        Ok(after)
     }
 }
 
@@ -277,17 +295,6 @@ impl Inner {
             }
         }
         Ok(Freshness::Unproven(Box::new(failure.expect("both attempts failed"))))
-    }
-
-    /// Only the domain key, for rows that are not under the digest.
-    fn refresh_epoch(&mut self, home: &Home) -> Result<(), StoreError> {
-        match rows::meta("epoch", &self.connection)? {
-            Some(epoch) if epoch == self.cache.domain.epoch => Ok(()),
-            _ => match self.refresh(home)? {
-                Freshness::Proven => Ok(()),
-                Freshness::Unproven(error) => Err(*error),
-            },
-        }
     }
 }
 

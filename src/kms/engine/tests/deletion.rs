@@ -54,6 +54,24 @@ fn a_deleted_key_leaves_a_tombstone_and_others_live_on() {
 }
 
 #[test]
+fn the_sealed_material_is_gone_from_the_files() {
+    let bench = Bench::new();
+    let doomed = bench.key();
+    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+    let sealed: Vec<u8> = database.query_row("SELECT sealed FROM materials", [], |row| row.get(0)).expect("one");
+    drop(database);
+    let found = || {
+        ["kms.db", "kms.db-wal"].iter().any(|name| {
+            let bytes = fs::read(bench.home().join(name)).unwrap_or_default();
+            bytes.windows(sealed.len()).any(|window| window == sealed)
+        })
+    };
+    assert!(found());
+    delete(&bench, &doomed);
+    assert!(!found());
+}
+
+#[test]
 fn an_older_database_yields_nothing_after_a_deletion() {
     let bench = Bench::new();
     let doomed = bench.key();

@@ -134,9 +134,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Rotate(at) if live(at) => {
                 // Steps are whole days and hours, so an automatic rotation is never less than 20 minutes away.
-                if agree(engine.rotate_key_on_demand(&alice, id(&keys, at)), keys[at].refusal())?.is_some() {
-                    keys[at].rotations += 1;
-                }
+                let done = agree(engine.rotate_key_on_demand(&alice, id(&keys, at)), keys[at].refusal())?;
+                keys[at].rotations += usize::from(done.is_some());
             }
             Step::Automatic(at, days) if live(at) => {
                 let request =
@@ -147,9 +146,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 }
             }
             Step::NotAutomatic(at) if live(at) => {
-                if agree(engine.disable_key_rotation(&alice, id(&keys, at)), keys[at].refusal())?.is_some() {
-                    keys[at].schedule = None;
-                }
+                let done = agree(engine.disable_key_rotation(&alice, id(&keys, at)), keys[at].refusal())?;
+                keys[at].schedule = keys[at].schedule.filter(|_| done.is_none());
             }
             Step::Advance(days) => {
                 bench.days(days);

@@ -1,0 +1,140 @@
+//! A volume in memory, ready to be mounted without a kernel.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use kmsfs::content::Volume;
+use kmsfs::crypto::aead::Backend;
+use kmsfs::crypto::secret::SecretKey;
+use kmsfs::env::{Clock, Entropy, SeededEntropy, random};
+use kmsfs::format::dirid;
+use kmsfs::format::keys::VolumeKeys;
+use kmsfs::format::recipient::Recipient;
+use kmsfs::format::size::Geometry;
+use kmsfs::format::volume::{OpenedVolume, VolumeConfig};
+use kmsfs::keys::{DataKeys, GeneratedKey, KeyError, KeyService};
+use kmsfs::store::{Backing, BackingFile};
+use kmsfs::types::{AccountId, DirId, EncryptionContext, KeyArn, Region, VolumeId};
+use kmsfs::vfs::{Caller, Options, Vfs};
+
+/// Who asks in all tests.
+pub const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
+
+/// A key manager with one key, in memory.
+pub struct OneKey {
+    key: KeyArn,
+    entropy: SeededEntropy,
+    wrapped: Mutex<HashMap<Vec<u8>, ([u8; 32], EncryptionContext)>>,
+}
+
+impl OneKey {
+    pub fn new() -> Self {
+        let (region, account): (Region, AccountId) = ("eu-central-1".parse().unwrap(), "111122223333".parse().unwrap());
+        let key = KeyArn::new(&region, &account, "1234abcd-12ab-34cd-56ef-1234567890ab");
+        Self { key, entropy: SeededEntropy::new(7), wrapped: Mutex::default() }
+    }
+
+    fn wrap(&self, key: [u8; 32], context: &EncryptionContext) -> Vec<u8> {
+        let blob = random::<96>(&self.entropy).to_vec();
+        self.wrapped.lock().unwrap().insert(blob.clone(), (key, context.clone()));
+        blob
+    }
+
+    fn unwrap(&self, blob: &[u8], context: &EncryptionContext) -> Result<[u8; 32], KeyError> {
+        let wrapped = self.wrapped.lock().unwrap();
+        let found = wrapped.get(blob).filter(|(_, bound)| bound == context);
+        found.map(|(key, _)| *key).ok_or_else(|| KeyError::InvalidCiphertext(self.key.clone()))
+    }
+}
+
+impl KeyService for OneKey {
+    fn resolve(&self, _key: &str) -> Result<KeyArn, KeyError> {
+        Ok(self.key.clone())
+    }
+
+    fn cache_time(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(300)
+    }
+
+    fn generate_data_key(&self, _key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
+        let bytes = random::<32>(&self.entropy);
+        let key = SecretKey::from_slice(&bytes).unwrap();
+        Ok(GeneratedKey { key, blob: self.wrap(bytes, context) })
+    }
+
+    fn decrypt(&self, _key: &KeyArn, blob: &[u8], context: &EncryptionContext) -> Result<SecretKey<32>, KeyError> {
+        Ok(SecretKey::from_slice(&self.unwrap(blob, context)?).unwrap())
+    }
+
+    fn re_encrypt(
+        &self,
+        _from: &KeyArn,
+        blob: &[u8],
+        _to: &KeyArn,
+        context: &EncryptionContext,
+    ) -> Result<Vec<u8>, KeyError> {
+        Ok(self.wrap(self.unwrap(blob, context)?, context))
+    }
+
+    fn material_id(&self, _blob: &[u8]) -> Option<String> {
+        None
+    }
+
+    fn current_material_id(&self, _key: &KeyArn) -> Result<Option<String>, KeyError> {
+        Ok(None)
+    }
+}
+
+/// A volume on a backing. It can be mounted again and again, as after an unmount.
+pub struct Fixture<B: Backing + Clone> {
+    pub backing: B,
+    service: Arc<OneKey>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    volume_id: VolumeId,
+}
+
+impl<B: Backing + Clone> Fixture<B> {
+    /// Makes an empty volume.
+    pub fn new(backing: B, clock: Arc<dyn Clock>) -> Self {
+        let fixture = Self {
+            backing,
+            service: Arc::new(OneKey::new()),
+            clock,
+            entropy: Arc::new(SeededEntropy::new(3)),
+            volume_id: VolumeId::from_bytes([5; 16]),
+        };
+        let root = fixture.backing.root().unwrap();
+        let id = dirid::encode(&fixture.keys(), DirId::from_bytes([9; 16]));
+        if fixture.backing.ordered_metadata() {
+            fixture.backing.symlink(id.as_bytes(), &root, dirid::ENTRY).unwrap();
+        } else {
+            fixture.backing.create(&root, dirid::ENTRY, 0o600).unwrap().write_at(id.as_bytes(), 0).unwrap();
+        }
+        fixture.backing.mkdir(&root, ".kmsfs", 0o700).unwrap();
+        fixture
+    }
+
+    /// Mounts the volume, with an empty cache of data keys.
+    pub fn mount(&self) -> Vfs<B> {
+        let key = self.service.key.clone();
+        let wrapped = Recipient::kms(&key, vec![1; 96], 0);
+        let config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
+        let allowed = [key].into_iter().collect();
+        let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
+        let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
+        let volume = Volume {
+            geometry: Geometry::P1,
+            aead: Backend::default(),
+            entropy: self.entropy.clone(),
+            keys,
+            read_attempts: 1,
+        };
+        let options = Options { read_only: false, privileged: true };
+        Vfs::new(Arc::new(self.backing.clone()), Arc::new(volume), options).unwrap()
+    }
+
+    fn keys(&self) -> VolumeKeys {
+        VolumeKeys::derive(Backend::default(), &SecretKey::from_slice(&[8; 32]).unwrap(), self.volume_id)
+    }
+}
