@@ -129,7 +129,7 @@ if "$K" mount --daemon "$C" "$M" > "$WORK/out" 2>&1; then
   LOOP=''
 else
   # Where the volume's own key is the same one, already the mount is refused.
-  claim "the mount is refused and names the key" grep -q "$KEY" "$WORK/out"
+  cat "$WORK/out"; claim "the mount is refused and names the key" grep -q "$KEY" "$WORK/out"
 fi
 events
 event Decrypt
