@@ -13,7 +13,7 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::store::{Access, Backing, FileKind, Stat, Target};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, read, write};
+use crate::sync::{Arc, Mutex, read, write};
 
 /// Directory handles kept open at most; any other is opened anew, one component at a time.
 const OPEN_DIRECTORIES: usize = 2048;
@@ -48,6 +48,9 @@ pub struct Vfs<B: Backing> {
     /// Directory ids and side entries are made as regular files (FORMAT 8.1).
     pub(super) dir_meta_file: bool,
     pub(super) table: InodeTable<B>,
+    /// Held by whatever locks two directories' entries: a rename orders them by number, the removal of a directory locks
+    /// a parent before its child. Lock order: before any entries.
+    pub(super) tree: Mutex<()>,
     pub(super) files: Handles<FileHandle<B>>,
     pub(super) dirs: Handles<DirHandle<B>>,
     root: Arc<B::Dir>,
@@ -93,6 +96,7 @@ impl<B: Backing> Vfs<B> {
             options,
             dir_meta_file,
             table: InodeTable::new(stat.ino),
+            tree: Mutex::new(()),
             files: Handles::new(),
             dirs: Handles::new(),
             root,

@@ -9,7 +9,7 @@ use crate::format::dirid;
 use crate::format::name::EntryKind;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, write};
+use crate::sync::{Arc, lock, write};
 
 const OWNER_ALL: u32 = 0o700;
 
@@ -37,6 +37,7 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY` (also if it holds only entries that do not decode), or the backing's error.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
+        let _tree = lock(&self.tree);
         let _held = write(&parent.dir.entries);
         let located = self.locate(&parent, name)?;
         let stat = self.backing.stat(located.target())?;
@@ -46,7 +47,7 @@ impl<B: Backing> Vfs<B> {
         self.remove_directory(&located, &stat)
     }
 
-    /// Removes the empty directory at `located`. The caller holds the entries of its parent.
+    /// Removes the empty directory at `located`. The caller holds the tree and the entries of the directory's parent.
     pub(super) fn remove_directory(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
         let known = self.known(stat);
         let _children = known.as_ref().map(|inode| write(&inode.dir.entries));

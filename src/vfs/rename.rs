@@ -6,7 +6,7 @@ use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
-use crate::sync::{Arc, RwLockWriteGuard, write};
+use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
 impl<B: Backing> Vfs<B> {
     /// Renames an entry.
@@ -17,6 +17,7 @@ impl<B: Backing> Vfs<B> {
     pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
         let from_dir = self.changeable(parent)?;
         let to_dir = self.changeable(to_parent)?;
+        let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
         let from = self.locate(&from_dir, name)?;
         let to = self.locate_new(&to_dir, to_name)?;

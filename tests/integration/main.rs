@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backends;
+mod cli;
 mod faults;
 mod fixture;
 mod model;
