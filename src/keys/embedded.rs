@@ -1,7 +1,5 @@
 //! The embedded key manager as a [`KeyService`]: in process, the mount as the calling principal.
 
-use std::time::Duration;
-
 use crate::crypto::secret::SecretKey;
 use crate::keys::{GeneratedKey, KeyError, KeyService};
 use crate::kms::model::{
@@ -65,8 +63,8 @@ impl KeyService for EmbeddedKms {
         Ok(self.describe(key)?.arn)
     }
 
-    fn cache_time(&self) -> Duration {
-        Duration::ZERO
+    fn check(&self, key: &KeyArn) -> Result<(), KeyError> {
+        self.engine.usable(key).map_err(|error| key_error(error, key.as_str()))
     }
 
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
@@ -158,7 +156,9 @@ mod tests {
         let own = engine.create_key(&alice, CreateKeyRequest::default()).expect("created").key_metadata.arn;
         let moved = kms.re_encrypt(&arn, &made.blob, &own, &context).expect("re-encrypted");
         assert!(kms.decrypt(&own, &moved, &context).expect("decrypts").ct_eq(&made.key));
+        assert_eq!(kms.check(&own), Ok(()));
         engine.disable_key(&alice, own.as_str().into()).expect("disabled");
+        assert_eq!(kms.check(&own), Err(KeyError::Disabled(own.clone())));
         assert_eq!(kms.decrypt(&own, &moved, &context).expect_err("disabled"), KeyError::Disabled(own.clone()));
         let request = ScheduleKeyDeletionRequest { key_id: own.to_string(), pending_window_in_days: Some(7) };
         engine.schedule_key_deletion(&alice, request).expect("scheduled");

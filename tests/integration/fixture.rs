@@ -55,8 +55,8 @@ impl KeyService for OneKey {
         Ok(self.key.clone())
     }
 
-    fn cache_time(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(300)
+    fn check(&self, _key: &KeyArn) -> Result<(), KeyError> {
+        Ok(())
     }
 
     fn generate_data_key(&self, _key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
