@@ -147,7 +147,10 @@ fn refuse(error: &clap::Error, json: bool) -> ExitCode {
             finish(Output::new(true), Err(CliError::usage(message).hint("kmsfs --help lists the commands")))
         }
         _ => {
-            output::write_stderr(error.render().ansi().to_string().trim_end());
+            // clap decides whether the terminal takes colours.
+            if error.print().is_err() {
+                output::write_stderr(error.render().to_string().trim_end());
+            }
             Exit::Usage.into()
         }
     }

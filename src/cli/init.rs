@@ -66,6 +66,9 @@ pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
             }
         })?;
         add_volume(&mut value, dir, &volume);
+        if !words.is_empty() {
+            words.push_str("\n\n");
+        }
         words.push_str(&volume_words(dir, &volume));
     }
     settings.out.result(&value, || words);

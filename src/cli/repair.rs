@@ -53,8 +53,8 @@ fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
 
 /// Shows both copies; exit 3 if they are not the same or one is damaged.
 fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
-    let copies = compare_config(&args.dir)?;
-    let same = copies[0].says.is_ok() && copies[0].says == copies[1].says;
+    let (copies, identical) = compare_config(&args.dir)?;
+    let same = identical && copies[0].says.is_ok();
     let values: Vec<_> = copies
         .iter()
         .map(|copy| match &copy.says {
@@ -69,7 +69,7 @@ fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
         table(&["FILE", "VOLUME", "NUMBER", "KEYS"], copies.iter().map(row))
     });
     if same {
-        settings.out.note("Both copies say the same. Whether they are authentic shows at the next mount or verify.");
+        settings.out.note("Both copies are the same. Whether they are authentic shows at the next mount or verify.");
         return Ok(Exit::Ok);
     }
     match (&copies[0].says, &copies[1].says) {

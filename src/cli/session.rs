@@ -205,13 +205,13 @@ fn name_of(uid: u32, passwd: &str) -> Option<String> {
 /// What people are told once when a key manager was made.
 pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
     let mut text = format!(
-        "Created the key manager at {}.\n\nRecovery key (shown only now; print it and keep it away from this computer):\n\n    {recovery}\n",
+        "Created the key manager at {}.\n\nRecovery key (shown only now; print it and keep it away from this computer):\n\n    {recovery}",
         home.display()
     );
     if keyfile {
         text.push_str(&format!(
-            "\nThe key file {} opens it without a question. That is no protection against somebody\n\
-             who has this disk; `kmsfs kms slots add passphrase` adds a passphrase.\n",
+            "\n\nThe key file {} opens it without a question. That is no protection against somebody\n\
+             who has this disk; `kmsfs kms slots add passphrase` adds a passphrase.",
             home.join("domain.key").display()
         ));
     }

@@ -101,7 +101,9 @@ fn config(spec: &MountSpec) -> Config {
     config.n_threads = Some(spec.threads.max(2));
     config.mount_options = vec![
         MountOption::FSName(spec.source.clone()),
-        MountOption::Subtype("kmsfs".to_owned()),
+        // As the kernel's own option: fuser's `Subtype` gets lost when root mounts without fusermount3, and the mount
+        // table would show `fuse` instead of `fuse.kmsfs`.
+        MountOption::CUSTOM("subtype=kmsfs".to_owned()),
         MountOption::DefaultPermissions,
         if spec.read_only { MountOption::RO } else { MountOption::RW },
         if spec.suid { MountOption::Suid } else { MountOption::NoSuid },

@@ -33,11 +33,11 @@ pub struct ConfigSummary {
     pub keys: Vec<String>,
 }
 
-/// Both copies.
+/// Both copies, and whether they are the same byte for byte.
 ///
 /// # Errors
 /// [`VolumeError::NotAVolume`], or the system's error.
-pub fn compare_config(root: &Path) -> Result<[ConfigCopy; 2], VolumeError> {
+pub fn compare_config(root: &Path) -> Result<([ConfigCopy; 2], bool), VolumeError> {
     let meta = config::open_meta(root)?;
     let look = |name| {
         let says = config::read(root, &meta, name).map_err(|e| e.to_string()).map(|file| {
@@ -50,7 +50,9 @@ pub fn compare_config(root: &Path) -> Result<[ConfigCopy; 2], VolumeError> {
         });
         ConfigCopy { name, says }
     };
-    Ok([look(VOLUME), look(BACKUP)])
+    let bytes = |name| meta.read(name, MAX_LEN).ok();
+    let same = bytes(VOLUME).is_some() && bytes(VOLUME) == bytes(BACKUP);
+    Ok(([look(VOLUME), look(BACKUP)], same))
 }
 
 /// Replaces the configuration by its copy, after the copy was authenticated as at a mount. What is replaced is kept

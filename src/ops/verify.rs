@@ -164,17 +164,20 @@ impl Verifier<'_> {
     ) -> content::Result<()> {
         let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
         let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::Read)?;
-        match content.file_id() {
-            Some(id) => self.once(&self.file_ids, id, file.paths),
-            // It has a size but no header: only its size survived a crash.
-            None if content.size() > 0 => findings.push(Finding::new(file.paths, Outcome::NeverSynced.into())),
-            None => {}
+        let file_id = content.file_id();
+        if let Some(id) = file_id {
+            self.once(&self.file_ids, id, file.paths);
         }
         let found = |f: content::UnitFinding| findings.push(Finding::at_unit(file.paths, f.unit, f.outcome.into()));
         content.verify(found, |bytes| {
             let bytes = bytes.min(file.stat.size.saturating_sub(*done));
             *done += bytes;
             self.progress.done(0, bytes);
-        })
+        })?;
+        if file_id.is_none() && content.size() > 0 {
+            // It has a size but no header: only its size survived a crash.
+            findings.push(Finding::new(file.paths, Outcome::NeverSynced.into()));
+        }
+        Ok(())
     }
 }

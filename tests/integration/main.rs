@@ -2,6 +2,7 @@
 
 mod architecture;
 mod backends;
+mod cli;
 mod fixture;
 mod model;
 mod ops;

@@ -168,7 +168,8 @@ cp "$C/.kmsfs/volume" "$WORK/volume"
 printf 'XXXX' | dd of="$C/.kmsfs/volume" bs=1 seek=40 conv=notrunc 2> /dev/null
 fails "mount with a damaged volume config stops" mount_it
 said 'volume\.bak|repair|second copy' "and says what to do"
-expect 0 "repair" "$K" repair "$C"
+expect 3 "repair shows that the copies differ" "$K" repair "$C"
+expect 0 "repair" "$K" repair "$C" --restore-config
 expect 0 "mount after repair" mount_it
 expect 0 "content" grep -q 'a plain secret' "$M/small"
 expect 0 "unmount" "$K" umount "$M"

@@ -76,14 +76,16 @@ fn damage_of_the_configuration_stops_and_its_copy_restores_it() {
     }
     fs::remove_file(&volume).expect("remove");
     assert_eq!(refused(host.open(dir.path(), OpenOptions::default())), Outcome::VolumeAuth);
-    let [first, second] = compare_config(dir.path()).expect("compare");
-    assert!(first.says.is_err() && second.says.is_ok());
+    let ([first, second], same) = compare_config(dir.path()).expect("compare");
+    assert!(first.says.is_err() && second.says.is_ok() && !same);
 
     let found = FoundVolume::find_by_backup(dir.path()).expect("the copy");
     let service = host.service(&found.volume_id());
     restore_config(found, &*service, &host.engine.registry(), OpenOptions::default()).expect("restore");
     assert_eq!(fs::read(&volume).expect("read"), good);
     host.open(dir.path(), OpenOptions::default()).expect("open");
+    let ([first, second], same) = compare_config(dir.path()).expect("compare");
+    assert!(first.says.is_ok() && first.says == second.says && same);
 }
 
 #[test]
