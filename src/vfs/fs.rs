@@ -7,6 +7,7 @@ use super::Result;
 use super::attr::Attr;
 use super::handle::{DirHandle, FileHandle, Handles};
 use super::inode::Inode;
+use super::moves::Moves;
 use super::table::{InodeTable, ROOT};
 use crate::content::Volume;
 use crate::format::keys::VolumeKeys;
@@ -50,6 +51,7 @@ pub struct Vfs<B: Backing> {
     pub(super) table: InodeTable<B>,
     pub(super) files: Handles<FileHandle<B>>,
     pub(super) dirs: Handles<DirHandle<B>>,
+    pub(super) moves: Moves<B>,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
 }
@@ -95,6 +97,7 @@ impl<B: Backing> Vfs<B> {
             table: InodeTable::new(stat.ino),
             files: Handles::new(),
             dirs: Handles::new(),
+            moves: Moves::new(),
             root,
             open_dirs: Cache::new(OPEN_DIRECTORIES),
         };
