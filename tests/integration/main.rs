@@ -3,6 +3,7 @@
 mod architecture;
 mod backends;
 mod cli;
+mod control;
 mod fixture;
 mod model;
 mod ops;

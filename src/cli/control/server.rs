@@ -124,7 +124,11 @@ impl<B: Backing> Context<B> {
                 }
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        scope.spawn(move || self.connection(stream));
+                        let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
+                        scope.spawn(move || {
+                            self.connection(stream, number);
+                            self.connections.fetch_sub(1, Ordering::SeqCst);
+                        });
                     }
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                     Err(e) => {
@@ -137,8 +141,8 @@ impl<B: Backing> Context<B> {
         });
     }
 
-    fn connection(&self, stream: UnixStream) {
-        let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
+    /// `number`: of the connections that there are now.
+    fn connection(&self, stream: UnixStream, number: usize) {
         let client = Client { stream: Mutex::new(stream) };
         let done = if number > MAX_CONNECTIONS {
             Err(CliError::new(Exit::Busy, "TooManyRequests", "the mount has too many requests at once"))
@@ -149,7 +153,6 @@ impl<B: Backing> Context<B> {
             tracing::debug!("a control request failed: {error}");
             client.send(&error.to_json());
         }
-        self.connections.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn serve(&self, client: &Client) -> CliResult<()> {
