@@ -6,6 +6,7 @@ pub mod alias;
 pub mod audit;
 pub mod aws;
 pub mod completions;
+pub mod control;
 pub mod daemon;
 pub mod doctor;
 mod errors;

@@ -19,4 +19,4 @@ mod walk;
 pub use error::VolumeError;
 pub use finding::{Finding, Reason};
 pub use progress::{Progress, Silent};
-pub use walk::Paths;
+pub use walk::{Paths, Visit};

@@ -4,5 +4,6 @@
 pub mod arena;
 pub mod file;
 pub mod ofd;
+pub mod peer;
 pub mod process;
 pub mod wipe;

@@ -1,8 +1,8 @@
 //! POSIX semantics over encrypted entries: inodes, names, handles, directories, attributes. Knows nothing of FUSE, so
 //! that everything about semantics is tested without a kernel.
 //!
-//! Lock order: the tree (renames, removal of directories), the entries of a directory (two directories: ascending numbers), an inode's content slot, an inode's
-//! place, the content's own locks, a table shard.
+//! Lock order: the watch of moves, the tree (renames, removal of directories), the entries of a directory (two
+//! directories: ascending numbers), an inode's content slot, an inode's place, the content's own locks, a table shard.
 
 mod attr;
 mod create;
@@ -13,9 +13,11 @@ mod intent;
 mod io;
 mod lookup;
 mod meta;
+mod moves;
 mod readdir;
 mod remove;
 mod rename;
+mod rewrap;
 mod setattr;
 mod table;
 mod xattr;
@@ -24,9 +26,10 @@ pub use attr::{Attr, SetAttr};
 pub use fs::{Caller, Options, Vfs};
 pub use io::Opened;
 pub use readdir::DirEntry;
+pub use rewrap::{MoveWatch, MovedFile, MovedFiles};
 pub use table::ROOT;
 
-pub use crate::content::{Error, FallocateMode};
+pub use crate::content::{Error, FallocateMode, Rewrapped};
 
 /// What operations of the filesystem answer.
 pub type Result<T> = std::result::Result<T, Error>;

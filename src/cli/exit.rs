@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 /// The exit codes of `kmsfs`. They are an interface: documented in `docs/CLI.md`, never renumbered. A caller treats a
 /// code that it does not know as a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,6 +106,28 @@ impl CliError {
         Self::new(exit, "Io", format_args!("cannot {what} {}: {error}", path.as_ref().display()))
     }
 
+    /// The error as scripts get it.
+    pub fn to_json(&self) -> Value {
+        let mut object = json!({
+            "message_type": "error",
+            "code": self.code,
+            "message": self.message,
+            "exit_code": self.exit.code(),
+        });
+        if let Some(hint) = &self.hint {
+            object["hint"] = json!(hint);
+        }
+        object
+    }
+
+    /// The error that [`Self::to_json`] wrote; `None` for anything else. An exit code of a later version is a failure.
+    pub fn from_json(object: &Value) -> Option<Self> {
+        let text = |name: &str| object.get(name)?.as_str().map(str::to_owned);
+        let number = object.get("exit_code")?.as_u64()?;
+        let exit = Exit::ALL.into_iter().find(|exit| u64::from(exit.code()) == number).unwrap_or(Exit::Failure);
+        Some(Self { exit, code: text("code")?, message: text("message")?, hint: text("hint") })
+    }
+
     /// The same error with what to run next.
     #[must_use]
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
@@ -131,6 +155,16 @@ mod tests {
     fn codes_are_the_documented_ones() {
         let codes: Vec<u8> = Exit::ALL.iter().map(|e| e.code()).collect();
         assert_eq!(codes, [0, 1, 2, 3, 10, 11, 12, 13, 14, 15, 16, 20, 130]);
+    }
+
+    #[test]
+    fn errors_come_back_from_json() {
+        let plain = CliError::new(Exit::Busy, "VolumeBusy", "in use");
+        let hinted = plain.clone().hint("wait");
+        for error in [plain, hinted] {
+            assert_eq!(CliError::from_json(&error.to_json()), Some(error));
+        }
+        assert_eq!(CliError::from_json(&json!({"message_type": "error"})), None);
     }
 
     #[test]

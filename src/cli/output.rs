@@ -67,16 +67,7 @@ impl Output {
     /// Why the command failed, on stderr.
     pub fn error(self, error: &CliError) {
         if self.json {
-            let mut object = json!({
-                "message_type": "error",
-                "code": error.code,
-                "message": error.message,
-                "exit_code": error.exit.code(),
-            });
-            if let Some(hint) = &error.hint {
-                object["hint"] = json!(hint);
-            }
-            write_stderr(&object.to_string());
+            write_stderr(&error.to_json().to_string());
             return;
         }
         let label = if error.exit == Exit::Interrupted { "interrupted" } else { "error" };

@@ -5,21 +5,24 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::control::client::Connection;
+use super::control::wire::{RewrapRequest, RewrapSummary};
 use super::exit::{CliError, CliResult, Exit};
-use super::offline::{self, Unlocked, finding_json, finding_words};
+use super::offline::{self, Unlocked};
 use super::progress::Shown;
 use super::settings::Settings;
 use crate::env::system_clock;
 use crate::keys::KeyService;
+use crate::ops::lock::{LockOwner, host_name};
 use crate::ops::open::{FoundVolume, OpenOptions};
-use crate::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files};
-use crate::ops::{Progress, config};
+use crate::ops::rewrap::{RewrapOptions, rewrap_config, rewrap_files};
+use crate::ops::{VolumeError, config};
 use crate::types::KeyArn;
 
 /// Wrap the data key of every file anew: under the current material of its KMS key, or under another key
 #[derive(Debug, Args)]
 pub struct RewrapArgs {
-    /// The directory of the volume; it must not be mounted
+    /// The directory of the volume; if it is mounted, the mount does the work
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Only files wrapped by this key: key id, key ARN, alias/NAME or alias ARN
@@ -37,7 +40,22 @@ pub struct RewrapArgs {
 pub fn run(settings: &Settings, args: &RewrapArgs) -> CliResult {
     let progress = Shown::start(settings.out, "rewrap")?;
     let found = FoundVolume::find(&args.dir)?;
-    let _lock = found.lock("rewrap")?;
+    let summary = match found.lock("rewrap") {
+        Ok(_lock) => unmounted(settings, args, found, &progress)?,
+        // Only the mount may write to its volume, so it does the work.
+        Err(VolumeError::Busy(owner)) => mounted(settings, args, &found, owner, &progress)?,
+        Err(other) => return Err(other.into()),
+    };
+    progress.finish();
+    show(settings, &args.dir, &summary);
+    if summary.interrupted {
+        return Err(progress.interrupted(&again(args)));
+    }
+    Ok(if summary.findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+/// The caller holds the volume's lock.
+fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progress: &Shown) -> CliResult<RewrapSummary> {
     let Unlocked { session, service, opened } = offline::unlock(settings, found, OpenOptions::default())?;
     let options = RewrapOptions {
         from: resolve(&*service, args.from.as_deref())?,
@@ -48,15 +66,37 @@ pub fn run(settings: &Settings, args: &RewrapArgs) -> CliResult {
     let registry = session.engine.registry();
     let (opened, root_key) = rewrap_config(&args.dir, &meta, opened, &*service, &registry, &options, &*system_clock())?;
     let volume = offline::files(service, opened, 1);
-    let mut report = rewrap_files(&offline::backing(&args.dir)?, &volume, &options, &progress)
+    let mut report = rewrap_files(&offline::backing(&args.dir)?, &volume, &options, progress)
         .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     report.root_key = root_key;
-    progress.finish();
-    show(settings, &args.dir, &options, &report);
-    if progress.is_cancelled() {
-        return Err(progress.interrupted(&again(args)));
-    }
-    Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::Findings })
+    Ok(RewrapSummary::new(&report, &options))
+}
+
+/// Asks the mount that holds the lock. Its key manager is open already, so no passphrase is needed.
+fn mounted(
+    settings: &Settings,
+    args: &RewrapArgs,
+    found: &FoundVolume,
+    owner: LockOwner,
+    progress: &Shown,
+) -> CliResult<RewrapSummary> {
+    let Some(connection) = Connection::to_owner(&settings.home, &found.volume_id(), &owner) else {
+        let local_mount = owner.host == host_name() && owner.purpose.starts_with("mount ");
+        let error = CliError::from(VolumeError::Busy(owner));
+        return Err(match local_mount {
+            true => error.hint(format_args!(
+                "the mount does not answer under {}: name its key manager's directory with --kms-home, or unmount it",
+                settings.home.display()
+            )),
+            false => error,
+        });
+    };
+    let request = RewrapRequest {
+        from: args.from.clone(),
+        to: args.to.clone(),
+        threads: u16::try_from(offline::threads(args.threads)).unwrap_or(u16::MAX).min(256),
+    };
+    connection.rewrap(request, progress)
 }
 
 fn resolve(service: &dyn KeyService, key: Option<&str>) -> CliResult<Option<KeyArn>> {
@@ -74,28 +114,29 @@ fn again(args: &RewrapArgs) -> String {
     text
 }
 
-fn show(settings: &Settings, dir: &Path, options: &RewrapOptions, report: &RewrapReport) {
+fn show(settings: &Settings, dir: &Path, summary: &RewrapSummary) {
+    let complete = !summary.interrupted && summary.findings.is_empty();
     let value = json!({
         "directory": dir,
-        "from": options.from.as_ref().map(KeyArn::as_str),
-        "to": options.to.as_ref().map(KeyArn::as_str),
-        "complete": !report.interrupted && report.findings.is_empty(),
-        "rewrapped": report.rewrapped,
-        "unchanged": report.unchanged,
-        "root_key_rewrapped": report.root_key,
-        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+        "from": summary.from,
+        "to": summary.to,
+        "complete": complete,
+        "rewrapped": summary.rewrapped,
+        "unchanged": summary.unchanged,
+        "root_key_rewrapped": summary.root_key,
+        "findings": summary.findings.iter().map(|f| &f.json).collect::<Vec<_>>(),
     });
     settings.out.result(&value, || {
-        let mut text: String = report.findings.iter().map(|f| finding_words(f) + "\n").collect();
+        let mut text: String = summary.findings.iter().map(|f| f.words.clone() + "\n").collect();
         text.push_str(&format!(
             "{} files rewrapped, {} needed nothing, {} could not be moved.",
-            report.rewrapped,
-            report.unchanged,
-            report.findings.len()
+            summary.rewrapped,
+            summary.unchanged,
+            summary.findings.len()
         ));
         text
     });
-    if report.findings.is_empty() && !report.interrupted {
+    if complete {
         settings.out.note("Copies of the old wrapped keys may survive in snapshots, backups and flash memory.");
     } else {
         settings.out.note("The old key is still needed. Running the same command again goes on with the rest.");

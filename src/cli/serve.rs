@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use serde_json::json;
 
+use super::control::rewrap::Served;
+use super::control::server::ControlSocket;
 use super::daemon::{self, Readiness, notify_systemd};
 use super::exit::{CliError, CliResult, Exit};
 use super::mount_options::MountOptions;
@@ -65,9 +67,11 @@ impl Serving<'_> {
         let meta = config::open_meta(&root)?;
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
-        let volume = offline::files(service, opened, attempts);
+        let volume = offline::files(Arc::clone(&service), opened, attempts);
         let options = Options { read_only, privileged: rustix::process::geteuid().is_root() };
-        let vfs = Vfs::new(offline::backing(&root)?, volume, options).map_err(|e| refused(&root, &e))?;
+        let backing = offline::backing(&root)?;
+        let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
+        let vfs = Arc::new(vfs);
         if !read_only {
             config::refresh_copy(&root, &meta)?;
             if !config::begin_writing(&root, &meta)? {
@@ -79,7 +83,14 @@ impl Serving<'_> {
         // The kernel applies the caller's mask; this process must not add its own.
         rustix::process::umask(Mode::empty());
         tracing::info!(volume = %volume_id, read_only, "mounting {} at {}", root.display(), self.mountpoint.display());
-        let served = self.serve(Arc::new(vfs), &root, read_only);
+        let registry = session.engine.registry();
+        let served =
+            Served { vfs: Arc::clone(&vfs), backing, volume, service, registry, root: root.clone(), read_only };
+        let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
+            .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
+        let served = self.serve(vfs, &root, read_only);
+        // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
+        drop(control);
         if served.is_ok() && !read_only {
             config::end_writing(&root, &meta)?;
         }

@@ -3,6 +3,8 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::control::client;
+use super::control::wire::MountStatus;
 use super::exit::{CliError, CliResult, Exit};
 use super::key::all_keys;
 use super::mounts::{self, Mount};
@@ -32,10 +34,11 @@ pub fn run(settings: &Settings) -> CliResult {
         (true, None) => "locked (status asks for no passphrase)",
         (true, Some(_)) => "unlocked",
     };
+    let running = client::mounts(&settings.home);
     let value = json!({
         "kms_home": settings.home,
         "key_manager": if !exists { "not-initialised" } else if session.is_some() { "unlocked" } else { "locked" },
-        "mounts": mounted.iter().map(mount_json).collect::<Vec<_>>(),
+        "mounts": mounted.iter().map(|mount| mount_json(mount, &running)).collect::<Vec<_>>(),
         "unusable_keys": unusable.as_ref().map(|keys| keys.iter().map(super::aws::to_json).collect::<Vec<_>>()),
     });
     settings.out.result(&value, || {
@@ -44,7 +47,8 @@ pub fn run(settings: &Settings) -> CliResult {
         if mounted.is_empty() {
             text.push_str("No kmsfs mounts.");
         } else {
-            text.push_str(&table(&["MOUNTPOINT", "SOURCE", "MODE", "PID"], mounted.iter().map(mount_row)));
+            let rows = mounted.iter().map(|mount| mount_row(mount, &running));
+            text.push_str(&table(&["MOUNTPOINT", "SOURCE", "MODE", "PID", "UP", "OPEN FILES", "JOB"], rows));
         }
         for key in unusable.iter().flatten() {
             text.push_str(&format!("\n\nkey {} is {}", key.arn, key.key_state));
@@ -70,28 +74,75 @@ fn unusable_keys(session: &Session) -> CliResult<Vec<KeyMetadata>> {
     Ok(unusable)
 }
 
-fn daemon_pid(mount: &Mount) -> Option<u32> {
+/// What the process that serves a mount told of it; mounts of another key manager are not asked.
+fn told<'a>(mount: &Mount, running: &'a [MountStatus]) -> Option<&'a MountStatus> {
+    running.iter().find(|status| status.mountpoint == mount.mountpoint && status.source == mount.source)
+}
+
+fn daemon_pid(mount: &Mount, told: Option<&MountStatus>) -> Option<u32> {
+    if let Some(status) = told {
+        return Some(status.pid);
+    }
     let owner = lock::owner(&mount.source).ok().flatten()?;
     let purpose = super::mount::lock_purpose(&mount.mountpoint);
     (owner.host == lock::host_name() && owner.purpose == purpose).then_some(owner.pid)
 }
 
-fn mount_json(mount: &Mount) -> Value {
+fn mount_json(mount: &Mount, running: &[MountStatus]) -> Value {
+    let told = told(mount, running);
     json!({
         "mountpoint": mount.mountpoint,
         "source": mount.source,
         "read_only": mount.is_read_only(),
-        "pid": daemon_pid(mount),
+        "pid": daemon_pid(mount, told),
         "alive": !mounts::is_dead_mount(&mount.mountpoint),
+        "version": told.map(|s| &s.version),
+        "volume_id": told.map(|s| &s.volume_id),
+        "uptime_seconds": told.map(|s| s.uptime_seconds),
+        "open_files": told.map(|s| s.open_files),
+        "known_inodes": told.map(|s| s.known_inodes),
+        "rewrapping": told.map(|s| s.rewrapping),
     })
 }
 
-fn mount_row(mount: &Mount) -> Vec<String> {
+fn mount_row(mount: &Mount, running: &[MountStatus]) -> Vec<String> {
+    let told = told(mount, running);
     let mode = match (mounts::is_dead_mount(&mount.mountpoint), mount.is_read_only()) {
         (true, _) => "dead",
         (false, true) => "ro",
         (false, false) => "rw",
     };
-    let pid = daemon_pid(mount).map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    vec![mount.mountpoint.display().to_string(), mount.source.display().to_string(), mode.to_owned(), pid]
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let job = told.filter(|s| s.rewrapping).map(|_| "rewrap".to_owned());
+    vec![
+        mount.mountpoint.display().to_string(),
+        mount.source.display().to_string(),
+        mode.to_owned(),
+        or_dash(daemon_pid(mount, told).map(|pid| pid.to_string())),
+        or_dash(told.map(|s| uptime(s.uptime_seconds))),
+        or_dash(told.map(|s| s.open_files.to_string())),
+        or_dash(job),
+    ]
+}
+
+/// A duration for people: its largest unit and the next.
+fn uptime(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, _, _) => format!("{hours}h{}m", minutes % 60),
+        _ => format!("{days}d{}h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptimes_have_two_units() {
+        let texts = [0, 59, 61, 3599, 3600, 90_061].map(uptime);
+        assert_eq!(texts, ["0s", "59s", "1m1s", "59m59s", "1h0m", "1d1h"]);
+    }
 }

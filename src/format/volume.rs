@@ -178,7 +178,7 @@ pub struct VolumeFile {
 }
 
 /// A volume whose file was authenticated.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenedVolume {
     /// What the volume file says.
     pub config: VolumeConfig,

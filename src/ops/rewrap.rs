@@ -11,7 +11,7 @@ use super::files::MetaDir;
 use super::finding::Finding;
 use super::progress::Progress;
 use super::walk::{Paths, Visit, Visitor, walk};
-use crate::content::{Content, Rewrapped, Volume};
+use crate::content::{self, Content, Rewrapped, Volume};
 use crate::env::Clock;
 use crate::format::context::context_vrk;
 use crate::format::name::NameCodec;
@@ -134,7 +134,11 @@ fn new_config(
     Ok(Some(new))
 }
 
-/// Wraps the data key of every file anew. The caller holds the volume's lock and has called [`rewrap_config`].
+/// Wraps the data key of one file anew. `ENOENT`: the file is gone meanwhile, which is no finding.
+pub type RewrapFile<'a, B> = dyn Fn(&Visit<'_, B>) -> content::Result<Rewrapped> + Sync + Send + 'a;
+
+/// Wraps the data key of every file of an unmounted volume anew. The caller holds the volume's lock and has called
+/// [`rewrap_config`].
 ///
 /// # Errors
 /// Only what keeps it from starting.
@@ -144,18 +148,39 @@ pub fn rewrap_files<B: Backing>(
     options: &RewrapOptions,
     progress: &dyn Progress,
 ) -> Result<RewrapReport, Errno> {
-    let opened = volume.keys.volume();
+    let (from, to) = (options.from.as_ref(), options.to.as_ref());
+    let rewrap = |file: &Visit<'_, B>| {
+        if file.stat.size == 0 {
+            return Ok(Rewrapped::No);
+        }
+        let opened = file.backing.open(file.dir, file.entry, Access::ReadWrite)?;
+        let content = Content::open(Arc::clone(file.backing), Arc::clone(volume), opened, Access::ReadWrite)?;
+        content.rewrap(from, to)
+    };
+    rewrap_files_by(backing, &volume.keys.volume(), options.threads, progress, &rewrap)
+}
+
+/// As [`rewrap_files`], with what is done to each file; for a mounted volume, whose files only the mount may change.
+///
+/// # Errors
+/// Only what keeps it from starting.
+pub fn rewrap_files_by<B: Backing>(
+    backing: &Arc<B>,
+    opened: &OpenedVolume,
+    threads: usize,
+    progress: &dyn Progress,
+    rewrap: &RewrapFile<'_, B>,
+) -> Result<RewrapReport, Errno> {
     let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
     let rewrapper = Rewrapper {
-        volume,
-        options,
+        rewrap,
         progress,
         inodes: Mutex::new(HashSet::new()),
         rewrapped: AtomicU64::new(0),
         unchanged: AtomicU64::new(0),
         findings: Mutex::new(Vec::new()),
     };
-    walk(backing, &names, &opened.keys, options.threads, &rewrapper, progress)?;
+    walk(backing, &names, &opened.keys, threads, &rewrapper, progress)?;
     let mut findings = std::mem::take(&mut *lock(&rewrapper.findings));
     findings.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
     Ok(RewrapReport {
@@ -167,29 +192,34 @@ pub fn rewrap_files<B: Backing>(
     })
 }
 
-struct Rewrapper<'a> {
-    volume: &'a Arc<Volume>,
-    options: &'a RewrapOptions,
+struct Rewrapper<'a, B: Backing> {
+    rewrap: &'a RewrapFile<'a, B>,
     progress: &'a dyn Progress,
-    /// Inodes with several names that were seen under the first.
+    /// Inodes with several names that were handled under one of them.
     inodes: Mutex<HashSet<u64>>,
     rewrapped: AtomicU64,
     unchanged: AtomicU64,
     findings: Mutex<Vec<Finding>>,
 }
 
-impl<B: Backing> Visitor<B> for Rewrapper<'_> {
+impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
     fn file(&self, file: &Visit<'_, B>) {
-        let first = file.stat.nlink <= 1 || lock(&self.inodes).insert(file.stat.ino);
-        if first {
-            match self.rewrap(file) {
-                Ok(Rewrapped::Yes) => self.rewrapped.fetch_add(1, Ordering::Relaxed),
-                Ok(Rewrapped::No) => self.unchanged.fetch_add(1, Ordering::Relaxed),
-                Err(error) => {
-                    lock(&self.findings).push(Finding::new(file.paths, error.into()));
-                    0
+        let linked = file.stat.nlink > 1;
+        if !linked || !lock(&self.inodes).contains(&file.stat.ino) {
+            let done = (self.rewrap)(file);
+            // A name that is gone does not count: another name of the file is then the one to handle it under.
+            let gone = done == Err(content::Error::Os(Errno::NOENT));
+            let first = !gone && (!linked || lock(&self.inodes).insert(file.stat.ino));
+            match done {
+                Ok(Rewrapped::Yes) => {
+                    self.rewrapped.fetch_add(1, Ordering::Relaxed);
                 }
-            };
+                Ok(Rewrapped::No) if first => {
+                    self.unchanged.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) if first => lock(&self.findings).push(Finding::new(file.paths, error.into())),
+                _ => {}
+            }
         }
         self.progress.done(1, file.stat.size);
     }
@@ -202,16 +232,5 @@ impl<B: Backing> Visitor<B> for Rewrapper<'_> {
         if matches!(finding.reason, super::finding::Reason::Os(_)) {
             lock(&self.findings).push(finding);
         }
-    }
-}
-
-impl Rewrapper<'_> {
-    fn rewrap<B: Backing>(&self, file: &Visit<'_, B>) -> crate::content::Result<Rewrapped> {
-        if file.stat.size == 0 {
-            return Ok(Rewrapped::No);
-        }
-        let opened = file.backing.open(file.dir, file.entry, Access::ReadWrite)?;
-        let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::ReadWrite)?;
-        content.rewrap(self.options.from.as_ref(), self.options.to.as_ref())
     }
 }

@@ -75,6 +75,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        let moving = self.moves.enter();
         let inode = self.inode(ino)?;
         if inode.kind == FileKind::Directory {
             return Err(Errno::PERM.into());
@@ -86,6 +87,7 @@ impl<B: Backing> Vfs<B> {
         let linked = {
             let place = crate::sync::read(&inode.place);
             let (dir, entry) = place.names.first().ok_or(Errno::NOENT)?;
+            moving.note(&self.table, inode.number, inode.kind);
             self.backing.link(&*self.dir(dir)?, entry, &located.dir, located.entry())
         };
         self.undo_side(&located, linked)?;

@@ -9,6 +9,7 @@ use super::Result;
 use super::attr::Attr;
 use super::handle::{DirHandle, FileHandle, Handles};
 use super::inode::Inode;
+use super::moves::Moves;
 use super::table::{InodeTable, ROOT};
 use crate::content::Volume;
 use crate::format::keys::VolumeKeys;
@@ -58,6 +59,7 @@ pub struct Vfs<B: Backing> {
     pub(super) live_ids: Mutex<HashMap<FileId, u64>>,
     pub(super) files: Handles<FileHandle<B>>,
     pub(super) dirs: Handles<DirHandle<B>>,
+    pub(super) moves: Moves<B>,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
 }
@@ -105,6 +107,7 @@ impl<B: Backing> Vfs<B> {
             live_ids: Mutex::new(HashMap::new()),
             files: Handles::new(),
             dirs: Handles::new(),
+            moves: Moves::new(),
             root,
             open_dirs: Cache::new(OPEN_DIRECTORIES),
         };

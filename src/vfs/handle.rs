@@ -54,6 +54,11 @@ impl<T> Handles<T> {
         write(self.shard(number)).remove(&number)
     }
 
+    /// How many handles there are.
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| read(shard).len()).sum()
+    }
+
     fn shard(&self, number: u64) -> &RwLock<HashMap<u64, Arc<T>>> {
         &self.shards[(number % 16) as usize]
     }

@@ -15,6 +15,7 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT`, `EEXIST` with [`RenameMode::NoReplace`], `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EINVAL` for a directory into
     /// itself, or the backing's error.
     pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
+        let moving = self.moves.enter();
         let from_dir = self.changeable(parent)?;
         let to_dir = self.changeable(to_parent)?;
         let _tree = lock(&self.tree);
@@ -27,6 +28,10 @@ impl<B: Backing> Vfs<B> {
             Err(Errno::NOENT) => None,
             Err(other) => return Err(other.into()),
         };
+        let exchanged = target.filter(|_| mode == RenameMode::Exchange);
+        for stat in [Some(source), exchanged].iter().flatten() {
+            moving.note(&self.table, self.table.number_of(stat.ino), stat.kind);
+        }
         match (mode, target) {
             (RenameMode::NoReplace, Some(_)) => Err(Errno::EXIST.into()),
             (RenameMode::Exchange, None) => Err(Errno::NOENT.into()),

@@ -3,6 +3,7 @@
 mod architecture;
 mod backends;
 mod cli;
+mod control;
 mod damage;
 mod faults;
 mod fixture;

@@ -2,6 +2,6 @@
 //! and every kind of damage.
 
 mod damage;
-mod host;
+pub mod host;
 mod open;
 mod rewrap;

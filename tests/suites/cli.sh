@@ -187,6 +187,46 @@ expect 12 "wrong passphrase" env KMSFS_HOME="$WORK/kms3" "$K" mount --daemon --p
 expect 0 "right passphrase, from a command" env KMSFS_HOME="$WORK/kms3" "$K" mount --daemon --passphrase-command "cat $WORK/pass" "$WORK/cipher3" "$WORK/m2"
 expect 0 "unmount" "$K" umount "$WORK/m2"
 
+say "rewrap of a mounted volume"
+mkdir "$WORK/cipher4"
+expect 0 "a key for the volume" "$K" key create --json --alias first
+FIRST=$(field KeyId "$WORK/out")
+expect 0 "a second key" "$K" key create --json --alias second
+SECOND=$(field KeyId "$WORK/out")
+expect 0 "a volume under the first" "$K" init --key alias/first "$WORK/cipher4"
+expect 0 "mount" "$K" mount --daemon "$WORK/cipher4" "$WORK/m2"
+mkdir "$WORK/m2/dir" "$WORK/m2/other"
+for i in $(seq 200); do echo "file $i" > "$WORK/m2/dir/$i"; done
+exec 8> "$WORK/m2/open"
+echo begin >&8
+expect 0 "status knows the open file" "$K" status --json
+jq -e --arg m "$WORK/m2" '.mounts[] | select(.mountpoint == $m) | .open_files == 1 and .version != null' "$WORK/out" > /dev/null \
+  && pass "and asks the mount itself" || fail "status does not show the mount's own answer"
+expect 0 "rotate" "$K" key rotate "$FIRST"
+expect 0 "rewrap to the new material" "$K" rewrap --json "$WORK/cipher4"
+[ "$(field rewrapped "$WORK/out")" = 201 ] && pass "moves every file" || fail "not every file was moved"
+( for i in $(seq 300); do echo "line $i" >&8; done ) &
+writer=$!
+( for i in $(seq 200); do mv "$WORK/m2/dir/$i" "$WORK/m2/other/$i"; echo "new $i" > "$WORK/m2/dir/new$i"; done ) &
+mover=$!
+expect 0 "rewrap to the second key while files are written and moved" "$K" rewrap --json "$WORK/cipher4" --from alias/first --to alias/second
+wait $writer $mover
+exec 8>&-
+expect 0 "the old key is disabled" "$K" key disable "$FIRST"
+echo later > "$WORK/m2/later"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+[ -z "$(ls "$KMSFS_HOME/run")" ] && pass "no socket is left" || fail "a socket is left"
+expect 0 "mount without the old key" "$K" mount --daemon "$WORK/cipher4" "$WORK/m2"
+expect 0 "every file that was moved is readable" bash -c "[ \$(cat '$WORK/m2'/other/* | wc -l) = 200 ]"
+expect 0 "every file that was made is readable" bash -c "[ \$(cat '$WORK/m2'/dir/new* '$WORK/m2/later' | wc -l) = 201 ]"
+expect 0 "the file that was open has all its lines" bash -c "[ \$(wc -l < '$WORK/m2/open') = 301 ]"
+expect 11 "another home does not reach the mount" env KMSFS_HOME="$WORK/kms3" "$K" rewrap "$WORK/cipher4"
+said 'kms-home' "and says what to name"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+expect 0 "verify" "$K" verify "$WORK/cipher4"
+expect 0 "a rewrap without a mount finds nothing left" "$K" rewrap --json "$WORK/cipher4" --from "$FIRST" --to "$SECOND"
+[ "$(field rewrapped "$WORK/out")" = 0 ] && pass "none was missed" || fail "a file was missed"
+
 say "read-only, signals, a killed daemon"
 mkdir -p "$WORK/ro"
 expect 0 "--ro" "$K" mount --daemon --ro "$C" "$WORK/ro"

@@ -54,6 +54,7 @@ impl Host {
         arn
     }
 
+    /// The key manager as the principal of a volume.
     pub fn service(&self, volume: &VolumeId) -> Arc<dyn KeyService> {
         Arc::new(EmbeddedKms::new(self.engine.clone(), volume))
     }

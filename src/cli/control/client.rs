@@ -1,0 +1,142 @@
+//! The other end of the control socket: asking a running mount.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::wire::{Answer, Counts, MountStatus, Request, RewrapRequest, RewrapSummary};
+use super::{RunDir, socket_name};
+use crate::cli::exit::{CliError, CliResult, Exit};
+use crate::ops::Progress;
+use crate::ops::lock::{LockOwner, host_name};
+use crate::types::VolumeId;
+
+/// How often a wait looks whether the user wants to stop.
+const SLICE: Duration = Duration::from_millis(100);
+/// How long a mount may take to tell its status; a stopped process must not keep `status` waiting.
+const STATUS_TIME: Duration = Duration::from_secs(2);
+
+/// A connection to a running mount.
+pub struct Connection(UnixStream);
+
+impl Connection {
+    /// Connects to the mount that holds a volume's lock; `None` if it is none of this host, or does not answer under
+    /// this home.
+    pub fn to_owner(home: &Path, volume: &VolumeId, owner: &LockOwner) -> Option<Self> {
+        if owner.host != host_name() {
+            return None;
+        }
+        Self::open(&RunDir::open(home).ok()?, &socket_name(volume, owner.pid)).ok()
+    }
+
+    fn open(dir: &RunDir, name: &str) -> io::Result<Self> {
+        let stream = UnixStream::connect(dir.short_path(name))?;
+        stream.set_read_timeout(Some(SLICE))?;
+        stream.set_write_timeout(Some(STATUS_TIME))?;
+        Ok(Self(stream))
+    }
+
+    fn send(&self, request: &Request) -> io::Result<()> {
+        let mut line = serde_json::to_vec(request).expect("requests have string keys");
+        line.push(b'\n');
+        (&self.0).write_all(&line)
+    }
+
+    /// Lets the mount do a rewrap, and shows how far it is. When `progress` is cancelled the mount is told to stop, and
+    /// the summary of what it did follows.
+    ///
+    /// # Errors
+    /// The mount's own; a failure if it ends without an answer.
+    pub fn rewrap(self, request: RewrapRequest, progress: &dyn Progress) -> CliResult<RewrapSummary> {
+        self.send(&Request::Rewrap(request)).map_err(|e| lost(&e))?;
+        let mut lines = Lines::new(&self.0);
+        let (mut shown, mut stopped) = (Counts::default(), false);
+        loop {
+            if progress.is_cancelled() && !stopped {
+                stopped = true;
+                // The mount sees the end of the stream; its answers still come.
+                self.0.shutdown(Shutdown::Write).map_err(|e| lost(&e))?;
+            }
+            match lines.next().map_err(|e| lost(&e))? {
+                Line::Pause => {}
+                Line::Answer(Answer::Progress(now)) => {
+                    let more = now.since(&shown);
+                    progress.found(more.total_files, more.total_bytes);
+                    progress.done(more.files, more.bytes);
+                    shown = now;
+                }
+                Line::Answer(Answer::Rewrapped(summary)) => return Ok(summary),
+                Line::Answer(Answer::Status(_)) => return Err(lost(&io::ErrorKind::InvalidData.into())),
+                Line::Error(error) => return Err(error),
+                Line::End => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
+    fn status(self) -> Option<MountStatus> {
+        self.send(&Request::Status {}).ok()?;
+        let until = Instant::now() + STATUS_TIME;
+        let mut lines = Lines::new(&self.0);
+        while Instant::now() < until {
+            match lines.next().ok()? {
+                Line::Pause => {}
+                Line::Answer(Answer::Status(status)) => return Some(status),
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
+/// What every mount of this home that answers tells of itself.
+pub fn mounts(home: &Path) -> Vec<MountStatus> {
+    let Ok(dir) = RunDir::open(home) else { return Vec::new() };
+    let names = dir.sockets().unwrap_or_default();
+    names.iter().filter_map(|name| Connection::open(&dir, name).ok()?.status()).collect()
+}
+
+fn lost(e: &io::Error) -> CliError {
+    CliError::new(Exit::Failure, "MountLost", format_args!("the mount gave no answer: {e}"))
+        .hint("what was done stays done; run the same command again")
+}
+
+/// The lines of an answer, with pauses between them.
+struct Lines<'a> {
+    reader: BufReader<&'a UnixStream>,
+    line: Vec<u8>,
+}
+
+enum Line {
+    Answer(Answer),
+    Error(CliError),
+    /// Nothing came for a while.
+    Pause,
+    End,
+}
+
+impl<'a> Lines<'a> {
+    fn new(stream: &'a UnixStream) -> Self {
+        Self { reader: BufReader::new(stream), line: Vec::new() }
+    }
+
+    fn next(&mut self) -> io::Result<Line> {
+        match self.reader.read_until(b'\n', &mut self.line) {
+            // What came of a line so far is kept for the next call.
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Ok(Line::Pause),
+            Err(e) => Err(e),
+            Ok(_) if self.line.last() != Some(&b'\n') => Ok(Line::End),
+            Ok(_) => {
+                let value: Value = serde_json::from_slice(&self.line)?;
+                self.line.clear();
+                match CliError::from_json(&value) {
+                    Some(error) => Ok(Line::Error(error)),
+                    None => Ok(Line::Answer(serde_json::from_value(value)?)),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What goes over the control socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::offline::{finding_json, finding_words};
+use crate::ops::rewrap::RewrapReport;
+
+/// Bytes of a request at most, its line end included.
+pub const MAX_REQUEST: usize = 16 * 1024;
+
+/// What a client asks for. Members that are not known are refused: what they would change must not be ignored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// What the mount is and how it does.
+    Status {},
+    /// New wrapped keys for all files.
+    Rewrap(RewrapRequest),
+}
+
+/// Keys as people name them; the mount resolves them as the volume's principal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewrapRequest {
+    /// Only what this key wraps.
+    pub from: Option<String>,
+    /// To this key.
+    pub to: Option<String>,
+    /// Threads, 1 to 256.
+    pub threads: u16,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message_type", rename_all = "snake_case")]
+pub enum Answer {
+    /// How far a job is, counted from its start.
+    Progress(Counts),
+    /// The end of a job.
+    Rewrapped(RewrapSummary),
+    /// The answer to [`Request::Status`].
+    Status(MountStatus),
+}
+
+/// Files and their ciphertext bytes, done and found so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Files done.
+    pub files: u64,
+    /// Files found.
+    pub total_files: u64,
+    /// Bytes done.
+    pub bytes: u64,
+    /// Bytes found.
+    pub total_bytes: u64,
+}
+
+impl Counts {
+    /// What came to `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            files: self.files.saturating_sub(before.files),
+            total_files: self.total_files.saturating_sub(before.total_files),
+            bytes: self.bytes.saturating_sub(before.bytes),
+            total_bytes: self.total_bytes.saturating_sub(before.total_bytes),
+        }
+    }
+}
+
+/// A running mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountStatus {
+    /// Version of the serving program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// The volume.
+    pub volume_id: String,
+    /// The ciphertext directory.
+    pub source: PathBuf,
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Whether it is read-only.
+    pub read_only: bool,
+    /// Seconds since it was mounted.
+    pub uptime_seconds: u64,
+    /// Open handles of regular files.
+    pub open_files: u64,
+    /// Inodes that the kernel or a handle refers to.
+    pub known_inodes: u64,
+    /// Whether a rewrap is under way.
+    pub rewrapping: bool,
+}
+
+/// What a rewrap did, in a form that scripts and people are shown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RewrapSummary {
+    /// ARN of the source key, if one was named.
+    pub from: Option<String>,
+    /// ARN of the target key, if one was named.
+    pub to: Option<String>,
+    /// Headers with a new wrapped key.
+    pub rewrapped: u64,
+    /// Files with nothing to do.
+    pub unchanged: u64,
+    /// Whether the volume's configuration was written anew.
+    pub root_key: bool,
+    /// The job was stopped before its end.
+    pub interrupted: bool,
+    /// What could not be moved.
+    pub findings: Vec<WireFinding>,
+}
+
+/// A finding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WireFinding {
+    /// For scripts.
+    pub json: Value,
+    /// For people.
+    pub words: String,
+}
+
+impl RewrapSummary {
+    /// The summary of a report; `from` and `to` are the ARNs asked for.
+    pub fn new(report: &RewrapReport, options: &crate::ops::rewrap::RewrapOptions) -> Self {
+        let arn = |key: &Option<crate::types::KeyArn>| key.as_ref().map(|key| key.as_str().to_owned());
+        let finding = |f| WireFinding { json: finding_json(f), words: finding_words(f) };
+        Self {
+            from: arn(&options.from),
+            to: arn(&options.to),
+            rewrapped: report.rewrapped,
+            unchanged: report.unchanged,
+            root_key: report.root_key,
+            interrupted: report.interrupted,
+            findings: report.findings.iter().map(finding).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_what_the_documentation_says() {
+        let parse = serde_json::from_str::<Request>;
+        assert_eq!(parse(r#"{"op":"status"}"#).expect("valid"), Request::Status {});
+        let rewrap = RewrapRequest { from: None, to: Some("alias/new".into()), threads: 2 };
+        assert_eq!(
+            parse(r#"{"op":"rewrap","from":null,"to":"alias/new","threads":2}"#).expect("valid"),
+            Request::Rewrap(rewrap)
+        );
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"op":"stop"}"#,
+            r#"{"op":"status","x":1}"#,
+            r#"{"op":"rewrap"}"#,
+            r#"{"op":"rewrap","threads":70000}"#,
+            r#"{"op":"rewrap","threads":1,"dry_run":true}"#,
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn answers_come_back() {
+        let summary = RewrapSummary {
+            findings: vec![WireFinding { json: serde_json::json!({"path": null}), words: "a\nb".into() }],
+            ..RewrapSummary::default()
+        };
+        for answer in [Answer::Progress(Counts { files: 1, ..Counts::default() }), Answer::Rewrapped(summary)] {
+            let line = serde_json::to_string(&answer).expect("serialises");
+            assert!(!line.contains('\n'));
+            assert_eq!(serde_json::from_str::<Answer>(&line).expect("parses"), answer);
+        }
+    }
+}
