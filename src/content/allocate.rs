@@ -75,6 +75,7 @@ impl<B: Backing> Content<B> {
             return self.begin_life(state, end, false, 0, &[]);
         }
         self.make_writable(state)?;
+        state.gaps |= unit_count(end) > unit_count(state.size);
         self.grow(state, end)
     }
 
@@ -92,6 +93,7 @@ impl<B: Backing> Content<B> {
         let end_whole = if end == size { unit_count(end) } else { end / DATA as u64 };
         if first_whole < end_whole {
             self.allow_holes(state, first_whole)?;
+            state.gaps = true;
         }
         let (life, _) = state.units()?;
         let life = Arc::clone(life);

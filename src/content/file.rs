@@ -10,6 +10,7 @@ use crate::format::Outcome;
 use crate::format::size::Geometry;
 use crate::keys::DataKeys;
 use crate::store::{Access, Backing, BackingFile};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, RwLock, read, write};
 use crate::types::FileId;
 
@@ -35,6 +36,8 @@ pub struct Content<B: Backing> {
     file: RwLock<OpenFile<B>>,
     pub(super) state: RwLock<State>,
     pub(super) units: UnitLocks,
+    /// Flushes and write-backs that failed since the file was opened.
+    failures: AtomicU64,
 }
 
 struct OpenFile<B: Backing> {
@@ -65,6 +68,7 @@ impl<B: Backing> Content<B> {
             file: RwLock::new(OpenFile { file: Arc::new(file), access }),
             state: RwLock::new(state),
             units: UnitLocks::new(),
+            failures: AtomicU64::new(0),
         }
     }
 
@@ -97,12 +101,28 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// `KeyUnavailable`, `KeyForbidden` or `KeyServiceTimeout`.
     pub fn check_key(&self) -> Result<()> {
-        if !matches!(read(&self.state).body, Body::Units { .. }) {
+        // Held while the header is read: a record or slot that is being written would look damaged.
+        let state = read(&self.state);
+        if !matches!(state.body, Body::Units { .. }) {
             return Ok(());
         }
         let mut header = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut header, 0)?;
         Ok(self.volume.keys.check(&header)?)
+    }
+
+    /// How many flushes have failed so far. The system reports a lost write once per descriptor, and all handles of the file
+    /// share one: who wants to know on another handle compares this number.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    /// Counts a failed flush; passes the result on.
+    pub(super) fn noted<T>(&self, result: crate::store::Result<T>) -> Result<T> {
+        if result.is_err() {
+            self.failures.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(result?)
     }
 
     pub(super) fn file(&self) -> Arc<B::File> {
@@ -121,11 +141,11 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         return Err(Outcome::BadSize.into());
     }
     if header.iter().all(|&b| b == 0) {
-        let whole_hole = file.seek_data(0)?.is_none();
+        let whole_hole = reads_as_zeros(file, stored)?;
         let body = if whole_hole { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
         let outcome = if whole_hole { Outcome::NeverSynced } else { Outcome::HeaderLost };
         tracing::warn!(target: "kmsfs::integrity", ?outcome, size, "{outcome}");
-        return Ok(State { size, body, tail_clean: false, cuts: 0 });
+        return Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true });
     }
     let opened = volume.keys.open_header(&header)?;
     opened.record.check_size(size)?;
@@ -134,5 +154,23 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,
     };
-    Ok(State { size, body, tail_clean: false, cuts: 0 })
+    Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true })
+}
+
+/// Whether a file holds nothing but zeros. Holes are skipped; that the backing calls a range data proves nothing, since
+/// ext4 does so for reserved space that somebody has read.
+fn reads_as_zeros<F: BackingFile>(file: &F, len: u64) -> Result<bool> {
+    let mut buf = vec![0; 1 << 16];
+    let mut at = 0;
+    while let Some(data) = file.seek_data(at)? {
+        let got = file.read_at(&mut buf, data)?;
+        if buf[..got].iter().any(|&b| b != 0) {
+            return Ok(false);
+        }
+        at = data + got as u64;
+        if got == 0 || at >= len {
+            break;
+        }
+    }
+    Ok(true)
 }

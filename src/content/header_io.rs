@@ -43,28 +43,40 @@ impl<B: Backing> Content<B> {
                 _ => None,
             }
         };
-        let file = self.file();
-        file.sync(data_only)?;
-        let Some((file_id, covered, cuts)) = covered else { return Ok(()) };
-        if !self.is_writable() {
-            return Ok(());
-        }
+        self.noted(self.file().sync(data_only))?;
+        let Some((file_id, floor, cuts)) = covered else { return Ok(()) };
         let mut state = write(&self.state);
-        if state.cuts != cuts {
+        // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
+        if !self.is_writable() || self.failures() > 0 || state.cuts != cuts {
             return Ok(());
         }
+        let gaps = state.gaps;
+        let size = state.size;
         let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        let floor = covered;
         if life.file_id != file_id || floor <= record.floor {
             return Ok(());
         }
-        let has_holes = record.has_holes || {
-            let geometry = self.volume.geometry;
-            let end = geometry.unit_offset(unit_count(floor));
-            let hole = file.seek_hole(geometry.unit_offset(unit_count(record.floor)))?;
-            hole.is_some_and(|at| at < end)
-        };
-        self.write_records(life, record, floor, has_holes)
+        let has_holes = record.has_holes || (gaps && self.any_hole(unit_count(record.floor), unit_count(floor))?);
+        self.write_records(life, record, floor, has_holes)?;
+        if gaps && !has_holes && floor == size {
+            state.gaps = false;
+        }
+        Ok(())
+    }
+
+    /// Whether one of the units `from..to` is a hole: only holes begin with zeros, as an epoch never does. The units are
+    /// looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was
+    /// read, other filesystems report no holes at all.
+    fn any_hole(&self, from: u64, to: u64) -> Result<bool> {
+        let file = self.file();
+        for unit in from..to {
+            let mut epoch = [0; 12];
+            file.read_at(&mut epoch, self.volume.geometry.unit_offset(unit))?;
+            if epoch == [0; 12] {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lowers the bound before the file is cut below it; durable when this returns.
@@ -73,8 +85,7 @@ impl<B: Backing> Content<B> {
         if record.floor <= size {
             return Ok(());
         }
-        self.write_records(life, record, size, false)?;
-        Ok(self.file().sync(true)?)
+        self.write_durable_records(life, record, size, false)
     }
 
     /// Notes that units below the bound may be holes, before the first of them is made; durable when this returns.
@@ -83,8 +94,7 @@ impl<B: Backing> Content<B> {
         if record.has_holes || first_unit >= unit_count(record.floor) {
             return Ok(());
         }
-        self.write_records(life, record, record.floor, true)?;
-        Ok(self.file().sync(true)?)
+        self.write_durable_records(life, record, record.floor, true)
     }
 
     /// Replaces both records by ones with this floor and, once set, the mark of holes.
@@ -94,6 +104,13 @@ impl<B: Backing> Content<B> {
             *record = next;
         }
         Ok(())
+    }
+
+    /// As [`Self::write_records`], durable on return. If the flush fails the next attempt writes them again.
+    fn write_durable_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
+        let before = *record;
+        self.write_records(life, record, floor, has_holes)?;
+        self.noted(self.file().sync(true)).inspect_err(|_| *record = Record { seq: record.seq, ..before })
     }
 
     /// Writes header bytes and puts back what a user would notice of it.
@@ -106,12 +123,15 @@ impl<B: Backing> Content<B> {
             Err(other) => return Err(other.into()),
         };
         file.write_at(bytes, offset)?;
-        self.backing.set_times(Target::File(&*file), SetTime::Omit, SetTime::At(before.mtime))?;
-        if before.mode & SET_ID != 0 {
-            self.backing.set_mode(Target::File(&*file), before.mode)?;
-        }
-        if let Some(value) = capability {
-            self.backing.set_xattr(Target::File(&*file), CAPABILITY, &value, XattrMode::Set)?;
+        // The header counts from here on. A daemon that does not own the file cannot set its times back: that is no reason
+        // to call the write failed.
+        let target = Target::File(&*file);
+        let times = self.backing.set_times(target, SetTime::Omit, SetTime::At(before.mtime));
+        let mode = if before.mode & SET_ID != 0 { self.backing.set_mode(target, before.mode) } else { Ok(()) };
+        let capability =
+            capability.map_or(Ok(()), |value| self.backing.set_xattr(target, CAPABILITY, &value, XattrMode::Set));
+        if let Err(error) = times.and(mode).and(capability) {
+            tracing::debug!("attributes were not put back after a header write: {error}");
         }
         Ok(())
     }
@@ -126,7 +146,7 @@ impl<B: Backing> Content<B> {
     fn write_slots(&self, header: &[u8]) -> Result<()> {
         let slots = STATIC_LEN..self.volume.geometry.records_offset();
         self.write_quietly(slots.start as u64, &header[slots])?;
-        Ok(self.file().sync(true)?)
+        self.noted(self.file().sync(true))
     }
 
     /// Wraps the data key anew: under the current material of its own key, or under `to`; only if it is wrapped by

@@ -3,7 +3,7 @@
 use super::Result;
 use super::file::Content;
 use super::state::{Body, State};
-use crate::format::size::{DATA, unit_count, unit_start};
+use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::store::{Allocate, Backing, BackingFile};
 use crate::sync::{Arc, write};
 
@@ -34,7 +34,11 @@ impl<B: Backing> Content<B> {
             Body::Units { .. } if size == state.size => Ok(self.file().set_len(stored)?),
             Body::Units { .. } => {
                 self.make_writable(&mut state)?;
-                if size > state.size { self.grow(&mut state, size) } else { self.shrink(&mut state, size) }
+                if size < state.size {
+                    return self.shrink(&mut state, size);
+                }
+                state.gaps |= unit_count(size) > unit_count(state.size);
+                self.grow(&mut state, size)
             }
         }
     }
@@ -59,7 +63,8 @@ impl<B: Backing> Content<B> {
             if error != rustix::io::Errno::OPNOTSUPP {
                 return Err(error.into());
             }
-            self.clear_trailing(from, used)?;
+            // The whole unit: what is left of it would be taken for a damaged one if the cut does not happen.
+            self.clear_trailing(from, UNIT)?;
         }
         file.set_len(geometry.stored_size(size)?)?;
         state.size = size;

@@ -17,6 +17,8 @@ pub(super) struct State {
     /// Counts cuts. A flush vouches for the size it began with only if the file was not cut meanwhile: what was cut and
     /// grew back is not durable, though the size is as large as before.
     pub(super) cuts: u64,
+    /// Whether a unit above the floor may be a hole. False only if this mount wrote all of them.
+    pub(super) gaps: bool,
 }
 
 /// What the file consists of.
@@ -38,7 +40,7 @@ pub(super) enum Body {
 
 impl State {
     pub(super) fn empty() -> Self {
-        Self { size: 0, body: Body::Empty, tail_clean: true, cuts: 0 }
+        Self { size: 0, body: Body::Empty, tail_clean: true, cuts: 0, gaps: false }
     }
 
     /// Life and record of a file that has units.

@@ -49,8 +49,6 @@ impl<B: Backing> Content<B> {
             Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(state),
             Body::NeverSynced => {
                 let size = state.size;
-                self.file().set_len(0)?;
-                *state = State::empty();
                 self.begin_life(state, size, true, 0, &[])
             }
             _ => Ok(()),
@@ -63,6 +61,8 @@ impl<B: Backing> Content<B> {
         }
         let old_size = state.size;
         self.grow(state, end)?;
+        // Units between the old end and the write are holes.
+        state.gaps |= locate(offset).0 > unit_count(old_size);
         let (life, rule) = state.units()?;
         let written = self.put(&Arc::clone(life), rule, old_size, offset, data);
         if let Err(error) = written {
@@ -100,7 +100,10 @@ impl<B: Backing> Content<B> {
         let life = Life::new(new.header.file_id(), new.keys);
         let rule = new.record;
         let file = self.file();
-        let written = file.set_len(stored).map_err(Error::from).and_then(|()| {
+        // A size that survived a crash alone gives way only now that there is a key for the new header.
+        let survived = if let Body::NeverSynced = state.body { Some(geometry.stored_size(state.size)?) } else { None };
+        let sized = survived.map_or(Ok(()), |_| file.set_len(0)).and_then(|()| file.set_len(stored));
+        let written = sized.map_err(Error::from).and_then(|()| {
             let (first, _) = locate(offset);
             if data.is_empty() || first > 0 {
                 file.write_at(&new.bytes, 0)?;
@@ -118,13 +121,16 @@ impl<B: Backing> Content<B> {
         });
         if let Err(error) = written {
             file.set_len(0)?;
+            survived.map_or(Ok(()), |stored| file.set_len(stored))?;
             return Err(error);
         }
+        let (first, last) = (locate(offset).0, unit_count(offset + data.len() as u64));
         *state = State {
             size,
             body: Body::Units { life: Arc::new(life), record: new.record, unfinished_rewrap: false },
             tail_clean: true,
             cuts: state.cuts,
+            gaps: data.is_empty() || first > 0 || last < unit_count(size),
         };
         Ok(())
     }
@@ -143,7 +149,7 @@ impl<B: Backing> Content<B> {
             let at = self.volume.geometry.unit_offset(first);
             if first < unit_count(size) {
                 // A page that is on its way to the disk must not change under the device's hands (FORMAT S1).
-                self.file().wait_for_writeback(at, buf.len() as u64)?;
+                self.noted(self.file().wait_for_writeback(at, buf.len() as u64))?;
             }
             Ok(self.file().write_at(buf, at)?)
         })
@@ -218,8 +224,8 @@ impl<B: Backing> Content<B> {
         let file = self.file();
         match file.allocate(Allocate::PunchHole, at, UNIT as u64) {
             Err(rustix::io::Errno::OPNOTSUPP) => {
-                file.write_at(&[0; DATA][..used], at)?;
-                Ok(file.sync(true)?)
+                file.write_at(&[0; UNIT][..used], at)?;
+                self.noted(file.sync(true))
             }
             other => Ok(other?),
         }

@@ -356,14 +356,16 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 let name = OsStr::from_bytes(&entry.name);
                 let (ttl, attr) = match &entry.attr {
                     Some(attr) => (self.ttl, file_attr(attr)),
-                    // `.` and `..`: the kernel takes number and type only.
+                    // `.`, `..`, and what cannot be read: number and type only.
                     None => {
                         let attr =
                             fuser::FileAttr { ino: INodeNo(entry.ino), kind: file_type(entry.kind), ..no_entry() };
                         (Duration::ZERO, attr)
                     }
                 };
-                !reply.add(attr.ino, entry.next, name, &ttl, &attr, GENERATION)
+                // Node 0 without attributes: the kernel shows the name and asks for the rest when it needs it.
+                let node = if entry.attr.is_some() { attr.ino } else { INodeNo(0) };
+                !reply.add(node, entry.next, name, &ttl, &attr, GENERATION)
             });
             match done {
                 Ok(()) => reply.ok(),

@@ -41,17 +41,14 @@ fn system_time(time: FileTime) -> SystemTime {
     second + Duration::from_nanos(time.nanos.into())
 }
 
+/// A time as `fuser` 0.18 read it from the request: the nanoseconds of a time before the epoch it takes away instead of
+/// adding them, so (-2 s, 0.5 s) arrives as -2.5 s. Seconds and nanoseconds are what the kernel sent either way.
 fn file_time(time: SystemTime) -> FileTime {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => FileTime { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() },
         Err(before) => {
             let before = before.duration();
-            let (secs, nanos) = (before.as_secs().cast_signed(), before.subsec_nanos());
-            if nanos == 0 {
-                FileTime { secs: -secs, nanos: 0 }
-            } else {
-                FileTime { secs: -secs - 1, nanos: 1_000_000_000 - nanos }
-            }
+            FileTime { secs: before.as_secs().cast_signed().wrapping_neg(), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -108,16 +105,25 @@ pub(super) fn no_entry() -> FileAttr {
 mod tests {
     use super::*;
 
-    #[test]
-    fn times_before_the_epoch_keep_their_nanoseconds() {
-        for time in [
-            FileTime { secs: 0, nanos: 0 },
-            FileTime { secs: 5, nanos: 999_999_999 },
-            FileTime { secs: -1, nanos: 0 },
-            FileTime { secs: -1, nanos: 1 },
-            FileTime { secs: -100, nanos: 999_999_999 },
-        ] {
-            assert_eq!(file_time(system_time(time)), time);
+    /// `fuser`'s own reading of a request, see [`file_time`].
+    fn as_fuser_reads(secs: i64, nanos: u32) -> SystemTime {
+        if secs >= 0 {
+            UNIX_EPOCH + Duration::new(secs.unsigned_abs(), nanos)
+        } else {
+            UNIX_EPOCH - Duration::new(secs.unsigned_abs(), nanos)
         }
+    }
+
+    #[test]
+    fn times_that_are_set_keep_their_nanoseconds_on_both_sides_of_the_epoch() {
+        for (secs, nanos) in [(0, 0), (5, 999_999_999), (-1, 0), (-2, 500_000_000), (-100, 1), (i64::MIN, 0)] {
+            assert_eq!(file_time(as_fuser_reads(secs, nanos)), FileTime { secs, nanos });
+        }
+    }
+
+    #[test]
+    fn times_that_are_shown_keep_their_nanoseconds() {
+        let shown = system_time(FileTime { secs: -2, nanos: 500_000_000 });
+        assert_eq!(UNIX_EPOCH.duration_since(shown).expect("before"), Duration::from_millis(1500));
     }
 }

@@ -149,7 +149,8 @@ impl DataKeys {
     /// Opens a header by the key manager.
     fn unwrap_header(&self, bytes: &[u8], volume: &OpenedVolume) -> Result<OpenedHeader, Outcome> {
         let policy = volume.header_policy();
-        let slots: [u8; 32] = Sha256::digest(&bytes[STATIC_LEN..policy.geometry.records_offset()]).into();
+        // With the fixed part: the same slots behind another header are another file's matter.
+        let slots: [u8; 32] = Sha256::digest(&bytes[..policy.geometry.records_offset()]).into();
         let now = self.clock.now();
         if let Some(failure) = self.failures.get(&slots) {
             if failure.until.is_none_or(|until| now < until) {
@@ -165,9 +166,13 @@ impl DataKeys {
         let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
             WrappedKey::Kms { key, blob } => {
                 let context = context_file(fixed.volume_id(), fixed.file_id());
+                used = Some(key.clone());
                 self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
             }
-            WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
+            WrappedKey::Branch(blob) => {
+                used = None;
+                self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob)
+            }
         });
         match &result {
             Ok(opened) => self.remember(bytes, &opened.dek, used),
@@ -194,6 +199,21 @@ impl DataKeys {
         match self.cached(bytes) {
             Some(_) => Ok(()),
             None => self.unwrap_header(bytes, &volume).map(drop),
+        }
+    }
+
+    /// Whether a file that is empty may get its first byte now: a new data key could be had. Asked when it is created or
+    /// opened for writing, since with the kernel's write-back cache the first write itself comes too late to be refused.
+    ///
+    /// # Errors
+    /// `KeyUnavailable`, `KeyServiceTimeout`.
+    pub fn check_default(&self) -> Result<(), Outcome> {
+        match &self.volume().config.default_wrap {
+            DefaultWrap::Direct(key) => self.service.check(key).map_err(|error| {
+                tracing::warn!("a new file cannot be written: {error}");
+                error.outcome()
+            }),
+            DefaultWrap::Branch { .. } => Ok(()),
         }
     }
 
@@ -255,6 +275,10 @@ impl DataKeys {
         }
         if !changed {
             return Ok(None);
+        }
+        // From here on the new slot's key decides.
+        if let Some(id) = bytes.first_chunk::<STATIC_LEN>() {
+            self.cache.remove(id);
         }
         let mut with_new_slot = bytes.to_vec();
         header::begin_rewrap(bytes, &recipients, geometry)?.apply(&mut with_new_slot);

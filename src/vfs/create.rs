@@ -30,10 +30,12 @@ impl<B: Backing> Vfs<B> {
         let _held = write(&parent.dir.entries);
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
+        self.volume.keys.check_default()?;
         self.make_side(&located)?;
         let file = self.backing.create(&located.dir, located.entry(), mode);
         let file = self.undo_side(&located, file)?;
-        self.give_to_caller(&parent, Target::File(&file), caller, mode)?;
+        let given = self.give_to_caller(&parent, Target::File(&file), caller, mode);
+        self.undo_entry(&located, given)?;
         let stat = self.backing.stat(Target::File(&file))?;
         let inode = self.refer(&located, &stat);
         let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
@@ -145,8 +147,9 @@ impl<B: Backing> Vfs<B> {
         let renamed = self.backing.rename(dir, temporary, dir, located.entry(), RenameMode::NoReplace);
         self.undo_side(located, renamed)?;
         if mode & OWNER_ALL != OWNER_ALL {
-            let inherited = self.backing.stat(Target::Dir(&made))?.mode & SET_GID;
-            self.backing.set_mode(Target::Dir(&made), mode | inherited)?;
+            // Only these bits: the others are what a default ACL left of the mode.
+            let made_with = self.backing.stat(Target::Dir(&made))?.mode;
+            self.backing.set_mode(Target::Dir(&made), made_with & !(OWNER_ALL & !mode))?;
         }
         Ok(id)
     }
@@ -166,9 +169,9 @@ impl<B: Backing> Vfs<B> {
         self.make_side(&located)?;
         let made = make(&located, mode);
         self.undo_side(&located, made)?;
-        let target = || located.target();
-        self.give_to_caller(&parent, target(), caller, mode)?;
-        let stat = self.backing.stat(target())?;
+        let given = self.give_to_caller(&parent, located.target(), caller, mode);
+        self.undo_entry(&located, given)?;
+        let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))
     }
@@ -189,6 +192,14 @@ impl<B: Backing> Vfs<B> {
             self.remove_side(located);
         }
         Ok(made?)
+    }
+
+    /// Takes a new entry back when it could not be completed.
+    fn undo_entry(&self, located: &Located<B>, completed: Result<()>) -> Result<()> {
+        if completed.is_err() && self.backing.unlink(&located.dir, located.entry()).is_ok() {
+            self.remove_side(located);
+        }
+        completed
     }
 
     /// The mode to create with: a default ACL takes the place of the file mode creation mask (acl(5)).
@@ -224,7 +235,8 @@ impl<B: Backing> Vfs<B> {
                 self.backing.set_owner(Target::File(file), Some(caller.uid), gid)?;
                 // Giving a file away clears these bits.
                 if mode & SET_ID != 0 {
-                    self.backing.set_mode(Target::File(file), mode)?;
+                    let given = self.backing.stat(Target::File(file))?.mode;
+                    self.backing.set_mode(Target::File(file), given | (mode & SET_ID))?;
                 }
             }
             Target::Dir(dir) => self.backing.set_owner(Target::Dir(dir), Some(caller.uid), gid)?,

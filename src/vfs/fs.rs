@@ -14,7 +14,7 @@ use super::table::{InodeTable, ROOT};
 use crate::content::Volume;
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
-use crate::store::{Access, Backing, FileKind, Stat, Target};
+use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex, read, write};
 use crate::types::FileId;
@@ -189,12 +189,26 @@ impl<B: Backing> Vfs<B> {
         }
     }
 
-    /// Opens the backing file of a regular inode.
+    /// Opens the backing file of a regular inode, whatever its mode if this process owns it.
     pub(super) fn open_backing(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
+        self.open_by(inode, access, |dir, entry| self.open_entry(dir, entry, access))
+    }
+
+    /// Opens the backing file of a regular inode if its mode allows it.
+    pub(super) fn open_plain(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
+        self.open_by(inode, access, |dir, entry| Ok(self.backing.open(dir, entry, access)?))
+    }
+
+    fn open_by(
+        &self,
+        inode: &Inode<B>,
+        access: Access,
+        open: impl FnOnce(&B::Dir, &str) -> Result<B::File>,
+    ) -> Result<B::File> {
         let place = read(&inode.place);
         if let Some((parent, entry)) = place.names.first() {
-            let dir = self.dir(parent)?;
-            return self.open_entry(&dir, entry, access);
+            let file = open(&*self.dir(parent)?, entry)?;
+            return if self.is_same(inode, &file.stat()?) { Ok(file) } else { Err(Errno::STALE.into()) };
         }
         match &place.orphan {
             Some(node) => Ok(self.backing.open_node(node, access)?),
@@ -203,7 +217,14 @@ impl<B: Backing> Vfs<B> {
     }
 
     pub(super) fn stat(&self, inode: &Inode<B>) -> Result<Stat> {
-        self.with_target(inode, |target| self.backing.stat(target))
+        let stat = self.with_target(inode, |target| self.backing.stat(target))?;
+        if self.is_same(inode, &stat) { Ok(stat) } else { Err(Errno::STALE.into()) }
+    }
+
+    /// Whether what was found is still the inode: beside a read-only mount somebody else may give names and numbers to
+    /// other objects. The kernel answers `ESTALE` with a new lookup.
+    fn is_same(&self, inode: &Inode<B>, stat: &Stat) -> bool {
+        self.table.number_of(stat.ino) == inode.number && stat.kind == inode.kind
     }
 
     /// Attributes as the kernel gets them.
@@ -221,7 +242,13 @@ impl<B: Backing> Vfs<B> {
     /// The inode behind an entry that was just seen or made, with one more reference of the kernel.
     pub(super) fn refer(&self, located: &Located<B>, stat: &Stat) -> Arc<Inode<B>> {
         let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
-        write(&inode.place).add(&located.parent, located.entry());
+        let mut place = write(&inode.place);
+        if self.options.read_only {
+            // Only what was just seen is known to be true.
+            place.names.clear();
+        }
+        place.add(&located.parent, located.entry());
+        drop(place);
         inode
     }
 }

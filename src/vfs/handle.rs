@@ -13,6 +13,8 @@ pub(super) struct FileHandle<B: Backing> {
     pub(super) inode: Arc<Inode<B>>,
     pub(super) content: Arc<Content<B>>,
     pub(super) writable: bool,
+    /// Failed flushes of the file that this handle's user knows of, or that happened before it was opened.
+    pub(super) failures_seen: AtomicU64,
 }
 
 /// An open directory.

@@ -36,9 +36,11 @@ impl<B: Backing> Vfs<B> {
         if !self.backing.ordered_metadata() {
             self.backing.sync_dir(&intents)?;
         }
-        self.backing.set_mode(Target::Named(dir, entry), stat.mode | OWNER_RW)?;
-        let opened = self.backing.open(dir, entry, access);
-        self.backing.set_mode(Target::Named(dir, entry), stat.mode)?;
+        let widened = self.backing.set_mode(Target::Named(dir, entry), stat.mode | OWNER_RW);
+        let opened = widened.and_then(|()| self.backing.open(dir, entry, access));
+        if widened.is_ok() {
+            self.backing.set_mode(Target::Named(dir, entry), stat.mode)?;
+        }
         self.backing.unlink(&intents, &intent)?;
         Ok(opened?)
     }
@@ -78,29 +80,33 @@ impl<B: Backing> Vfs<B> {
             return Ok(());
         }
         tracing::info!(count = pending.len(), "giving files back the modes that an interrupted mount changed");
-        self.restore_modes(&self.backing.root()?, &pending)?;
-        for (ino, mode) in pending {
-            self.backing.unlink(&intents, &format!("{ino}.{mode:o}"))?;
+        let mut complete = true;
+        let mut directories = vec![self.backing.root()?];
+        while let Some(dir) = directories.pop() {
+            if let Err(error) = self.restore_modes(&dir, &pending, &mut directories) {
+                tracing::warn!("a directory cannot be searched for files whose mode has to be given back: {error}");
+                complete = false;
+            }
+        }
+        if complete {
+            for (ino, mode) in pending {
+                self.backing.unlink(&intents, &format!("{ino}.{mode:o}"))?;
+            }
         }
         Ok(())
     }
 
-    fn restore_modes(&self, dir: &B::Dir, pending: &[(u64, u32)]) -> Result<()> {
-        let mut children = Vec::new();
+    fn restore_modes(&self, dir: &B::Dir, pending: &[(u64, u32)], directories: &mut Vec<B::Dir>) -> Result<()> {
         self.each_entry(dir, |raw| {
             let Ok(name) = std::str::from_utf8(&raw.name) else { return Ok(true) };
             let stat = self.backing.stat(Target::Named(dir, name))?;
             if stat.kind == FileKind::Directory {
-                children.push(name.to_owned());
+                directories.push(self.backing.open_dir(dir, name)?);
             } else if let Some((_, mode)) = pending.iter().find(|(ino, _)| *ino == stat.ino) {
                 self.backing.set_mode(Target::Named(dir, name), *mode)?;
             }
             Ok(true)
-        })?;
-        for name in children {
-            self.restore_modes(&self.backing.open_dir(dir, &name)?, pending)?;
-        }
-        Ok(())
+        })
     }
 }
 

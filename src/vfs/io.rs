@@ -9,7 +9,7 @@ use super::inode::Inode;
 use crate::content::{Content, Error, FallocateMode};
 use crate::format::Outcome;
 use crate::store::{Access, Backing, FileKind};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 use crate::types::FileId;
 
@@ -50,6 +50,7 @@ impl<B: Backing> Vfs<B> {
                 }
                 Arc::clone(content)
             }
+            None if self.options.read_only => Arc::new(self.open_unchanged(inode)?),
             None => {
                 let (file, access) = self.open_best(inode, writable)?;
                 let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
@@ -58,24 +59,40 @@ impl<B: Backing> Vfs<B> {
                 content
             }
         };
+        if writable && content.size() == 0 {
+            self.volume.keys.check_default()?;
+        }
         slot.content = Some(Arc::clone(&content));
         slot.handles += 1;
         Ok(content)
     }
 
+    /// Opens a file of a read-only mount. A writer outside of this process may be cutting or growing it: size and header
+    /// are then read again before they count as damaged (FORMAT S7).
+    fn open_unchanged(&self, inode: &Inode<B>) -> Result<Content<B>> {
+        let mut attempt = 1;
+        loop {
+            let file = self.open_backing(inode, Access::Read)?;
+            match Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, Access::Read) {
+                Err(error) if error.errno() == Errno::IO && attempt < self.volume.read_attempts => attempt += 1,
+                opened => return self.report(inode, opened),
+            }
+        }
+    }
+
     /// Opens the backing file for writing where that is possible: a reader's file may be opened by a writer later, and
     /// records are written on a reader's fsync too.
     fn open_best(&self, inode: &Inode<B>, writable: bool) -> Result<(B::File, Access)> {
-        if self.options.read_only {
-            return Ok((self.open_backing(inode, Access::Read)?, Access::Read));
+        if writable {
+            return Ok((self.open_backing(inode, Access::ReadWrite)?, Access::ReadWrite));
         }
-        match self.open_backing(inode, Access::ReadWrite) {
-            Ok(file) => Ok((file, Access::ReadWrite)),
-            Err(error) if !writable && matches!(error.errno(), Errno::ACCESS | Errno::PERM | Errno::ROFS) => {
-                Ok((self.open_backing(inode, Access::Read)?, Access::Read))
-            }
-            Err(error) => Err(error),
+        // A reader's file is not worth changing its mode for the moment, which would move its ctime.
+        match self.open_plain(inode, Access::ReadWrite) {
+            Ok(file) => return Ok((file, Access::ReadWrite)),
+            Err(error) if matches!(error.errno(), Errno::ACCESS | Errno::PERM | Errno::ROFS) => {}
+            Err(error) => return Err(error),
         }
+        Ok((self.open_backing(inode, Access::Read)?, Access::Read))
     }
 
     /// One user less of an inode's content; the last one drops it, and its keys with it.
@@ -124,7 +141,8 @@ impl<B: Backing> Vfs<B> {
         if writable {
             inode.writers.fetch_add(1, Ordering::AcqRel);
         }
-        let handle = FileHandle { inode: Arc::clone(inode), content, writable };
+        let failures_seen = AtomicU64::new(content.failures());
+        let handle = FileHandle { inode: Arc::clone(inode), content, writable, failures_seen };
         Opened { handle: self.files.insert(handle) }
     }
 
@@ -163,7 +181,11 @@ impl<B: Backing> Vfs<B> {
         if self.options.read_only {
             return Ok(());
         }
-        self.report(&file.inode, file.content.sync(data_only))
+        let synced = self.report(&file.inode, file.content.sync(data_only));
+        // A loss that another handle's flush was told of is a loss to this one too, once.
+        let failures = file.content.failures();
+        let missed = file.failures_seen.swap(failures, Ordering::AcqRel) < failures;
+        if missed && synced.is_ok() { Err(Errno::IO.into()) } else { synced }
     }
 
     /// Changes the allocation of a range.

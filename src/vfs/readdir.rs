@@ -139,7 +139,12 @@ impl<B: Backing> Vfs<B> {
             Ok(stat) => stat,
             // Removed since it was listed.
             Err(Errno::NOENT) => return Ok(true),
-            Err(other) => return Err(other.into()),
+            // Its name is all that can be told of it, and no reason to hide the others.
+            Err(error) => {
+                tracing::warn!(ino = parent.number, "an entry's attributes cannot be read: {error}");
+                let kind = raw.kind.unwrap_or(FileKind::Regular);
+                return Ok(emit(&entry(name, self.table.number_of(raw.ino), kind, None)));
+            }
         };
         let number = self.table.number_of(stat.ino);
         if !with_attr {

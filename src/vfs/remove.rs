@@ -98,18 +98,6 @@ impl<B: Backing> Vfs<B> {
         Ok(())
     }
 
-    /// Whether a backing directory holds nothing that a user could miss: its id, leftovers under names that nobody sees,
-    /// side entries without their entry. An entry that does not decode counts: it may be the only copy of something.
-    pub(super) fn check_empty(&self, dir: &B::Dir) -> Result<()> {
-        let mut empty = true;
-        self.each_entry(dir, |raw| {
-            empty =
-                matches!(EntryKind::of(&raw.name, false), EntryKind::DirId | EntryKind::Temporary | EntryKind::Side);
-            Ok(empty)
-        })?;
-        if empty { Ok(()) } else { Err(Errno::NOTEMPTY.into()) }
-    }
-
     /// Removes a directory that nobody sees any more, as far as nothing but its id, side entries and further leftovers is
     /// in it. What cannot be removed stays for the next mount that meets it.
     pub(super) fn discard_directory(&self, dir: &B::Dir, temporary: &str) {
@@ -120,6 +108,8 @@ impl<B: Backing> Vfs<B> {
 
     fn try_discard(&self, dir: &B::Dir, temporary: &str) -> Result<()> {
         let inner = self.backing.open_dir(dir, temporary)?;
+        // Before anything is taken away: its id and side entries are all that makes a user's directory readable.
+        self.check_empty(&inner)?;
         let mut leftovers = Vec::new();
         self.each_entry(&inner, |raw| {
             let kind = EntryKind::of(&raw.name, false);
@@ -141,6 +131,29 @@ impl<B: Backing> Vfs<B> {
             self.backing.unlink(&inner, dirid::ENTRY)?;
         }
         Ok(self.backing.rmdir(dir, temporary)?)
+    }
+
+    /// Whether a backing directory holds nothing that a user could miss: its id, side entries without their entry, and
+    /// leftovers under names that nobody sees of which the same is true. An entry that does not decode counts: it may be
+    /// the only copy of something.
+    pub(super) fn check_empty(&self, dir: &B::Dir) -> Result<()> {
+        let mut nested = Vec::new();
+        self.each_entry(dir, |raw| {
+            match EntryKind::of(&raw.name, false) {
+                EntryKind::DirId | EntryKind::Side => {}
+                EntryKind::Temporary => nested.push(String::from_utf8(raw.name.clone()).map_err(|_| Errno::NOTEMPTY)?),
+                EntryKind::Control | EntryKind::Long | EntryKind::Short => return Err(Errno::NOTEMPTY.into()),
+            }
+            Ok(true)
+        })?;
+        for name in nested {
+            match self.backing.open_dir(dir, &name) {
+                Ok(inner) => self.check_empty(&inner)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Removes something under a hidden name that a crash left behind. The caller holds the entries of `parent`, and

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::inode::Inode;
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Mutex, MutexGuard, lock};
+use crate::sync::{Arc, Mutex, MutexGuard, lock, read};
 
 const SHARDS: u64 = 16;
 
@@ -80,15 +80,38 @@ impl<B: Backing> InodeTable<B> {
         if number == ROOT {
             return;
         }
-        let gone = {
-            let mut shard = self.shard(number);
+        {
+            let shard = self.shard(number);
             let Some(inode) = shard.get(&number) else { return };
             let left = inode.lookups.load(Ordering::Relaxed).saturating_sub(count);
             inode.lookups.store(left, Ordering::Relaxed);
-            if left == 0 { shard.remove(&number) } else { None }
-        };
-        // Dropped outside the lock: an inode's end can close descriptors.
-        drop(gone);
+        }
+        self.drop_unused(number);
+    }
+
+    /// Drops an inode that neither the kernel nor anything here refers to, and then its parents of which the same is true.
+    /// A directory stays as long as a child names it: were it looked up anew beside the one that the child knows, a later
+    /// rename would reach only one of the two.
+    fn drop_unused(&self, number: u64) {
+        let mut candidates = vec![number];
+        while let Some(number) = candidates.pop() {
+            let gone = {
+                let mut shard = self.shard(number);
+                let unused = shard.get(&number).is_some_and(|inode| {
+                    let named_by_children = inode.kind == FileKind::Directory
+                        && !inode.dir.removed.load(Ordering::Relaxed)
+                        && Arc::strong_count(inode) > 1;
+                    inode.lookups.load(Ordering::Relaxed) == 0 && !named_by_children
+                });
+                if unused { shard.remove(&number) } else { None }
+            };
+            // Outside the lock: an inode's end can close descriptors.
+            if let Some(inode) = gone {
+                let parents = read(&inode.place).names.iter().map(|(parent, _)| parent.number).collect::<Vec<_>>();
+                drop(inode);
+                candidates.extend(parents.into_iter().filter(|&parent| parent != ROOT));
+            }
+        }
     }
 
     /// How many inodes are known.

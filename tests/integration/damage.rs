@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use kmsfs::env::SystemClock;
 use kmsfs::format::Outcome;
-use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, RawEntry, RenameMode};
+use kmsfs::store::{
+    Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, Memory, OpClass, RawEntry, RenameMode,
+};
 use kmsfs::vfs::{ROOT, Vfs};
 use rustix::io::Errno;
 
@@ -70,14 +72,19 @@ fn leftovers_of_interrupted_operations_are_hidden_and_removed() {
     // A power cut between the two renames of a removal, and one before the rename of a mkdir.
     fixture.backing.rename(&root, &entry, &root, "~Tremoved", RenameMode::NoReplace).expect("renamed");
     fixture.backing.mkdir(&root, "~Tnew", 0o700).expect("made");
-    // Not ours: it stays.
+    // Somebody gave a user's directory a hidden name: nothing of it may go, least of all what makes it readable.
     fixture.backing.mkdir(&root, "~Tkept", 0o700).expect("made");
     let kept = fixture.backing.open_dir(&root, "~Tkept").expect("opened");
-    fixture.backing.create(&kept, "somebody's", 0o600).expect("created");
+    fixture.backing.symlink(b"kfs1:", &kept, ".kmsfs.dir").expect("made");
+    fixture.backing.create(&kept, "~Llong", 0o600).expect("created");
+    fixture.backing.symlink(b"its name", &kept, "~Llong.n").expect("made");
 
     let vfs = fixture.mount();
     assert_eq!(names(&vfs, ROOT), Vec::<Vec<u8>>::new());
     assert_eq!(only_entry(&fixture.backing), "~Tkept");
+    for entry in [".kmsfs.dir", "~Llong", "~Llong.n"] {
+        fixture.backing.pin(&kept, entry).expect(entry);
+    }
     assert_eq!(vfs.lookup(ROOT, b"~Tkept").expect_err("hidden").errno(), Errno::NOENT);
 }
 
@@ -215,6 +222,24 @@ fn names_of_two_ids_are_never_mixed() {
     assert_eq!((error.outcome(), error.errno()), (Some(Outcome::WrongDirId), Errno::IO));
     let two = vfs.lookup(ROOT, b"two").expect("there").ino;
     vfs.create(two, b"g", 0o644, &ROOT_USER).expect("its own id");
+}
+
+#[test]
+fn every_handle_learns_once_of_a_flush_that_failed() {
+    let clock = Arc::new(SystemClock);
+    let plan = FaultPlan::new();
+    let fixture = Fixture::new(Faulty::new(Memory::new(clock.clone()), plan.clone()), clock);
+    let vfs = fixture.mount();
+    let (attr, one) = vfs.create(ROOT, b"f", 0o644, &ROOT_USER).expect("created");
+    let two = vfs.open(attr.ino, true).expect("opened");
+    vfs.write(one.handle, 0, &[7; 10_000]).expect("written");
+    plan.inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
+    assert_eq!(vfs.fsync(one.handle, false).expect_err("lost").errno(), Errno::IO);
+    assert_eq!(vfs.fsync(two.handle, false).expect_err("lost for this one too").errno(), Errno::IO);
+    vfs.fsync(one.handle, false).expect("told once");
+    vfs.fsync(two.handle, false).expect("told once");
+    let three = vfs.open(attr.ino, true).expect("opened");
+    vfs.fsync(three.handle, false).expect("happened before it was opened");
 }
 
 #[test]

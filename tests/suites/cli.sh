@@ -15,7 +15,7 @@ mkdir -p "$C" "$M"
 passed=0 failed=0
 cleanup() {
   local m
-  for m in "$M" "$WORK"/m2 "$WORK"/ro; do
+  for m in "$M" "$WORK"/m2 "$WORK"/ro "$WORK"/own/small; do
     ! mountpoint -q "$m" 2>/dev/null || umount "$m" 2>/dev/null || fusermount3 -u "$m" || fusermount3 -uz "$m"
   done
   if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
@@ -173,6 +173,63 @@ expect 0 "repair" "$K" repair "$C" --restore-config
 expect 0 "mount after repair" mount_it
 expect 0 "content" grep -q 'a plain secret' "$M/small"
 expect 0 "unmount" "$K" umount "$M"
+
+say "what a mount must not get wrong"
+F=$WORK/own; mkdir -p "$F" "$WORK/m2"
+mount_fresh() { "$K" mount --daemon "$F/cipher" "$WORK/m2"; }
+mkdir "$F/cipher"
+expect 0 "a volume of its own" env KMSFS_HOME="$F/kms" "$K" init --keyfile "$F/cipher"
+OWN=$(KMSFS_HOME=$F/kms "$K" key create --json > "$WORK/key.json"; field KeyId "$WORK/key.json")
+expect 0 "under a key of its own" env KMSFS_HOME="$F/kms" "$K" rewrap "$F/cipher" --to "$OWN"
+export KMSFS_HOME=$F/kms
+expect 0 "mount it" mount_fresh
+# Reserved space that somebody read must still be zeros after a flush and a remount (ext4 calls it data then).
+expect 0 "fallocate, read, fsync" sh -c "fallocate -l 1M '$WORK/m2/reserved' && cat '$WORK/m2/reserved' > /dev/null && sync '$WORK/m2/reserved'"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+expect 0 "mount it again" mount_fresh
+expect 0 "reserved space reads as zeros" cmp -n 1048576 "$WORK/m2/reserved" /dev/zero
+# Times at the ends of what the kernel can send.
+expect 0 "the smallest time does no harm" touch -d @-9223372036854775808 "$WORK/m2/reserved"
+expect 0 "the mount still answers" ls -l "$WORK/m2"
+expect 0 "a time before 1970 with a fraction" touch -d "1969-12-31 23:59:58.5 UTC" "$WORK/m2/reserved"
+if [ "$(stat -c %.1Y "$WORK/m2/reserved")" = -1.5 ]; then pass "is kept"; else fail "is kept: $(stat -c %.1Y "$WORK/m2/reserved")"; fi
+# What cannot be stored must not be accepted.
+: > "$WORK/m2/empty"
+expect 0 "disable its key" "$K" key disable "$OWN"
+expect 1 "a new file is refused at once" sh -c "LC_ALL=C; export LC_ALL; : > '$WORK/m2/new'; test -e '$WORK/m2/new'"
+fails "an empty file cannot be opened for writing" sh -c "echo x > '$WORK/m2/empty'"
+expect 0 "directories and renames need no key" sh -c "mkdir '$WORK/m2/d' && mv '$WORK/m2/empty' '$WORK/m2/d/e' && rm -r '$WORK/m2/d'"
+expect 0 "enable its key" "$K" key enable "$OWN"
+expect 0 "a new file is accepted again" sh -c "echo x > '$WORK/m2/new'"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+expect 0 "verify" "$K" verify "$F/cipher"
+if [ "$(id -u)" = 0 ]; then
+  # A flush that failed is reported to whoever has the file open, and the data is not reported durable later.
+  mkdir "$F/small" && mount -t tmpfs -o size=3m tmpfs "$F/small" && mkdir "$F/small/cipher"
+  expect 0 "a volume on a small device" "$K" init "$F/small/cipher"
+  expect 0 "mount it" "$K" mount --daemon "$F/small/cipher" "$WORK/m2"
+  cat > "$WORK/full.py" <<'PYTHON'
+import errno, os, sys
+one = os.open(sys.argv[1], os.O_CREAT | os.O_RDWR)
+two = os.open(sys.argv[1], os.O_RDWR)
+try:
+    os.write(one, b"x" * (6 << 20))
+except OSError as e:
+    assert e.errno == errno.ENOSPC, e
+for fd in (one, two):
+    try:
+        os.fsync(fd)
+        sys.exit("fsync said that lost data is durable")
+    except OSError as e:
+        assert e.errno in (errno.ENOSPC, errno.EIO), e
+PYTHON
+  expect 0 "a full device: every open file is told" python3 "$WORK/full.py" "$WORK/m2/big"
+  rm -f "$WORK/m2/big"
+  expect 0 "works again when there is space" sh -c "echo x > '$WORK/m2/f' && sync '$WORK/m2/f'"
+  expect 0 "unmount" "$K" umount "$WORK/m2"
+  umount "$F/small"
+fi
+export KMSFS_HOME=$WORK/kms
 
 say "another volume, another home"
 expect 0 "second volume" "$K" init "$WORK/cipher2"
