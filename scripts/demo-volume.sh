@@ -66,7 +66,8 @@ events() {
   n=$(printf '%s\n' "$all" | grep -c . || true)
   printf '%s\n' "$all" | tail -n +$((SEEN + 1)) > "$WORK/new"
   SEEN=$n
-  jq -r '"   audit: " + .eventName + (if .errorCode then "  DENIED " + .errorCode else "" end)
+  # Looking at a key is recorded too; only what tells the story is shown.
+  jq -r 'select(.eventName | test("^(UnlockStore|Describe|List|Get)") | not) | "   audit: " + .eventName + (if .errorCode then "  DENIED " + .errorCode else "" end)
     + (if .requestParameters.encryptionContext then "  " + (.requestParameters.encryptionContext | tojson) else "" end)' "$WORK/new" | uniq -c |
     sed -E 's/^ *([0-9]+) (.*)$/\2 (x\1)/; s/ \(x1\)$//'
 }
@@ -80,7 +81,6 @@ title "1. A customer managed key, and a place for volumes under it"
 "$K" init --keyfile "$C" > /dev/null
 KEY=$("$K" key create --json | jq -r '[.. | objects | .KeyId // empty] | first')
 claim "a key was made: $KEY" test -n "$KEY"
-# The place itself stays under the default key, so that it can be opened while the volume's key is disabled.
 run "$K" mount --daemon "$C" "$M"
 events
 event CreateKey
@@ -121,23 +121,16 @@ event DisableKey
 
 title "5. Detach, and attach again: refused"
 detach
-run "$K" umount "$M"
-if "$K" mount --daemon "$C" "$M" > "$WORK/out" 2>&1; then
-  claim "the image can be listed" stat "$M/volume.img"
-  claim "the attach is refused" refused attach
-  claim "with Permission denied, not an I/O error" sh -c "LC_ALL=C head -c 1 '$M/volume.img' 2>&1 | grep -q 'Permission denied'"
-  LOOP=''
-else
-  # Where the volume's own key is the same one, already the mount is refused.
-  claim "the mount is refused and names the key" grep -q "$KEY" "$WORK/out"
-fi
+claim "the image can still be listed" stat "$M/volume.img"
+claim "the attach is refused" refused attach
+LOOP=
+claim "with Permission denied, not an I/O error" sh -c "LC_ALL=C head -c 1 '$M/volume.img' 2>&1 | grep -q 'Permission denied'"
 events
 event Decrypt
 claim "and it was denied for the key's state" grep -q '"errorCode":"DisabledException"' "$WORK/new"
 
 title "6. The key is enabled: everything is back"
 run "$K" key enable "$KEY"
-mountpoint -q "$M" || "$K" mount --daemon "$C" "$M"
 attach
 claim "the data is the same" cmp "$WORK/data" "$V/data"
 claim "so is what was written while the key was disabled" grep -q "written while" "$V/later"
@@ -149,11 +142,8 @@ run "$K" key schedule-deletion "$KEY" --pending-window-in-days 7
 claim "its state is PendingDeletion" test "$(key_state)" = PendingDeletion
 claim "what is attached goes on" cmp "$WORK/data" "$V/data"
 detach
-"$K" umount "$M"
-if "$K" mount --daemon "$C" "$M" > "$WORK/out" 2>&1; then
-  claim "the next attach is refused" refused attach
-  LOOP=''
-fi
+claim "the next attach is refused" refused attach
+LOOP=
 events
 event ScheduleKeyDeletion
 claim "the refusal names the key's state" grep -q '"errorCode":"KMSInvalidStateException"' "$WORK/new"
@@ -162,7 +152,6 @@ title "8. Cancelled: the key is Disabled, and after enable the volume is back"
 run "$K" key cancel-deletion "$KEY"
 claim "its state is Disabled" test "$(key_state)" = Disabled
 run "$K" key enable "$KEY"
-mountpoint -q "$M" || "$K" mount --daemon "$C" "$M"
 attach
 claim "the data is the same" cmp "$WORK/data" "$V/data"
 events

@@ -7,8 +7,6 @@ pub mod embedded;
 
 pub use data_keys::{DataKeys, NewHeader};
 
-use std::time::Duration;
-
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;
 use crate::types::{EncryptionContext, KeyArn};
@@ -74,9 +72,11 @@ pub trait KeyService: Send + Sync {
     /// The ARN behind a key id, key ARN, alias name or alias ARN. `alias/aws/kmsfs` is created on first use.
     fn resolve(&self, key: &str) -> Result<KeyArn, KeyError>;
 
-    /// How long an unwrapped data key may serve further opens of its file without a call. Zero where a call costs next to
-    /// nothing (the embedded key manager): every open is then authorised, audited and refused by the key's present state.
-    fn cache_time(&self) -> Duration;
+    /// Whether `key` may be used now. Asked when a file is opened whose data key was unwrapped within the cache time, so
+    /// it must cost next to nothing: the embedded key manager looks at the key's state, a remote one answers `Ok` without a
+    /// call, and the cache time bounds how long a revoked key goes on there. A refusal only sends the caller to
+    /// [`Self::decrypt`], whose answer counts.
+    fn check(&self, key: &KeyArn) -> Result<(), KeyError>;
 
     /// A new 256-bit data key, wrapped under the key's current material and bound to `context`.
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError>;

@@ -1,8 +1,8 @@
 //! POSIX semantics over encrypted entries: inodes, names, handles, directories, attributes. Knows nothing of FUSE, so
 //! that everything about semantics is tested without a kernel.
 //!
-//! Lock order: the watch of moves, the entries of a directory (two directories: ascending numbers), an inode's content slot, an inode's
-//! place, the content's own locks, a table shard.
+//! Lock order: the watch of moves, the tree (renames, removal of directories), the entries of a directory (two
+//! directories: ascending numbers), an inode's content slot, an inode's place, the content's own locks, a table shard.
 
 mod attr;
 mod create;

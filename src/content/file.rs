@@ -125,7 +125,7 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         let body = if whole_hole { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
         let outcome = if whole_hole { Outcome::NeverSynced } else { Outcome::HeaderLost };
         tracing::warn!(target: "kmsfs::integrity", ?outcome, size, "{outcome}");
-        return Ok(State { size, body, tail_clean: false });
+        return Ok(State { size, body, tail_clean: false, cuts: 0 });
     }
     let opened = volume.keys.open_header(&header)?;
     opened.record.check_size(size)?;
@@ -134,5 +134,5 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,
     };
-    Ok(State { size, body, tail_clean: false })
+    Ok(State { size, body, tail_clean: false, cuts: 0 })
 }

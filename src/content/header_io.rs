@@ -37,20 +37,24 @@ impl<B: Backing> Content<B> {
         let covered = {
             let state = read(&self.state);
             match &state.body {
-                Body::Units { life, record, .. } if state.size > record.floor => Some((life.file_id, state.size)),
+                Body::Units { life, record, .. } if state.size > record.floor => {
+                    Some((life.file_id, state.size, state.cuts))
+                }
                 _ => None,
             }
         };
         let file = self.file();
         file.sync(data_only)?;
-        let Some((file_id, covered)) = covered else { return Ok(()) };
+        let Some((file_id, covered, cuts)) = covered else { return Ok(()) };
         if !self.is_writable() {
             return Ok(());
         }
         let mut state = write(&self.state);
-        let size = state.size;
+        if state.cuts != cuts {
+            return Ok(());
+        }
         let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        let floor = covered.min(size);
+        let floor = covered;
         if life.file_id != file_id || floor <= record.floor {
             return Ok(());
         }

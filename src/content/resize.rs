@@ -48,6 +48,7 @@ impl<B: Backing> Content<B> {
         let units = unit_count(size);
         let used = (size - unit_start(units - 1)) as usize;
         state.tail_clean = false;
+        state.cuts += 1;
         // A hole stays one.
         if used < DATA && !self.is_zero(&life, rule, units - 1, used, DATA)? {
             self.reseal_tail(&life, rule, units - 1, used)?;

@@ -14,6 +14,9 @@ pub(super) struct State {
     /// Whether the bytes behind the end, in the tail unit and in the trailing area, are known to be zero. A crash can
     /// leave old bytes there, so a file that was opened is not clean until somebody looked (FORMAT S7).
     pub(super) tail_clean: bool,
+    /// Counts cuts. A flush vouches for the size it began with only if the file was not cut meanwhile: what was cut and
+    /// grew back is not durable, though the size is as large as before.
+    pub(super) cuts: u64,
 }
 
 /// What the file consists of.
@@ -35,7 +38,7 @@ pub(super) enum Body {
 
 impl State {
     pub(super) fn empty() -> Self {
-        Self { size: 0, body: Body::Empty, tail_clean: true }
+        Self { size: 0, body: Body::Empty, tail_clean: true, cuts: 0 }
     }
 
     /// Life and record of a file that has units.

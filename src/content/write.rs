@@ -124,6 +124,7 @@ impl<B: Backing> Content<B> {
             size,
             body: Body::Units { life: Arc::new(life), record: new.record, unfinished_rewrap: false },
             tail_clean: true,
+            cuts: state.cuts,
         };
         Ok(())
     }

@@ -24,6 +24,8 @@ use crate::types::{BranchId, FileId, KeyArn, Timestamp};
 
 /// Data keys kept at most (FORMAT S10).
 const CACHED_KEYS: usize = 4096;
+/// How long an unwrapped data key serves further opens of its file, its KMS key being usable.
+const CACHE_TIME: Duration = Duration::from_secs(300);
 /// How long an opened branch key serves (FORMAT 4.4).
 const BRANCH_CACHE_TIME: Duration = Duration::from_secs(300);
 /// How long a key manager that did not answer is left alone for the same header.
@@ -46,6 +48,8 @@ pub struct DataKeys {
 
 struct CachedKey {
     dek: SecretKey<32>,
+    /// The KMS key that unwrapped it; `None` behind a branch key.
+    key: Option<KeyArn>,
     expires: Timestamp,
 }
 
@@ -110,7 +114,7 @@ impl DataKeys {
     }
 
     /// Opens a header in the order of FORMAT S5.4. The data key comes from memory if it was unwrapped within the cache time
-    /// of the key service.
+    /// and its KMS key may still be used.
     ///
     /// # Errors
     /// Any outcome of FORMAT S5.4 up to the records. What the key manager refused is in the log with the key's name.
@@ -128,19 +132,17 @@ impl DataKeys {
     fn cached(&self, bytes: &[u8]) -> Option<SecretKey<32>> {
         let id = bytes.first_chunk::<STATIC_LEN>()?;
         let cached = self.cache.get(id)?;
-        if self.clock.now() >= cached.expires {
+        let usable = cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
+        if self.clock.now() >= cached.expires || !usable {
             self.cache.remove(id);
             return None;
         }
         SecretKey::from_slice(cached.dek.expose())
     }
 
-    fn remember(&self, bytes: &[u8], dek: &SecretKey<32>) {
-        let time = self.service.cache_time();
-        if let (false, Some(id), Some(dek)) =
-            (time.is_zero(), bytes.first_chunk::<STATIC_LEN>(), SecretKey::from_slice(dek.expose()))
-        {
-            self.cache.insert(*id, Arc::new(CachedKey { dek, expires: self.clock.now().plus(time) }));
+    fn remember(&self, bytes: &[u8], dek: &SecretKey<32>, key: Option<KeyArn>) {
+        if let (Some(id), Some(dek)) = (bytes.first_chunk::<STATIC_LEN>(), SecretKey::from_slice(dek.expose())) {
+            self.cache.insert(*id, Arc::new(CachedKey { dek, key, expires: self.clock.now().plus(CACHE_TIME) }));
         }
     }
 
@@ -159,6 +161,7 @@ impl DataKeys {
             tracing::warn!("too many headers with forged wrapped keys: this one is refused without asking the KMS");
             return Err(Outcome::KeyServiceTimeout);
         }
+        let mut used = None;
         let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
             WrappedKey::Kms { key, blob } => {
                 let context = context_file(fixed.volume_id(), fixed.file_id());
@@ -167,7 +170,7 @@ impl DataKeys {
             WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
         });
         match &result {
-            Ok(opened) => self.remember(bytes, &opened.dek),
+            Ok(opened) => self.remember(bytes, &opened.dek, used),
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
                 self.failures.insert(slots, Failure { outcome: *outcome, until: None });
@@ -223,7 +226,9 @@ impl DataKeys {
             }
         };
         let keys = FileKeys::derive(volume.keys.backend, &dek, &fixed);
+        let key = recipient.key_id.parse().ok();
         let bytes = header::build_header(&fixed, &keys, &volume.keys, &[recipient], has_holes)?;
+        self.remember(&bytes, &dek, key);
         Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
     }
 

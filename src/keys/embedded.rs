@@ -1,7 +1,5 @@
 //! The embedded key manager as a [`KeyService`]: in process, the mount as the calling principal.
 
-use std::time::Duration;
-
 use crate::crypto::secret::SecretKey;
 use crate::keys::{GeneratedKey, KeyError, KeyService};
 use crate::kms::model::{
@@ -65,8 +63,8 @@ impl KeyService for EmbeddedKms {
         Ok(self.describe(key)?.arn)
     }
 
-    fn cache_time(&self) -> Duration {
-        Duration::ZERO
+    fn check(&self, key: &KeyArn) -> Result<(), KeyError> {
+        self.engine.usable(key).map_err(|error| key_error(error, key.as_str()))
     }
 
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
@@ -127,4 +125,47 @@ impl KeyService for EmbeddedKms {
 /// The 256-bit key in `plaintext`; what has another length was wrapped by somebody else for something else.
 fn data_key(plaintext: &[u8], key: &KeyArn) -> Result<SecretKey<32>, KeyError> {
     SecretKey::from_slice(plaintext).ok_or_else(|| KeyError::InvalidCiphertext(key.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::env::{SystemClock, SystemEntropy};
+    use crate::kms::custody::{Home, NewHome, NewSlot};
+    use crate::kms::model::{CreateKeyRequest, ScheduleKeyDeletionRequest};
+
+    #[test]
+    fn the_filesystem_sees_its_own_errors() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+        let (home, _) = Home::create(&dir.path().join("kms"), new, &SystemClock, &SystemEntropy).expect("created");
+        let engine = Engine::start(home, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("started");
+        let alice = engine.local_caller("alice");
+        let kms = EmbeddedKms::new(engine.clone(), &VolumeId::from_bytes([1; 16]));
+        let context = EncryptionContext::new().with("a", "b");
+
+        let arn = kms.resolve("alias/aws/kmsfs").expect("created on first use");
+        let made = kms.generate_data_key(&arn, &context).expect("generated");
+        assert!(kms.decrypt(&arn, &made.blob, &context).expect("decrypts").ct_eq(&made.key));
+        assert_eq!(kms.material_id(&made.blob), kms.current_material_id(&arn).expect("known"));
+        let wrong = kms.decrypt(&arn, &made.blob, &EncryptionContext::new()).expect_err("wrong context");
+        assert_eq!(wrong, KeyError::InvalidCiphertext(arn.clone()));
+
+        let own = engine.create_key(&alice, CreateKeyRequest::default()).expect("created").key_metadata.arn;
+        let moved = kms.re_encrypt(&arn, &made.blob, &own, &context).expect("re-encrypted");
+        assert!(kms.decrypt(&own, &moved, &context).expect("decrypts").ct_eq(&made.key));
+        assert_eq!(kms.check(&own), Ok(()));
+        engine.disable_key(&alice, own.as_str().into()).expect("disabled");
+        assert_eq!(kms.check(&own), Err(KeyError::Disabled(own.clone())));
+        assert_eq!(kms.decrypt(&own, &moved, &context).expect_err("disabled"), KeyError::Disabled(own.clone()));
+        let request = ScheduleKeyDeletionRequest { key_id: own.to_string(), pending_window_in_days: Some(7) };
+        engine.schedule_key_deletion(&alice, request).expect("scheduled");
+        let refused = kms.generate_data_key(&own, &context).expect_err("pending");
+        assert_eq!(refused, KeyError::PendingDeletion(own));
+        assert_eq!(kms.resolve("alias/none"), Err(KeyError::NotFound("alias/none".into())));
+        let foreign = "arn:aws:kms:us-east-1:999999999999:key/00000000-0000-4000-8000-000000000000";
+        assert!(matches!(kms.resolve(foreign), Err(KeyError::Denied { .. })));
+    }
 }

@@ -1,5 +1,7 @@
 //! The filesystem object: how inodes, names and directory handles come together.
 
+use std::collections::HashMap;
+
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
 
@@ -14,7 +16,8 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::store::{Access, Backing, FileKind, Stat, Target};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, read, write};
+use crate::sync::{Arc, Mutex, read, write};
+use crate::types::FileId;
 
 /// Directory handles kept open at most; any other is opened anew, one component at a time.
 const OPEN_DIRECTORIES: usize = 2048;
@@ -49,6 +52,11 @@ pub struct Vfs<B: Backing> {
     /// Directory ids and side entries are made as regular files (FORMAT 8.1).
     pub(super) dir_meta_file: bool,
     pub(super) table: InodeTable<B>,
+    /// Held by whatever locks two directories' entries: a rename orders them by number, the removal of a directory locks
+    /// a parent before its child. Lock order: before any entries.
+    pub(super) tree: Mutex<()>,
+    /// Which inode has which file id, of those that are open: two with one id are copies made behind the mount's back.
+    pub(super) live_ids: Mutex<HashMap<FileId, u64>>,
     pub(super) files: Handles<FileHandle<B>>,
     pub(super) dirs: Handles<DirHandle<B>>,
     pub(super) moves: Moves<B>,
@@ -95,6 +103,8 @@ impl<B: Backing> Vfs<B> {
             options,
             dir_meta_file,
             table: InodeTable::new(stat.ino),
+            tree: Mutex::new(()),
+            live_ids: Mutex::new(HashMap::new()),
             files: Handles::new(),
             dirs: Handles::new(),
             moves: Moves::new(),

@@ -4,7 +4,7 @@ use crate::content::Content;
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Arc, Mutex, OnceLock, RwLock};
-use crate::types::DirId;
+use crate::types::{DirId, FileId};
 
 /// An inode known to the kernel or to an open handle.
 ///
@@ -39,6 +39,8 @@ pub(super) struct Place<B: Backing> {
 pub(super) struct OpenContent<B: Backing> {
     pub(super) content: Option<Arc<Content<B>>>,
     pub(super) handles: u32,
+    /// The file id that the mount's list of live ids has for this inode.
+    pub(super) listed: Option<FileId>,
 }
 
 /// State of a directory inode.
@@ -64,7 +66,7 @@ impl<B: Backing> Inode<B> {
             lookups: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),
-            content: Mutex::new(OpenContent { content: None, handles: 0 }),
+            content: Mutex::new(OpenContent { content: None, handles: 0, listed: None }),
             dir: Directory {
                 id: OnceLock::new(),
                 id_proven: AtomicBool::new(false),

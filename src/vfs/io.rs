@@ -7,9 +7,11 @@ use super::fs::Vfs;
 use super::handle::FileHandle;
 use super::inode::Inode;
 use crate::content::{Content, Error, FallocateMode};
+use crate::format::Outcome;
 use crate::store::{Access, Backing, FileKind};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock};
+use crate::types::FileId;
 
 /// A file that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,9 @@ impl<B: Backing> Vfs<B> {
             None => {
                 let (file, access) = self.open_best(inode, writable)?;
                 let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
-                Arc::new(self.report(inode, opened)?)
+                let content = Arc::new(self.report(inode, opened)?);
+                slot.listed = self.list_id(inode, &content);
+                content
             }
         };
         slot.content = Some(Arc::clone(&content));
@@ -79,8 +83,31 @@ impl<B: Backing> Vfs<B> {
         let mut slot = lock(&inode.content);
         slot.handles = slot.handles.saturating_sub(1);
         let last = if slot.handles == 0 { slot.content.take() } else { None };
+        if last.is_some()
+            && let Some(id) = slot.listed.take()
+        {
+            lock(&self.live_ids).remove(&id);
+        }
         drop(slot);
         drop(last);
+    }
+
+    /// Notes the file id of a content just opened; `None` if another open inode has the same one, which is an event: units
+    /// of the two can be exchanged unnoticed (FORMAT S12, `DuplicateId`).
+    fn list_id(&self, inode: &Inode<B>, content: &Content<B>) -> Option<FileId> {
+        let id = content.file_id()?;
+        let mut live = lock(&self.live_ids);
+        match live.get(&id) {
+            Some(other) if *other != inode.number => {
+                tracing::error!(target: "kmsfs::integrity", ino = inode.number, other, file = %id,
+                    outcome = "DuplicateId", "{}", Outcome::DuplicateId);
+                None
+            }
+            _ => {
+                live.insert(id, inode.number);
+                Some(id)
+            }
+        }
     }
 
     /// Makes `content` the inode's, which nobody else can have opened yet.

@@ -113,9 +113,23 @@ impl<B: Backing> Vfs<B> {
             b".." => return Ok(emit(&entry(b"..".to_vec(), self.parent_of(parent), FileKind::Directory, None))),
             _ => {}
         }
-        if EntryKind::of(&raw.name, parent.number == ROOT).is_hidden() {
-            return Ok(true);
+        match EntryKind::of(&raw.name, parent.number == ROOT) {
+            EntryKind::Temporary => self.clear_leftover(parent, raw),
+            kind if kind.is_hidden() => {}
+            _ => return self.deliver_user(parent, raw, with_attr, emit),
         }
+        Ok(true)
+    }
+
+    /// Delivers an entry that is a user's; false when `emit` is full.
+    fn deliver_user(
+        &self,
+        parent: &Arc<Inode<B>>,
+        raw: &RawEntry,
+        with_attr: bool,
+        emit: &mut impl FnMut(&DirEntry) -> bool,
+    ) -> Result<bool> {
+        let entry = |name, ino, kind, attr| DirEntry { name, ino, kind, next: raw.next, attr };
         let Some((name, disk)) = self.decode(parent, &raw.name)? else { return Ok(true) };
         let dir = self.dir(parent)?;
         if !with_attr && let Some(kind) = raw.kind {

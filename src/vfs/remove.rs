@@ -6,10 +6,10 @@ use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::format::dirid;
-use crate::format::name::EntryKind;
-use crate::store::{Backing, FileKind, RenameMode, Stat};
+use crate::format::name::{EntryKind, MAX_SIDE};
+use crate::store::{Backing, FileKind, RawEntry, RenameMode, Stat, Target};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, write};
+use crate::sync::{Arc, lock, write};
 
 const OWNER_ALL: u32 = 0o700;
 
@@ -37,6 +37,7 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY` (also if it holds only entries that do not decode), or the backing's error.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
+        let _tree = lock(&self.tree);
         let _held = write(&parent.dir.entries);
         let located = self.locate(&parent, name)?;
         let stat = self.backing.stat(located.target())?;
@@ -46,7 +47,7 @@ impl<B: Backing> Vfs<B> {
         self.remove_directory(&located, &stat)
     }
 
-    /// Removes the empty directory at `located`. The caller holds the entries of its parent.
+    /// Removes the empty directory at `located`. The caller holds the tree and the entries of the directory's parent.
     pub(super) fn remove_directory(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
         let known = self.known(stat);
         let _children = known.as_ref().map(|inode| write(&inode.dir.entries));
@@ -140,6 +141,32 @@ impl<B: Backing> Vfs<B> {
             self.backing.unlink(&inner, dirid::ENTRY)?;
         }
         Ok(self.backing.rmdir(dir, temporary)?)
+    }
+
+    /// Removes something under a hidden name that a crash left behind. The caller holds the entries of `parent`, and
+    /// whatever this mount has under way there holds them for writing: what is met now belongs to nobody. A directory with
+    /// anything but an id and side entries in it stays, with an event.
+    pub(super) fn clear_leftover(&self, parent: &Inode<B>, raw: &RawEntry) {
+        if self.options.read_only {
+            return;
+        }
+        let cleared = self.dir(parent).and_then(|dir| {
+            let name = std::str::from_utf8(&raw.name).map_err(|_| Errno::INVAL)?;
+            let stat = self.backing.stat(Target::Named(&*dir, name))?;
+            match stat.kind {
+                FileKind::Directory => self.try_discard(&dir, name),
+                FileKind::Symlink => Ok(self.backing.unlink(&dir, name)?),
+                FileKind::Regular if stat.size <= MAX_SIDE as u64 => Ok(self.backing.unlink(&dir, name)?),
+                _ => Err(Errno::NOTEMPTY.into()),
+            }
+        });
+        match cleared {
+            Ok(()) => tracing::info!(ino = parent.number, "removed what an interrupted operation left behind"),
+            // Another listing was faster.
+            Err(error) if error.errno() == Errno::NOENT => {}
+            Err(error) => tracing::warn!(target: "kmsfs::integrity", ino = parent.number,
+                entry = %String::from_utf8_lossy(&raw.name), "an unfinished operation's leftover stays: {error}"),
+        }
     }
 
     /// The inode at a name, if the kernel knows it.

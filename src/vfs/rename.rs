@@ -6,7 +6,7 @@ use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
-use crate::sync::{Arc, RwLockWriteGuard, write};
+use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
 impl<B: Backing> Vfs<B> {
     /// Renames an entry.
@@ -18,6 +18,7 @@ impl<B: Backing> Vfs<B> {
         let moving = self.moves.enter();
         let from_dir = self.changeable(parent)?;
         let to_dir = self.changeable(to_parent)?;
+        let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
         let from = self.locate(&from_dir, name)?;
         let to = self.locate_new(&to_dir, to_name)?;
@@ -60,7 +61,12 @@ impl<B: Backing> Vfs<B> {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
                 self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
                 self.exchange(from, source, to, target)?;
-                self.remove_directory(from, target)
+                self.remove_directory(from, target).inspect_err(|_| {
+                    // What failed shall not have happened.
+                    if let Err(error) = self.exchange(from, target, to, source) {
+                        tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
+                    }
+                })
             }
         }
     }

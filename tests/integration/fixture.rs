@@ -20,11 +20,14 @@ use kmsfs::vfs::{Caller, Options, Vfs};
 /// Who asks in all tests.
 pub const ROOT_USER: Caller = Caller { uid: 0, gid: 0, umask: 0o022 };
 
+type Bound = ([u8; 32], EncryptionContext);
+
 /// A key manager with one key, in memory.
 pub struct OneKey {
     key: KeyArn,
     entropy: SeededEntropy,
-    wrapped: Mutex<HashMap<Vec<u8>, ([u8; 32], EncryptionContext)>>,
+    /// By blob, the data key and the context that it is bound to.
+    wrapped: Mutex<HashMap<Vec<u8>, Bound>>,
 }
 
 impl OneKey {
@@ -52,8 +55,8 @@ impl KeyService for OneKey {
         Ok(self.key.clone())
     }
 
-    fn cache_time(&self) -> std::time::Duration {
-        std::time::Duration::from_secs(300)
+    fn check(&self, _key: &KeyArn) -> Result<(), KeyError> {
+        Ok(())
     }
 
     fn generate_data_key(&self, _key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {

@@ -4,6 +4,8 @@ mod architecture;
 mod backends;
 mod cli;
 mod control;
+mod damage;
+mod faults;
 mod fixture;
 mod model;
 mod ops;

@@ -2,9 +2,9 @@
 //!
 //! The plain tree is the backing in memory, used for plaintext; its own tests compare it with the host's filesystem.
 
-mod ops;
-mod run;
-mod subject;
+pub mod ops;
+pub mod run;
+pub mod subject;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,8 +6,9 @@ use super::authorise::denied;
 use super::call::Call;
 use crate::kms::model::KeyState;
 use crate::kms::store::{KeyEntry, Snapshot, alias_row_id, key_row_id};
-use crate::kms::{KmsError, blob};
+use crate::kms::{Engine, KmsError, blob};
 use crate::sync::Arc;
+use crate::types::KeyArn;
 
 /// Which forms an operation takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,22 @@ enum Named<'a> {
 pub(super) fn is_key_id(text: &str) -> bool {
     let multi_region = |hex: &str| hex.len() == 32 && HEXLOWER.decode(hex.as_bytes()).is_ok();
     blob::parse_uuid(text).is_some() || text.strip_prefix("mrk-").is_some_and(multi_region)
+}
+
+impl Engine {
+    /// Whether the key's present state allows its use: for callers that hold a data key which it unwrapped for them a
+    /// moment ago. Not a call: nothing is unwrapped, so nothing is recorded. A refusal is to be followed by the call
+    /// itself, which is recorded.
+    ///
+    /// # Errors
+    /// `DisabledException`, `KMSInvalidStateException`, or `NotFoundException` for a key that is gone.
+    pub fn usable(&self, key: &KeyArn) -> Result<(), KmsError> {
+        let snapshot = self.shared.snapshot(self.shared.clock.now())?;
+        match snapshot.keys.get(&*key_row_id(key.region(), key.key_id())) {
+            Some(found) if found.arn == *key && !found.is_tombstone() => usable(found),
+            _ => Err(does_not_exist(key.as_str())),
+        }
+    }
 }
 
 impl Call<'_> {

@@ -23,7 +23,7 @@ enum Out {
 }
 
 /// An object of a tree.
-#[derive(PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Found {
     pub plain: Plain,
     pub content: Vec<u8>,

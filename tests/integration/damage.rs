@@ -1,0 +1,238 @@
+//! What the filesystem does with things in the ciphertext directory that it did not make, or not completely.
+
+use std::sync::Arc;
+
+use kmsfs::env::SystemClock;
+use kmsfs::format::Outcome;
+use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, RawEntry, RenameMode};
+use kmsfs::vfs::{ROOT, Vfs};
+use rustix::io::Errno;
+
+use crate::fixture::{Fixture, ROOT_USER};
+
+fn volume() -> Fixture<Memory> {
+    let clock = Arc::new(SystemClock);
+    Fixture::new(Memory::new(clock.clone()), clock)
+}
+
+fn write_file(vfs: &Vfs<Memory>, name: &[u8], data: &[u8]) {
+    let (_, opened) = vfs.create(ROOT, name, 0o644, &ROOT_USER).expect("created");
+    vfs.write(opened.handle, 0, data).expect("written");
+    vfs.fsync(opened.handle, false).expect("synced");
+    vfs.release(opened.handle);
+}
+
+fn read_file(vfs: &Vfs<Memory>, name: &[u8]) -> kmsfs::vfs::Result<Vec<u8>> {
+    let ino = vfs.lookup(ROOT, name)?.ino;
+    let opened = vfs.open(ino, false)?;
+    let data = vfs.read(opened.handle, 0, 1 << 20, <[u8]>::to_vec);
+    vfs.release(opened.handle);
+    data
+}
+
+fn names(vfs: &Vfs<Memory>, dir: u64) -> Vec<Vec<u8>> {
+    let handle = vfs.open_dir(dir).expect("opened");
+    let mut names = Vec::new();
+    vfs.read_dir(handle, 0, false, |entry| {
+        names.push(entry.name.clone());
+        true
+    })
+    .expect("listed");
+    vfs.release_dir(handle);
+    names.retain(|name| name != b"." && name != b"..");
+    names
+}
+
+/// Entries of the ciphertext root that hold user files.
+fn entries(backing: &Memory) -> Vec<RawEntry> {
+    let root = backing.root().expect("root");
+    let mut list = backing.list(&root).expect("list");
+    let mut all = Vec::new();
+    backing.read_list(&mut list, 0, &mut all).expect("read");
+    all.retain(|entry| !entry.name.starts_with(b"."));
+    all
+}
+
+fn only_entry(backing: &Memory) -> String {
+    let found = entries(backing);
+    assert_eq!(found.len(), 1, "{found:?}");
+    String::from_utf8(found[0].name.clone()).expect("ASCII")
+}
+
+#[test]
+fn leftovers_of_interrupted_operations_are_hidden_and_removed() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("made");
+    let entry = only_entry(&fixture.backing);
+    let root = fixture.backing.root().expect("root");
+    drop(vfs);
+    // A power cut between the two renames of a removal, and one before the rename of a mkdir.
+    fixture.backing.rename(&root, &entry, &root, "~Tremoved", RenameMode::NoReplace).expect("renamed");
+    fixture.backing.mkdir(&root, "~Tnew", 0o700).expect("made");
+    // Not ours: it stays.
+    fixture.backing.mkdir(&root, "~Tkept", 0o700).expect("made");
+    let kept = fixture.backing.open_dir(&root, "~Tkept").expect("opened");
+    fixture.backing.create(&kept, "somebody's", 0o600).expect("created");
+
+    let vfs = fixture.mount();
+    assert_eq!(names(&vfs, ROOT), Vec::<Vec<u8>>::new());
+    assert_eq!(only_entry(&fixture.backing), "~Tkept");
+    assert_eq!(vfs.lookup(ROOT, b"~Tkept").expect_err("hidden").errno(), Errno::NOENT);
+}
+
+#[test]
+fn a_lost_header_keeps_the_file_listable_and_truncatable() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    write_file(&vfs, b"f", &[7; 10_000]);
+    drop(vfs);
+    let root = fixture.backing.root().expect("root");
+    let file = fixture.backing.open(&root, &only_entry(&fixture.backing), Access::ReadWrite).expect("opened");
+    file.write_at(&[0; 4096], 0).expect("zeroed");
+
+    let vfs = fixture.mount();
+    let attr = vfs.lookup(ROOT, b"f").expect("listed");
+    assert_eq!((attr.kind, attr.size), (FileKind::Regular, 10_000));
+    let error = read_file(&vfs, b"f").expect_err("lost");
+    assert_eq!((error.outcome(), error.errno()), (Some(Outcome::HeaderLost), Errno::IO));
+    let change = kmsfs::vfs::SetAttr { size: Some(0), ..Default::default() };
+    assert_eq!(vfs.setattr(attr.ino, None, &change).expect("truncated").size, 0);
+    assert_eq!(read_file(&vfs, b"f").expect("empty"), b"");
+    vfs.unlink(ROOT, b"f").expect("removed");
+}
+
+#[test]
+fn a_size_without_any_byte_reads_as_zeros_and_can_be_written() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    write_file(&vfs, b"f", b"x");
+    drop(vfs);
+    let root = fixture.backing.root().expect("root");
+    let file = fixture.backing.open(&root, &only_entry(&fixture.backing), Access::ReadWrite).expect("opened");
+    file.set_len(0).expect("cut");
+    file.set_len(4096 + 4096 * 2 + 100).expect("grown");
+
+    let vfs = fixture.mount();
+    assert_eq!(read_file(&vfs, b"f").expect("zeros"), vec![0; 4064 + 100]);
+    let opened = vfs.open(vfs.lookup(ROOT, b"f").expect("there").ino, true).expect("opened");
+    vfs.write(opened.handle, 4060, b"12345678").expect("written");
+    vfs.fsync(opened.handle, false).expect("synced");
+    vfs.release(opened.handle);
+    drop(vfs);
+    let mut expected = vec![0; 4064 + 100];
+    expected[4060..4068].copy_from_slice(b"12345678");
+    assert_eq!(read_file(&fixture.mount(), b"f").expect("kept"), expected);
+}
+
+#[test]
+fn what_fsync_reported_cannot_be_cut_off_or_zeroed() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    write_file(&vfs, b"f", &[7; 3 * 4064]);
+    drop(vfs);
+    let root = fixture.backing.root().expect("root");
+    let file = fixture.backing.open(&root, &only_entry(&fixture.backing), Access::ReadWrite).expect("opened");
+    let mut unit = vec![0; 4096];
+    file.read_at(&mut unit, 2 * 4096).expect("read");
+    file.write_at(&[0; 4096], 2 * 4096).expect("zeroed");
+    let error = read_file(&fixture.mount(), b"f").expect_err("zeroed");
+    assert_eq!(error.outcome(), Some(Outcome::UnitZero));
+    file.write_at(&unit, 2 * 4096).expect("restored");
+    assert_eq!(read_file(&fixture.mount(), b"f").expect("right").len(), 3 * 4064);
+    file.set_len(4096 + 2 * 4096 + 4064).expect("cut");
+    let error = read_file(&fixture.mount(), b"f").expect_err("cut");
+    assert_eq!(error.outcome(), Some(Outcome::Truncated));
+}
+
+#[test]
+fn one_damaged_unit_leaves_the_others_readable() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    write_file(&vfs, b"f", &[7; 10 * 4064]);
+    drop(vfs);
+    let root = fixture.backing.root().expect("root");
+    let file = fixture.backing.open(&root, &only_entry(&fixture.backing), Access::ReadWrite).expect("opened");
+    file.write_at(b"!", 4096 + 5 * 4096 + 1000).expect("damaged");
+    let vfs = fixture.mount();
+    let opened = vfs.open(vfs.lookup(ROOT, b"f").expect("there").ino, true).expect("opened");
+    for unit in 0..10_u64 {
+        let got = vfs.read(opened.handle, unit * 4064, 4064, <[u8]>::to_vec);
+        match got {
+            Ok(data) => assert!(unit != 5 && data == [7; 4064], "unit {unit}"),
+            Err(error) => assert_eq!((unit, error.errno()), (5, Errno::IO)),
+        }
+    }
+    // A write that covers the whole unit heals it.
+    vfs.write(opened.handle, 5 * 4064, &[8; 4064]).expect("written");
+    assert_eq!(vfs.read(opened.handle, 5 * 4064, 4064, <[u8]>::to_vec).expect("healed"), [8; 4064]);
+    vfs.release(opened.handle);
+}
+
+#[test]
+fn an_entry_that_does_not_decode_is_hidden_but_keeps_its_directory() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    let dir = vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("made").ino;
+    let root = fixture.backing.root().expect("root");
+    let inner = fixture.backing.open_dir(&root, &only_entry(&fixture.backing)).expect("opened");
+    fixture.backing.create(&inner, "stray", 0o600).expect("created");
+    assert_eq!(names(&vfs, dir), Vec::<Vec<u8>>::new());
+    assert_eq!(vfs.lookup(dir, b"stray").expect_err("hidden").errno(), Errno::NOENT);
+    assert_eq!(vfs.rmdir(ROOT, b"d").expect_err("not empty").errno(), Errno::NOTEMPTY);
+    fixture.backing.unlink(&inner, "stray").expect("removed from the backing");
+    vfs.rmdir(ROOT, b"d").expect("removed");
+}
+
+#[test]
+fn names_of_two_ids_are_never_mixed() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    let one = vfs.mkdir(ROOT, b"one", 0o755, &ROOT_USER).expect("made").ino;
+    vfs.create(one, b"f", 0o644, &ROOT_USER).expect("created");
+    vfs.mkdir(ROOT, b"two", 0o755, &ROOT_USER).expect("made");
+    drop(vfs);
+    // The id of `two` is put into `one`.
+    let root = fixture.backing.root().expect("root");
+    let dirs: Vec<_> = entries(&fixture.backing)
+        .iter()
+        .map(|entry| fixture.backing.open_dir(&root, std::str::from_utf8(&entry.name).expect("ASCII")).expect("dir"))
+        .collect();
+    let has_file = |dir| {
+        let mut list = fixture.backing.list(dir).expect("list");
+        let mut all = Vec::new();
+        fixture.backing.read_list(&mut list, 0, &mut all).expect("read");
+        all.len() > 3
+    };
+    let (victim, donor) = if has_file(&dirs[0]) { (&dirs[0], &dirs[1]) } else { (&dirs[1], &dirs[0]) };
+    let foreign = fixture.backing.read_link(donor, ".kmsfs.dir").expect("id");
+    fixture.backing.unlink(victim, ".kmsfs.dir").expect("removed");
+    fixture.backing.symlink(&foreign, victim, ".kmsfs.dir").expect("planted");
+
+    let vfs = fixture.mount();
+    let one = vfs.lookup(ROOT, b"one").expect("there").ino;
+    let error = vfs.create(one, b"g", 0o644, &ROOT_USER).map(drop).expect_err("refused");
+    assert_eq!((error.outcome(), error.errno()), (Some(Outcome::WrongDirId), Errno::IO));
+    let two = vfs.lookup(ROOT, b"two").expect("there").ino;
+    vfs.create(two, b"g", 0o644, &ROOT_USER).expect("its own id");
+}
+
+#[test]
+fn a_flush_does_not_vouch_for_what_was_cut_meanwhile() {
+    // The size at the flush is not durable any more once the file was cut and grew back, even to more than before.
+    let fixture = volume();
+    let vfs = fixture.mount();
+    let (_, opened) = vfs.create(ROOT, b"f", 0o644, &ROOT_USER).expect("created");
+    vfs.write(opened.handle, 0, &[7; 9000]).expect("written");
+    vfs.fsync(opened.handle, false).expect("synced");
+    let change = |size| kmsfs::vfs::SetAttr { size: Some(size), ..Default::default() };
+    let ino = vfs.lookup(ROOT, b"f").expect("there").ino;
+    vfs.setattr(ino, Some(opened.handle), &change(100)).expect("cut");
+    vfs.setattr(ino, Some(opened.handle), &change(20_000)).expect("grown");
+    drop(vfs);
+    // The growth is lost in a crash: the file is as long as the record says, and opens.
+    let root = fixture.backing.root().expect("root");
+    let file = fixture.backing.open(&root, &only_entry(&fixture.backing), Access::ReadWrite).expect("opened");
+    file.set_len(4096 + 4096 + 100).expect("as after a crash");
+    assert_eq!(read_file(&fixture.mount(), b"f").expect("opens"), [7; 100]);
+}
