@@ -3,7 +3,7 @@
 mod rewrap;
 mod socket;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kmsfs::cli::control::rewrap::Served;
@@ -85,7 +85,7 @@ fn user() -> Caller {
 }
 
 /// `None` for an empty file. A file has one slot when no re-wrap is under way.
-fn key_in(path: &PathBuf) -> Option<String> {
+fn key_in(path: &Path) -> Option<String> {
     let header = file_info(path, &|blob| kmsfs::kms::blob::material_id(blob)).expect("info").header?;
     assert_eq!(header.slots.len(), 1, "{} has an unfinished re-wrap", path.display());
     Some(header.slots[0].recipients[0].key.clone())
