@@ -157,6 +157,13 @@ impl From<VolumeError> for CliError {
             VolumeError::Refused { outcome, path, other_copy_readable } => {
                 refused(new, outcome, &path, other_copy_readable)
             }
+            VolumeError::TwoVolumes { root, .. } => {
+                let root = root.display();
+                new(Exit::Integrity, "TwoVolumes").hint(format_args!(
+                    "compare the two files with: kmsfs repair {root}; if volume.bak is the right one: \
+                     kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
+                ))
+            }
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
                 let hint = format!(
