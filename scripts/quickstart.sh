@@ -84,8 +84,10 @@ cat << TEXT
   cp -r ~/Documents "$mnt"/                 # work in it
   kmsfs info "$mnt/hello.txt"               # which key, which material, which size
   kmsfs key list                            # the keys of the embedded key manager
-  kmsfs key rotate alias/aws/kmsfs          # new key material; files stay as they are
-  kmsfs rewrap "$dir"                       # move every file to the newest material, without reading data
+  kmsfs key create --alias work             # a key of your own: the volume's first one (alias/aws/kmsfs) is managed for you
+  kmsfs rewrap "$dir" --to alias/work       # move every file to it, without reading data
+  kmsfs key rotate alias/work               # new key material; files stay as they are
+  kmsfs rewrap "$dir"                       # move every file to the newest material
   kmsfs audit show                          # who asked for what
   kmsfs verify "$dir"                       # authenticate everything
 Unmount:      $kmsfs umount "$mnt"

@@ -3,6 +3,7 @@
 use data_encoding::HEXLOWER;
 
 use super::exit::{CliError, Exit};
+use super::mounts;
 use crate::format::Outcome;
 use crate::keys::KeyError;
 use crate::kms::audit::AuditError;
@@ -134,8 +135,20 @@ impl From<VolumeError> for CliError {
         let message = error.to_string();
         let new = |exit, code: &str| Self::new(exit, code, &message);
         match error {
-            VolumeError::NotAVolume(dir) => new(Exit::NotInitialised, "NotInitialised")
-                .hint(format_args!("make one with: kmsfs init {}", dir.display())),
+            VolumeError::NotAVolume(dir) => match kmsfs_mount_of(&dir) {
+                Some(mount) => CliError::new(
+                    Exit::NotInitialised,
+                    "NotInitialised",
+                    format_args!(
+                        "{} is inside the mount {}, where files are seen decrypted; it is not the volume's directory",
+                        dir.display(),
+                        mount.mountpoint.display()
+                    ),
+                )
+                .hint(format_args!("name the volume's directory: {}", mount.source.display())),
+                None => new(Exit::NotInitialised, "NotInitialised")
+                    .hint(format_args!("make one with: kmsfs init {}", dir.display())),
+            },
             VolumeError::AlreadyAVolume(dir) => new(Exit::Failure, "AlreadyAVolume")
                 .hint(format_args!("mount it with: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::NotEmpty { .. } => new(Exit::Failure, "NotEmpty")
@@ -143,6 +156,13 @@ impl From<VolumeError> for CliError {
             VolumeError::NamesTooShort { .. } => new(Exit::Failure, "NamesTooShort").hint("use ext4, xfs or btrfs"),
             VolumeError::Refused { outcome, path, other_copy_readable } => {
                 refused(new, outcome, &path, other_copy_readable)
+            }
+            VolumeError::TwoVolumes { root, .. } => {
+                let root = root.display();
+                new(Exit::Integrity, "TwoVolumes").hint(format_args!(
+                    "compare the two files with: kmsfs repair {root}; if volume.bak is the right one: \
+                     kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
+                ))
             }
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
@@ -162,6 +182,11 @@ impl From<VolumeError> for CliError {
             VolumeError::Io { path, what, source } => Self::io(path, what, &source),
         }
     }
+}
+
+/// The kmsfs mount that `dir` is in. A mount table that cannot be read costs a better hint, nothing else.
+fn kmsfs_mount_of(dir: &std::path::Path) -> Option<mounts::Mount> {
+    mounts::containing(&std::fs::canonicalize(dir).ok()?).ok()?
 }
 
 /// A configuration that was not accepted: never replaced by itself, the user compares and restores.

@@ -45,11 +45,28 @@ pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
     if args.dir.is_none() && (args.volume.key.is_some() || args.volume.label.is_some()) {
         return Err(CliError::usage("--key and --label are for a volume; name its directory"));
     }
-    if let Some(dir) = &args.dir {
-        fs::create_dir_all(dir).map_err(|e| CliError::io(dir, "create", &e))?;
+    let Some(dir) = &args.dir else { return init(settings, args) };
+    let made = missing(dir);
+    fs::create_dir_all(dir)
+        .map_err(|e| CliError::io(dir, "create", &e))
         // Before the key manager is created or asked: a refusal should leave nothing behind.
-        check_empty(dir)?;
-    }
+        .and_then(|()| Ok(check_empty(dir)?))
+        .and_then(|()| init(settings, args))
+        .inspect_err(|_| {
+            for dir in made {
+                // What is not empty stays: it is not only this command's any more.
+                let _ = fs::remove_dir(dir);
+            }
+        })
+}
+
+/// `dir` and those of its parents that do not exist, the innermost first.
+fn missing(dir: &Path) -> Vec<PathBuf> {
+    let absent = |path: &&Path| !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_err();
+    dir.ancestors().take_while(absent).map(Path::to_owned).collect()
+}
+
+fn init(settings: &Settings, args: &InitArgs) -> CliResult {
     let (session, recovery) = Session::open_or_create(settings, &args.create)?;
     if args.dir.is_none() && recovery.is_none() {
         let message = format!("there is a key manager at {} already", settings.home.display());

@@ -13,6 +13,10 @@ use crate::kms::{Engine, KmsError};
 
 const KEY_HELP: &str = "Key id, key ARN, alias/NAME or alias ARN";
 
+/// What to do instead of changing an AWS managed key.
+const AWS_MANAGED: &str = "this is an AWS managed key, which only the key manager changes; make your own with: \
+                           kmsfs key create --alias NAME, then move to it: kmsfs rewrap DIR --to alias/NAME";
+
 /// Create and manage KMS keys
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
@@ -42,6 +46,26 @@ pub enum KeyCommand {
     Tag(TagArgs),
     /// Remove tags from a key
     Untag(UntagArgs),
+}
+
+impl KeyCommand {
+    /// The key it is about.
+    fn key(&self) -> Option<&str> {
+        Some(match self {
+            Self::Create(_) | Self::List => return None,
+            Self::Describe(arg)
+            | Self::Enable(arg)
+            | Self::Disable(arg)
+            | Self::Rotate(arg)
+            | Self::DisableRotation(arg)
+            | Self::CancelDeletion(arg) => &arg.key,
+            Self::Rotations(args) => &args.key,
+            Self::EnableRotation(args) => &args.key,
+            Self::ScheduleDeletion(args) => &args.key,
+            Self::Tag(args) => &args.key,
+            Self::Untag(args) => &args.key,
+        })
+    }
 }
 
 /// A command that takes a key and nothing else.
@@ -124,7 +148,7 @@ fn parse_tag(text: &str) -> Result<Tag, String> {
 pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
     let session = Session::open(settings)?;
     let keys = Keys { settings, session: &session };
-    match command {
+    let done = match command {
         KeyCommand::Create(args) => keys.create(args),
         KeyCommand::List => keys.list(),
         KeyCommand::Describe(arg) => keys.describe(&arg.key),
@@ -138,7 +162,15 @@ pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
         KeyCommand::CancelDeletion(arg) => keys.cancel_deletion(&arg.key),
         KeyCommand::Tag(args) => keys.tag(args),
         KeyCommand::Untag(args) => keys.untag(args),
-    }
+    };
+    done.map_err(|e| match command.key() {
+        Some(key) if e.exit == Exit::AccessDenied && is_aws_managed(&session, key) => e.hint(AWS_MANAGED),
+        _ => e,
+    })
+}
+
+fn is_aws_managed(session: &Session, key: &str) -> bool {
+    describe(session, key).is_ok_and(|metadata| metadata.key_manager == KeyManager::Aws)
 }
 
 struct Keys<'a> {

@@ -115,6 +115,21 @@ fn threads(asked: Option<u16>) -> usize {
     asked.map_or_else(|| (2 * available_parallelism().map_or(2, NonZero::get)).max(4), usize::from)
 }
 
+/// A read-only backing filesystem is no fault of the volume: it can still be read.
+fn not_writable(error: VolumeError, dir: &Path, mnt: &Path) -> CliError {
+    let (dir, mnt) = (dir.display(), mnt.display());
+    match &error {
+        VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+            CliError::new(Exit::Failure, "ReadOnly", format_args!("{dir} is on a read-only filesystem"))
+                .hint(format_args!("mount it read-only: kmsfs mount --ro {dir} {mnt}"))
+        }
+        VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            CliError::from(error).hint(format_args!("if you may only read it: kmsfs mount --ro {dir} {mnt}"))
+        }
+        _ => error.into(),
+    }
+}
+
 /// Finds the volume, or makes one in an empty directory, and takes its lock unless the mount is read-only.
 fn open_or_make(
     settings: &Settings,
@@ -130,7 +145,7 @@ fn open_or_make(
     match FoundVolume::find(dir) {
         Ok(found) => {
             // Nobody is asked for a passphrase for a volume that is in use.
-            let lock = lock(&found)?;
+            let lock = lock(&found).map_err(|e| not_writable(e, dir, mnt))?;
             return Ok((Session::open(settings)?, found, lock));
         }
         Err(VolumeError::NotAVolume(_)) => {}

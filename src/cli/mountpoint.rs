@@ -35,7 +35,11 @@ pub fn check(ciphertext: &Path, mountpoint: &Path) -> CliResult<(PathBuf, PathBu
         ))
         .hint("mount on an empty directory outside of it"));
     }
-    let mut entries = fs::read_dir(&mnt).map_err(|e| unusable(format_args!("cannot read {}: {e}", mnt.display())))?;
+    let mut entries = fs::read_dir(&mnt).map_err(|e| match e.raw_os_error() {
+        // It has died since it was looked at, or statfs(2) was answered for another user's mount.
+        Some(libc::ENOTCONN) => dead(&mnt),
+        _ => unusable(format_args!("cannot read {}: {e}", mnt.display())),
+    })?;
     if entries.next().is_some() {
         return Err(unusable(format_args!("the mountpoint {} is not empty", mnt.display()))
             .hint("mount on an empty directory; what is below a mountpoint cannot be seen while it is mounted"));
@@ -43,10 +47,14 @@ pub fn check(ciphertext: &Path, mountpoint: &Path) -> CliResult<(PathBuf, PathBu
     Ok((dir, mnt))
 }
 
+fn dead(mountpoint: &Path) -> CliError {
+    unusable(format_args!("{} is a mount whose daemon has ended", mountpoint.display()))
+        .hint(format_args!("remove it with: kmsfs umount {}", mountpoint.display()))
+}
+
 fn resolve(mountpoint: &Path) -> CliResult<PathBuf> {
     if mounts::is_dead_mount(mountpoint) {
-        return Err(unusable(format_args!("{} is a mount whose daemon has ended", mountpoint.display()))
-            .hint(format_args!("remove it with: kmsfs umount {}", mountpoint.display())));
+        return Err(dead(mountpoint));
     }
     let found = fs::canonicalize(mountpoint).and_then(|path| Ok((fs::metadata(&path)?, path)));
     match found {

@@ -142,12 +142,11 @@ fn how_held(process: &Path, mount: &Mount, device: u64) -> Option<&'static str> 
     mapped.then_some("mapped file")
 }
 
-/// Whether `path` is a mount whose daemon has died: it answers nothing but ENOTCONN.
+/// Whether `path` is a mount whose daemon has died: it answers nothing but ENOTCONN. The attributes of its root may
+/// still be in the kernel's cache, so `statfs`, which is never cached, is asked as well.
 pub fn is_dead_mount(path: &Path) -> bool {
-    match fs::symlink_metadata(path) {
-        Err(e) => e.raw_os_error() == Some(libc::ENOTCONN),
-        Ok(_) => false,
-    }
+    let attributes = fs::symlink_metadata(path).err().and_then(|e| e.raw_os_error());
+    attributes == Some(libc::ENOTCONN) || rustix::fs::statfs(path).err() == Some(rustix::io::Errno::NOTCONN)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 use serde_json::json;
 
@@ -83,18 +83,35 @@ impl Output {
     }
 }
 
-/// A table without lines, as wide as the terminal at most.
+/// A table without lines. On a terminal it is as wide as that, if its words allow it: ids are never broken, since
+/// people copy them. Elsewhere, and on a terminal that does not tell its width, each row is one line.
 pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let terminal = io::stdout().is_terminal();
+    let width = if terminal { Table::new().width().filter(|&columns| columns > 0) } else { None };
+    table_of(headers, rows.into_iter().collect(), terminal, width)
+}
+
+fn table_of(headers: &[&str], rows: Vec<Vec<String>>, bold: bool, width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if io::stdout().is_terminal() {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header(headers.iter().map(|h| Cell::new(h).add_attribute(Attribute::Bold)));
-    } else {
-        table.set_header(headers.iter().map(Cell::new));
-    }
-    for row in rows {
-        table.add_row(row);
+    let cell = |text: &&str| if bold { Cell::new(text).add_attribute(Attribute::Bold) } else { Cell::new(text) };
+    table.set_header(headers.iter().map(cell));
+    let longest_word = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
+        let words = cells.chain([headers[column]]).flat_map(str::split_whitespace);
+        words.map(|word| word.chars().count()).max().unwrap_or(0)
+    };
+    // A boundary counts the blank on either side of a cell too.
+    let boundary = |column| Width::Fixed(u16::try_from(longest_word(column) + 2).unwrap_or(u16::MAX));
+    let constraints: Vec<_> = (0..headers.len()).map(|c| ColumnConstraint::LowerBoundary(boundary(c))).collect();
+    table.add_rows(rows);
+    match width {
+        Some(columns) => {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns).set_constraints(constraints);
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
     }
     trim_lines(&table.to_string())
 }
@@ -171,6 +188,21 @@ mod tests {
     fn fields_are_aligned_and_empty_ones_left_out() {
         let text = fields(&[("a", "1".into()), ("long", String::new()), ("bc", "2".into())]);
         assert_eq!(text, "a     1\nbc    2");
+    }
+
+    #[test]
+    fn ids_are_never_broken() {
+        let (id, arn) = ("1234abcd-12ab-34cd-56ef-1234567890ab", "arn:aws:kms:us-east-1:000000000000:key/mrk-1");
+        let row = vec!["alias/a".to_owned(), id.to_owned(), arn.to_owned(), "words that may be broken".to_owned()];
+        let text = |width| table_of(&["ALIAS", "ID", "ARN", "TEXT"], vec![row.clone()], false, width);
+        for width in [1, 20, 80, 100, 120, 500] {
+            let text = text(Some(width));
+            for whole in ["alias/a", id, arn, "broken"] {
+                assert!(text.contains(whole), "{width} columns:\n{text}");
+            }
+        }
+        assert!(text(Some(100)).lines().count() > 2, "prose gives way");
+        assert_eq!(text(None).lines().count(), 2);
     }
 
     #[test]

@@ -39,12 +39,30 @@ pub struct UnlockFlags {
 }
 
 impl UnlockFlags {
+    fn named(&self) -> Vec<&'static str> {
+        let sources = [
+            ("--passphrase-file", self.passphrase_file.is_some()),
+            ("--passphrase-command", self.passphrase_command.is_some()),
+            ("--passphrase-fd", self.passphrase_fd.is_some()),
+            ("--recovery-key-file", self.recovery_key_file.is_some()),
+        ];
+        sources.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
     /// Whether a source was named.
     pub fn is_given(&self) -> bool {
-        self.passphrase_file.is_some()
-            || self.passphrase_command.is_some()
-            || self.passphrase_fd.is_some()
-            || self.recovery_key_file.is_some()
+        !self.named().is_empty()
+    }
+
+    /// Refuses two sources. The command line's parser sees only those on the same side of the subcommand.
+    pub fn check(&self) -> CliResult<()> {
+        match self.named()[..] {
+            [first, second, ..] => {
+                Err(CliError::usage(format_args!("{first} and {second} were both given, or set in the environment"))
+                    .hint("give one of them: a second secret would not be used"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The passphrase from the named source; `None` if no source was named.
@@ -138,6 +156,16 @@ pub fn ask_new(what: &str) -> CliResult<Passphrase> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_sources_are_refused() {
+        let mut flags = UnlockFlags { passphrase_fd: Some(3), ..UnlockFlags::default() };
+        flags.check().expect("one source");
+        flags.recovery_key_file = Some("key".into());
+        let e = flags.check().expect_err("two sources");
+        assert_eq!(e.exit, Exit::Usage);
+        assert!(e.message.contains("--passphrase-fd and --recovery-key-file"), "{}", e.message);
+    }
 
     fn line(bytes: &[u8]) -> CliResult<Passphrase> {
         first_line(bytes, "test")

@@ -76,6 +76,7 @@ impl Settings {
         };
         let home = std::path::absolute(&home).map_err(|e| CliError::io(&home, "use", &e))?;
         let mut unlock = flags.unlock;
+        unlock.check()?;
         if !unlock.is_given() {
             unlock.passphrase_file = file.passphrase_file;
             unlock.passphrase_command = file.passphrase_command;

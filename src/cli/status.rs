@@ -50,6 +50,12 @@ pub fn run(settings: &Settings) -> CliResult {
             let rows = mounted.iter().map(|mount| mount_row(mount, &running));
             text.push_str(&table(&["MOUNTPOINT", "SOURCE", "MODE", "PID", "UP", "OPEN FILES", "JOB"], rows));
         }
+        for mount in mounted.iter().filter(|mount| mounts::is_dead_mount(&mount.mountpoint)) {
+            let at = mount.mountpoint.display();
+            text.push_str(&format!(
+                "\n\nthe mount at {at} is dead: its daemon has ended; remove it with: kmsfs umount {at}"
+            ));
+        }
         for key in unusable.iter().flatten() {
             text.push_str(&format!("\n\nkey {} is {}", key.arn, key.key_state));
             if let Some(date) = key.deletion_date {

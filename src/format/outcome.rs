@@ -17,16 +17,20 @@ pub enum Outcome {
     #[error("the file belongs to another volume; put it back into the directory tree it came from")]
     ForeignVolume,
     /// Volume MAC, wrapped key or key commitment wrong.
-    #[error("the file's header is damaged or forged; compare it with a backup, or run: kmsfs repair")]
+    #[error(
+        "the file's header is damaged or forged; restore the file from a backup, and list what else is damaged with: kmsfs verify DIR"
+    )]
     HeaderAuth,
     /// The header is all zero, the file has data.
-    #[error("the file's header is lost (all zero); put it back from a backup with: kmsfs repair")]
+    #[error(
+        "the file's header is lost (all zero); restore the file from a backup, and list what else is damaged with: kmsfs verify DIR"
+    )]
     HeaderLost,
     /// The header is all zero and the whole file is a hole.
     #[error("the file was never synced before a crash: only its size survived, it reads as zeros")]
     NeverSynced,
     /// No valid slot, or no usable recipient type.
-    #[error("the file's header holds no usable wrapped key; put the header back from a backup with: kmsfs repair")]
+    #[error("the file's header holds no usable wrapped key; restore the file from a backup")]
     NoRecipient,
     /// The key is not in the allow-list, or not pinned on this host.
     #[error("the KMS key it is wrapped with is not allowed for this volume on this host; see: kmsfs info")]
@@ -43,33 +47,41 @@ pub enum Outcome {
     #[error("the wrapped keys do not fit into the space the format has for them; nothing was changed")]
     SlotOverflow,
     /// No valid record.
-    #[error("both size records of the file are damaged or removed; compare it with a backup, or run: kmsfs repair")]
+    #[error(
+        "both size records of the file are damaged or removed; restore the file from a backup, and list what else is damaged with: kmsfs verify DIR"
+    )]
     RecordAuth,
     /// The file is shorter than what is known to have been durable.
-    #[error("the file was cut: it is shorter than what was once safely on disk")]
+    #[error("the file was cut: it is shorter than what was once safely on disk; compare it with a backup")]
     Truncated,
     /// The backing file's size is not one that the format makes.
-    #[error("the backing file's size is not one that kmsfs makes: it was cut or extended")]
+    #[error("the backing file's size is not one that kmsfs makes: it was cut or extended; compare it with a backup")]
     BadSize,
     /// A unit fails its tag.
     #[error(
-        "a part of the file is damaged or forged; the rest stays readable, salvage it with: kmsfs verify --salvage"
+        "a part of the file is damaged or forged, the rest stays readable; compare it with a backup, and list the damaged parts with: kmsfs verify DIR"
     )]
     UnitAuth,
     /// A zero unit where no hole may be.
-    #[error("a part of the file was zeroed; the rest stays readable, salvage it with: kmsfs verify --salvage")]
+    #[error(
+        "a part of the file was zeroed, the rest stays readable; compare it with a backup, and list the damaged parts with: kmsfs verify DIR"
+    )]
     UnitZero,
     /// Beyond the largest size.
     #[error("the size is beyond what the format can hold")]
     TooBig,
     /// A directory's id is missing.
-    #[error("the directory's id (.kmsfs.dir) is missing; recover it with: kmsfs repair")]
+    #[error("the directory's id (.kmsfs.dir) is missing; restore that file from a backup of the volume's directory")]
     NoDirId,
     /// A directory's id is malformed or forged.
-    #[error("the directory's id (.kmsfs.dir) is damaged or forged; recover it with: kmsfs repair")]
+    #[error(
+        "the directory's id (.kmsfs.dir) is damaged or forged; restore that file from a backup of the volume's directory"
+    )]
     BadDirId,
     /// A directory carries another one's id.
-    #[error("the directory carries the id of another directory; recover its own with: kmsfs repair")]
+    #[error(
+        "the directory carries the id of another directory; restore its own .kmsfs.dir from a backup of the volume's directory"
+    )]
     WrongDirId,
     /// A directory entry cannot be decoded.
     #[error("the directory entry is no name that this volume made")]
@@ -81,16 +93,18 @@ pub enum Outcome {
     #[error("the name is too long")]
     NameTooLong,
     /// A symlink's target is damaged or forged.
-    #[error("the symlink's target is damaged or forged")]
+    #[error("the symlink's target is damaged or forged; restore the symlink from a backup")]
     SymlinkAuth,
     /// An extended attribute's name cannot be stored.
     #[error("the extended attribute's name is too long to be stored encrypted (at most 167 bytes)")]
     XattrNameRange,
     /// An extended attribute's value is damaged or forged.
-    #[error("the extended attribute's value is damaged or forged")]
+    #[error("the extended attribute's value is damaged or forged; restore it from a backup")]
     XattrAuth,
     /// Two live inodes with one id.
-    #[error("two files or directories have the same id: one is a copy made below kmsfs; cure it with: kmsfs reencrypt")]
+    #[error(
+        "two files or directories have the same id: one is a copy made below kmsfs; remove that copy and make it again inside the mount"
+    )]
     DuplicateId,
     /// The volume is not in this host's registry.
     #[error("this volume is not known on this host; check its id and keys, then mount with --trust-new-volume")]

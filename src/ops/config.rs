@@ -50,6 +50,24 @@ pub fn read(root: &Path, meta: &MetaDir, name: &str) -> Result<VolumeFile, Volum
     }
 }
 
+/// Refuses two well-formed copies that name different volumes: which one belongs here is for the user to say, and
+/// opening either would make the other look like damage. A copy that is damaged or missing says nothing.
+///
+/// # Errors
+/// [`VolumeError::TwoVolumes`], or the system's error.
+pub fn check_same_volume(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+    let id = |name| match parse(meta, name) {
+        Ok(parsed) => Ok(parsed.ok().map(|file| file.config().volume_id)),
+        Err(e) => Err(VolumeError::io(path_of(root, name), "read", e)),
+    };
+    match (id(VOLUME)?, id(BACKUP)?) {
+        (Some(volume), Some(copy)) if volume != copy => {
+            Err(VolumeError::TwoVolumes { root: root.to_owned(), volume, copy })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A missing file, or something else in its place, counts as a damaged one.
 fn parse(meta: &MetaDir, name: &str) -> io::Result<Result<VolumeFile, Outcome>> {
     let damaged = |e: &io::Error| {
@@ -84,8 +102,9 @@ pub fn write(root: &Path, meta: &MetaDir, config: &VolumeConfig, keys: &VolumeKe
 /// volume's lock and has authenticated the configuration.
 ///
 /// # Errors
-/// The system's error.
+/// [`VolumeError::TwoVolumes`] if the copy is another volume's, which is no leftover of a crash; the system's error.
 pub fn refresh_copy(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+    check_same_volume(root, meta)?;
     let volume = meta.read(VOLUME, MAX_LEN).map_err(|e| VolumeError::io(path_of(root, VOLUME), "read", e))?;
     if meta.read(BACKUP, MAX_LEN).is_ok_and(|copy| copy == volume) {
         return Ok(());

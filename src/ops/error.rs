@@ -44,6 +44,19 @@ pub enum VolumeError {
         /// Whether the other copy is well-formed.
         other_copy_readable: bool,
     },
+    /// The two copies of the configuration name different volumes: one of them was copied from elsewhere.
+    #[error(
+        "{root}/.kmsfs/volume says that this is volume {volume}, and its copy volume.bak that it is volume {copy}: \
+         one of the two files belongs to another volume"
+    )]
+    TwoVolumes {
+        /// The directory.
+        root: PathBuf,
+        /// The id in `volume`.
+        volume: VolumeId,
+        /// The id in `volume.bak`.
+        copy: VolumeId,
+    },
     /// The volume is not in this host's registry (`VolumeUnknown`).
     #[error("the volume {} is not known on this host", .0.volume_id)]
     Unknown(Box<UnknownVolume>),

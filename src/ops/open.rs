@@ -40,15 +40,17 @@ impl FoundVolume {
     /// Finds the volume at `root` by its configuration.
     ///
     /// # Errors
-    /// [`VolumeError::NotAVolume`], [`VolumeError::Refused`], or the system's error.
+    /// [`VolumeError::NotAVolume`], [`VolumeError::Refused`], [`VolumeError::TwoVolumes`], or the system's error.
     pub fn find(root: &Path) -> Result<Self, VolumeError> {
-        Self::find_by(root, VOLUME)
+        let found = Self::find_by(root, VOLUME)?;
+        config::check_same_volume(root, &found.meta)?;
+        Ok(found)
     }
 
     /// Finds the volume at `root` by the copy of its configuration, to restore it.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// As [`Self::find`], except that the other copy is not looked at.
     pub fn find_by_backup(root: &Path) -> Result<Self, VolumeError> {
         Self::find_by(root, BACKUP)
     }

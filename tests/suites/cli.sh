@@ -15,7 +15,7 @@ mkdir -p "$C" "$M"
 passed=0 failed=0
 cleanup() {
   local m
-  for m in "$M" "$WORK"/m2 "$WORK"/ro "$WORK"/own/small; do
+  for m in "$M" "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small; do
     ! mountpoint -q "$m" 2>/dev/null || umount "$m" 2>/dev/null || fusermount3 -u "$m" || fusermount3 -uz "$m"
   done
   if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
@@ -67,7 +67,11 @@ said 'key ?file' "says that a key file is no protection against who has the disk
 [ "$(stat -c %a "$KMSFS_HOME/domain.key")" = 600 ] && pass "key file has mode 0600" || fail "mode of domain.key"
 fails "init of a volume that exists is refused" "$K" init --keyfile "$C"
 mkdir "$WORK/foreign"; echo x > "$WORK/foreign/file"
-fails "mount of a foreign directory that is not empty is refused" "$K" mount --daemon "$WORK/foreign" "$M"
+expect 10 "mount of a foreign directory that is not empty is refused" "$K" mount --daemon "$WORK/foreign" "$M"
+said 'not a kmsfs volume' "says that it is no volume"
+fails "init with a key that is not there" "$K" init --key alias/none "$WORK/new/dir"
+[ ! -e "$WORK/new" ] && pass "a refused init leaves no directory that it made" || fail "$WORK/new was left"
+[ "$(stat -c %a "$KMSFS_HOME/kms.db")" = 600 ] && pass "key manager's database has mode 0600" || fail "mode of kms.db"
 expect 0 "completions" "$K" completions bash
 said 'complete' "are completions"
 expect 0 "man page" "$K" man
@@ -87,6 +91,14 @@ mkdir -p "$WORK/m2"
 expect 11 "a second read-write mount is refused" "$K" mount --daemon "$C" "$WORK/m2"
 said "$(uname -n)|pid" "names the owner"
 expect 0 "status" "$K" status --json
+mkdir "$M/sub"
+for dir in "$M" "$M/sub"; do
+  for command in info verify; do
+    expect 10 "$command of $(basename "$dir") in the mount" "$K" $command "$dir"
+    said "directory: $C\$" "names the volume's directory"
+  done
+done
+rmdir "$M/sub"
 expect 0 "info of a file" "$K" info --json "$M/small"
 cp "$WORK/out" "$WORK/info.json"
 said 'arn:aws:kms:' "names the key"
@@ -235,6 +247,14 @@ export KMSFS_HOME=$WORK/kms
 
 say "another volume, another home"
 expect 0 "second volume" "$K" init "$WORK/cipher2"
+cp "$C/.kmsfs/volume" "$WORK/volume"
+cp "$WORK/cipher2/.kmsfs/volume" "$C/.kmsfs/volume"
+expect 16 "mount with the configuration of another volume stops" mount_it
+said "kmsfs repair $C" "and says what to do"
+expect 16 "verify stops as well" "$K" verify "$C"
+expect 0 "the copy is as it was" cmp "$WORK/volume" "$C/.kmsfs/volume.bak"
+expect 0 "repair" "$K" repair "$C" --restore-config
+expect 0 "the configuration is back" cmp "$WORK/volume" "$C/.kmsfs/volume"
 expect 0 "mount both one after the other" bash -c "'$K' mount --daemon '$WORK/cipher2' '$WORK/m2' && echo other > '$WORK/m2/other' && '$K' umount '$WORK/m2'"
 cp "$(find "$C" -maxdepth 1 -type f ! -name '.kmsfs*' -size +0 | head -n 1)" "$WORK/cipher2/"
 expect 3 "verify finds the foreign file" "$K" verify "$WORK/cipher2"
@@ -292,6 +312,24 @@ expect 0 "--ro" "$K" mount --daemon --ro "$C" "$WORK/ro"
 expect 0 "reads" grep -q 'a plain secret' "$WORK/ro/small"
 fails "does not write" touch "$WORK/ro/new"
 expect 0 "unmount" "$K" umount "$WORK/ro"
+if [ "$(id -u)" = 0 ]; then
+  mkdir -p "$WORK/backing"
+  mount --bind "$C" "$WORK/backing" && mount -o remount,bind,ro "$WORK/backing" || fail "a read-only bind mount"
+  tree() { (cd "$C" && find . -exec stat -c '%n %i %s %Y %Z' {} + | sort && find . -type f -exec cksum {} + | sort) > "$1"; }
+  tree "$WORK/before"
+  expect 1 "read-only backing: a mount without --ro is refused" "$K" mount --daemon "$WORK/backing" "$WORK/ro"
+  said 'read-only filesystem' "says why"
+  said "mount --ro $WORK/backing" "says what to run"
+  mountpoint -q "$WORK/ro" && fail "it is mounted all the same" || pass "nothing is mounted"
+  expect 0 "read-only backing: --ro" "$K" mount --daemon --ro "$WORK/backing" "$WORK/ro"
+  expect 0 "reads" grep -q 'a plain secret' "$WORK/ro/small"
+  fails "does not write" touch "$WORK/ro/new"
+  expect 0 "unmount" "$K" umount "$WORK/ro"
+  expect 0 "read-only backing: verify" "$K" verify "$WORK/backing"
+  tree "$WORK/after"
+  expect 0 "nothing has changed" cmp "$WORK/before" "$WORK/after"
+  umount "$WORK/backing"
+fi
 "$K" mount "$C" "$M" > "$WORK/fg.log" 2>&1 &
 pid=$!
 for _ in $(seq 100); do mountpoint -q "$M" && break; sleep 0.05; done
@@ -307,7 +345,11 @@ expect 0 "what was written before the signal is there" grep -q signal "$M/signal
 bash -c "echo synced > '$M/synced'; sync '$M/synced'"
 kill -KILL $pid
 wait $pid 2> /dev/null
-umount "$M" 2> /dev/null || fusermount3 -u "$M"
+expect 0 "status with a dead mount" "$K" status
+said "the mount at $M is dead" "says so"
+expect 20 "mount on the dead mountpoint" mount_it
+said "kmsfs umount $M" "says how to remove it"
+expect 0 "umount removes it" "$K" umount "$M"
 expect 0 "mount after a killed daemon" mount_it
 expect 0 "what was fsynced is there" grep -q synced "$M/synced"
 expect 0 "unmount" "$K" umount "$M"

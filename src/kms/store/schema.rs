@@ -1,11 +1,14 @@
 //! Tables and connections.
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
 use super::StoreError;
+use crate::kms::custody::CustodyError;
 
 /// Version of the schema, in `PRAGMA user_version`.
 pub const VERSION: i64 = 1;
@@ -41,8 +44,12 @@ pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreE
     open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, durability)
 }
 
-/// Creates the database with empty tables.
+/// Creates the database with empty tables, readable for its owner only: its directory is too, and a copy of the file
+/// should not depend on that. SQLite gives its journals the same mode.
 pub fn create(path: &Path) -> Result<Connection, StoreError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    file.and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
+        .map_err(|source| CustodyError::Io { path: path.to_owned(), source })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let connection = open(path, flags, Durability::Full)?;
     connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))?;

@@ -6,6 +6,7 @@ use kmsfs::format::Outcome;
 use kmsfs::keys::KeyError;
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::VolumeError;
+use kmsfs::ops::config;
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::repair::{compare_config, restore_config};
 use tempfile::TempDir;
@@ -100,6 +101,48 @@ fn a_damaged_copy_restores_nothing() {
     let restored = restore_config(found, &*service, &host.engine.registry(), OpenOptions::default());
     assert!(matches!(restored, Err(VolumeError::Refused { outcome: Outcome::VolumeAuth, .. })), "{restored:?}");
     assert_eq!(fs::read(&volume).expect("read"), b"damaged");
+}
+
+#[test]
+fn a_configuration_of_another_volume_stops_before_anything_is_opened() {
+    let host = Host::new();
+    let (dir, other) = (host.volume(), host.volume());
+    let (volume, copy) = (dir.path().join(".kmsfs/volume"), dir.path().join(".kmsfs/volume.bak"));
+    let (good, foreign) =
+        (fs::read(&volume).expect("read"), fs::read(other.path().join(".kmsfs/volume")).expect("read"));
+    let mine = FoundVolume::find(dir.path()).expect("found").volume_id();
+    let theirs = FoundVolume::find(other.path()).expect("found").volume_id();
+    fs::write(&volume, &foreign).expect("write");
+    let two = |result: Result<(), VolumeError>| match result {
+        Err(VolumeError::TwoVolumes { volume, copy, .. }) => assert_eq!((volume, copy), (theirs, mine)),
+        result => panic!("{result:?}"),
+    };
+    two(FoundVolume::find(dir.path()).map(drop));
+    // Not even a caller that opened the volume before the file was replaced loses the copy.
+    two(config::refresh_copy(dir.path(), &config::open_meta(dir.path()).expect("open")));
+    assert_eq!(fs::read(&copy).expect("read"), good);
+    // Its registry entry still says where the other volume lies.
+    let row = host.engine.registry().get(&theirs).expect("registry").expect("a row");
+    assert_eq!(row.path, fs::canonicalize(other.path()).expect("resolve"));
+
+    let found = FoundVolume::find_by_backup(dir.path()).expect("the copy");
+    let service = host.service(&found.volume_id());
+    restore_config(found, &*service, &host.engine.registry(), OpenOptions::default()).expect("restore");
+    assert_eq!(fs::read(&volume).expect("read"), good);
+    assert_eq!(fs::read(dir.path().join(".kmsfs/volume.damaged")).expect("read"), foreign);
+    host.open(dir.path(), OpenOptions::default()).expect("open");
+}
+
+#[test]
+fn a_damaged_copy_does_not_stop_a_mount_and_is_renewed() {
+    let host = Host::new();
+    let dir = host.volume();
+    let copy = dir.path().join(".kmsfs/volume.bak");
+    let good = fs::read(&copy).expect("read");
+    fs::write(&copy, b"damaged").expect("write");
+    host.open(dir.path(), OpenOptions::default()).expect("open");
+    config::refresh_copy(dir.path(), &config::open_meta(dir.path()).expect("open")).expect("renewed");
+    assert_eq!(fs::read(&copy).expect("read"), good);
 }
 
 #[test]

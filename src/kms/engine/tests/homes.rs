@@ -144,6 +144,16 @@ fn a_key_file_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn the_database_is_readable_for_its_owner_only() {
+    let bench = Bench::new();
+    bench.key();
+    for name in ["kms.db", "kms.db-wal", "kms.db-shm"] {
+        let mode = fs::metadata(bench.home().join(name)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
 fn no_secret_stands_in_the_home_in_the_clear() {
     let bench = Bench::new();
     let key = bench.key();
