@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::file::Content;
 use super::life::Life;
-use super::state::{Body, State};
+use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
 use crate::format::header::STATIC_LEN;
 use crate::format::record::Record;
@@ -53,7 +53,7 @@ impl<B: Backing> Content<B> {
         if state.cuts != cuts {
             return Ok(());
         }
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
         let floor = covered;
         if life.file_id != file_id || floor <= record.floor {
             return Ok(());
@@ -64,27 +64,40 @@ impl<B: Backing> Content<B> {
             let hole = file.seek_hole(geometry.unit_offset(unit_count(record.floor)))?;
             hole.is_some_and(|at| at < end)
         };
+        durable.holes &= has_holes == record.has_holes;
         self.write_records(life, record, floor, has_holes)
     }
 
     /// Lowers the bound before the file is cut below it; durable when this returns.
     pub(super) fn lower_floor(&self, state: &mut State, size: u64) -> Result<()> {
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        if record.floor <= size {
-            return Ok(());
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
+        if record.floor > size {
+            durable.floor = false;
+            self.write_records(life, record, size, false)?;
         }
-        self.write_records(life, record, size, false)?;
-        Ok(self.file().sync(true)?)
+        self.settle(durable.floor, durable)
     }
 
     /// Notes that units below the bound may be holes, before the first of them is made; durable when this returns.
     pub(super) fn allow_holes(&self, state: &mut State, first_unit: u64) -> Result<()> {
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        if record.has_holes || first_unit >= unit_count(record.floor) {
-            return Ok(());
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
+        if first_unit >= unit_count(record.floor) {
+            return self.settle(durable.floor || record.has_holes && durable.holes, durable);
         }
-        self.write_records(life, record, record.floor, true)?;
-        Ok(self.file().sync(true)?)
+        if !record.has_holes {
+            durable.holes = false;
+            self.write_records(life, record, record.floor, true)?;
+        }
+        self.settle(durable.holes, durable)
+    }
+
+    /// Flushes the record, unless the disk has all of it that matters.
+    fn settle(&self, enough: bool, durable: &mut DurableRecord) -> Result<()> {
+        if !enough {
+            self.file().sync(true)?;
+            *durable = DurableRecord::ALL;
+        }
+        Ok(())
     }
 
     /// Replaces both records by ones with this floor and, once set, the mark of holes.

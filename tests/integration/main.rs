@@ -3,6 +3,7 @@
 mod architecture;
 mod backends;
 mod cli;
+mod crash;
 mod faults;
 mod fixture;
 mod model;
