@@ -14,6 +14,8 @@ mod read;
 mod resize;
 mod sealer;
 mod seek;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
 mod state;
 mod write;
 

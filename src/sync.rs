@@ -8,12 +8,12 @@ pub use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak, atomic,
 };
 #[cfg(not(feature = "shuttle"))]
-pub use std::thread;
+pub use std::{thread, thread_local};
 
 #[cfg(feature = "shuttle")]
 pub use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak, atomic};
 #[cfg(feature = "shuttle")]
-pub use shuttle::thread;
+pub use shuttle::{thread, thread_local};
 #[cfg(feature = "shuttle")]
 pub use std::sync::OnceLock;
 
@@ -30,4 +30,15 @@ pub fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
 /// Locks for writing, poisoned or not.
 pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Runs a test under many interleavings of its threads: random ones, and ones in which few switches do the harm.
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) fn explore(interleavings: usize, test: impl Fn() + Clone + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    let mut config = shuttle::Config::new();
+    // The default is too small for the ciphers of a debug build.
+    config.stack_size = 1 << 20;
+    shuttle::Runner::new(RandomScheduler::new(interleavings), config.clone()).run(test.clone());
+    shuttle::Runner::new(PctScheduler::new(3, interleavings), config).run(test);
 }

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::format::size::UNIT;
+use crate::sync::thread_local;
 
 /// One page.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -24,12 +25,12 @@ thread_local! {
 
 /// Calls `work` with this thread's request buffer of `units` pages; its content is whatever was there before.
 pub(super) fn with_bulk<R>(units: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {
-    BULK.with_borrow_mut(|pages| with(pages, units, work))
+    BULK.with(|pages| with(&mut pages.borrow_mut(), units, work))
 }
 
 /// Calls `work` with this thread's buffer for one unit, which may be used while the request buffer is.
 pub(super) fn with_edge<R>(work: impl FnOnce(&mut [u8; UNIT]) -> R) -> R {
-    EDGE.with_borrow_mut(|pages| with(pages, 1, |bytes| work(bytes.first_chunk_mut().expect("one page"))))
+    EDGE.with(|pages| with(&mut pages.borrow_mut(), 1, |bytes| work(bytes.first_chunk_mut().expect("one page"))))
 }
 
 fn with<R>(pages: &mut Vec<Page>, units: usize, work: impl FnOnce(&mut [u8]) -> R) -> R {

@@ -2,7 +2,7 @@
 
 use super::life::Life;
 use super::locks::UnitLocks;
-use super::state::{Body, State};
+use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
 use crate::crypto::aead::Backend;
 use crate::env::Entropy;
@@ -151,6 +151,7 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
     opened.record.check_size(size)?;
     let body = Body::Units {
         life: Arc::new(Life::new(opened.header.file_id(), opened.keys)),
+        durable: DurableRecord::found(&opened.record, size),
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,
     };

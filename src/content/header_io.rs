@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::file::Content;
 use super::life::Life;
-use super::state::{Body, State};
+use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
 use crate::format::header::STATIC_LEN;
 use crate::format::record::Record;
@@ -52,11 +52,12 @@ impl<B: Backing> Content<B> {
         }
         let gaps = state.gaps;
         let size = state.size;
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
         if life.file_id != file_id || floor <= record.floor {
             return Ok(());
         }
         let has_holes = record.has_holes || (gaps && self.any_hole(unit_count(record.floor), unit_count(floor))?);
+        durable.holes &= has_holes == record.has_holes;
         self.write_records(life, record, floor, has_holes)?;
         if gaps && !has_holes && floor == size {
             state.gaps = false;
@@ -81,20 +82,34 @@ impl<B: Backing> Content<B> {
 
     /// Lowers the bound before the file is cut below it; durable when this returns.
     pub(super) fn lower_floor(&self, state: &mut State, size: u64) -> Result<()> {
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        if record.floor <= size {
-            return Ok(());
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
+        if record.floor > size {
+            durable.floor = false;
+            self.write_records(life, record, size, false)?;
         }
-        self.write_durable_records(life, record, size, false)
+        self.settle(durable.floor, durable)
     }
 
     /// Notes that units below the bound may be holes, before the first of them is made; durable when this returns.
     pub(super) fn allow_holes(&self, state: &mut State, first_unit: u64) -> Result<()> {
-        let Body::Units { life, record, .. } = &mut state.body else { return Ok(()) };
-        if record.has_holes || first_unit >= unit_count(record.floor) {
-            return Ok(());
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
+        if first_unit >= unit_count(record.floor) {
+            return self.settle(durable.floor || record.has_holes && durable.holes, durable);
         }
-        self.write_durable_records(life, record, record.floor, true)
+        if !record.has_holes {
+            durable.holes = false;
+            self.write_records(life, record, record.floor, true)?;
+        }
+        self.settle(durable.holes, durable)
+    }
+
+    /// Flushes the record, unless the disk has all of it that matters.
+    fn settle(&self, enough: bool, durable: &mut DurableRecord) -> Result<()> {
+        if !enough {
+            self.noted(self.file().sync(true))?;
+            *durable = DurableRecord::ALL;
+        }
+        Ok(())
     }
 
     /// Replaces both records by ones with this floor and, once set, the mark of holes.
@@ -104,13 +119,6 @@ impl<B: Backing> Content<B> {
             *record = next;
         }
         Ok(())
-    }
-
-    /// As [`Self::write_records`], durable on return. If the flush fails the next attempt writes them again.
-    fn write_durable_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
-        let before = *record;
-        self.write_records(life, record, floor, has_holes)?;
-        self.noted(self.file().sync(true)).inspect_err(|_| *record = Record { seq: record.seq, ..before })
     }
 
     /// Writes header bytes and puts back what a user would notice of it.

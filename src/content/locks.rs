@@ -60,3 +60,72 @@ mod tests {
         assert!(locks.0[0].try_read().is_ok());
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests {
+    use super::*;
+    use crate::sync::atomic::{AtomicU64, Ordering};
+    use crate::sync::{Arc, explore, thread};
+
+    /// A file of units that are written in two steps, as a page cache does it.
+    struct Units {
+        locks: UnitLocks,
+        halves: Vec<(AtomicU64, AtomicU64)>,
+    }
+
+    const COUNT: u64 = 17 * UNITS_PER_STRIPE;
+
+    impl Units {
+        /// One unit stands for each block of a stripe.
+        fn block(&self, unit: u64) -> &(AtomicU64, AtomicU64) {
+            &self.halves[(unit / UNITS_PER_STRIPE) as usize]
+        }
+
+        fn blocks(first: u64, last: u64) -> impl Iterator<Item = u64> {
+            (first / UNITS_PER_STRIPE..=last / UNITS_PER_STRIPE).map(|block| block * UNITS_PER_STRIPE)
+        }
+
+        fn write(&self, first: u64, last: u64, value: u64) {
+            let _held = self.locks.exclusive(first, last);
+            for unit in Self::blocks(first, last) {
+                self.block(unit).0.store(value, Ordering::Relaxed);
+            }
+            for unit in Self::blocks(first, last) {
+                self.block(unit).1.store(value, Ordering::Relaxed);
+            }
+        }
+
+        fn read(&self, first: u64, last: u64) {
+            let _held = self.locks.shared(first, last);
+            for unit in Self::blocks(first, last) {
+                let (a, b) = self.block(unit);
+                assert_eq!(a.load(Ordering::Relaxed), b.load(Ordering::Relaxed), "a unit is half written");
+            }
+        }
+    }
+
+    #[test]
+    fn no_reader_sees_half_a_write_and_nobody_waits_for_ever() {
+        explore(10_000, || {
+            let units = Arc::new(Units {
+                locks: UnitLocks::new(),
+                halves: (0..=COUNT / UNITS_PER_STRIPE).map(|_| Default::default()).collect(),
+            });
+            let threads = [
+                // The second range begins in the last stripe and ends in the first: in another order than the first.
+                (0, UNITS_PER_STRIPE, 1),
+                (15 * UNITS_PER_STRIPE, 16 * UNITS_PER_STRIPE, 2),
+            ]
+            .map(|(first, last, value)| {
+                let units = Arc::clone(&units);
+                thread::spawn(move || units.write(first, last, value))
+            });
+            units.read(16 * UNITS_PER_STRIPE - 1, 16 * UNITS_PER_STRIPE);
+            units.read(0, UNITS_PER_STRIPE);
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
+            units.read(0, COUNT);
+        });
+    }
+}

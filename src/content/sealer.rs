@@ -135,3 +135,42 @@ mod tests {
         assert_ne!(at(60), at(61));
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests {
+    use super::*;
+    use crate::crypto::aead::Backend;
+    use crate::crypto::secret::SecretKey;
+    use crate::env::SystemEntropy;
+    use crate::sync::{explore, thread};
+
+    #[test]
+    fn no_pair_is_handed_out_twice() {
+        explore(5000, || {
+            let shared = Arc::new((Sealer::new(), Xaes::new(Backend::default(), SecretKey::random(&SystemEntropy))));
+            let threads: Vec<_> = (0..3_u32)
+                .map(|thread| {
+                    let shared = Arc::clone(&shared);
+                    thread::spawn(move || {
+                        // Counts that end an epoch by number, times that end one by age.
+                        let runs = [(1, 0), (400_000 + thread, 59), (3, 61), (500_000, 62)];
+                        runs.map(|(count, secs)| {
+                            let (sealer, xaes) = &*shared;
+                            let run = sealer.reserve(count, xaes, &SystemEntropy, Duration::from_secs(secs));
+                            (run.epoch.bytes, u64::from(run.first), u64::from(count))
+                        })
+                    })
+                })
+                .collect();
+            let mut runs: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+            runs.sort_unstable();
+            for (epoch, first, count) in &runs {
+                assert!(*epoch != [0; 12] && *first >= 1 && first + count - 1 <= SEALS_PER_EPOCH);
+            }
+            for pair in runs.windows(2) {
+                let ((epoch, first, count), (next_epoch, next, _)) = (pair[0], pair[1]);
+                assert!(epoch != next_epoch || first + count <= next, "two runs overlap");
+            }
+        });
+    }
+}

@@ -29,6 +29,8 @@ pub(super) enum Body {
     Units {
         life: Arc<Life>,
         record: Record,
+        /// What of the record the disk has for certain.
+        durable: DurableRecord,
         /// Two valid recipient slots: a re-wrap that did not finish.
         unfinished_rewrap: bool,
     },
@@ -36,6 +38,27 @@ pub(super) enum Body {
     NeverSynced,
     /// Cannot be read or written, only be truncated to 0.
     Unusable(Outcome),
+}
+
+/// How far the record on disk may lag behind the one in memory. Raising the floor needs no flush, so the disk may have an
+/// older record: that is harmless for what it vouches for, but whoever cuts the file or makes a hole relies on the newer
+/// one. After a flush that failed, or in a file opened after its writer was killed, that cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DurableRecord {
+    /// The floor on disk is not above the one in memory.
+    pub(super) floor: bool,
+    /// If the record marks holes, the one on disk does too.
+    pub(super) holes: bool,
+}
+
+impl DurableRecord {
+    /// Nothing is lacking: the record is new with its header, or was just flushed.
+    pub(super) const ALL: Self = Self { floor: true, holes: true };
+
+    /// Of a file that is opened: only a floor that was being lowered is below the size it was lowered for.
+    pub(super) fn found(record: &Record, size: u64) -> Self {
+        Self { floor: record.floor >= size, holes: !record.has_holes }
+    }
 }
 
 impl State {

@@ -3,7 +3,7 @@
 use super::buffer::{with_bulk, with_edge};
 use super::file::Content;
 use super::life::Life;
-use super::state::{Body, State};
+use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
 use crate::format::Outcome;
 use crate::format::record::Record;
@@ -127,7 +127,12 @@ impl<B: Backing> Content<B> {
         let (first, last) = (locate(offset).0, unit_count(offset + data.len() as u64));
         *state = State {
             size,
-            body: Body::Units { life: Arc::new(life), record: new.record, unfinished_rewrap: false },
+            body: Body::Units {
+                life: Arc::new(life),
+                record: new.record,
+                durable: DurableRecord::ALL,
+                unfinished_rewrap: false,
+            },
             tail_clean: true,
             cuts: state.cuts,
             gaps: data.is_empty() || first > 0 || last < unit_count(size),
@@ -193,6 +198,8 @@ impl<B: Backing> Content<B> {
         let used = (state.size - unit_start(units - 1)) as usize;
         if used < DATA && !self.is_zero(life, rule, units - 1, used, DATA)? {
             self.reseal_tail(life, rule, units - 1, used)?;
+            // Else the new size could reach the disk without the zeros, and show what an earlier crash left here.
+            self.file().sync(true)?;
         }
         let file = self.file();
         let at = self.volume.geometry.unit_offset(units);

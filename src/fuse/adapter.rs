@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use fuser::{
 use super::convert::{errno, file_attr, file_type, kind_of_mode, no_entry, set_time};
 use super::seek::{self, Job, Whence};
 use crate::store::{Backing, RenameMode, XattrMode};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, Mutex, lock};
 use crate::vfs::{Attr, Caller, FallocateMode, Result, SetAttr, Vfs};
 
 /// How long the kernel may keep names and attributes of a volume that nobody else changes.

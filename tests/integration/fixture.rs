@@ -118,23 +118,34 @@ impl<B: Backing + Clone> Fixture<B> {
         fixture
     }
 
+    /// The same volume on another backing, which holds what a crash or a copy left of it.
+    pub fn on<C: Backing + Clone>(&self, backing: C) -> Fixture<C> {
+        let Self { service, clock, entropy, volume_id, .. } = self;
+        let (service, clock, entropy) = (service.clone(), clock.clone(), entropy.clone());
+        Fixture { backing, service, clock, entropy, volume_id: *volume_id }
+    }
+
     /// Mounts the volume, with an empty cache of data keys.
     pub fn mount(&self) -> Vfs<B> {
+        let options = Options { read_only: false, privileged: true };
+        Vfs::new(Arc::new(self.backing.clone()), Arc::new(self.volume()), options).unwrap()
+    }
+
+    /// What files of the volume are opened with.
+    pub fn volume(&self) -> Volume {
         let key = self.service.key.clone();
         let wrapped = Recipient::kms(&key, vec![1; 96], 0);
         let config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
-        let volume = Volume {
+        Volume {
             geometry: Geometry::P1,
             aead: Backend::default(),
             entropy: self.entropy.clone(),
             keys,
             read_attempts: 1,
-        };
-        let options = Options { read_only: false, privileged: true };
-        Vfs::new(Arc::new(self.backing.clone()), Arc::new(volume), options).unwrap()
+        }
     }
 
     fn keys(&self) -> VolumeKeys {

@@ -1,0 +1,386 @@
+//! The power is cut at every operation on the backing, and the disk holds what a disk may hold then: nothing that was
+//! flushed is lost, everything else is old or new, and the volume goes on working (FORMAT S1, S7, S14).
+
+mod check;
+mod disk;
+mod run;
+
+use std::sync::Arc;
+
+use kmsfs::env::{ManualClock, SeededEntropy};
+use kmsfs::store::{FaultPlan, Faulty, Memory, MemoryOptions};
+use kmsfs::types::Timestamp;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::fixture::Fixture;
+use crate::model::ops::{LONGEST, UNIT};
+use check::{Survivors, is_sound, survivors};
+use disk::{Cut, Disk, Pages, draw};
+use run::{Node, Run, Step, Tree};
+
+use Step::{
+    Create, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, Link, Mkdir, Punch, Remount, Rename, Reserve, Rewrap,
+    Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
+};
+
+const U: usize = UNIT as usize;
+
+/// Step sequences, each made to put one rule of the format at risk.
+const SCENARIOS: &[(&str, &[Step])] = &[
+    ("a new file", &[Create("a"), Write("a", 0, 100), Fsync("a"), FsyncDir("")]),
+    ("a new file of several units", &[Create("a"), Write("a", 0, 3 * U + 7), Fdatasync("a"), Write("a", 0, 50)]),
+    ("a new file that begins far from its start", &[Create("a"), Write("a", UNIT * 2 + 9, 100), Fsync("a")]),
+    ("an overwrite within a unit", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), Write("a", 10, 20)]),
+    ("an overwrite across units", &[Create("a"), Write("a", 0, 4 * U), Fsync("a"), Write("a", UNIT - 9, 2 * U)]),
+    (
+        "appends to a partial and to a full tail unit",
+        &[Create("a"), Write("a", 0, 100), Fsync("a"), Write("a", 100, U - 100), Write("a", UNIT, 50), Fsync("a")],
+    ),
+    (
+        "appends in a row, flushed now and then",
+        &[Create("a"), Write("a", 0, U), Fsync("a"), Write("a", UNIT, U), Write("a", 2 * UNIT, 9), Fdatasync("a")],
+    ),
+    ("a shrink within the tail unit", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), SetLen("a", UNIT + 5)]),
+    (
+        "a shrink over units, then growth",
+        &[Create("a"), Write("a", 0, 4 * U), Fsync("a"), SetLen("a", UNIT + 5), SetLen("a", 3 * UNIT), Fsync("a")],
+    ),
+    (
+        "a shrink to a full unit, then an append",
+        &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), SetLen("a", UNIT), Write("a", UNIT, 100), Fsync("a")],
+    ),
+    (
+        "a shrink of what was not flushed",
+        &[Create("a"), Write("a", 0, 100), Fsync("a"), Write("a", 100, 3 * U), SetLen("a", UNIT), SetLen("a", 50)],
+    ),
+    ("a second life", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), SetLen("a", 0), Write("a", 0, 50), Fsync("a")]),
+    (
+        "a second life that is never flushed",
+        &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), SetLen("a", 0), Write("a", 0, 3 * U)],
+    ),
+    ("a hole in flushed units", &[Create("a"), Write("a", 0, 4 * U), Fsync("a"), Punch("a", 9, 3 * UNIT)]),
+    ("zeros in flushed units", &[Create("a"), Write("a", 0, 4 * U), Fsync("a"), Zero("a", UNIT, UNIT), Fsync("a")]),
+    (
+        "a second hole, when the first was flushed with the size",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Fsync("a"),
+            Write("a", 9 * UNIT, 10),
+            Fsync("a"),
+            Punch("a", 0, UNIT),
+        ],
+    ),
+    (
+        "a hole that was filled, and another one",
+        &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), Punch("a", 0, UNIT), Write("a", 0, U), Punch("a", UNIT, UNIT)],
+    ),
+    ("a sparse file", &[Create("a"), SetLen("a", 5 * UNIT), Write("a", 3 * UNIT, 10), Fsync("a"), SetLen("a", UNIT)]),
+    (
+        "reserved space",
+        &[Create("a"), Write("a", 0, 50), Reserve("a", 0, 4 * UNIT), Fsync("a"), Write("a", 50, 2 * U), Fsync("a")],
+    ),
+    (
+        "a shrink whose first flush fails",
+        &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), Fsync("a"), FailNextSync, SetLen("a", 99), SetLen("a", 99)],
+    ),
+    (
+        "a process killed while it shrinks a file, which is then shrunk less",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Fsync("a"),
+            FailNextSync,
+            SetLen("a", 99),
+            Remount,
+            SetLen("a", UNIT + 7),
+        ],
+    ),
+    (
+        "a hole whose first flush fails",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Fsync("a"),
+            FailNextSync,
+            Punch("a", 0, UNIT),
+            Punch("a", 0, UNIT),
+        ],
+    ),
+    (
+        "a process killed while it makes a hole",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Fsync("a"),
+            FailNextSync,
+            Punch("a", 0, UNIT),
+            Remount,
+            Punch("a", UNIT, UNIT),
+        ],
+    ),
+    (
+        "a volume mounted again without a flush",
+        &[Create("a"), Write("a", 0, U + 9), Remount, Write("a", UNIT + 9, 3 * U), Fsync("a"), Remount, SetLen("a", 5)],
+    ),
+    (
+        "a file replaced as editors do it",
+        &[
+            Create("a"),
+            Write("a", 0, U),
+            Fsync("a"),
+            FsyncDir(""),
+            Create("b"),
+            Write("b", 0, 2 * U),
+            Fsync("b"),
+            Rename("b", "a"),
+            FsyncDir(""),
+        ],
+    ),
+    (
+        "directories",
+        &[
+            Mkdir("d"),
+            Mkdir("d/e"),
+            Create("d/e/f"),
+            Write("d/e/f", 0, 9),
+            Fsync("d/e/f"),
+            FsyncDir("d/e"),
+            SetXattr("d"),
+        ],
+    ),
+    (
+        "a directory removed",
+        &[Mkdir("d"), Create("d/f"), FsyncDir("d"), Unlink("d/f"), Rmdir("d"), Mkdir("d"), FsyncDir("")],
+    ),
+    (
+        "a directory over a directory",
+        &[Mkdir("d"), Create("d/f"), Write("d/f", 0, 9), Fsync("d/f"), Mkdir("e"), Rename("d", "e"), FsyncDir("")],
+    ),
+    (
+        "long names",
+        &[
+            Create(LONGEST),
+            Write(LONGEST, 0, 9),
+            Fsync(LONGEST),
+            Create("b"),
+            Rename("b", LONGEST),
+            Rename(LONGEST, "c"),
+        ],
+    ),
+    (
+        "long names made and removed",
+        &[
+            Mkdir("d"),
+            Create("b"),
+            Link("b", LONGEST),
+            Unlink("b"),
+            Symlink("s"),
+            FsyncDir(""),
+            Unlink(LONGEST),
+            Unlink("s"),
+        ],
+    ),
+    ("an exchange", &[Create("a"), Write("a", 0, 9), Fsync("a"), Mkdir("d"), Exchange("a", "d"), FsyncDir("")]),
+    ("a re-wrap", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), Rewrap("a"), Write("a", 5, 9), Fsync("a")]),
+    (
+        "a re-wrap between a flush and a cut",
+        &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), Write("a", 0, 9), Rewrap("a"), SetLen("a", 50), Rewrap("a")],
+    ),
+    (
+        "a re-wrap whose first flush fails",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Rewrap("a"),
+            FailNextSync,
+            Rewrap("a"),
+            Write("a", 0, 9),
+            Fsync("a"),
+        ],
+    ),
+];
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)))
+}
+
+fn new_volume(ordered_metadata: bool) -> Run {
+    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
+    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
+    backing.start_recording();
+    Run::begin(Fixture::new(backing, clock()), Tree::new(), Vec::new())
+}
+
+/// Cuts the power once and checks everything.
+fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_metadata: bool) {
+    let image = disk.image(cut, pages, clock(), ordered_metadata);
+    let found = survivors(run, cut, image.clone());
+    is_sound(run.volume.fixture.on(image), &found);
+}
+
+/// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
+/// Returns how many states that were.
+fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
+    let disk = Disk::new(run.records.clone(), run.base());
+    let mut states = 0;
+    for done in run.base()..=run.records.len() {
+        let least = disk.durable(done);
+        let mut ways = Vec::new();
+        for journal in [least, done] {
+            ways.push((journal, Pages::Oldest));
+            ways.push((journal, Pages::Newest));
+        }
+        for number in 0..others {
+            let seed = done as u64 * 1000 + number;
+            ways.push((least + draw(&SeededEntropy::new(seed), done - least + 1), Pages::any(seed)));
+        }
+        for (journal, pages) in ways {
+            cut_and_check(run, &disk, Cut { done, journal }, &pages, ordered_metadata);
+            states += 1;
+        }
+    }
+    states
+}
+
+#[test]
+fn nothing_that_was_flushed_is_lost() {
+    let mut states = 0;
+    let mut failed = Vec::new();
+    for (name, steps) in SCENARIOS {
+        for ordered_metadata in [true, false] {
+            let run = new_volume(ordered_metadata).steps(steps);
+            let checked =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_everywhere(&run, 3, ordered_metadata)));
+            match checked {
+                Ok(count) => states += count,
+                Err(_) => failed.push((name, ordered_metadata)),
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(states > 1000, "only {states} states were checked");
+}
+
+#[test]
+fn a_second_power_cut_harms_no_more_than_the_first() {
+    const BEFORE: &[Step] = &[
+        Create("a"),
+        Write("a", 0, 2 * U + 9),
+        Fsync("a"),
+        FsyncDir(""),
+        Write("a", 2 * UNIT + 9, 2 * U),
+        SetLen("a", UNIT + 1),
+        Write("a", UNIT + 1, 30),
+        Create("b"),
+        Write("b", 2 * UNIT, 50),
+    ];
+    const BEHIND: &[Step] =
+        &[Write("b", UNIT, 9), Write("a", UNIT, 2 * U), Fsync("a"), SetLen("a", UNIT - 3), Fsync("b"), SetLen("b", 9)];
+    let run = new_volume(true).steps(BEFORE);
+    let disk = Disk::new(run.records.clone(), run.base());
+    let mut states = 0;
+    for done in run.base()..=run.records.len() {
+        let least = disk.durable(done);
+        let seed = done as u64;
+        let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
+        let cut = Cut { done, journal };
+        let image = disk.image(cut, &Pages::any(seed), clock(), true);
+        let found = survivors(&run, cut, image.clone());
+        let second = resume(&run, &found, image).steps(BEHIND);
+        states += cut_everywhere(&second, 2, true);
+    }
+    assert!(states > 500, "only {states} states were checked");
+}
+
+/// Goes on with what a cut left. A file without a header stands at the start of a new run as what it is: unreadable.
+fn resume(run: &Run, found: &Survivors, image: Faulty<Memory>) -> Run {
+    let mut contents = Vec::new();
+    let mut tree = Tree::new();
+    for (path, node) in &found.tree {
+        match node {
+            Node::File(file) => match &found.contents[file] {
+                Some(content) => {
+                    tree.insert(path.clone(), Node::File(contents.len()));
+                    contents.push(content.clone());
+                }
+                None => {
+                    let root = kmsfs::vfs::ROOT;
+                    run.volume
+                        .fixture
+                        .on(image.clone())
+                        .mount()
+                        .unlink(root, path.as_bytes())
+                        .expect("it can be removed");
+                }
+            },
+            other => {
+                tree.insert(path.clone(), other.clone());
+            }
+        }
+    }
+    Run::begin(run.volume.fixture.on(image), tree, contents)
+}
+
+fn path() -> impl Strategy<Value = &'static str> {
+    select(vec!["a", "a", "b", "d/a", "d/b", "e/a", LONGEST])
+}
+
+fn directory() -> impl Strategy<Value = &'static str> {
+    select(vec!["d", "e", "d/f"])
+}
+
+fn offset() -> impl Strategy<Value = u64> {
+    let at_unit = (0..5_u64, -2..=2_i64).prop_map(|(unit, by)| (unit * UNIT).saturating_add_signed(by));
+    prop_oneof![1 => 0..20_000_u64, 1 => at_unit]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let len = || prop_oneof![1 => 1..10_000_usize, 1 => Just(U)];
+    prop_oneof![
+        4 => path().prop_map(Create),
+        12 => (path(), offset(), len()).prop_map(|(p, o, n)| Write(p, o, n)),
+        6 => (path(), offset()).prop_map(|(p, n)| SetLen(p, n)),
+        4 => (path(), offset(), len()).prop_map(|(p, o, n)| Punch(p, o, n as u64)),
+        1 => (path(), offset(), len()).prop_map(|(p, o, n)| Zero(p, o, n as u64)),
+        1 => (path(), offset(), len()).prop_map(|(p, o, n)| Reserve(p, o, n as u64)),
+        6 => path().prop_map(Fsync),
+        3 => path().prop_map(Fdatasync),
+        2 => prop_oneof![Just(""), directory()].prop_map(FsyncDir),
+        3 => directory().prop_map(Mkdir),
+        1 => directory().prop_map(Rmdir),
+        2 => (path(), path()).prop_map(|(p, q)| Rename(p, q)),
+        1 => (directory(), directory()).prop_map(|(p, q)| Rename(p, q)),
+        1 => (path(), path()).prop_map(|(p, q)| Exchange(p, q)),
+        1 => (path(), path()).prop_map(|(p, q)| Link(p, q)),
+        2 => path().prop_map(Unlink),
+        1 => path().prop_map(SetXattr),
+        1 => Just(Remount),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn random_steps_survive_power_cuts(
+        steps in prop::collection::vec(step(), 1..25),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u64>()), 16),
+        ordered_metadata in any::<bool>(),
+    ) {
+        let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
+        let run = new_volume(ordered_metadata).steps(&begin).steps(&steps);
+        let disk = Disk::new(run.records.clone(), run.base());
+        for (done, journal, seed) in cuts {
+            let done = run.base() + done.index(run.records.len() - run.base() + 1);
+            let least = disk.durable(done);
+            let cut = Cut { done, journal: least + journal.index(done - least + 1) };
+            cut_and_check(&run, &disk, cut, &Pages::any(seed), ordered_metadata);
+        }
+    }
+}

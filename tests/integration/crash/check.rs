@@ -1,0 +1,192 @@
+//! What must hold of a volume after a power cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kmsfs::store::{Backing, Faulty, FileKind, Memory};
+use rustix::io::Errno;
+
+use super::disk::Cut;
+use super::run::{Node, Run, Tree, Volume, parts, visible};
+use crate::fixture::Fixture;
+use crate::model::run::read_all;
+use crate::model::subject::{Mounted, Subject};
+
+/// What survived: the tree as it was found, and by file its bytes, or none of a file that was never flushed and whose
+/// header is lost.
+pub struct Survivors {
+    pub tree: Tree,
+    pub contents: BTreeMap<usize, Option<Vec<u8>>>,
+}
+
+/// Mounts the volume on the disk that a cut left, and checks that all of it is what the steps before the cut allow.
+pub fn survivors(run: &Run, cut: Cut, image: Faulty<Memory>) -> Survivors {
+    let mut volume = Mounted::new(run.volume.fixture.on(image));
+    let tree = check_tree(run, cut, &volume);
+    let mut contents = BTreeMap::new();
+    for (path, node) in &tree {
+        match node {
+            Node::File(file) => {
+                let content = check_file(run, cut, *file, &mut volume, path);
+                contents.insert(*file, content);
+            }
+            Node::Symlink => assert_eq!(volume.read_link(&parts(path)).as_deref(), Ok(&b"target"[..]), "{path}"),
+            Node::Directory => {}
+        }
+        let attributes = volume.list_xattrs(&parts(path)).expect("attributes can be listed");
+        for name in attributes {
+            volume.get_xattr(&parts(path), &name).unwrap_or_else(|e| panic!("attribute {name} of {path}: {e}"));
+        }
+    }
+    Survivors { tree, contents }
+}
+
+/// Names are those at some step: of the one that the journal ends in, before or after it.
+fn check_tree(run: &Run, cut: Cut, volume: &Volume) -> Tree {
+    let last = run.ends.iter().rposition(|&end| end <= cut.journal).expect("the journal has the start");
+    let mut allowed = vec![run.trees[last].clone()];
+    if let (Some(next), Some(&end)) = (run.trees.get(last + 1), run.ends.get(last + 1))
+        && end > cut.journal
+        && cut.journal > run.ends[last]
+    {
+        allowed.push(next.clone());
+        // A directory renamed over another can leave the empty one at the old name (FORMAT 8.1).
+        let gone = run.trees[last].iter().filter(|(path, node)| **node == Node::Directory && !next.contains_key(*path));
+        for (path, _) in gone {
+            allowed.push(next.clone());
+            allowed.last_mut().unwrap().insert(path.clone(), Node::Directory);
+        }
+    }
+    let found = visible(volume);
+    let fits = |tree: &&Tree| {
+        let kind = |node: &Node| match node {
+            Node::Directory => FileKind::Directory,
+            Node::Symlink => FileKind::Symlink,
+            Node::File(_) => FileKind::Regular,
+        };
+        tree.len() == found.len() && tree.iter().all(|(path, node)| found.get(path) == Some(&kind(node)))
+    };
+    // Which of two files stands at a name tells the content, once it is read.
+    let mut fitting = allowed.iter().filter(fits);
+    let first = fitting.next().unwrap_or_else(|| panic!("names: {found:?}\nallowed: {allowed:?}"));
+    match fitting.find(|other| *other != first) {
+        Some(other) if !is_of(run, cut, first, volume) => other.clone(),
+        _ => first.clone(),
+    }
+}
+
+/// Whether the files of a tree have sizes that they had.
+fn is_of(run: &Run, cut: Cut, tree: &Tree, volume: &Volume) -> bool {
+    tree.iter().all(|(path, node)| match node {
+        Node::File(file) => {
+            let size = volume.stat(&parts(path)).expect("what is listed has attributes").size;
+            window(run, cut, *file).iter().any(|version| version.len() as u64 == size)
+        }
+        _ => true,
+    })
+}
+
+/// The contents that a file had since it was flushed last.
+fn window(run: &Run, cut: Cut, file: usize) -> Vec<&[u8]> {
+    let file = &run.files[file];
+    let done = |step: &usize| run.ends[*step] <= cut.done;
+    let begun = |step: &usize| *step == 0 || run.ends[*step - 1] < cut.done || done(step);
+    let from = file.flushed.iter().rev().find(|(step, _)| done(step)).map_or(0, |(_, version)| *version);
+    file.versions[from..].iter().filter(|(step, _)| begun(step)).map(|(_, content)| content.as_slice()).collect()
+}
+
+/// Every byte is one that the file had there since it was flushed, the size too.
+fn check_file(run: &Run, cut: Cut, file: usize, volume: &mut Volume, path: &str) -> Option<Vec<u8>> {
+    let window = window(run, cut, file);
+    let size = volume.stat(&parts(path)).expect("what is listed has attributes").size;
+    let sizes: BTreeSet<u64> = window.iter().map(|version| version.len() as u64).collect();
+    assert!(sizes.contains(&size), "{path}: size {size}, not one of {sizes:?}");
+    match read_all(volume, &parts(path), size) {
+        Ok(content) => {
+            assert_eq!(content.len() as u64, size, "{path}");
+            for (at, byte) in content.iter().enumerate() {
+                let byte_of = |version: &&[u8]| version.get(at).copied().unwrap_or(0);
+                assert!(
+                    window.iter().any(|version| byte_of(version) == *byte),
+                    "{path}, byte {at}: {byte}, not one of {:?}",
+                    window.iter().map(byte_of).collect::<BTreeSet<_>>(),
+                );
+            }
+            Some(content)
+        }
+        Err(error) => {
+            // Only what was never flushed since the file was empty can have lost its header.
+            assert!(window.iter().any(|version| version.is_empty()), "{path}: {error} for flushed content");
+            assert_eq!(error, Errno::IO, "{path}");
+            None
+        }
+    }
+}
+
+/// The volume is as good as any: files grow without old bytes coming back, are written, flushed and read after
+/// another mount, and everything can be removed.
+pub fn is_sound(fixture: Fixture<Faulty<Memory>>, survivors: &Survivors) {
+    const MORE: u64 = 5000;
+    let backing = fixture.backing.clone();
+    let mut volume = Mounted::new(fixture);
+    let mut expected = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for (path, node) in &survivors.tree {
+        let Node::File(file) = node else { continue };
+        if !seen.insert(*file) {
+            continue;
+        }
+        let names = parts(path);
+        let mut content = match &survivors.contents[file] {
+            Some(content) => content.clone(),
+            None => {
+                // A lost file can be emptied and used again.
+                let empty = kmsfs::vfs::SetAttr { size: Some(0), ..Default::default() };
+                let attr = names.iter().fold(kmsfs::vfs::ROOT, |dir, name| {
+                    volume.vfs.lookup(dir, name.as_bytes()).expect("it was listed").ino
+                });
+                volume.vfs.setattr(attr, None, &empty).expect("a lost file can be emptied");
+                Vec::new()
+            }
+        };
+        volume.open(&names, true).unwrap_or_else(|e| panic!("{path} can be opened: {e}"));
+        let handle = volume.open_files() - 1;
+        let size = content.len() as u64;
+        volume.set_len(handle, size + MORE).unwrap_or_else(|e| panic!("{path} can grow: {e}"));
+        content.resize((size + MORE) as usize, 0);
+        let found = volume.read(handle, 0, content.len()).unwrap_or_else(|e| panic!("{path}, grown: {e}"));
+        assert!(found == content, "{path}: what is new after the crash reads as zeros");
+        volume.write(handle, size / 2, b"written after the crash").unwrap_or_else(|e| panic!("{path}: {e}"));
+        let at = (size / 2) as usize;
+        content[at..at + 23].copy_from_slice(b"written after the crash");
+        volume.fsync(handle, false).unwrap();
+        expected.insert(path.clone(), content);
+    }
+    volume.remount();
+    for (path, content) in &expected {
+        let found = read_all(&mut volume, &parts(path), content.len() as u64);
+        assert!(found.as_ref() == Ok(content), "{path}: mounted again");
+    }
+    remove_all(&mut volume);
+    volume.remount();
+    assert_eq!(visible(&volume), BTreeMap::new());
+    let root = backing.root().unwrap();
+    let mut names = Vec::new();
+    backing.read_list(&mut backing.list(&root).unwrap(), 0, &mut names).unwrap();
+    for entry in names {
+        let name = String::from_utf8(entry.name).unwrap();
+        let hidden = [".", "..", ".kmsfs", ".kmsfs.dir"].contains(&name.as_str())
+            || name.starts_with("~T")
+            || (name.starts_with("~L") && name.ends_with(".n"));
+        assert!(hidden, "{name} is left in the backing");
+    }
+}
+
+fn remove_all(volume: &mut Volume) {
+    let mut objects: Vec<(String, FileKind)> = visible(volume).into_iter().collect();
+    objects.sort_by_key(|(path, _)| std::cmp::Reverse(path.matches('/').count()));
+    for (path, kind) in objects {
+        let names = parts(&path);
+        let removed = if kind == FileKind::Directory { volume.rmdir(&names) } else { volume.unlink(&names) };
+        assert_eq!(removed, Ok(()), "{path} can be removed");
+    }
+}

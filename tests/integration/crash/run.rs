@@ -1,0 +1,311 @@
+//! A workload on a recorded volume, and what the volume held after each of its steps.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kmsfs::content::{Content, Rewrapped};
+use kmsfs::store::{Access, Allocate, Backing, Fault, Faulty, FileKind, Memory, OpClass, Record, RenameMode};
+use rustix::io::Errno;
+
+use crate::fixture::Fixture;
+use crate::model::subject::{Mounted, Result, Subject};
+
+pub type Volume = Mounted<Faulty<Memory>>;
+
+/// A path with its parts between slashes.
+pub type Path = &'static str;
+
+/// What an application, or the administrator, does. Files stay open until the volume is mounted again.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Create(Path),
+    /// So many bytes, none of them zero and not those of any other step.
+    Write(Path, u64, usize),
+    SetLen(Path, u64),
+    Punch(Path, u64, u64),
+    Zero(Path, u64, u64),
+    Reserve(Path, u64, u64),
+    Fsync(Path),
+    Fdatasync(Path),
+    FsyncDir(Path),
+    Mkdir(Path),
+    Rmdir(Path),
+    Symlink(Path),
+    Rename(Path, Path),
+    Exchange(Path, Path),
+    Link(Path, Path),
+    Unlink(Path),
+    SetXattr(Path),
+    Rewrap(Path),
+    /// The process is killed and the volume mounted again; nothing is flushed.
+    Remount,
+    /// The next flush fails.
+    FailNextSync,
+}
+
+/// An object of the tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Node {
+    Directory,
+    Symlink,
+    /// Its number in [`Run::files`].
+    File(usize),
+}
+
+pub type Tree = BTreeMap<String, Node>;
+
+/// What a file held.
+pub struct File {
+    /// Each content with the number of steps done when it was complete.
+    pub versions: Vec<(usize, Arc<Vec<u8>>)>,
+    /// After how many steps the file was flushed, and which version that was.
+    pub flushed: Vec<(usize, usize)>,
+}
+
+impl File {
+    pub fn content(&self) -> &[u8] {
+        &self.versions.last().expect("a file begins with a version").1
+    }
+}
+
+/// A workload in progress. Step numbers count from 1; 0 is the volume at the start, all of it durable.
+pub struct Run {
+    pub volume: Volume,
+    pub records: Vec<Record>,
+    /// By step number, how many records were made when it was done.
+    pub ends: Vec<usize>,
+    /// By step number.
+    pub trees: Vec<Tree>,
+    pub files: Vec<File>,
+    open: HashMap<usize, usize>,
+}
+
+pub fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+impl Run {
+    /// Begins on a volume whose backing was recorded from its first operation on. `content` is what its files hold.
+    pub fn begin(fixture: Fixture<Faulty<Memory>>, tree: Tree, content: Vec<Vec<u8>>) -> Self {
+        let records = fixture.backing.stop_recording();
+        fixture.backing.start_recording();
+        let file = |content| File { versions: vec![(0, Arc::new(content))], flushed: vec![(0, 0)] };
+        Self {
+            volume: Mounted::new(fixture),
+            ends: vec![records.len()],
+            records,
+            trees: vec![tree],
+            files: content.into_iter().map(file).collect(),
+            open: HashMap::new(),
+        }
+    }
+
+    pub fn base(&self) -> usize {
+        self.ends[0]
+    }
+
+    pub fn tree(&self) -> &Tree {
+        self.trees.last().expect("there is a tree at the start")
+    }
+
+    pub fn steps(mut self, steps: &[Step]) -> Self {
+        for step in steps {
+            self.step(*step);
+        }
+        self
+    }
+
+    /// A step that fails has no effect on names, and none on contents that anybody may rely on.
+    fn step(&mut self, step: Step) {
+        let number = self.ends.len();
+        let mut tree = self.tree().clone();
+        let done = self.apply(number, step, &mut tree);
+        let log = self.volume.fixture.backing.stop_recording();
+        self.volume.fixture.backing.start_recording();
+        if done.is_ok() {
+            let flushes = |record: &Record| matches!(record, Record::Sync { .. } | Record::SyncDir { .. });
+            let must_flush = matches!(step, Step::Fsync(_) | Step::Fdatasync(_) | Step::FsyncDir(_));
+            assert!(!must_flush || log.iter().any(flushes), "{step:?} reached the disk");
+        } else {
+            tree = self.tree().clone();
+        }
+        self.records.extend(log);
+        self.ends.push(self.records.len());
+        self.trees.push(tree);
+    }
+
+    fn apply(&mut self, number: usize, step: Step, tree: &mut Tree) -> Result<()> {
+        match step {
+            Step::Create(path) => {
+                self.volume.create(&parts(path), 0o644)?;
+                let file = self.files.len();
+                self.open.insert(file, self.volume.open_files() - 1);
+                self.files.push(File { versions: vec![(number, Arc::default())], flushed: Vec::new() });
+                tree.insert(path.into(), Node::File(file));
+            }
+            Step::Write(path, offset, len) => {
+                let data: Vec<u8> = (0..len).map(|at| ((number * 37 + at / 509) % 255) as u8 + 1).collect();
+                let (file, handle) = self.file(path)?;
+                self.volume.write(handle, offset, &data)?;
+                self.change(number, file, |content| {
+                    let end = offset as usize + len;
+                    content.resize(content.len().max(end), 0);
+                    content[offset as usize..end].copy_from_slice(&data);
+                });
+            }
+            Step::SetLen(path, len) => {
+                let (file, handle) = self.file(path)?;
+                self.volume.set_len(handle, len)?;
+                self.change(number, file, |content| content.resize(len as usize, 0));
+            }
+            Step::Punch(path, offset, len) => self.clear(number, path, Allocate::PunchHole, offset, len)?,
+            Step::Zero(path, offset, len) => self.clear(number, path, Allocate::ZeroRange, offset, len)?,
+            Step::Reserve(path, offset, len) => {
+                let (_, handle) = self.file(path)?;
+                self.volume.allocate(handle, Allocate::KeepSize, offset, len)?;
+            }
+            Step::Fsync(path) => self.sync(number, path, false)?,
+            Step::Fdatasync(path) => self.sync(number, path, true)?,
+            Step::FsyncDir(path) => self.volume.fsync_dir(&parts(path))?,
+            Step::Mkdir(path) => {
+                self.volume.mkdir(&parts(path), 0o755)?;
+                tree.insert(path.into(), Node::Directory);
+            }
+            Step::Rmdir(path) => {
+                self.volume.rmdir(&parts(path))?;
+                tree.remove(path);
+            }
+            Step::Symlink(path) => {
+                self.volume.symlink(&parts(path), b"target")?;
+                tree.insert(path.into(), Node::Symlink);
+            }
+            Step::Rename(path, to) => {
+                self.volume.rename(&parts(path), &parts(to), RenameMode::Replace)?;
+                // Two names of one file stay both.
+                if path != to && (tree[path] == Node::Directory || tree.get(to) != tree.get(path)) {
+                    let moved = take(tree, path);
+                    take(tree, to);
+                    put(tree, to, moved);
+                }
+            }
+            Step::Exchange(path, to) => {
+                self.volume.rename(&parts(path), &parts(to), RenameMode::Exchange)?;
+                if path != to {
+                    let (first, second) = (take(tree, path), take(tree, to));
+                    put(tree, to, first);
+                    put(tree, path, second);
+                }
+            }
+            Step::Link(path, to) => {
+                self.volume.link(&parts(path), &parts(to))?;
+                tree.insert(to.into(), tree[path].clone());
+            }
+            Step::Unlink(path) => {
+                self.volume.unlink(&parts(path))?;
+                tree.remove(path);
+            }
+            Step::SetXattr(path) => {
+                let value = number.to_le_bytes();
+                self.volume.set_xattr(&parts(path), "user.a", &value, kmsfs::store::XattrMode::Set)?;
+            }
+            Step::Rewrap(path) => self.rewrap(path)?,
+            Step::Remount => {
+                self.open.clear();
+                self.volume.remount();
+            }
+            Step::FailNextSync => {
+                self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
+            }
+        }
+        Ok(())
+    }
+
+    /// A file by path, and its handle.
+    fn file(&mut self, path: &str) -> Result<(usize, usize)> {
+        let Some(Node::File(file)) = self.tree().get(path).cloned() else { return Err(Errno::NOENT) };
+        if let Some(handle) = self.open.get(&file) {
+            return Ok((file, *handle));
+        }
+        self.volume.open(&parts(path), true)?;
+        let handle = self.volume.open_files() - 1;
+        self.open.insert(file, handle);
+        Ok((file, handle))
+    }
+
+    fn change(&mut self, number: usize, file: usize, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut content = self.files[file].content().to_vec();
+        change(&mut content);
+        self.files[file].versions.push((number, Arc::new(content)));
+    }
+
+    fn clear(&mut self, number: usize, path: &str, how: Allocate, offset: u64, len: u64) -> Result<()> {
+        let (file, handle) = self.file(path)?;
+        self.volume.allocate(handle, how, offset, len)?;
+        self.change(number, file, |content| {
+            let end = content.len().min((offset + len) as usize);
+            if (offset as usize) < end {
+                content[offset as usize..end].fill(0);
+            }
+        });
+        Ok(())
+    }
+
+    fn sync(&mut self, number: usize, path: &str, data_only: bool) -> Result<()> {
+        let (file, handle) = self.file(path)?;
+        self.volume.fsync(handle, data_only)?;
+        let version = self.files[file].versions.len() - 1;
+        self.files[file].flushed.push((number, version));
+        Ok(())
+    }
+
+    /// What `kmsfs rewrap` does with one file, which stands alone in the root: nothing is mounted meanwhile.
+    fn rewrap(&mut self, path: &str) -> Result<()> {
+        self.open.clear();
+        self.volume.remount();
+        assert!(!path.contains('/'));
+        let fixture = &self.volume.fixture;
+        let (root, mut names) = (fixture.backing.root()?, Vec::new());
+        fixture.backing.read_list(&mut fixture.backing.list(&root)?, 0, &mut names)?;
+        let is_file = |name: &&str| name.len() == 43 && !name.starts_with('~');
+        let names: Vec<String> = names.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()).collect();
+        let mut files = names.iter().map(String::as_str).filter(is_file);
+        let (only, none) = (files.next().expect("the file"), files.next());
+        assert_eq!(none, None, "only one file is there");
+        let file = fixture.backing.open(&root, only, Access::ReadWrite)?;
+        let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
+        let content = Content::open(backing, volume, file, Access::ReadWrite).map_err(|e| e.errno())?;
+        let rewrapped = content.rewrap(None, None).map_err(|e| e.errno())?;
+        assert_eq!(rewrapped, Rewrapped::Yes);
+        Ok(())
+    }
+}
+
+/// Takes an object and all below it out of a tree; paths relative to it.
+fn take(tree: &mut Tree, path: &str) -> Vec<(String, Node)> {
+    let below = format!("{path}/");
+    let paths: Vec<String> = tree.keys().filter(|p| *p == path || p.starts_with(&below)).cloned().collect();
+    paths.into_iter().map(|p| (p[path.len()..].to_owned(), tree.remove(&p).expect("it was just seen"))).collect()
+}
+
+fn put(tree: &mut Tree, path: &str, objects: Vec<(String, Node)>) {
+    for (below, node) in objects {
+        tree.insert(format!("{path}{below}"), node);
+    }
+}
+
+/// Everything that a mounted volume shows, with types only.
+pub fn visible(volume: &Volume) -> BTreeMap<String, FileKind> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![String::new()];
+    while let Some(dir) = dirs.pop() {
+        let entries = volume.list(&parts(&dir)).unwrap_or_else(|e| panic!("/{dir} can be listed: {e}"));
+        for (name, kind) in entries {
+            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            if kind == FileKind::Directory {
+                dirs.push(path.clone());
+            }
+            found.insert(path, kind);
+        }
+    }
+    found
+}
