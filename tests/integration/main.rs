@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod faults;
 mod fixture;
+mod fuzz;
 mod model;
 mod ops;
 mod vectors;
