@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod faults;
 mod fixture;
+mod fuzz;
 mod model;
 mod ops;
 mod vectors;

@@ -7,37 +7,16 @@ pub mod run;
 pub mod subject;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kmsfs::env::ManualClock;
-use kmsfs::store::{Allocate, LocalDir, Memory, MemoryOptions};
+use kmsfs::store::{Allocate, LocalDir, Memory};
 use kmsfs::types::Timestamp;
 use proptest::prelude::*;
 
 use crate::fixture::Fixture;
-use ops::{Op, UNIT};
-use run::{Comparison, tree};
+use ops::UNIT;
+use run::{Comparison, compare_with_model, tree};
 use subject::{Mounted, PlainTree, Subject};
-
-const START: Timestamp = Timestamp::from_secs(1_000_000);
-
-fn compare_with_model(ops: &[Op], ordered_metadata: bool) -> Result<(), TestCaseError> {
-    let clock = Arc::new(ManualClock::new(START));
-    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
-    let mut model = PlainTree::new(Memory::new(clock.clone()));
-    let mut mounted = Mounted::new(Fixture::new(Memory::with_options(clock.clone(), options), clock.clone()));
-    let mut comparison = Comparison::exact(UNIT);
-    for (number, op) in ops.iter().enumerate() {
-        clock.advance(Duration::from_secs(1));
-        comparison.step(number, op, &mut model, &mut mounted)?;
-    }
-    prop_assert_eq!(tree(&mut mounted), tree(&mut model));
-    prop_assert_eq!(mounted.known_when_closed(), 0, "every reference was given back");
-    mounted.remount();
-    model.remount();
-    prop_assert_eq!(tree(&mut mounted), tree(&mut model), "after the volume was mounted again");
-    Ok(())
-}
 
 proptest! {
     #[test]
@@ -54,7 +33,7 @@ proptest! {
 #[test]
 fn sizes_and_holes_beyond_four_gibibytes() {
     const FAR: u64 = 5 << 30;
-    let clock = Arc::new(ManualClock::new(START));
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
     let mut mounted = Mounted::new(Fixture::new(Memory::new(clock.clone()), clock));
     mounted.create(&["big"], 0o600).unwrap();
     mounted.write(0, FAR, b"far").unwrap();

@@ -1,14 +1,21 @@
 //! One operation on two filesystems, and what must be equal then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
-use kmsfs::store::{Allocate, FileKind};
+use kmsfs::env::ManualClock;
+use kmsfs::store::{Allocate, FileKind, Memory, MemoryOptions};
+use kmsfs::types::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rustix::io::Errno;
 
-use super::ops::{Object, Op, Place};
-use super::subject::{Plain, Result, Subject};
+use super::ops::{Object, Op, Place, UNIT};
+use super::subject::{Mounted, Plain, PlainTree, Result, Subject};
+use crate::fixture::Fixture;
+
+const START: Timestamp = Timestamp::from_secs(1_000_000);
 
 /// What an operation answered.
 #[derive(PartialEq, Debug)]
@@ -281,6 +288,25 @@ impl Comparison {
         }
         Ok(())
     }
+}
+
+/// Does the same operations on a volume and on a plain tree, both in memory.
+pub fn compare_with_model(ops: &[Op], ordered_metadata: bool) -> std::result::Result<(), TestCaseError> {
+    let clock = Arc::new(ManualClock::new(START));
+    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
+    let mut model = PlainTree::new(Memory::new(clock.clone()));
+    let mut mounted = Mounted::new(Fixture::new(Memory::with_options(clock.clone(), options), clock.clone()));
+    let mut comparison = Comparison::exact(UNIT);
+    for (number, op) in ops.iter().enumerate() {
+        clock.advance(Duration::from_secs(1));
+        comparison.step(number, op, &mut model, &mut mounted)?;
+    }
+    prop_assert_eq!(tree(&mut mounted), tree(&mut model));
+    prop_assert_eq!(mounted.known_when_closed(), 0, "every reference was given back");
+    mounted.remount();
+    model.remount();
+    prop_assert_eq!(tree(&mut mounted), tree(&mut model), "after the volume was mounted again");
+    Ok(())
 }
 
 /// The whole tree of a filesystem.

@@ -1,0 +1,200 @@
+//! What each fuzz target does with its input. `cargo test` runs the same functions on the committed corpus and on
+//! damaged copies of it (`tests/integration/fuzz.rs`).
+//!
+//! Each answers whether the input was accepted; a parser that accepts something must give it back unchanged where its
+//! form is canonical. Anything else that is wrong panics.
+
+use std::sync::{Arc, OnceLock};
+
+use kmsfs::crypto::aead::Backend;
+use kmsfs::crypto::secret::SecretKey;
+use kmsfs::format::dirid::{self, Found};
+use kmsfs::format::header::{self, HeaderInfo, HeaderPolicy, IMPLEMENTED_AEADS};
+use kmsfs::format::keys::VolumeKeys;
+use kmsfs::format::name::NameCodec;
+use kmsfs::format::recipient::AllowList;
+use kmsfs::format::size::Geometry;
+use kmsfs::format::slot::{Place, build_slot, parse_slot};
+use kmsfs::format::volume::VolumeFile;
+use kmsfs::format::{symlink, xattr};
+use kmsfs::kms::blob;
+use kmsfs::kms::custody::{Home, RecoveryKey};
+use kmsfs::types::{DirId, KeyArn, VolumeId};
+
+/// A target's name and what it does.
+pub type Target = (&'static str, fn(&[u8]) -> bool);
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("header", header),
+    ("slot", slot),
+    ("volume_file", volume_file),
+    ("dir_id", dir_id),
+    ("name", name),
+    ("symlink", symlink),
+    ("xattr", xattr),
+    ("root_file", root_file),
+    ("recovery_key", recovery_key),
+    ("blob", blob),
+    ("ops", ops),
+];
+
+/// The volume that the corpus belongs to.
+pub const VOLUME: VolumeId = VolumeId::from_bytes([5; 16]);
+/// The directory that its names stand in.
+pub const DIR: DirId = DirId::from_bytes([9; 16]);
+/// The key that its files are wrapped by.
+pub const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+
+/// The volume's root key.
+pub fn root_key() -> SecretKey<32> {
+    SecretKey::from_slice(&[8; 32]).expect("32 bytes")
+}
+
+/// The data key of every file.
+pub fn data_key() -> SecretKey<32> {
+    SecretKey::from_slice(&[6; 32]).expect("32 bytes")
+}
+
+/// The volume's keys.
+pub fn keys() -> Arc<VolumeKeys> {
+    static KEYS: OnceLock<Arc<VolumeKeys>> = OnceLock::new();
+    KEYS.get_or_init(|| Arc::new(VolumeKeys::derive(Backend::default(), &root_key(), VOLUME))).clone()
+}
+
+/// The front of a file.
+pub fn header(data: &[u8]) -> bool {
+    let info = HeaderInfo::parse(data);
+    let keys = keys();
+    let key: KeyArn = KEY.parse().expect("an ARN");
+    let allowed: AllowList = [key].into_iter().collect();
+    let geometry = Geometry::P1;
+    let policy =
+        HeaderPolicy { volume_id: VOLUME, geometry, keys: &keys, allowed: &allowed, aead_ids: IMPLEMENTED_AEADS };
+    let Ok(opened) = header::open_header(data, &policy, &mut |_, _| Ok(data_key())) else { return false };
+    let info = info.expect("what opens with keys can be scanned without");
+    assert_eq!(info.header, opened.header);
+    assert_eq!(info.slots.len(), opened.valid_slots);
+    if let Some(patch) = header::finish_rewrap(data, &opened) {
+        let mut finished = data.to_vec();
+        patch.apply(&mut finished);
+        let again = header::open_header(&finished, &policy, &mut |_, _| Ok(data_key())).expect("the newer slot opened");
+        assert_eq!((again.valid_slots, again.record), (1, opened.record));
+    }
+    true
+}
+
+/// One recipient slot.
+pub fn slot(data: &[u8]) -> bool {
+    let Some(slot) = parse_slot(Place::A, data) else { return false };
+    if data.len() == Geometry::P1.slot_len() {
+        assert_eq!(build_slot(slot.generation, &slot.recipients, Geometry::P1).as_deref(), Ok(data));
+    }
+    true
+}
+
+/// A volume file.
+pub fn volume_file(data: &[u8]) -> bool {
+    let Ok(file) = VolumeFile::parse(data) else { return false };
+    let row = file.row_if_trusted();
+    let id = file.config().volume_id;
+    let Ok(opened) = file.open(Backend::default(), Some(&row), &mut |_, _, _| Ok(root_key())) else { return false };
+    assert_eq!(opened.config.volume_id, id);
+    true
+}
+
+/// The text of a directory id.
+pub fn dir_id(data: &[u8]) -> bool {
+    let Ok(id) = dirid::decode(&keys(), Found::Text(data)) else { return false };
+    assert_eq!(dirid::encode(&keys(), id).as_bytes(), data);
+    true
+}
+
+/// An entry and, behind a line feed, its side entry. Recovers a directory id from it too.
+pub fn name(data: &[u8]) -> bool {
+    let mut lines = data.splitn(2, |&b| b == b'\n');
+    let (entry, side) = (lines.next().unwrap_or_default(), lines.next());
+    let keys = keys();
+    if let Ok((id, name)) = dirid::recover(&keys, entry, side) {
+        assert!(!id.is_zero() && !name.is_empty());
+    }
+    let codec = NameCodec::new(keys, kmsfs::format::name::DEFAULT_SHORT_MAX);
+    // As a plaintext name, the input comes back.
+    if let Ok(encoded) = codec.encode(DIR, data) {
+        let back = codec.decode(DIR, encoded.entry().as_bytes(), encoded.side().map(str::as_bytes));
+        assert_eq!(back.as_deref(), Ok(data));
+    }
+    let Ok(name) = codec.decode(DIR, entry, side) else { return false };
+    let encoded = codec.encode(DIR, &name).expect("a name that decodes is valid");
+    assert_eq!(encoded.entry().as_bytes(), entry);
+    true
+}
+
+/// The target of a symlink.
+pub fn symlink(data: &[u8]) -> bool {
+    let keys = keys();
+    if let Ok(text) = symlink::encode(&keys, data, &[1; 24]) {
+        assert_eq!(symlink::decode(&keys, text.as_bytes()).as_deref(), Ok(data));
+    }
+    symlink::decode(&keys, data).is_ok()
+}
+
+/// The name of an attribute and, behind a line feed, its value.
+pub fn xattr(data: &[u8]) -> bool {
+    let keys = keys();
+    let mut lines = data.splitn(2, |&b| b == b'\n');
+    let (disk, value) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    if let Ok(encoded) = xattr::encode_name(&keys, disk) {
+        assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
+        let stored = xattr::encode_value(&keys, disk, value, &[1; 24]);
+        let back = xattr::decode_value(&keys, disk, &stored).expect("what was sealed opens");
+        assert_eq!(back.as_slice(), value);
+    }
+    let Ok(name) = xattr::decode_name(&keys, disk) else { return false };
+    assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid").as_bytes(), disk);
+    xattr::decode_value(&keys, &name, value).is_ok()
+}
+
+/// The root file of a key manager's home, as it is read before anything is unlocked.
+pub fn root_file(data: &[u8]) -> bool {
+    let home = tempfile::tempdir().expect("a directory for the root file");
+    std::fs::write(home.path().join("root.json"), data).expect("a root file");
+    // Only its presence matters here.
+    std::fs::write(home.path().join("kms.db"), []).expect("a database");
+    Home::list_slots(home.path()).is_ok()
+}
+
+/// A recovery key as it is typed.
+pub fn recovery_key(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(key) = RecoveryKey::parse(text) else { return false };
+    let again = RecoveryKey::parse(&key.to_text()).expect("what is shown can be read");
+    assert_eq!(*again.to_text(), *key.to_text());
+    true
+}
+
+/// What a ciphertext blob says of itself.
+pub fn blob(data: &[u8]) -> bool {
+    let Some(header) = blob::Header::parse(data) else { return false };
+    assert!(data.len() > blob::OVERHEAD);
+    assert_eq!(blob::Header::new(&header.key_id_text(), header.material_id), Some(header));
+    blob::material_id(data).is_some()
+}
+
+/// Operations on a volume in memory, compared with a plain tree. Every eight bytes of the input choose one operation
+/// of the model test's generator.
+pub fn ops(data: &[u8]) -> bool {
+    use proptest::strategy::{Strategy, ValueTree};
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let strategy = crate::model::ops::op();
+    let op = |choice: &[u8]| {
+        let mut seed = [0; 32];
+        seed[..choice.len()].copy_from_slice(choice);
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        strategy.new_tree(&mut runner).expect("nothing is rejected").current()
+    };
+    let ops: Vec<_> = data.chunks(8).take(200).map(op).collect();
+    crate::model::run::compare_with_model(&ops, true).unwrap_or_else(|e| panic!("{e}"));
+    !ops.is_empty()
+}
