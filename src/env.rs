@@ -128,6 +128,16 @@ pub fn random<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
     out
 }
 
+/// Draws an array that is not all zero, which no id and no epoch of the format may be.
+pub fn random_nonzero<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
+    loop {
+        let out = random(entropy);
+        if out != [0; N] {
+            return out;
+        }
+    }
+}
+
 /// The operating system's generator (`getrandom(2)`).
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemEntropy;
@@ -171,6 +181,17 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::from_secs(10));
         clock.advance(std::time::Duration::from_secs(5));
         assert_eq!(clock.now(), Timestamp::from_secs(15));
+    }
+
+    #[test]
+    fn zeros_are_drawn_again() {
+        struct ZerosFirst(std::sync::atomic::AtomicU8);
+        impl Entropy for ZerosFirst {
+            fn fill(&self, out: &mut [u8]) {
+                out.fill(self.0.fetch_add(1, Ordering::Relaxed));
+            }
+        }
+        assert_eq!(random_nonzero::<4>(&ZerosFirst(Default::default())), [1; 4]);
     }
 
     #[test]

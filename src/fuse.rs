@@ -6,4 +6,4 @@ mod direct;
 mod seek;
 mod session;
 
-pub use session::{MountSpec, Unmounter, serve};
+pub use session::{MountSpec, serve};

@@ -9,6 +9,7 @@ mod local;
 mod local_attr;
 mod memory;
 mod record;
+pub mod tree;
 
 pub use faulty::{Fault, FaultPlan, Faulty, OpClass};
 pub use local::LocalDir;

@@ -64,6 +64,7 @@ impl Serving<'_> {
             self.settings.out.warning("the volume uses a feature that this version may only read: mounting read-only");
             read_only = true;
         }
+        daemon::raise_nofile();
         let meta = config::open_meta(&root)?;
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
@@ -79,7 +80,6 @@ impl Serving<'_> {
             }
             vfs.recover_intents().map_err(|e| refused(&root, &e))?;
         }
-        daemon::raise_nofile();
         // The kernel applies the caller's mask; this process must not add its own.
         rustix::process::umask(Mode::empty());
         tracing::info!(volume = %volume_id, read_only, "mounting {} at {}", root.display(), self.mountpoint.display());
@@ -103,7 +103,7 @@ impl Serving<'_> {
     fn serve(self, vfs: Arc<Vfs<crate::store::LocalDir>>, root: &Path, read_only: bool) -> CliResult {
         let spec = MountSpec {
             mountpoint: self.mountpoint.clone(),
-            source: root.to_string_lossy().into_owned(),
+            source: spec_source(root),
             read_only,
             allow_other: self.options.allow_other,
             suid: self.options.suid,
@@ -115,7 +115,7 @@ impl Serving<'_> {
         let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());
         let (mut ready, log) = (self.ready, self.log);
         let flag = Arc::clone(&mounted);
-        let served = serve(vfs, &spec, move |_unmounter| {
+        let served = serve(vfs, &spec, move || {
             flag.store(true, Ordering::SeqCst);
             let value = json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": mountpoint});
             out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));

@@ -7,7 +7,7 @@ use super::file::Content;
 use super::life::Life;
 use super::state::{Body, State};
 use crate::format::Outcome;
-use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
+use crate::format::size::{DATA, locate, unit_count, unit_start};
 use crate::store::{Allocate, Backing, BackingFile};
 use crate::sync::{Arc, write};
 
@@ -146,6 +146,3 @@ impl<B: Backing> Content<B> {
         Ok(())
     }
 }
-
-/// A unit's block in the backing is exactly one page, so punching whole units never touches a neighbour.
-const _: () = assert!(UNIT == 4096);

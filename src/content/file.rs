@@ -4,7 +4,6 @@ use super::life::Life;
 use super::locks::UnitLocks;
 use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
-use crate::crypto::aead::Backend;
 use crate::env::Entropy;
 use crate::format::Outcome;
 use crate::format::size::Geometry;
@@ -18,8 +17,6 @@ use crate::types::FileId;
 pub struct Volume {
     /// Layout of files.
     pub geometry: Geometry,
-    /// Library that runs the AEAD.
-    pub aead: Backend,
     /// Source of epochs.
     pub entropy: Arc<dyn Entropy>,
     /// Headers in and out of data keys.
@@ -141,9 +138,11 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         return Err(Outcome::BadSize.into());
     }
     if header.iter().all(|&b| b == 0) {
-        let whole_hole = reads_as_zeros(file, stored)?;
-        let body = if whole_hole { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
-        let outcome = if whole_hole { Outcome::NeverSynced } else { Outcome::HeaderLost };
+        let (outcome, body) = if reads_as_zeros(file, stored)? {
+            (Outcome::NeverSynced, Body::NeverSynced)
+        } else {
+            (Outcome::HeaderLost, Body::Unusable(Outcome::HeaderLost))
+        };
         tracing::warn!(target: "kmsfs::integrity", ?outcome, size, "{outcome}");
         return Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true });
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::crypto::aead::Aes256Gcm;
 use crate::crypto::xaes::Xaes;
-use crate::env::{Entropy, random};
+use crate::env::{Entropy, random_nonzero};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, RwLock, read, write};
 
@@ -58,12 +58,7 @@ impl Sealer {
 
 impl Epoch {
     fn begin(xaes: &Xaes, entropy: &dyn Entropy, now: Duration) -> Self {
-        let bytes = loop {
-            let bytes = random(entropy);
-            if bytes != [0; 12] {
-                break bytes;
-            }
-        };
+        let bytes = random_nonzero(entropy);
         Self { bytes, cipher: xaes.cipher(&bytes), next: AtomicU64::new(1), born: now }
     }
 }

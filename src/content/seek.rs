@@ -9,10 +9,11 @@ use super::file::Content;
 use super::life::Life;
 use super::state::{Body, State};
 use crate::format::record::Record;
-use crate::format::size::{DATA, locate, unit_count, unit_start};
+use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
 use crate::store::{Backing, BackingFile};
 use crate::sync::read;
 
+/// Bytes of a page of the page cache, the unit in which applications meet holes.
 const PAGE: u64 = 4096;
 
 impl<B: Backing> Content<B> {
@@ -78,7 +79,7 @@ impl<B: Backing> Content<B> {
     fn first_data(&self, state: &State, unit: u64) -> Result<Option<u64>> {
         let base = self.volume.geometry.unit_offset(0);
         let found = self.file().seek_data(self.volume.geometry.unit_offset(unit))?;
-        let number = found.map(|at| (at - base) / PAGE);
+        let number = found.map(|at| (at - base) / UNIT as u64);
         Ok(number.filter(|&n| n < unit_count(state.size)))
     }
 
@@ -86,7 +87,7 @@ impl<B: Backing> Content<B> {
     fn first_hole(&self, state: &State, unit: u64) -> Result<Option<u64>> {
         let base = self.volume.geometry.unit_offset(0);
         let found = self.file().seek_hole(self.volume.geometry.unit_offset(unit))?;
-        let number = found.map(|at| (at - base).div_ceil(PAGE));
+        let number = found.map(|at| (at - base).div_ceil(UNIT as u64));
         Ok(number.filter(|&n| n < unit_count(state.size)))
     }
 

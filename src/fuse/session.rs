@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, MountOption, Session, SessionACL};
 use rustix::mount::UnmountFlags;
 
 use super::adapter::Adapter;
@@ -34,64 +34,26 @@ pub struct MountSpec {
     pub threads: usize,
 }
 
-/// Unmounts from another thread.
-pub enum Unmounter {
-    /// A mount made by mount(2).
-    Direct(PathBuf),
-    /// A mount made by fusermount3.
-    Helper(SessionUnmounter),
-}
-
-impl Unmounter {
-    /// Unmounts; [`serve`] then returns.
-    ///
-    /// # Errors
-    /// `EBUSY` while something in the mount is in use, or the system's error.
-    pub fn unmount(&mut self) -> io::Result<()> {
-        match self {
-            Self::Direct(mountpoint) => Ok(rustix::mount::unmount(&*mountpoint, UnmountFlags::NOFOLLOW)?),
-            Self::Helper(unmounter) => unmounter.unmount(),
-        }
-    }
-
-    /// Takes the mount out of sight at once; it ends when the last user of it does.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn detach(&mut self) -> io::Result<()> {
-        match self {
-            Self::Direct(mountpoint) => {
-                Ok(rustix::mount::unmount(&*mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)?)
-            }
-            Self::Helper(unmounter) => unmounter.unmount(),
-        }
-    }
-}
-
 /// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable.
 ///
 /// # Errors
 /// What keeps the mount from being made, or the end of the connection other than by an unmount.
-pub fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce(Unmounter)) -> io::Result<()> {
+pub fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce()) -> io::Result<()> {
     let (sender, jobs) = seek::queue();
     let adapter = Adapter::new(Arc::clone(&vfs), spec.read_only, sender);
     let config = config(spec);
-    let (session, unmounter) = if rustix::process::geteuid().is_root() {
+    let session = if rustix::process::geteuid().is_root() {
         let device = direct::mount(spec)?;
-        let session = Session::from_fd(adapter, device, config.acl, config.clone());
-        let session = session.inspect_err(|_| {
+        Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             // Nobody will serve it.
             let _ = rustix::mount::unmount(&spec.mountpoint, UnmountFlags::DETACH);
-        })?;
-        (session, Unmounter::Direct(spec.mountpoint.clone()))
+        })?
     } else {
-        let mut session = Session::new(adapter, &spec.mountpoint, &config)?;
-        let unmounter = Unmounter::Helper(session.unmount_callable());
-        (session, unmounter)
+        Session::new(adapter, &spec.mountpoint, &config)?
     };
     seek::start(vfs, jobs, session.notifier())?;
     raise_readahead(&spec.mountpoint)?;
-    ready(unmounter);
+    ready();
     session.run()
 }
 
@@ -101,9 +63,7 @@ fn config(spec: &MountSpec) -> Config {
     config.n_threads = Some(spec.threads.max(2));
     config.mount_options = vec![
         MountOption::FSName(spec.source.clone()),
-        // As the kernel's own option: fuser's `Subtype` gets lost when root mounts without fusermount3, and the mount
-        // table would show `fuse` instead of `fuse.kmsfs`.
-        MountOption::CUSTOM("subtype=kmsfs".to_owned()),
+        MountOption::Subtype("kmsfs".to_owned()),
         MountOption::DefaultPermissions,
         if spec.read_only { MountOption::RO } else { MountOption::RW },
         if spec.suid { MountOption::Suid } else { MountOption::NoSuid },

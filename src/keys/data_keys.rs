@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{KeyError, KeyService};
 use crate::crypto::secret::SecretKey;
-use crate::env::{Clock, Entropy, random};
+use crate::env::{Clock, Entropy, random, random_nonzero};
 use crate::format::Outcome;
 use crate::format::branch::BranchKey;
 use crate::format::context::context_file;
@@ -223,15 +223,10 @@ impl DataKeys {
     /// `KeyUnavailable`, `KeyForbidden`, `KeyServiceTimeout`, `SlotOverflow`.
     pub fn new_header(&self, has_holes: bool) -> Result<NewHeader, Outcome> {
         let volume = self.volume();
-        let file_id = loop {
-            let id = FileId::from_bytes(random(&*self.entropy));
-            if !id.is_zero() {
-                break id;
-            }
-        };
+        let file_id = FileId::from_bytes(random_nonzero(&*self.entropy));
         let config = &volume.config;
         let fixed = StaticHeader::new(config.volume_id, file_id, config.geometry);
-        let time = u64::try_from(self.clock.now().as_secs()).unwrap_or(0);
+        let time = self.clock.now().as_unix_time();
         let (dek, recipient) = match &config.default_wrap {
             DefaultWrap::Direct(key) => {
                 let context = context_file(config.volume_id, file_id);
@@ -264,7 +259,7 @@ impl DataKeys {
         let slots = valid_slots(bytes, geometry);
         let active = slots.first().ok_or(Outcome::NoRecipient)?;
         let context = context_file(fixed.volume_id(), fixed.file_id());
-        let time = u64::try_from(self.clock.now().as_secs()).unwrap_or(0);
+        let time = self.clock.now().as_unix_time();
         let mut changed = false;
         let mut recipients = Vec::with_capacity(active.recipients.len());
         for old in &active.recipients {

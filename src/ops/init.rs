@@ -10,7 +10,7 @@ use super::lock::VolumeLock;
 use super::open::commit_of;
 use super::{VolumeError, lock};
 use crate::crypto::aead::Backend;
-use crate::env::{Clock, Entropy, random};
+use crate::env::{Clock, Entropy, random, random_nonzero};
 use crate::format::context::context_vrk;
 use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
@@ -50,12 +50,7 @@ pub struct NewVolume {
 
 /// An id for a new volume. It is drawn first, since the volume's principal at the key manager carries it.
 pub fn new_volume_id(entropy: &dyn Entropy) -> VolumeId {
-    loop {
-        let id = VolumeId::from_bytes(random(entropy));
-        if !id.is_zero() {
-            return id;
-        }
-    }
+    VolumeId::from_bytes(random_nonzero(entropy))
 }
 
 /// Makes a volume in the empty directory `root`, wraps its root key by `service`, and enters it into the registry.
@@ -81,7 +76,7 @@ pub fn init_volume(
     let key = service.resolve(&options.key)?;
     let generated = service.generate_data_key(&key, &context_vrk(volume_id))?;
     let keys = VolumeKeys::derive(options.aead, &generated.key, volume_id);
-    let unix_time = u64::try_from(clock.now().as_secs()).unwrap_or(0);
+    let unix_time = clock.now().as_unix_time();
     let recipient = Recipient::kms(&key, generated.blob, unix_time);
     let mut config = VolumeConfig::new(volume_id, geometry_for(&recipient), key.clone(), recipient);
     config.short_max = short_max_for(name_max);

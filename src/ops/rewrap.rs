@@ -111,7 +111,7 @@ fn new_config(
             continue;
         }
         let blob = service.re_encrypt(&from, &recipient.blob, to, &context)?;
-        *recipient = Recipient::kms(to, blob, u64::try_from(clock.now().as_secs()).unwrap_or(0));
+        *recipient = Recipient::kms(to, blob, clock.now().as_unix_time());
         changed = true;
     }
     if let Some(to) = &options.to {

@@ -6,11 +6,12 @@ use rustix::io::Errno;
 use super::finding::{Finding, Reason};
 use super::progress::Progress;
 use crate::format::Outcome;
-use crate::format::dirid::{self, Found};
+use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EntryKind, MAX_SIDE, NameCodec, side_entry};
 use crate::format::{symlink, xattr};
-use crate::store::{Access, Backing, BackingFile, FileKind, RawEntry, Stat, Target};
+use crate::store::tree::{each_entry, read_meta};
+use crate::store::{Backing, FileKind, Stat, Target};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::types::DirId;
 
@@ -228,38 +229,27 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
 
     /// The entries of a directory, the texts of side entries read.
     fn entries(&self, dir: &B::Dir, paths: &Paths) -> Result<Vec<Entry>, Errno> {
-        let mut raw: Vec<RawEntry> = Vec::new();
-        let mut list = self.backing.list(dir)?;
-        loop {
-            let (from, before) = (raw.last().map_or(0, |e| e.next), raw.len());
-            self.backing.read_list(&mut list, from, &mut raw)?;
-            if raw.len() == before {
-                break;
-            }
-        }
-        let mut entries = Vec::with_capacity(raw.len());
-        for found in raw {
-            if found.name == b"." || found.name == b".." {
-                continue;
-            }
+        let mut entries = Vec::new();
+        each_entry(&**self.backing, dir, |found| {
             let kind = EntryKind::of(&found.name, paths.ciphertext.is_empty());
-            let Ok(name) = String::from_utf8(found.name) else {
+            let Ok(name) = std::str::from_utf8(&found.name) else {
                 // No name of the format has such bytes.
                 self.report(paths, Outcome::BadName);
-                continue;
+                return Ok(true);
             };
             let side = match kind {
-                EntryKind::Long => self.text(dir, &side_entry(&name), MAX_SIDE)?.into_text(),
+                EntryKind::Long => read_meta(&**self.backing, dir, &side_entry(name), MAX_SIDE)?.into_text(),
                 _ => None,
             };
-            entries.push(Entry { name, kind, side });
-        }
+            entries.push(Entry { name: name.to_owned(), kind, side });
+            Ok::<_, Errno>(true)
+        })?;
         Ok(entries)
     }
 
     /// The directory's id, if it is valid and its own.
     fn dir_id(&self, dir: &B::Dir, entries: &[Entry], paths: &Paths) -> Option<DirId> {
-        let found = match self.text(dir, dirid::ENTRY, dirid::TEXT_LEN) {
+        let found = match read_meta(&**self.backing, dir, dirid::ENTRY, dirid::TEXT_LEN) {
             Ok(found) => found,
             Err(e) => {
                 self.failed(paths, e);
@@ -272,27 +262,6 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             Ok(id)
         });
         own.inspect_err(|outcome| self.report(paths, *outcome)).ok()
-    }
-
-    /// A directory id or side entry, in either form (FORMAT 8.1).
-    fn text(&self, dir: &B::Dir, entry: &str, max: usize) -> Result<MetaText, Errno> {
-        match self.backing.read_link(dir, entry) {
-            Ok(text) => return Ok(MetaText::Text(text)),
-            Err(Errno::NOENT) => return Ok(MetaText::Nothing),
-            Err(Errno::INVAL) => {}
-            Err(other) => return Err(other),
-        }
-        match self.backing.open(dir, entry, Access::Read) {
-            Ok(file) => {
-                // One byte more than is legal makes a longer text invalid.
-                let mut text = vec![0; max + 1];
-                let len = file.read_at(&mut text, 0)?;
-                text.truncate(len);
-                Ok(MetaText::Text(text))
-            }
-            Err(Errno::ISDIR | Errno::NXIO | Errno::LOOP) => Ok(MetaText::OtherType),
-            Err(other) => Err(other),
-        }
     }
 
     fn entry(&self, dir: &Arc<B::Dir>, entry: &str, paths: Paths) {
@@ -345,30 +314,6 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             if let Err(outcome) = name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop)) {
                 self.report(paths, outcome);
             }
-        }
-    }
-}
-
-/// The text of a directory id or side entry as it was found.
-enum MetaText {
-    Nothing,
-    Text(Vec<u8>),
-    OtherType,
-}
-
-impl MetaText {
-    fn as_found(&self) -> Found<'_> {
-        match self {
-            Self::Nothing => Found::Nothing,
-            Self::Text(text) => Found::Text(text),
-            Self::OtherType => Found::OtherType,
-        }
-    }
-
-    fn into_text(self) -> Option<Vec<u8>> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
         }
     }
 }

@@ -28,6 +28,11 @@ impl Timestamp {
         self.0.div_euclid(1_000_000_000)
     }
 
+    /// Whole seconds since the epoch as the format stores them: 0 before it.
+    pub fn as_unix_time(self) -> u64 {
+        u64::try_from(self.as_secs()).unwrap_or(0)
+    }
+
     /// The point `d` later.
     pub fn plus(self, d: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
@@ -63,5 +68,6 @@ mod tests {
         assert_eq!(t.to_string(), "2026-01-01T00:00:00Z");
         assert_eq!(t.plus_days(7).since(t), Duration::from_secs(7 * 86_400));
         assert_eq!(t.since(t.plus_days(1)), Duration::ZERO);
+        assert_eq!((t.as_unix_time(), Timestamp::from_secs(-1).as_unix_time()), (1_767_225_600, 0));
     }
 }

@@ -8,7 +8,7 @@ use super::fs::{Caller, Located, Vfs};
 use super::inode::Inode;
 use super::io::Opened;
 use crate::content::Content;
-use crate::env::random;
+use crate::env::{random, random_nonzero};
 use crate::format::{dirid, symlink};
 use crate::store::{Backing, FileKind, RenameMode, Target};
 use crate::sync::atomic::Ordering;
@@ -130,12 +130,7 @@ impl<B: Backing> Vfs<B> {
         mode: u32,
         caller: &Caller,
     ) -> Result<DirId> {
-        let id = loop {
-            let id = DirId::from_bytes(random(&*self.volume.entropy));
-            if !id.is_zero() {
-                break id;
-            }
-        };
+        let id = DirId::from_bytes(random_nonzero(&*self.volume.entropy));
         let made = self.backing.open_dir(&located.dir, temporary)?;
         self.make_meta(&made, dirid::ENTRY, &dirid::encode(&self.keys, id))?;
         if self.dir_meta_file {
@@ -229,18 +224,11 @@ impl<B: Backing> Vfs<B> {
         let dir = self.dir(parent)?;
         let inherits = self.backing.stat(Target::Dir(&*dir))?.mode & SET_GID != 0;
         let gid = if inherits { None } else { Some(caller.gid) };
-        match target {
-            Target::Named(dir, name) => self.backing.set_owner(Target::Named(dir, name), Some(caller.uid), gid)?,
-            Target::File(file) => {
-                self.backing.set_owner(Target::File(file), Some(caller.uid), gid)?;
-                // Giving a file away clears these bits.
-                if mode & SET_ID != 0 {
-                    let given = self.backing.stat(Target::File(file))?.mode;
-                    self.backing.set_mode(Target::File(file), given | (mode & SET_ID))?;
-                }
-            }
-            Target::Dir(dir) => self.backing.set_owner(Target::Dir(dir), Some(caller.uid), gid)?,
-            Target::Node(node) => self.backing.set_owner(Target::Node(node), Some(caller.uid), gid)?,
+        self.backing.set_owner(target, Some(caller.uid), gid)?;
+        // Giving a file away clears these bits.
+        if matches!(target, Target::File(_)) && mode & SET_ID != 0 {
+            let given = self.backing.stat(target)?.mode;
+            self.backing.set_mode(target, given | (mode & SET_ID))?;
         }
         Ok(())
     }

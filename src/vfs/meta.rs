@@ -7,18 +7,12 @@ use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use crate::env::random;
 use crate::format::Outcome;
-use crate::format::dirid::{self, Found};
+use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
-use crate::store::{Access, Backing, BackingFile, RawEntry, RenameMode};
+use crate::store::tree::{self, MetaText};
+use crate::store::{Backing, BackingFile, RawEntry, RenameMode};
 use crate::sync::atomic::Ordering;
 use crate::types::DirId;
-
-/// The text of a directory id or side entry as it was found.
-pub(super) enum MetaText {
-    Nothing,
-    Text(Vec<u8>),
-    OtherType,
-}
 
 impl<B: Backing> Vfs<B> {
     /// The id of a directory, read once.
@@ -28,36 +22,10 @@ impl<B: Backing> Vfs<B> {
         }
         let dir = self.dir(inode)?;
         let text = self.read_meta(&dir, dirid::ENTRY, dirid::TEXT_LEN)?;
-        let found = match &text {
-            MetaText::Nothing => Found::Nothing,
-            MetaText::Text(text) => Found::Text(text),
-            MetaText::OtherType => Found::OtherType,
-        };
-        let id = dirid::decode(&self.keys, found).inspect_err(|outcome| {
+        let id = dirid::decode(&self.keys, text.as_found()).inspect_err(|outcome| {
             tracing::error!(target: "kmsfs::integrity", ino = inode.number, ?outcome, "directory id: {outcome}");
         })?;
         Ok(*inode.dir.id.get_or_init(|| id))
-    }
-
-    /// Reads a directory id or side entry in either form. A text longer than `max` is cut after one more byte, which
-    /// makes it invalid.
-    pub(super) fn read_meta(&self, dir: &B::Dir, entry: &str, max: usize) -> Result<MetaText> {
-        match self.backing.read_link(dir, entry) {
-            Ok(text) => return Ok(MetaText::Text(text)),
-            Err(Errno::NOENT) => return Ok(MetaText::Nothing),
-            Err(Errno::INVAL) => {}
-            Err(other) => return Err(other.into()),
-        }
-        match self.backing.open(dir, entry, Access::Read) {
-            Ok(file) => {
-                let mut text = vec![0; max + 1];
-                let len = file.read_at(&mut text, 0)?;
-                text.truncate(len);
-                Ok(MetaText::Text(text))
-            }
-            Err(Errno::ISDIR | Errno::NXIO | Errno::LOOP) => Ok(MetaText::OtherType),
-            Err(other) => Err(other.into()),
-        }
     }
 
     /// Makes a directory id or side entry in the form that this backing keeps in order.
@@ -118,10 +86,7 @@ impl<B: Backing> Vfs<B> {
         self.each_entry(&dir, |raw| {
             let Ok(entry) = std::str::from_utf8(&raw.name) else { return Ok(true) };
             let side = match EntryKind::of(&raw.name, false) {
-                EntryKind::Long => match self.read_meta(&dir, &side_entry(entry), MAX_SIDE)? {
-                    MetaText::Text(text) => Some(text),
-                    _ => None,
-                },
+                EntryKind::Long => self.read_meta(&dir, &side_entry(entry), MAX_SIDE)?.into_text(),
                 EntryKind::Short => None,
                 _ => return Ok(true),
             };
@@ -147,20 +112,13 @@ impl<B: Backing> Vfs<B> {
         Ok(())
     }
 
-    /// Walks over the entries of a backing directory, `.` and `..` left out, until `visit` answers false.
-    pub(super) fn each_entry(&self, dir: &B::Dir, mut visit: impl FnMut(&RawEntry) -> Result<bool>) -> Result<()> {
-        let mut list = self.backing.list(dir)?;
-        let (mut batch, mut position) = (Vec::new(), 0);
-        loop {
-            batch.clear();
-            self.backing.read_list(&mut list, position, &mut batch)?;
-            let Some(last) = batch.last() else { return Ok(()) };
-            position = last.next;
-            for raw in batch.iter().filter(|raw| raw.name != b"." && raw.name != b"..") {
-                if !visit(raw)? {
-                    return Ok(());
-                }
-            }
-        }
+    /// Reads a directory id or side entry, see [`tree::read_meta`].
+    pub(super) fn read_meta(&self, dir: &B::Dir, entry: &str, max: usize) -> Result<MetaText> {
+        Ok(tree::read_meta(&*self.backing, dir, entry, max)?)
+    }
+
+    /// Walks over the entries of a backing directory, see [`tree::each_entry`].
+    pub(super) fn each_entry(&self, dir: &B::Dir, visit: impl FnMut(&RawEntry) -> Result<bool>) -> Result<()> {
+        tree::each_entry(&*self.backing, dir, visit)
     }
 }

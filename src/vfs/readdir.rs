@@ -7,7 +7,6 @@ use super::attr::Attr;
 use super::fs::{Located, Vfs};
 use super::handle::{DirHandle, DirStream};
 use super::inode::Inode;
-use super::meta::MetaText;
 use super::table::ROOT;
 use crate::format::name::{EncodedName, EntryKind, MAX_SIDE, side_entry};
 use crate::store::{Backing, FileKind, RawEntry, Target};
@@ -107,10 +106,11 @@ impl<B: Backing> Vfs<B> {
         with_attr: bool,
         emit: &mut impl FnMut(&DirEntry) -> bool,
     ) -> Result<bool> {
-        let entry = |name, ino, kind, attr| DirEntry { name, ino, kind, next: raw.next, attr };
+        let directory =
+            |ino| DirEntry { name: raw.name.clone(), ino, kind: FileKind::Directory, next: raw.next, attr: None };
         match &raw.name[..] {
-            b"." => return Ok(emit(&entry(b".".to_vec(), parent.number, FileKind::Directory, None))),
-            b".." => return Ok(emit(&entry(b"..".to_vec(), self.parent_of(parent), FileKind::Directory, None))),
+            b"." => return Ok(emit(&directory(parent.number))),
+            b".." => return Ok(emit(&directory(self.parent_of(parent)))),
             _ => {}
         }
         match EntryKind::of(&raw.name, parent.number == ROOT) {
@@ -165,10 +165,7 @@ impl<B: Backing> Vfs<B> {
         let text = std::str::from_utf8(raw).ok();
         let side = match text {
             Some(entry) if EntryKind::of(raw, false) == EntryKind::Long => {
-                match self.read_meta(&*self.dir(parent)?, &side_entry(entry), MAX_SIDE)? {
-                    MetaText::Text(text) => Some(text),
-                    _ => None,
-                }
+                self.read_meta(&*self.dir(parent)?, &side_entry(entry), MAX_SIDE)?.into_text()
             }
             _ => None,
         };

@@ -139,13 +139,7 @@ impl<B: Backing + Clone> Fixture<B> {
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
-        Volume {
-            geometry: Geometry::P1,
-            aead: Backend::default(),
-            entropy: self.entropy.clone(),
-            keys,
-            read_attempts: 1,
-        }
+        Volume { geometry: Geometry::P1, entropy: self.entropy.clone(), keys, read_attempts: 1 }
     }
 
     fn keys(&self) -> VolumeKeys {

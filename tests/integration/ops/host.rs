@@ -88,7 +88,7 @@ impl Host {
         let geometry = opened.config.geometry;
         let entropy = Arc::new(SystemEntropy);
         let keys = DataKeys::new(service, opened, entropy.clone(), self.clock.clone());
-        Arc::new(content::Volume { geometry, aead: Backend::Ring, entropy, keys, read_attempts: 1 })
+        Arc::new(content::Volume { geometry, entropy, keys, read_attempts: 1 })
     }
 
     /// The volume as a mount would serve it.
