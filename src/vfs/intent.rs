@@ -7,6 +7,7 @@ use super::Result;
 use super::fs::Vfs;
 use crate::format::name::CONTROL_ENTRY;
 use crate::store::{Access, Backing, FileKind, Target};
+use crate::sync::Arc;
 
 const INTENT: &str = "intent";
 const OWNER_RW: u32 = 0o600;
@@ -81,12 +82,17 @@ impl<B: Backing> Vfs<B> {
         }
         tracing::info!(count = pending.len(), "giving files back the modes that an interrupted mount changed");
         let mut complete = true;
-        let mut directories = vec![self.backing.root()?];
-        while let Some(dir) = directories.pop() {
-            if let Err(error) = self.restore_modes(&dir, &pending, &mut directories) {
+        // Directories that wait are named below their parents: only those on the way down are open.
+        let mut waiting = Vec::new();
+        let mut searched = self.restore_modes(&Arc::new(self.backing.root()?), &pending, &mut waiting);
+        loop {
+            if let Err(error) = searched {
                 tracing::warn!("a directory cannot be searched for files whose mode has to be given back: {error}");
                 complete = false;
             }
+            let Some((parent, name)) = waiting.pop() else { break };
+            let dir = self.backing.open_dir(&parent, &name).map(Arc::new).map_err(Into::into);
+            searched = dir.and_then(|dir| self.restore_modes(&dir, &pending, &mut waiting));
         }
         if complete {
             for (ino, mode) in pending {
@@ -96,14 +102,19 @@ impl<B: Backing> Vfs<B> {
         Ok(())
     }
 
-    fn restore_modes(&self, dir: &B::Dir, pending: &[(u64, u32)], directories: &mut Vec<B::Dir>) -> Result<()> {
+    fn restore_modes(
+        &self,
+        dir: &Arc<B::Dir>,
+        pending: &[(u64, u32)],
+        waiting: &mut Vec<(Arc<B::Dir>, String)>,
+    ) -> Result<()> {
         self.each_entry(dir, |raw| {
             let Ok(name) = std::str::from_utf8(&raw.name) else { return Ok(true) };
-            let stat = self.backing.stat(Target::Named(dir, name))?;
+            let stat = self.backing.stat(Target::Named(&**dir, name))?;
             if stat.kind == FileKind::Directory {
-                directories.push(self.backing.open_dir(dir, name)?);
+                waiting.push((Arc::clone(dir), name.to_owned()));
             } else if let Some((_, mode)) = pending.iter().find(|(ino, _)| *ino == stat.ino) {
-                self.backing.set_mode(Target::Named(dir, name), *mode)?;
+                self.backing.set_mode(Target::Named(&**dir, name), *mode)?;
             }
             Ok(true)
         })

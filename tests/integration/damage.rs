@@ -243,6 +243,26 @@ fn every_handle_learns_once_of_a_flush_that_failed() {
 }
 
 #[test]
+fn a_mode_that_a_killed_mount_had_changed_is_given_back() {
+    let fixture = volume();
+    let vfs = fixture.mount();
+    let dir = vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("made").ino;
+    let (attr, opened) = vfs.create(dir, b"f", 0o600, &ROOT_USER).expect("created");
+    vfs.release(opened.handle);
+    drop(vfs);
+    let control = fixture.backing.open_dir(&fixture.backing.root().expect("root"), ".kmsfs").expect("opened");
+    fixture.backing.mkdir(&control, "intent", 0o700).expect("made");
+    let intents = fixture.backing.open_dir(&control, "intent").expect("opened");
+    fixture.backing.create(&intents, &format!("{}.444", attr.ino), 0o600).expect("created");
+
+    let vfs = fixture.mount();
+    vfs.recover_intents().expect("recovered");
+    let dir = vfs.lookup(ROOT, b"d").expect("there").ino;
+    assert_eq!(vfs.lookup(dir, b"f").expect("there").mode, 0o444);
+    assert!(fixture.backing.pin(&intents, &format!("{}.444", attr.ino)).is_err(), "the intent is done");
+}
+
+#[test]
 fn a_flush_does_not_vouch_for_what_was_cut_meanwhile() {
     // The size at the flush is not durable any more once the file was cut and grew back, even to more than before.
     let fixture = volume();
