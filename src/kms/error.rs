@@ -103,7 +103,9 @@ impl KmsError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Disabled(_) => "DisabledException",
-            Self::InvalidState { .. } | Self::NotPendingDeletion(_) | Self::MaterialState(_) => "KMSInvalidStateException",
+            Self::InvalidState { .. } | Self::NotPendingDeletion(_) | Self::MaterialState(_) => {
+                "KMSInvalidStateException"
+            }
             Self::NotFound(_) => "NotFoundException",
             Self::InvalidArn(_) => "InvalidArnException",
             Self::AlreadyExists(_) => "AlreadyExistsException",

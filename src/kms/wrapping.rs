@@ -72,7 +72,8 @@ pub mod tests {
     /// What a user does before `ImportKeyMaterial`.
     pub fn wrap(public: &[u8], algorithm: WrappingAlgorithm, material: &[u8]) -> Vec<u8> {
         let (oaep, hybrid) = oaep(algorithm).expect("an algorithm that is allowed");
-        let key = PublicEncryptingKey::from_der(public).and_then(|key| OaepPublicEncryptingKey::new(key).map_err(Into::into));
+        let key =
+            PublicEncryptingKey::from_der(public).and_then(|key| OaepPublicEncryptingKey::new(key).map_err(Into::into));
         let key = key.expect("a public key");
         let rsa = |plain: &[u8]| {
             let mut out = vec![0; key.ciphertext_size()];

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shared;
+use super::import::{expire, forget_tokens};
 use super::lifecycle::{new_material, put};
 use crate::kms::KmsError;
 use crate::kms::model::RotationType;
@@ -45,6 +46,7 @@ impl Shared {
         }
         let held_until = clock.jumped.map_or(i64::MIN, |since| since.plus(CONFIRMATION).as_nanos());
         self.held_until.store(held_until, Ordering::Relaxed);
+        self.latest.fetch_max(clock.highest.as_nanos(), Ordering::Relaxed);
         let snapshot = self.store.current()?;
         if clock.jumped.is_some() && snapshot.due().deletion.is_some_and(|at| now >= at) {
             tracing::warn!("the clock has jumped by more than a day: due deletions wait for an hour of agreement");
@@ -53,6 +55,7 @@ impl Shared {
             return Ok(());
         }
         self.store.change(|change| {
+            expire(self, change, self.latest(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
             for key in snapshot.keys.values() {
@@ -112,6 +115,7 @@ fn destroy(shared: &Shared, change: &mut Change, key: &KeyEntry, now: Timestamp)
     for material in &key.materials {
         change.delete_material(&row_id, &material.record.material_id)?;
     }
+    forget_tokens(change, key);
     let of_key = |alias: &crate::kms::store::AliasRecord| {
         (&alias.region, &alias.key_id) == (&key.record.region, &key.record.key_id)
     };
