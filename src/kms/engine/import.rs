@@ -167,16 +167,6 @@ pub fn expire(shared: &Shared, change: &mut Change, latest: Timestamp) -> Result
     Ok(())
 }
 
-/// Deletes the wrapping keys of `key`, which ends.
-pub fn forget_tokens(change: &mut Change, key: &KeyEntry) {
-    let prefix = wrapping_key_row_id(&row_of(key), "");
-    let of_key = |id: &&Arc<str>| id.starts_with(&prefix);
-    let ids: Vec<Arc<str>> = change.snapshot().wrapping_keys.keys().filter(of_key).cloned().collect();
-    for id in ids {
-        change.delete_wrapping_key(&id);
-    }
-}
-
 /// The state of a key after its waiting period was cancelled.
 pub fn state_after_cancellation(key: &KeyEntry) -> KeyState {
     let lacks_material = key.record.origin == Origin::External && !key.is_complete();

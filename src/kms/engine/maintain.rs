@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shared;
-use super::import::{expire, forget_tokens};
+use super::import::expire;
 use super::lifecycle::{new_material, put};
 use crate::kms::KmsError;
 use crate::kms::model::RotationType;
@@ -55,6 +55,7 @@ impl Shared {
             return Ok(());
         }
         self.store.change(|change| {
+            // Wrapping keys live shorter than the shortest waiting period: a key that ends has none left.
             expire(self, change, self.latest(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
@@ -115,7 +116,6 @@ fn destroy(shared: &Shared, change: &mut Change, key: &KeyEntry, now: Timestamp)
     for material in &key.materials {
         change.delete_material(&row_id, &material.record.material_id)?;
     }
-    forget_tokens(change, key);
     let of_key = |alias: &crate::kms::store::AliasRecord| {
         (&alias.region, &alias.key_id) == (&key.record.region, &key.record.key_id)
     };
