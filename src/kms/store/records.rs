@@ -78,6 +78,10 @@ pub struct AliasRecord {
 }
 
 impl AliasRecord {
+    pub fn row_id(&self) -> String {
+        alias_row_id(&self.region, &self.account, &self.name)
+    }
+
     pub fn arn(&self) -> String {
         format!("arn:aws:kms:{}:{}:{}", self.region, self.account, self.name)
     }
