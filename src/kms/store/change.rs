@@ -61,7 +61,7 @@ impl<'a> Change<'a> {
 
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let id = material_row_id(key_row, &material.record.material_id);
-        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, Some(material.secret.expose()));
+        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, Some(material.secret().expose()));
         Arc::make_mut(&mut self.snapshot).put_material(key_row, Arc::new(material)).map_err(internal)
     }
 

@@ -3,14 +3,13 @@
 
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use data_encoding::HEXLOWER;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::records::*;
 use super::rows::{Row, Table};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::kms::custody::DomainKeys;
 use crate::kms::model::KeyManager;
 use crate::sync::Arc;
@@ -240,10 +239,9 @@ fn read_material<'r>(row: &'r Row, domain: &DomainKeys) -> Result<(&'r str, Mate
     let unusable = || does_not_open(Table::Materials, row);
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let plain = row.unseal(Table::Materials, domain).ok_or_else(unusable)?;
-    let secret = SecretKey::from_slice(&plain).ok_or_else(unusable)?;
-    let id = HEXLOWER.decode(record.material_id.as_bytes()).ok().and_then(|id| id.try_into().ok());
-    let id = id.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
-    Ok((row.parent.as_deref().ok_or_else(unusable)?, Material { record, id, secret }))
+    let material = Material::new(record, SecretBytes::from(&plain[..]));
+    let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
+    Ok((row.parent.as_deref().ok_or_else(unusable)?, material))
 }
 
 impl Record for AliasRecord {
