@@ -169,7 +169,7 @@ fn entry(key: &KeyEntry, material: &Material, with_state: bool) -> RotationsList
 }
 
 /// Makes the material that was imported for it current.
-fn rotate_to_imported(change: &mut Change, key: &KeyEntry, now: Timestamp) -> Result<Arc<KeyEntry>, KmsError> {
+fn rotate_to_imported(change: &mut Change<'_>, key: &KeyEntry, now: Timestamp) -> Result<Arc<KeyEntry>, KmsError> {
     let Some(pending) = key.pending_rotation() else {
         return Err(KmsError::MaterialState(format!(
             "No available key material pending rotation for the key: {}.",
