@@ -9,6 +9,7 @@ mod authorise;
 mod call;
 mod check;
 mod crypt;
+mod iam;
 mod lifecycle;
 mod maintain;
 mod page;
@@ -128,7 +129,7 @@ impl Engine {
 
     /// The operating-system user `user` as caller, in the home's account and Region.
     pub fn local_caller(&self, user: &str) -> Caller {
-        Caller::new(Principal::user(self.account(), user), self.region().clone())
+        Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
     /// The audit log.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use rusqlite::{TransactionBehavior, params};
 
+use super::identities::*;
 use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::state::{self, Held, Inner, Snapshot};
@@ -23,8 +24,23 @@ use crate::sync::Arc;
 use crate::types::Timestamp;
 
 enum Edit {
-    Put { parent: Option<String>, record: String, material: Option<Arc<Material>> },
+    Put { parent: Option<String>, record: String, secret: Option<Secret> },
     Delete,
+}
+
+/// What is sealed beside a record.
+enum Secret {
+    Material(Arc<Material>),
+    AccessKey(Arc<AccessKey>),
+}
+
+impl Secret {
+    fn expose(&self) -> &[u8] {
+        match self {
+            Self::Material(material) => material.secret.expose(),
+            Self::AccessKey(key) => key.secret.expose(),
+        }
+    }
 }
 
 /// Edits of a snapshot that are committed together.
@@ -55,7 +71,7 @@ impl Change {
 
     pub fn put_key(&mut self, record: KeyRecord) -> Result<Arc<KeyEntry>, KmsError> {
         let id = key_row_id(&record.region, &record.key_id);
-        let put = Edit::Put { parent: None, record: json(&record), material: None };
+        let put = Edit::Put { parent: None, record: json(&record), secret: None };
         Arc::make_mut(&mut self.snapshot).put_key(&id, record).map_err(internal)?;
         let entry = self.snapshot.keys[&*id].clone();
         self.edits.insert((Table::Keys, id), put);
@@ -65,7 +81,7 @@ impl Change {
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let (id, material) = (material_row_id(key_row, &material.record.material_id), Arc::new(material));
         let (parent, record) = (Some(key_row.to_owned()), json(&material.record));
-        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, material: Some(material.clone()) });
+        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, secret: Some(Secret::Material(material.clone())) });
         Arc::make_mut(&mut self.snapshot).put_material(key_row, material).map_err(internal)
     }
 
@@ -79,7 +95,7 @@ impl Change {
     pub fn put_alias(&mut self, record: AliasRecord) {
         let id = alias_row_id(&record.region, &record.account, &record.name);
         let parent = Some(key_row_id(&record.region, &record.key_id));
-        self.edits.insert((Table::Aliases, id.clone()), Edit::Put { parent, record: json(&record), material: None });
+        self.edits.insert((Table::Aliases, id.clone()), Edit::Put { parent, record: json(&record), secret: None });
         Arc::make_mut(&mut self.snapshot).aliases.insert(id.into(), Arc::new(record));
     }
 
@@ -90,8 +106,40 @@ impl Change {
 
     pub fn put_volume(&mut self, id: &str, row: VolumeRow) {
         self.edits
-            .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), material: None });
+            .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), secret: None });
         Arc::make_mut(&mut self.snapshot).volumes.insert(id.into(), Arc::new(row));
+    }
+
+    pub fn put_principal(&mut self, record: PrincipalRecord) -> Result<(), KmsError> {
+        let put = Edit::Put { parent: None, record: json(&record), secret: None };
+        let entry = PrincipalEntry::new(record).ok_or_else(|| internal("a principal without ARN".into()))?;
+        let id = entry.record.arn.clone();
+        Arc::make_mut(&mut self.snapshot).principals.insert(id.as_str().into(), Arc::new(entry));
+        self.edits.insert((Table::Principals, id), put);
+        Ok(())
+    }
+
+    /// Deletes a user or role with its access keys.
+    pub fn delete_principal(&mut self, arn: &str) {
+        let of_it = |key: &&Arc<AccessKey>| key.record.principal == arn;
+        let keys = self.snapshot.access_keys.values().filter(of_it);
+        let keys: Vec<String> = keys.map(|key| key.record.access_key_id.clone()).collect();
+        keys.iter().for_each(|id| self.delete_access_key(id));
+        Arc::make_mut(&mut self.snapshot).principals.remove(arn);
+        self.edits.insert((Table::Principals, arn.to_owned()), Edit::Delete);
+    }
+
+    pub fn put_access_key(&mut self, key: AccessKey) {
+        let (id, key) = (key.record.access_key_id.clone(), Arc::new(key));
+        let (parent, record) = (Some(key.record.principal.clone()), json(&key.record));
+        let put = Edit::Put { parent, record, secret: Some(Secret::AccessKey(key.clone())) };
+        self.edits.insert((Table::AccessKeys, id.clone()), put);
+        Arc::make_mut(&mut self.snapshot).access_keys.insert(id.into(), key);
+    }
+
+    pub fn delete_access_key(&mut self, id: &str) {
+        Arc::make_mut(&mut self.snapshot).access_keys.remove(id);
+        self.edits.insert((Table::AccessKeys, id.to_owned()), Edit::Delete);
     }
 
     /// Records an event with the change: durable exactly if the change is.
@@ -127,11 +175,11 @@ impl Change {
             if let Some(old) = cache.revisions.get(&(*table, id.clone())) {
                 sum.remove(*table, id, *old, &cache.domain);
             }
-            if let Edit::Put { parent, record, material } = edit {
+            if let Edit::Put { parent, record, secret } = edit {
                 let (parent, record) = (parent.clone(), record.clone());
                 let mut row = Row { id: id.clone(), parent, revision, record, sealed: None };
-                if let Some(material) = material {
-                    row.seal(*table, material.secret.expose(), &cache.domain, entropy);
+                if let Some(secret) = secret {
+                    row.seal(*table, secret.expose(), &cache.domain, entropy);
                 }
                 row.write(*table, &cache.domain, &tx)?;
                 sum.add(*table, id, revision, &cache.domain);

@@ -14,11 +14,14 @@ pub enum Table {
     Materials,
     Aliases,
     Volumes,
+    Principals,
+    AccessKeys,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes];
+    pub const ALL: [Self; 6] =
+        [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes, Self::Principals, Self::AccessKeys];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,6 +29,8 @@ impl Table {
             Self::Materials => "materials",
             Self::Aliases => "aliases",
             Self::Volumes => "volumes",
+            Self::Principals => "principals",
+            Self::AccessKeys => "access_keys",
         }
     }
 }

@@ -32,6 +32,10 @@ CREATE TABLE aliases(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(i
                   record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE volumes(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
                   mac BLOB NOT NULL) STRICT;
+CREATE TABLE principals(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
+                  mac BLOB NOT NULL) STRICT;
+CREATE TABLE access_keys(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES principals(id), revision INTEGER NOT NULL,
+                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE secrets(id TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE clock(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE audit_head(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;

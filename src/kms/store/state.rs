@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::identities::*;
 use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::schema::{self, Durability};
@@ -24,6 +25,10 @@ pub struct Snapshot {
     pub keys: BTreeMap<Arc<str>, Arc<KeyEntry>>,
     pub aliases: BTreeMap<Arc<str>, Arc<AliasRecord>>,
     pub volumes: BTreeMap<Arc<str>, Arc<VolumeRow>>,
+    /// By ARN.
+    pub principals: BTreeMap<Arc<str>, Arc<PrincipalEntry>>,
+    /// By access key id.
+    pub access_keys: BTreeMap<Arc<str>, Arc<AccessKey>>,
     due: OnceLock<Due>,
 }
 
@@ -37,8 +42,15 @@ pub struct Due {
 impl Clone for Snapshot {
     /// For editing: what is computed from the content is left out.
     fn clone(&self) -> Self {
-        let Self { keys, aliases, volumes, due: _ } = self;
-        Self { keys: keys.clone(), aliases: aliases.clone(), volumes: volumes.clone(), due: OnceLock::new() }
+        let Self { keys, aliases, volumes, principals, access_keys, due: _ } = self;
+        Self {
+            keys: keys.clone(),
+            aliases: aliases.clone(),
+            volumes: volumes.clone(),
+            principals: principals.clone(),
+            access_keys: access_keys.clone(),
+            due: OnceLock::new(),
+        }
     }
 }
 
@@ -354,6 +366,8 @@ fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -
                 Table::Materials => snapshot.remove_material(&id).map_err(damaged)?,
                 Table::Aliases => drop(snapshot.aliases.remove(&*id)),
                 Table::Volumes => drop(snapshot.volumes.remove(&*id)),
+                Table::Principals => drop(snapshot.principals.remove(&*id)),
+                Table::AccessKeys => drop(snapshot.access_keys.remove(&*id)),
             }
             let revision = cache.revisions.remove(&(table, id.clone())).expect("listed above");
             cache.sum.remove(table, &id, revision, &cache.domain);
@@ -380,6 +394,17 @@ fn insert(to: &mut Snapshot, table: Table, row: &Row, domain: &DomainKeys) -> Re
         Table::Keys => to.put_key(&row.id, parse(table, row)?)?,
         Table::Aliases => drop(to.aliases.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
         Table::Volumes => drop(to.volumes.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
+        Table::Principals => {
+            let entry = PrincipalEntry::new(parse(table, row)?);
+            let entry = entry.ok_or_else(|| format!("the principal '{}' has no ARN", row.id))?;
+            to.principals.insert(row.id.as_str().into(), Arc::new(entry));
+        }
+        Table::AccessKeys => {
+            let secret = row.unseal(table, domain).and_then(|plain| SecretKey::from_slice(&plain));
+            let secret = secret.ok_or_else(|| format!("the secret of access key '{}' does not open", row.id))?;
+            let key = AccessKey { record: parse(table, row)?, secret };
+            to.access_keys.insert(row.id.as_str().into(), Arc::new(key));
+        }
         Table::Materials => {
             let record: MaterialRecord = parse(table, row)?;
             let unusable = || format!("the material '{}' does not open", row.id);
