@@ -2,6 +2,7 @@
 
 mod caller;
 mod crypto_ops;
+mod import_ops;
 mod key;
 mod key_ops;
 mod plaintext;
@@ -9,6 +10,7 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use import_ops::*;
 pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;
