@@ -16,6 +16,9 @@ mod resolve;
 mod rotation;
 mod tags;
 
+pub(in crate::kms) use call::Effect;
+pub(in crate::kms) use check::Constraints;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -233,4 +236,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;
