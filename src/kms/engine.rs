@@ -17,6 +17,9 @@ mod resolve;
 mod rotation;
 mod tags;
 
+pub(in crate::kms) use call::Effect;
+pub(in crate::kms) use check::Constraints;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -244,4 +247,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;

@@ -15,3 +15,12 @@ pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
+
+/// An enumeration of AWS's words.
+pub trait Word: Copy + 'static {
+    /// Every value.
+    fn all() -> &'static [Self];
+
+    /// AWS's word for it.
+    fn word(self) -> &'static str;
+}
