@@ -6,7 +6,6 @@
 //! temporary directory is what tests need too, because they exercise several processes' worth of connections.
 
 mod change;
-mod identities;
 mod records;
 mod rows;
 mod schema;
@@ -15,7 +14,6 @@ mod state;
 use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
-pub(in crate::kms) use identities::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use schema::connect_audit;
 pub(in crate::kms) use state::{Snapshot, Store};

@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 
 use rusqlite::{TransactionBehavior, params};
 
-use super::identities::*;
 use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::state::{self, Held, Inner, Snapshot};
 use super::{StoreError, schema};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::KmsError;
 use crate::kms::audit::{self, Rendered};
@@ -24,21 +23,21 @@ use crate::sync::Arc;
 use crate::types::Timestamp;
 
 enum Edit {
-    Put { parent: Option<String>, record: String, secret: Option<Secret> },
+    Put { parent: Option<String>, record: String, secret: Option<Sealable> },
     Delete,
 }
 
 /// What is sealed beside a record.
-enum Secret {
+enum Sealable {
     Material(Arc<Material>),
-    AccessKey(Arc<AccessKey>),
+    WrappingKey(Arc<WrappingKey>),
 }
 
-impl Secret {
-    fn expose(&self) -> &[u8] {
+impl Sealable {
+    fn secret(&self) -> Option<&[u8]> {
         match self {
-            Self::Material(material) => material.secret.expose(),
-            Self::AccessKey(key) => key.secret.expose(),
+            Self::Material(material) => material.secret().map(SecretBytes::expose),
+            Self::WrappingKey(key) => Some(key.private.expose()),
         }
     }
 }
@@ -81,7 +80,8 @@ impl Change {
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let (id, material) = (material_row_id(key_row, &material.record.material_id), Arc::new(material));
         let (parent, record) = (Some(key_row.to_owned()), json(&material.record));
-        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, secret: Some(Secret::Material(material.clone())) });
+        let secret = Some(Sealable::Material(material.clone()));
+        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, secret });
         Arc::make_mut(&mut self.snapshot).put_material(key_row, material).map_err(internal)
     }
 
@@ -90,6 +90,19 @@ impl Change {
         Arc::make_mut(&mut self.snapshot).remove_material(&id).map_err(internal)?;
         self.edits.insert((Table::Materials, id), Edit::Delete);
         Ok(())
+    }
+
+    pub fn put_wrapping_key(&mut self, key_row: &str, token_id: &str, key: WrappingKey) {
+        let (id, key) = (wrapping_key_row_id(key_row, token_id), Arc::new(key));
+        let (parent, record) = (Some(key_row.to_owned()), json(&key.record));
+        let secret = Some(Sealable::WrappingKey(key.clone()));
+        Arc::make_mut(&mut self.snapshot).put_wrapping_key(&id, key);
+        self.edits.insert((Table::WrappingKeys, id), Edit::Put { parent, record, secret });
+    }
+
+    pub fn delete_wrapping_key(&mut self, row_id: &str) {
+        Arc::make_mut(&mut self.snapshot).remove_wrapping_key(row_id);
+        self.edits.insert((Table::WrappingKeys, row_id.to_owned()), Edit::Delete);
     }
 
     pub fn put_alias(&mut self, record: AliasRecord) {
@@ -108,38 +121,6 @@ impl Change {
         self.edits
             .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), secret: None });
         Arc::make_mut(&mut self.snapshot).volumes.insert(id.into(), Arc::new(row));
-    }
-
-    pub fn put_principal(&mut self, record: PrincipalRecord) -> Result<(), KmsError> {
-        let put = Edit::Put { parent: None, record: json(&record), secret: None };
-        let entry = PrincipalEntry::new(record).ok_or_else(|| internal("a principal without ARN".into()))?;
-        let id = entry.record.arn.clone();
-        Arc::make_mut(&mut self.snapshot).principals.insert(id.as_str().into(), Arc::new(entry));
-        self.edits.insert((Table::Principals, id), put);
-        Ok(())
-    }
-
-    /// Deletes a user or role with its access keys.
-    pub fn delete_principal(&mut self, arn: &str) {
-        let of_it = |key: &&Arc<AccessKey>| key.record.principal == arn;
-        let keys = self.snapshot.access_keys.values().filter(of_it);
-        let keys: Vec<String> = keys.map(|key| key.record.access_key_id.clone()).collect();
-        keys.iter().for_each(|id| self.delete_access_key(id));
-        Arc::make_mut(&mut self.snapshot).principals.remove(arn);
-        self.edits.insert((Table::Principals, arn.to_owned()), Edit::Delete);
-    }
-
-    pub fn put_access_key(&mut self, key: AccessKey) {
-        let (id, key) = (key.record.access_key_id.clone(), Arc::new(key));
-        let (parent, record) = (Some(key.record.principal.clone()), json(&key.record));
-        let put = Edit::Put { parent, record, secret: Some(Secret::AccessKey(key.clone())) };
-        self.edits.insert((Table::AccessKeys, id.clone()), put);
-        Arc::make_mut(&mut self.snapshot).access_keys.insert(id.into(), key);
-    }
-
-    pub fn delete_access_key(&mut self, id: &str) {
-        Arc::make_mut(&mut self.snapshot).access_keys.remove(id);
-        self.edits.insert((Table::AccessKeys, id.to_owned()), Edit::Delete);
     }
 
     /// Records an event with the change: durable exactly if the change is.
@@ -178,8 +159,8 @@ impl Change {
             if let Edit::Put { parent, record, secret } = edit {
                 let (parent, record) = (parent.clone(), record.clone());
                 let mut row = Row { id: id.clone(), parent, revision, record, sealed: None };
-                if let Some(secret) = secret {
-                    row.seal(*table, secret.expose(), &cache.domain, entropy);
+                if let Some(secret) = secret.as_ref().and_then(Sealable::secret) {
+                    row.seal(*table, secret, &cache.domain, entropy);
                 }
                 row.write(*table, &cache.domain, &tx)?;
                 sum.add(*table, id, revision, &cache.domain);

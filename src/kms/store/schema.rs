@@ -28,14 +28,12 @@ CREATE TABLE keys(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, r
                   mac BLOB NOT NULL) STRICT;
 CREATE TABLE materials(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
                   record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
+CREATE TABLE wrapping_keys(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
+                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE aliases(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
                   record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE volumes(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
                   mac BLOB NOT NULL) STRICT;
-CREATE TABLE principals(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
-                  mac BLOB NOT NULL) STRICT;
-CREATE TABLE access_keys(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES principals(id), revision INTEGER NOT NULL,
-                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE secrets(id TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE clock(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE audit_head(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;

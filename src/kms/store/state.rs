@@ -7,12 +7,11 @@ use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::identities::*;
 use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::schema::{self, Durability};
 use super::{Change, StoreError};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
 use crate::kms::{KmsError, seal};
@@ -23,12 +22,9 @@ use crate::types::{AccountId, KeyArn, Region, Timestamp};
 #[derive(Default)]
 pub struct Snapshot {
     pub keys: BTreeMap<Arc<str>, Arc<KeyEntry>>,
+    pub wrapping_keys: BTreeMap<Arc<str>, Arc<WrappingKey>>,
     pub aliases: BTreeMap<Arc<str>, Arc<AliasRecord>>,
     pub volumes: BTreeMap<Arc<str>, Arc<VolumeRow>>,
-    /// By ARN.
-    pub principals: BTreeMap<Arc<str>, Arc<PrincipalEntry>>,
-    /// By access key id.
-    pub access_keys: BTreeMap<Arc<str>, Arc<AccessKey>>,
     due: OnceLock<Due>,
 }
 
@@ -37,20 +33,16 @@ pub struct Snapshot {
 pub struct Due {
     pub rotation: Option<Timestamp>,
     pub deletion: Option<Timestamp>,
+    /// Of imported material and of wrapping keys.
+    pub expiry: Option<Timestamp>,
 }
 
 impl Clone for Snapshot {
     /// For editing: what is computed from the content is left out.
     fn clone(&self) -> Self {
-        let Self { keys, aliases, volumes, principals, access_keys, due: _ } = self;
-        Self {
-            keys: keys.clone(),
-            aliases: aliases.clone(),
-            volumes: volumes.clone(),
-            principals: principals.clone(),
-            access_keys: access_keys.clone(),
-            due: OnceLock::new(),
-        }
+        let Self { keys, wrapping_keys, aliases, volumes, due: _ } = self;
+        let (keys, wrapping_keys) = (keys.clone(), wrapping_keys.clone());
+        Self { keys, wrapping_keys, aliases: aliases.clone(), volumes: volumes.clone(), due: OnceLock::new() }
     }
 }
 
@@ -58,9 +50,11 @@ impl Snapshot {
     /// When the first rotation and the first deletion are due. Computed once; a snapshot that is shared never changes.
     pub fn due(&self) -> Due {
         let first = |kind: fn(&KeyEntry) -> Option<Timestamp>| self.keys.values().filter_map(|key| kind(key)).min();
-        *self
-            .due
-            .get_or_init(|| Due { rotation: first(KeyEntry::rotation_due), deletion: first(KeyEntry::deletion_due) })
+        *self.due.get_or_init(|| {
+            let wrapping_key = self.wrapping_keys.values().map(|key| key.record.valid_to).min();
+            let expiry = first(KeyEntry::expiry_due).into_iter().chain(wrapping_key).min();
+            Due { rotation: first(KeyEntry::rotation_due), deletion: first(KeyEntry::deletion_due), expiry }
+        })
     }
 
     /// Inserts or replaces a key, which keeps its material.
@@ -82,6 +76,16 @@ impl Snapshot {
         })
     }
 
+    pub fn put_wrapping_key(&mut self, row_id: &str, key: Arc<WrappingKey>) {
+        self.wrapping_keys.insert(row_id.into(), key);
+        self.due = OnceLock::new();
+    }
+
+    pub fn remove_wrapping_key(&mut self, row_id: &str) {
+        self.wrapping_keys.remove(row_id);
+        self.due = OnceLock::new();
+    }
+
     pub fn remove_material(&mut self, row_id: &str) -> Result<(), String> {
         let (key_row, id) = row_id.rsplit_once('/').ok_or_else(|| format!("material '{row_id}' names no key"))?;
         self.with_materials(key_row, |materials| materials.retain(|old| old.record.material_id != id))
@@ -93,6 +97,7 @@ impl Snapshot {
         let mut materials = slot.materials.clone();
         edit(&mut materials);
         *slot = Arc::new(KeyEntry { record: slot.record.clone(), arn: slot.arn.clone(), materials });
+        self.due = OnceLock::new();
         Ok(())
     }
 }
@@ -364,10 +369,9 @@ fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -
             match table {
                 Table::Keys => drop(snapshot.keys.remove(&*id)),
                 Table::Materials => snapshot.remove_material(&id).map_err(damaged)?,
+                Table::WrappingKeys => snapshot.remove_wrapping_key(&id),
                 Table::Aliases => drop(snapshot.aliases.remove(&*id)),
                 Table::Volumes => drop(snapshot.volumes.remove(&*id)),
-                Table::Principals => drop(snapshot.principals.remove(&*id)),
-                Table::AccessKeys => drop(snapshot.access_keys.remove(&*id)),
             }
             let revision = cache.revisions.remove(&(table, id.clone())).expect("listed above");
             cache.sum.remove(table, &id, revision, &cache.domain);
@@ -393,27 +397,25 @@ fn insert(to: &mut Snapshot, table: Table, row: &Row, domain: &DomainKeys) -> Re
     match table {
         Table::Keys => to.put_key(&row.id, parse(table, row)?)?,
         Table::Aliases => drop(to.aliases.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
+        Table::WrappingKeys => {
+            let plain =
+                row.unseal(table, domain).ok_or_else(|| format!("the wrapping key '{}' does not open", row.id))?;
+            let key = WrappingKey { record: parse(table, row)?, private: SecretBytes::from(&plain[..]) };
+            to.put_wrapping_key(&row.id, Arc::new(key));
+        }
         Table::Volumes => drop(to.volumes.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
-        Table::Principals => {
-            let entry = PrincipalEntry::new(parse(table, row)?);
-            let entry = entry.ok_or_else(|| format!("the principal '{}' has no ARN", row.id))?;
-            to.principals.insert(row.id.as_str().into(), Arc::new(entry));
-        }
-        Table::AccessKeys => {
-            let secret = row.unseal(table, domain).and_then(|plain| SecretKey::from_slice(&plain));
-            let secret = secret.ok_or_else(|| format!("the secret of access key '{}' does not open", row.id))?;
-            let key = AccessKey { record: parse(table, row)?, secret };
-            to.access_keys.insert(row.id.as_str().into(), Arc::new(key));
-        }
         Table::Materials => {
             let record: MaterialRecord = parse(table, row)?;
             let unusable = || format!("the material '{}' does not open", row.id);
-            let plain = row.unseal(table, domain).ok_or_else(unusable)?;
-            let secret = SecretKey::from_slice(&plain).ok_or_else(unusable)?;
-            let id = HEXLOWER.decode(record.material_id.as_bytes()).ok().and_then(|id| id.try_into().ok());
-            let id = id.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
+            let secret = match &row.sealed {
+                Some(_) => Some(SecretBytes::from(&row.unseal(table, domain).ok_or_else(unusable)?[..])),
+                None if record.import.is_some() => None,
+                None => return Err(unusable()),
+            };
+            let material = Material::new(record, secret);
+            let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
             let key_row = row.parent.as_deref().ok_or_else(unusable)?;
-            to.put_material(key_row, Arc::new(Material { record, id, secret }))?;
+            to.put_material(key_row, Arc::new(material))?;
         }
     }
     Ok(())
