@@ -33,6 +33,8 @@ impl From<KmsError> for CliError {
             | KmsError::InvalidArn(_)
             | KmsError::InvalidAliasName(_)
             | KmsError::Tag(_)
+            | KmsError::Serialization(_)
+            | KmsError::UnknownOperation(_)
             | KmsError::InvalidMarker => (Exit::Usage, None),
             KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
             KmsError::AlreadyExists(_)

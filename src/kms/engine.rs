@@ -17,6 +17,9 @@ mod resolve;
 mod rotation;
 mod tags;
 
+pub(in crate::kms) use call::Effect;
+pub(in crate::kms) use check::Constraints;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -132,7 +135,7 @@ impl Engine {
 
     /// The operating-system user `user` as caller, in the home's account and Region.
     pub fn local_caller(&self, user: &str) -> Caller {
-        Caller::new(Principal::user(self.account(), user), self.region().clone())
+        Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
     /// The audit log.
@@ -244,4 +247,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;

@@ -80,6 +80,12 @@ pub enum KmsError {
     /// `DryRun` was set and nothing speaks against the call.
     #[error("The request would have succeeded, but the DryRun option is set.")]
     DryRun,
+    /// The request is not JSON, or a member has the wrong type.
+    #[error("{0}")]
+    Serialization(String),
+    /// The key manager has no operation of this name.
+    #[error("There is no operation {0}.")]
+    UnknownOperation(String),
     /// The key manager itself failed: its database, its files.
     #[error("{0}")]
     Internal(String),
@@ -124,6 +130,8 @@ impl KmsError {
             Self::InvalidImportToken => "InvalidImportTokenException",
             Self::ExpiredImportToken => "ExpiredImportTokenException",
             Self::DryRun => "DryRunOperationException",
+            Self::Serialization(_) => "SerializationException",
+            Self::UnknownOperation(_) => "UnknownOperationException",
             Self::Internal(_) => "KMSInternalException",
         }
     }
