@@ -13,7 +13,7 @@ use super::records::*;
 use super::rows::{self, Ledger, Row, Table};
 use super::state::{self, Cache, Held, Inner};
 use super::{Record, Snapshot, StoreError, clock, schema};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::KmsError;
 use crate::kms::audit::{self, Rendered};
@@ -61,7 +61,8 @@ impl<'a> Change<'a> {
 
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let id = material_row_id(key_row, &material.record.material_id);
-        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, Some(material.secret().expose()));
+        let secret = material.secret().map(SecretBytes::expose);
+        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, secret);
         Arc::make_mut(&mut self.snapshot).put_material(key_row, Arc::new(material)).map_err(internal)
     }
 
@@ -74,7 +75,7 @@ impl<'a> Change<'a> {
 
     /// Inserts or replaces the row `id`.
     pub fn put<R: Record>(&mut self, id: &str, record: R) {
-        self.edit(R::TABLE, id, record.parent(), &record, record.secret());
+        self.edit(R::TABLE, id, record.parent(id), &record, record.secret());
         Arc::make_mut(&mut self.snapshot).put(id, record);
     }
 

@@ -15,7 +15,7 @@ use crate::sync::Arc;
 /// 1. here: a variant at the end, and its name;
 /// 2. `schema::STEPS`: the step that creates it, at the end; homes made before take that step when they are opened;
 /// 3. `records` (or a file of its own): the record, a struct that serde turns into JSON, with `impl Record`; a secret is
-///    a `#[serde(skip)]` field that `secret` and `set_secret` hand over, and is sealed by the domain key;
+///    a `#[serde(skip)] SecretBytes` that `secret` and `set_secret` hand over, and is sealed by the domain key;
 /// 4. `Snapshot`: a field `Rows<...>`, and an arm in `Snapshot::apply`.
 ///
 /// Operations then read the field of the snapshot, and edit by `Change::put` and `Change::delete`. Rows that belong
@@ -27,16 +27,18 @@ pub enum Table {
     Materials,
     Aliases,
     Volumes,
+    WrappingKeys,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes];
+    pub const ALL: [Self; 5] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes, Self::WrappingKeys];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Materials => "materials",
+            Self::WrappingKeys => "wrapping_keys",
             Self::Aliases => "aliases",
             Self::Volumes => "volumes",
         }
