@@ -221,11 +221,12 @@ impl Shared {
     }
 
     fn is_due(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        let due = |kind| snapshot.first_due(kind).is_some_and(|at| now >= at);
+        let due = |kind, now| snapshot.first_due(kind).is_some_and(|at| now >= at);
         let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
-        let rotation = due(DueKind::Rotation);
-        let deletion = due(DueKind::Deletion) && after(&self.held_until);
-        let expiry = snapshot.first_expiry().is_some_and(|at| self.latest(now) >= at);
+        let rotation = due(DueKind::Rotation, now);
+        let deletion = due(DueKind::Deletion, now) && after(&self.held_until);
+        let latest = self.latest(now);
+        let expiry = due(DueKind::Expiry, latest) || due(DueKind::TokenExpiry, latest);
         (rotation || deletion || expiry) && after(&self.retry_at)
     }
 

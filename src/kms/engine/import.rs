@@ -55,10 +55,8 @@ impl Engine {
                 importable(&key)?;
                 let valid_to = call.now.plus(TOKEN_LIFE);
                 let token = Token { id: random(&*call.shared.entropy), valid_to };
-                let key_row = row_of(&key);
-                let row_id = wrapping_key_row_id(&key_row, &token.id_text());
-                let private = Some(private);
-                change.put(&row_id, WrappingKey { key_row, algorithm: wrapping_algorithm, valid_to, private });
+                let wrapping_key = WrappingKey { algorithm: wrapping_algorithm, valid_to, private };
+                change.put(&wrapping_key_row_id(&row_of(&key), &token.id_text()), wrapping_key);
                 call.response = json!({ "keyId": key.arn.as_str(), "parametersValidTo": valid_to.to_string() });
                 Ok(GetParametersForImportResponse {
                     key_id: key.arn.clone(),
@@ -149,11 +147,11 @@ impl Engine {
 pub fn expire(shared: &Shared, change: &mut Change<'_>, latest: Timestamp) -> Result<(), KmsError> {
     let snapshot = change.snapshot().clone();
     let over = |at: Timestamp| latest >= at;
-    for row_id in snapshot.expired_wrapping_keys(latest) {
+    for row_id in snapshot.due(DueKind::TokenExpiry, latest) {
         change.delete::<WrappingKey>(row_id);
     }
     let mut shredded = false;
-    for key in snapshot.due(DueKind::Expiry, latest) {
+    for key in snapshot.due_keys(DueKind::Expiry, latest) {
         for material in key.materials.iter().filter(|material| material.expiry_due().is_some_and(over)) {
             // As the last removal left it: with its state.
             let key = change.snapshot().keys[&*row_of(key)].clone();
@@ -194,7 +192,7 @@ fn remove(change: &mut Change<'_>, key: &KeyEntry, material: &Arc<Material>) -> 
 }
 
 /// Older copies of the database lose what this change deletes (KMS.md section 11).
-fn shred(shared: &Shared, change: &mut Change) {
+fn shred(shared: &Shared, change: &mut Change<'_>) {
     change.new_epoch();
     let event = shared.service_event("RotateDomainKey", json!({ "deletedMaterial": true }), None);
     change.record(event.render(&*shared.entropy));
@@ -299,12 +297,12 @@ fn unwrap(
 ) -> Result<SecretBytes, KmsError> {
     let token = Token::open(call.shared, &key.arn, &request.import_token).ok_or(KmsError::InvalidImportToken)?;
     let wrapping_key = snapshot.wrapping_keys.get(&*wrapping_key_row_id(&row_of(key), &token.id_text()));
-    let wrapping_key = wrapping_key.filter(|_| call.shared.latest(call.now) < token.valid_to);
-    let Some((wrapping_key, private)) = wrapping_key.and_then(|key| Some((key, key.private.as_ref()?))) else {
+    let Some(wrapping_key) = wrapping_key.filter(|_| call.shared.latest(call.now) < token.valid_to) else {
         return Err(KmsError::ExpiredImportToken);
     };
     let wrapped = &request.encrypted_key_material;
-    wrapping::unwrap(private, wrapping_key.algorithm, wrapped).ok_or(KmsError::InvalidCiphertext)
+    let secret = wrapping::unwrap(&wrapping_key.private, wrapping_key.algorithm, wrapped);
+    secret.ok_or(KmsError::InvalidCiphertext)
 }
 
 /// The material in the form in which it is kept, if it is of the kind that `key` needs.

@@ -59,10 +59,10 @@ impl Shared {
             expire(self, change, self.latest(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
-            for key in snapshot.due(DueKind::Rotation, now) {
+            for key in snapshot.due_keys(DueKind::Rotation, now) {
                 rotate_if_due(self, change, key, now)?;
             }
-            for key in snapshot.due(DueKind::Deletion, now).filter(|_| clock.jumped.is_none()) {
+            for key in snapshot.due_keys(DueKind::Deletion, now).filter(|_| clock.jumped.is_none()) {
                 destroy(self, change, key, now)?;
                 destroyed += 1;
             }

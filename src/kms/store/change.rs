@@ -61,13 +61,8 @@ impl<'a> Change<'a> {
 
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let id = material_row_id(key_row, &material.record.material_id);
-        self.edit(
-            Table::Materials,
-            &id,
-            Some(key_row.to_owned()),
-            &material.record,
-            material.secret().map(SecretBytes::expose),
-        );
+        let secret = material.secret().map(SecretBytes::expose);
+        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, secret);
         Arc::make_mut(&mut self.snapshot).put_material(key_row, Arc::new(material)).map_err(internal)
     }
 
@@ -80,7 +75,7 @@ impl<'a> Change<'a> {
 
     /// Inserts or replaces the row `id`.
     pub fn put<R: Record>(&mut self, id: &str, record: R) {
-        self.edit(R::TABLE, id, record.parent(), &record, record.secret());
+        self.edit(R::TABLE, id, record.parent(id), &record, record.secret());
         Arc::make_mut(&mut self.snapshot).put(id, record);
     }
 

@@ -90,16 +90,14 @@ impl Import {
 /// A wrapping key of an outstanding import token.
 #[derive(Serialize, Deserialize)]
 pub struct WrappingKey {
-    /// Row id of the key whose material it wraps.
-    pub key_row: String,
     /// How material comes wrapped.
     pub algorithm: WrappingAlgorithm,
     /// End of the token.
     #[serde(with = "nanos")]
     pub valid_to: Timestamp,
-    /// PKCS#8 DER.
+    /// PKCS#8 DER, sealed beside the record.
     #[serde(skip)]
-    pub private: Option<SecretBytes>,
+    pub private: SecretBytes,
 }
 
 /// An alias.

@@ -15,7 +15,7 @@ use crate::sync::Arc;
 /// 1. here: a variant at the end, and its name;
 /// 2. `schema::STEPS`: the step that creates it, at the end; homes made before take that step when they are opened;
 /// 3. `records` (or a file of its own): the record, a struct that serde turns into JSON, with `impl Record`; a secret is
-///    a `#[serde(skip)]` field that `secret` and `set_secret` hand over, and is sealed by the domain key;
+///    a `#[serde(skip)] SecretBytes` that `secret` and `set_secret` hand over, and is sealed by the domain key;
 /// 4. `Snapshot`: a field `Rows<...>`, and an arm in `Snapshot::apply`.
 ///
 /// Operations then read the field of the snapshot, and edit by `Change::put` and `Change::delete`. Rows that belong

@@ -10,23 +10,6 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 use crate::kms::custody::CustodyError;
 
-/// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
-/// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
-/// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 3] = [FIRST, REVISIONS, IMPORTS];
-
-/// Version of the schema, in `PRAGMA user_version`.
-const VERSION: usize = STEPS.len();
-
-/// How durable a connection's transactions are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Each commit survives a power cut.
-    Full,
-    /// A power cut may lose the last commits, never consistency. For the audit head, which the log itself restores.
-    Normal,
-}
-
 /// A table of rows (`rows::Table`); the parent column is `TEXT`, or `TEXT NOT NULL REFERENCES keys(id)` and the like.
 macro_rules! table {
     ($name:literal, $parent:literal) => {
@@ -45,6 +28,24 @@ macro_rules! index {
     ($name:literal) => {
         concat!("CREATE INDEX ", $name, "_revision ON ", $name, "(revision);\n")
     };
+}
+
+/// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
+/// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
+/// `index!(name)`, as in `FIRST` and `REVISIONS`.
+const STEPS: [&str; 3] =
+    [FIRST, REVISIONS, concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys"))];
+
+/// Version of the schema, in `PRAGMA user_version`.
+const VERSION: usize = STEPS.len();
+
+/// How durable a connection's transactions are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// Each commit survives a power cut.
+    Full,
+    /// A power cut may lose the last commits, never consistency. For the audit head, which the log itself restores.
+    Normal,
 }
 
 const FIRST: &str = concat!(
@@ -74,9 +75,6 @@ CREATE TABLE deletions(revision INTEGER NOT NULL, place TEXT NOT NULL, id TEXT N
 INSERT INTO meta(name, value) SELECT 'deletions_forgotten', value FROM meta WHERE name = 'revision';
 "
 );
-
-/// Wrapping keys of imported material.
-const IMPORTS: &str = concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys"));
 
 /// Opens the database; never creates it.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {

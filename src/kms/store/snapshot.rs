@@ -40,7 +40,7 @@ pub trait Record: Serialize + DeserializeOwned {
     fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self>;
 
     /// Id of the row of `TABLE.parent()` that this one belongs to.
-    fn parent(&self) -> Option<String> {
+    fn parent(&self, _id: &str) -> Option<String> {
         None
     }
 
@@ -58,25 +58,29 @@ pub trait Record: Serialize + DeserializeOwned {
     fn index(_snapshot: &mut Snapshot, _id: &Arc<str>, _old: Option<&Self>, _new: Option<&Self>) {}
 }
 
-/// What time brings to a key.
+/// What time brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DueKind {
-    /// Automatic rotation.
+    /// Automatic rotation of a key.
     Rotation,
-    /// The end of the waiting period.
+    /// The end of a key's waiting period.
     Deletion,
-    /// The end of imported material.
+    /// The end of imported material of a key.
     Expiry,
+    /// The end of an import token, and of its wrapping key.
+    TokenExpiry,
 }
 
 impl DueKind {
-    const ALL: [Self; 3] = [Self::Rotation, Self::Deletion, Self::Expiry];
+    const COUNT: usize = 4;
+    const OF_KEYS: [Self; 3] = [Self::Rotation, Self::Deletion, Self::Expiry];
 
     fn of(self, key: &KeyEntry) -> Option<Timestamp> {
         match self {
             Self::Rotation => key.rotation_due(),
             Self::Deletion => key.deletion_due(),
             Self::Expiry => key.expiry_due(),
+            Self::TokenExpiry => None,
         }
     }
 }
@@ -86,12 +90,10 @@ impl DueKind {
 pub struct Snapshot {
     pub keys: Rows<KeyEntry>,
     pub aliases: Rows<AliasRecord>,
-    pub wrapping_keys: Rows<WrappingKey>,
     pub volumes: Rows<VolumeRow>,
-    /// Per kind: due times with the row ids of their keys.
-    due: [RedBlackTreeSetSync<(Timestamp, Arc<str>)>; DueKind::ALL.len()],
-    /// Ends of wrapping keys with their row ids.
-    wrapping_keys_due: RedBlackTreeSetSync<(Timestamp, Arc<str>)>,
+    pub wrapping_keys: Rows<WrappingKey>,
+    /// Per kind: due times with row ids.
+    due: [RedBlackTreeSetSync<(Timestamp, Arc<str>)>; DueKind::COUNT],
     /// Row ids of keys with the row ids of their aliases.
     aliases_of: RedBlackTreeSetSync<(Arc<str>, Arc<str>)>,
     /// Number of customer managed keys by Region and account, those pending deletion included.
@@ -99,26 +101,27 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// When the first key is due.
+    /// When the first is due.
     pub fn first_due(&self, kind: DueKind) -> Option<Timestamp> {
         self.due[kind as usize].first().map(|(at, _)| *at)
     }
 
+    /// Row ids of what is due at `now`.
+    pub fn due(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
+        self.due[kind as usize].iter().take_while(move |(at, _)| *at <= now).map(|(_, id)| id)
+    }
+
     /// The keys that are due at `now`.
-    pub fn due(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<KeyEntry>> {
-        let due = self.due[kind as usize].iter().take_while(move |(at, _)| *at <= now);
-        due.map(|(_, id)| &self.keys[&**id])
+    pub fn due_keys(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        self.due(kind, now).filter_map(|id| self.keys.get(&**id))
     }
 
-    /// When the first imported material or wrapping key expires.
-    pub fn first_expiry(&self) -> Option<Timestamp> {
-        let wrapping_key = self.wrapping_keys_due.first().map(|(at, _)| *at);
-        self.first_due(DueKind::Expiry).into_iter().chain(wrapping_key).min()
-    }
-
-    /// Row ids of the wrapping keys that have expired at `now`.
-    pub fn expired_wrapping_keys(&self, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
-        self.wrapping_keys_due.iter().take_while(move |(at, _)| *at <= now).map(|(_, id)| id)
+    fn set_due(&mut self, kind: DueKind, id: &Arc<str>, old: Option<Timestamp>, new: Option<Timestamp>) {
+        if old != new {
+            let due = &mut self.due[kind as usize];
+            old.map(|at| due.remove_mut(&(at, id.clone())));
+            new.into_iter().for_each(|at| due.insert_mut((at, id.clone())));
+        }
     }
 
     /// Customer managed keys of the account in the Region.
@@ -168,12 +171,9 @@ impl Snapshot {
 
     fn replace_key(&mut self, id: Arc<str>, new: Option<KeyEntry>) {
         let old = self.keys.get(&id).cloned();
-        for (kind, due) in DueKind::ALL.into_iter().zip(&mut self.due) {
-            let times = [old.as_deref(), new.as_ref()].map(|key| key.and_then(|key| kind.of(key)));
-            if times[0] != times[1] {
-                times[0].map(|at| due.remove_mut(&(at, id.clone())));
-                times[1].into_iter().for_each(|at| due.insert_mut((at, id.clone())));
-            }
+        for kind in DueKind::OF_KEYS {
+            let at = |key: Option<&KeyEntry>| key.and_then(|key| kind.of(key));
+            self.set_due(kind, &id, at(old.as_deref()), at(new.as_ref()));
         }
         let counted = [old.as_deref(), new.as_ref()]
             .map(|key| key.is_some_and(|key| key.record.manager == KeyManager::Customer && !key.is_tombstone()));
@@ -222,8 +222,8 @@ impl Snapshot {
             }
             (Table::Materials, None) => self.remove_material(id),
             (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, domain),
-            (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, domain),
             (Table::Volumes, row) => self.apply_record::<VolumeRow>(id, row, domain),
+            (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, domain),
         }
     }
 
@@ -233,10 +233,8 @@ impl Snapshot {
             return Ok(());
         };
         let mut record: R = parse(R::TABLE, row)?;
-        if row.sealed.is_some() {
-            let plain = row.unseal(R::TABLE, domain);
-            let opened = plain.is_some_and(|plain| record.set_secret(&plain));
-            opened.then_some(()).ok_or_else(|| does_not_open(R::TABLE, row))?;
+        if row.sealed.is_some() && !row.unseal(R::TABLE, domain).is_some_and(|secret| record.set_secret(&secret)) {
+            return Err(does_not_open(R::TABLE, row));
         }
         self.put(id, record);
         Ok(())
@@ -273,7 +271,7 @@ impl Record for AliasRecord {
         &mut snapshot.aliases
     }
 
-    fn parent(&self) -> Option<String> {
+    fn parent(&self, _id: &str) -> Option<String> {
         Some(key_row_id(&self.region, &self.key_id))
     }
 
@@ -284,6 +282,14 @@ impl Record for AliasRecord {
     }
 }
 
+impl Record for VolumeRow {
+    const TABLE: Table = Table::Volumes;
+
+    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self> {
+        &mut snapshot.volumes
+    }
+}
+
 impl Record for WrappingKey {
     const TABLE: Table = Table::WrappingKeys;
 
@@ -291,30 +297,21 @@ impl Record for WrappingKey {
         &mut snapshot.wrapping_keys
     }
 
-    fn parent(&self) -> Option<String> {
-        Some(self.key_row.clone())
+    fn parent(&self, id: &str) -> Option<String> {
+        id.rsplit_once('/').map(|(key_row, _)| key_row.to_owned())
     }
 
     fn secret(&self) -> Option<&[u8]> {
-        self.private.as_ref().map(SecretBytes::expose)
+        Some(self.private.expose())
     }
 
     fn set_secret(&mut self, secret: &[u8]) -> bool {
-        self.private = Some(secret.into());
+        self.private = SecretBytes::from(secret);
         true
     }
 
     fn index(snapshot: &mut Snapshot, id: &Arc<str>, old: Option<&Self>, new: Option<&Self>) {
-        let due = &mut snapshot.wrapping_keys_due;
-        old.map(|old| due.remove_mut(&(old.valid_to, id.clone())));
-        new.into_iter().for_each(|new| due.insert_mut((new.valid_to, id.clone())));
-    }
-}
-
-impl Record for VolumeRow {
-    const TABLE: Table = Table::Volumes;
-
-    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self> {
-        &mut snapshot.volumes
+        let at = |key: Option<&Self>| key.map(|key| key.valid_to);
+        snapshot.set_due(DueKind::TokenExpiry, id, at(old), at(new));
     }
 }
