@@ -20,10 +20,12 @@
 mod aliases;
 mod answer;
 mod cryptography;
+mod import;
 mod input;
 mod json;
 mod keys;
 mod model;
+mod multi_region;
 mod rotation;
 mod tags;
 
@@ -39,8 +41,15 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 5] =
-    [keys::OPERATIONS, aliases::OPERATIONS, rotation::OPERATIONS, cryptography::OPERATIONS, tags::OPERATIONS];
+const TABLES: [&[Operation]; 7] = [
+    keys::OPERATIONS,
+    aliases::OPERATIONS,
+    rotation::OPERATIONS,
+    cryptography::OPERATIONS,
+    tags::OPERATIONS,
+    import::OPERATIONS,
+    multi_region::OPERATIONS,
+];
 
 /// One operation that is built.
 pub struct Operation {

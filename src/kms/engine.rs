@@ -12,6 +12,7 @@ mod crypt;
 mod import;
 mod lifecycle;
 mod maintain;
+mod multi_region;
 mod page;
 mod resolve;
 mod rotation;
