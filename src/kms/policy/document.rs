@@ -123,7 +123,8 @@ impl Statement {
 impl Policy {
     /// Reads `document`.
     pub fn parse(document: &str, kind: Kind) -> Result<Self, Malformed> {
-        let json = Json::parse(document.as_bytes()).map_err(|_| Malformed("This policy contains invalid Json".into()))?;
+        let json =
+            Json::parse(document.as_bytes()).map_err(|_| Malformed("This policy contains invalid Json".into()))?;
         let Json::Object(members) = &json else { return Err(syntax("a policy is an object")) };
         let mut statements = None;
         for (name, value) in members {
@@ -220,7 +221,9 @@ fn action(text: &str) -> Result<Action, Malformed> {
         Some((vendor, name)) if !vendor.is_empty() && !vendor.contains(['*', '?']) && !name.is_empty() => {
             Ok(Action::Foreign)
         }
-        _ => Err(Malformed(format!("Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec2, etc. ({text})"))),
+        _ => Err(Malformed(format!(
+            "Actions/Conditions must be prefaced by a vendor, e.g., iam, sdb, ec2, etc. ({text})"
+        ))),
     }
 }
 

@@ -56,8 +56,8 @@ impl Terms<'_> {
     fn contains(&self, child: &Terms<'_>) -> bool {
         let (own, other) = (self.constraints, child.constraints);
         let source = own.source_arn.is_none() || own.source_arn == other.source_arn;
-        let equals = own.encryption_context_equals.is_none()
-            || own.encryption_context_equals == other.encryption_context_equals;
+        let equals =
+            own.encryption_context_equals.is_none() || own.encryption_context_equals == other.encryption_context_equals;
         let at_least = other.encryption_context_equals.as_ref().or(other.encryption_context_subset.as_ref());
         let subset = own
             .encryption_context_subset

@@ -90,15 +90,32 @@ mod tests {
     #[test]
     fn wildcards() {
         let matching = [
-            ("", ""), ("*", ""), ("*", "x"), ("?", "\u{e4}"), ("a*c", "abbc"), ("a*c", "ac"), ("*b*b*", "abcb"),
-            ("En*", "Encrypt"), ("??c", "abc"), ("a**", "a"), ("*aab", "aaaab"), ("*\u{e4}?", "x\u{e4}\u{f6}"),
+            ("", ""),
+            ("*", ""),
+            ("*", "x"),
+            ("?", "\u{e4}"),
+            ("a*c", "abbc"),
+            ("a*c", "ac"),
+            ("*b*b*", "abcb"),
+            ("En*", "Encrypt"),
+            ("??c", "abc"),
+            ("a**", "a"),
+            ("*aab", "aaaab"),
+            ("*\u{e4}?", "x\u{e4}\u{f6}"),
         ];
         for (pattern, text) in matching {
             assert!(Pattern::new(pattern).matches(text), "{pattern} {text}");
         }
         let other = [
-            ("", "x"), ("?", ""), ("?", "ab"), ("a*c", "abcd"), ("*b*b*", "abc"), ("En*", "encrypt"), ("a", "A"),
-            ("*aab", "aaaba"), ("a?", "a"),
+            ("", "x"),
+            ("?", ""),
+            ("?", "ab"),
+            ("a*c", "abcd"),
+            ("*b*b*", "abc"),
+            ("En*", "encrypt"),
+            ("a", "A"),
+            ("*aab", "aaaba"),
+            ("a?", "a"),
         ];
         for (pattern, text) in other {
             assert!(!Pattern::new(pattern).matches(text), "{pattern} {text}");
