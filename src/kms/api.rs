@@ -22,7 +22,6 @@ mod answer;
 mod cryptography;
 mod import;
 mod input;
-mod json;
 mod keys;
 mod model;
 mod multi_region;
@@ -33,10 +32,10 @@ use std::cell::RefCell;
 
 pub use answer::Answer;
 use input::{Input, Problems, is_member};
-use json::{Json, Text};
 use model::MODEL;
 
 use crate::kms::engine::Effect;
+use crate::kms::json::{Json, Text};
 use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
