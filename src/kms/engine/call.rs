@@ -63,6 +63,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Records a call that was refused before its parameters could be read, and gives the reason back.
+    pub(in crate::kms) fn refuse(
+        &self,
+        caller: &Caller,
+        name: &'static str,
+        effect: Effect,
+        error: KmsError,
+    ) -> KmsError {
+        let refused: Result<(), KmsError> = self.call(caller, (name, effect), Value::Null, |_| Err(error.clone()));
+        refused.err().unwrap_or(error)
+    }
+}
+
 impl Call<'_> {
     /// The state that counts for this call.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, KmsError> {

@@ -229,7 +229,7 @@ impl Call<'_> {
         let header = Header::new(&key.record.key_id, material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(context);
-        Ok(blob::seal(&header, material.secret(), &context, plaintext, &*self.shared.entropy))
+        Ok(blob::seal(&header, secret(key, material)?, &context, plaintext, &*self.shared.entropy))
     }
 
     fn open(
@@ -267,9 +267,17 @@ impl Call<'_> {
             return Err(invalid_after_work(ciphertext));
         };
         let context = blob::encode_context(ciphertext.context);
-        let plain = blob::open(ciphertext.blob, material.secret(), &context).ok_or(KmsError::InvalidCiphertext)?;
+        let opened = blob::open(ciphertext.blob, secret(&key, &material)?, &context);
+        let plain = opened.ok_or(KmsError::InvalidCiphertext)?;
         Ok((key, material, Plaintext::from(&plain[..])))
     }
+}
+
+/// The material's bytes. Keys that lack some are `PendingImport` and were refused; one that waits for its rotation may
+/// be missing.
+fn secret<'a>(key: &KeyEntry, material: &'a Material) -> Result<&'a SecretBytes, KmsError> {
+    let state = KeyState::PendingImport;
+    material.secret().ok_or_else(|| KmsError::InvalidState { arn: key.arn.clone(), state })
 }
 
 /// `InvalidCiphertextException`, after as much work as for a blob whose tag is wrong.

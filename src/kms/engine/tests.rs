@@ -3,6 +3,7 @@
 mod catch_up;
 mod deletion;
 mod homes;
+mod import;
 mod keys;
 mod model;
 mod processes;

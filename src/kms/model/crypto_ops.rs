@@ -166,8 +166,9 @@ pub struct GenerateRandomRequest {
 }
 
 /// Answer of `GenerateRandom`.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct GenerateRandomResponse {
     /// The bytes.
+    #[serde(skip)]
     pub plaintext: Plaintext,
 }

@@ -250,9 +250,21 @@ pub struct RotationsListEntry {
     pub key_id: KeyArn,
     /// The material that became current: 64 hex digits.
     pub key_material_id: String,
-    /// Only with `ALL_KEY_MATERIAL`.
+    /// Of imported material; only with `ALL_KEY_MATERIAL`, as the four that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_material_description: Option<String>,
+    /// Whether imported material is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_state: Option<ImportState>,
+    /// Place in the key's history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_material_state: Option<KeyMaterialState>,
+    /// Whether imported material that is there expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiration_model: Option<ExpirationModel>,
+    /// When imported material expires.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serial::opt_time")]
+    pub valid_to: Option<Timestamp>,
     /// When it became current; absent for the first material.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serial::opt_time")]
     pub rotation_date: Option<Timestamp>,
