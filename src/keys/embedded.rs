@@ -31,7 +31,7 @@ impl EmbeddedKms {
     }
 
     fn describe(&self, key: &str) -> Result<KeyMetadata, KeyError> {
-        let request = DescribeKeyRequest { key_id: key.to_owned() };
+        let request = DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() };
         let answer = self.engine.describe_key(&self.caller, request).map_err(|e| key_error(e, key))?;
         Ok(answer.key_metadata)
     }

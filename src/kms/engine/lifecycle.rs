@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Engine;
 use super::aliases::create_managed;
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::import::state_after_cancellation;
@@ -77,7 +78,8 @@ impl Engine {
         self.call(caller, ("DescribeKey", ReadOnly), json!({ "keyId": request.key_id }), |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             create_managed(call, &request.key_id, true)?;
-            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, "DescribeKey")?;
+            let access = Access::to("DescribeKey").tokens(&request.grant_tokens);
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
             Ok(DescribeKeyResponse { key_metadata: metadata(&key) })
         })
     }

@@ -22,6 +22,8 @@ pub struct CreateKeyRequest {
     pub origin: Option<Origin>,
     /// A key policy; the default policy if absent.
     pub policy: Option<String>,
+    /// Also take a policy that keeps the caller from changing it later.
+    pub bypass_policy_lockout_safety_check: bool,
     /// Up to 50.
     pub tags: Vec<Tag>,
     /// Whether to make a multi-Region primary.
@@ -41,6 +43,8 @@ pub struct CreateKeyResponse {
 pub struct DescribeKeyRequest {
     /// Key id, key ARN, alias name or alias ARN.
     pub key_id: String,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
 }
 
 /// Answer of `DescribeKey`.
