@@ -21,7 +21,7 @@ impl EmbeddedKms {
     pub fn new(engine: Engine, volume: &VolumeId) -> Self {
         let principal = Principal::mount(engine.account(), &volume.to_string());
         let service = format!("kmsfs.{}.local", engine.region());
-        let caller = Caller::new(principal, engine.region().clone()).via_service(service);
+        let caller = Caller::local(principal, engine.region().clone()).via_service(service);
         Self { engine, caller }
     }
 

@@ -135,7 +135,7 @@ impl Engine {
 
     /// The operating-system user `user` as caller, in the home's account and Region.
     pub fn local_caller(&self, user: &str) -> Caller {
-        Caller::new(Principal::user(self.account(), user), self.region().clone())
+        Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
     /// The audit log.

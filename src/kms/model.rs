@@ -2,6 +2,7 @@
 
 mod caller;
 mod crypto_ops;
+mod identity;
 mod import_ops;
 mod key;
 mod key_ops;
@@ -10,6 +11,7 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use identity::*;
 pub use import_ops::*;
 pub use key::*;
 pub use key_ops::*;

@@ -193,7 +193,7 @@ fn the_key_of_the_service_makes_itself_and_cannot_be_changed() {
     let bench = Bench::new();
     let engine = &bench.engine;
     assert_eq!(bench.encrypt("alias/aws/kmsfs", b"x").expect_err("not the service").code(), "NotFoundException");
-    let mount = Caller::new(Principal::mount(engine.account(), "v"), engine.region().clone())
+    let mount = Caller::local(Principal::mount(engine.account(), "v"), engine.region().clone())
         .via_service("kmsfs.us-east-1.local");
     let blob = encrypt(engine, &mount, "alias/aws/kmsfs", b"x").expect("created on first use");
     let metadata = bench.describe("alias/aws/kmsfs").expect("viewable");
