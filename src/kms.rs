@@ -11,6 +11,7 @@ pub mod custody;
 pub mod engine;
 mod error;
 pub mod model;
+mod object;
 pub mod registry;
 mod seal;
 pub mod store;

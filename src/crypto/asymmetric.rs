@@ -15,7 +15,7 @@ mod signing;
 pub use ec::AgreementKey;
 pub use ml_kem::DecapsulationKey;
 pub use rsa::{DecryptionKey, Oaep};
-pub use signing::{Input, Scheme, SigningKey};
+pub use signing::{Hash, Input, Scheme, SigningKey};
 
 use super::secret::SecretBytes;
 

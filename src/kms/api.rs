@@ -19,6 +19,7 @@
 
 mod aliases;
 mod answer;
+mod asymmetric;
 mod cryptography;
 mod input;
 mod json;
@@ -39,8 +40,14 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 5] =
-    [keys::OPERATIONS, aliases::OPERATIONS, rotation::OPERATIONS, cryptography::OPERATIONS, tags::OPERATIONS];
+const TABLES: [&[Operation]; 6] = [
+    keys::OPERATIONS,
+    aliases::OPERATIONS,
+    rotation::OPERATIONS,
+    cryptography::OPERATIONS,
+    asymmetric::OPERATIONS,
+    tags::OPERATIONS,
+];
 
 /// One operation that is built.
 pub struct Operation {

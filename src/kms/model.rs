@@ -4,11 +4,16 @@ mod caller;
 mod crypto_ops;
 mod identity;
 mod import_ops;
+#[macro_use]
+mod words;
+mod asymmetric_ops;
 mod key;
 mod key_ops;
 mod plaintext;
 mod serial;
+mod spec;
 
+pub use asymmetric_ops::*;
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
 pub use identity::*;
@@ -17,12 +22,5 @@ pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
-
-/// An enumeration of AWS's words.
-pub trait Word: Copy + 'static {
-    /// Every value.
-    fn all() -> &'static [Self];
-
-    /// AWS's word for it.
-    fn word(self) -> &'static str;
-}
+pub use spec::*;
+pub use words::{UnknownWord, Word};
