@@ -94,6 +94,7 @@ mod tests {
         let seed = "833fe62409237b9d62ec77587520911e9a759cec1d19755b7da901b96dca3d42";
         let seed = HEXLOWER.decode(seed.as_bytes()).expect("hex");
         let key = Ed25519Key::new(&[&HEADER[..], &seed].concat()).expect("parsed");
+        assert_eq!(key.prehashed.verifying_key().as_bytes(), key.pure.public_key().as_ref());
         let signature = key.prehashed.sign_prehashed(Sha512::new_with_prefix(b"abc"), None).expect("signed");
         assert_eq!(
             HEXLOWER.encode(&signature.to_bytes()),

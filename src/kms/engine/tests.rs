@@ -9,6 +9,7 @@ mod keys;
 mod model;
 mod processes;
 mod records;
+mod scale;
 mod symmetric;
 
 use tempfile::TempDir;
