@@ -21,10 +21,11 @@ mod aliases;
 mod answer;
 mod asymmetric;
 mod cryptography;
+mod import;
 mod input;
-mod json;
 mod keys;
 mod model;
+mod multi_region;
 mod rotation;
 mod tags;
 
@@ -32,21 +33,23 @@ use std::cell::RefCell;
 
 pub use answer::Answer;
 use input::{Input, Problems, is_member};
-use json::{Json, Text};
 use model::MODEL;
 
 use crate::kms::engine::Effect;
+use crate::kms::json::{Json, Text};
 use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 6] = [
+const TABLES: [&[Operation]; 8] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
     cryptography::OPERATIONS,
     asymmetric::OPERATIONS,
     tags::OPERATIONS,
+    import::OPERATIONS,
+    multi_region::OPERATIONS,
 ];
 
 /// One operation that is built.

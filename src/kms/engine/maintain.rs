@@ -7,8 +7,11 @@ use serde_json::json;
 use super::Shared;
 use super::import::expire;
 use super::lifecycle::{material, put};
+use super::multi_region::{leave, synchronize};
 use crate::kms::model::RotationType;
-use crate::kms::store::{AliasRecord, Change, ClockRecord, DueKind, KeyEntry, Rotation, key_row_id};
+use crate::kms::store::{
+    AliasRecord, Change, ClockRecord, DueKind, GrantRecord, KeyEntry, Rotation, below, key_row_id,
+};
 use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -85,7 +88,8 @@ pub fn rotate_if_due(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, n
         next = next.plus_days(days);
     }
     let key = rotate(shared, change, key, RotationType::Automatic, now)?;
-    put(change, &key, |record| record.rotation.next = Some(next))?;
+    let key = put(change, &key, |record| record.rotation.next = Some(next))?;
+    synchronize(shared, change, &key)?;
     let details = json!({ "keyId": key.arn.as_str(), "keyMaterialId": key.record.current_material });
     change.record(shared.service_event("RotateKey", details, Some(&key.arn)).render(&*shared.entropy));
     Ok(())
@@ -120,13 +124,20 @@ fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timest
     for alias in aliases {
         change.delete::<AliasRecord>(&alias);
     }
+    let prefix = format!("{row_id}/");
+    let grants: Vec<Arc<str>> = below(&change.snapshot().grants, &prefix, None).map(|(id, _)| id.clone()).collect();
+    for grant in grants {
+        change.delete::<GrantRecord>(&grant);
+    }
     put(change, key, |record| {
         record.description.clear();
         record.tags.clear();
+        record.policy = None;
         record.current_material = None;
         record.rotation = Rotation { enabled: false, period_days: 0, next: None, on_demand: 0 };
         record.destroyed = Some(now);
     })?;
+    leave(change, key, now)?;
     let event = shared.service_event("DeleteKey", json!({ "keyId": key.arn.as_str() }), Some(&key.arn));
     change.record(event.render(&*shared.entropy));
     Ok(())

@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::asymmetric::PairError;
 use crate::crypto::secret::SecretBytes;
 use crate::kms::model::{
-    ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag,
-    WrappingAlgorithm, nanos, opt_nanos,
+    ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, MultiRegionKeyType, Origin,
+    RotationType, Tag, WrappingAlgorithm, nanos, opt_nanos,
 };
 use crate::kms::object::KeyObject;
+use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
 use crate::types::{KeyArn, Timestamp};
 
@@ -48,6 +49,9 @@ pub struct KeyRecord {
     pub rotation: Rotation,
     pub current_material: Option<String>,
     pub tags: Vec<Tag>,
+    /// The key policy as it was put; absent: the default policy, or the fixed one of an AWS managed key.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// When the key was destroyed: this record is its tombstone.
     #[serde(with = "opt_nanos")]
     pub destroyed: Option<Timestamp>,
@@ -207,9 +211,18 @@ pub struct KeyEntry {
     pub arn: KeyArn,
     /// By generation.
     pub materials: Vec<Arc<Material>>,
+    /// What became of `record.policy` when it was first asked for.
+    pub(super) policy: OnceLock<Option<Arc<Policy>>>,
 }
 
 impl KeyEntry {
+    /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
+    /// it since.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        let parse = |document: &String| Some(Arc::new(Policy::parse(document, Kind::Key).ok()?));
+        self.policy.get_or_init(|| self.record.policy.as_ref().and_then(parse)).as_ref()
+    }
+
     pub fn current(&self) -> Option<&Arc<Material>> {
         let id = self.record.current_material.as_deref()?;
         self.materials.iter().rfind(|material| material.record.material_id == id)
@@ -233,13 +246,23 @@ impl KeyEntry {
         self.materials.iter().filter_map(|material| material.expiry_due()).min()
     }
 
+    /// Its role, if it is a multi-Region key.
+    pub fn role(&self) -> Option<MultiRegionKeyType> {
+        self.record.multi_region.as_ref().map(|set| set.multi_region_key_type)
+    }
+
+    pub fn is_replica(&self) -> bool {
+        self.role() == Some(MultiRegionKeyType::Replica)
+    }
+
     pub fn is_tombstone(&self) -> bool {
         self.record.destroyed.is_some()
     }
 
-    /// When the next automatic rotation is due; not while the key is disabled or pending deletion.
+    /// When the next automatic rotation is due; not while the key is disabled or pending deletion. A replica rotates
+    /// with its primary.
     pub fn rotation_due(&self) -> Option<Timestamp> {
-        let rotates = self.record.state == KeyState::Enabled && self.record.rotation.enabled;
+        let rotates = self.record.state == KeyState::Enabled && self.record.rotation.enabled && !self.is_replica();
         self.record.rotation.next.filter(|_| rotates)
     }
 
