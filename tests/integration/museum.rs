@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use kmsfs::env::ManualClock;
+use kmsfs::keys::KeyService;
 use kmsfs::kms::custody::{Home, Passphrase, Unlock};
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::Silent;
 use kmsfs::ops::info::file_info;
-use kmsfs::ops::open::OpenOptions;
+use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::rewrap::{RewrapOptions, rewrap_files};
 use kmsfs::store::{FileKind, LocalDir, XattrMode};
 use kmsfs::types::Timestamp;
@@ -41,7 +42,8 @@ fn museum() -> PathBuf {
 /// Copies of all exhibits.
 fn exhibits() -> Vec<Exhibit> {
     let entries = fs::read_dir(museum()).expect("the museum").map(|entry| entry.expect("an entry").path());
-    let exhibits: Vec<_> = entries.filter(|path| path.is_dir()).map(|path| unpack(&path)).collect();
+    let exhibits: Vec<_> =
+        entries.filter(|path| path.join("manifest.json").exists()).map(|path| unpack(&path)).collect();
     assert!(!exhibits.is_empty(), "the museum is empty");
     exhibits
 }
@@ -292,8 +294,9 @@ fn walk(mounted: &Mounted, path: &str) -> u64 {
 
 /// Every key gets new material, and every header moves to it.
 fn rewrap(host: &Host, root: &Path) {
+    let service = host.service(&FoundVolume::find(root).expect("a volume").volume_id());
     for alias in ["alias/first", "alias/second"] {
-        let request = KeyIdRequest::from(describe_key(host, alias).as_str());
+        let request = KeyIdRequest::from(service.resolve(alias).expect("the alias").as_str());
         host.engine.rotate_key_on_demand(&host.caller, request).expect("RotateKeyOnDemand");
     }
     let opened = host.open(root, OpenOptions::default()).expect("open");
@@ -302,11 +305,6 @@ fn rewrap(host: &Host, root: &Path) {
     let report = rewrap_files(&backing, &host.files_of(opened), &options, &Silent).expect("rewrap");
     assert_eq!(report.findings, []);
     assert!(report.rewrapped > 0);
-}
-
-fn describe_key(host: &Host, alias: &str) -> String {
-    let request = kmsfs::kms::model::DescribeKeyRequest { key_id: alias.to_owned() };
-    host.engine.describe_key(&host.caller, request).expect("DescribeKey").key_metadata.arn.as_str().to_owned()
 }
 
 #[test]
