@@ -7,7 +7,7 @@ use super::aliases::create_managed;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::resolve::{Forms, does_not_exist, usable};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::kms::KmsError;
 use crate::kms::blob::{self, Header};
 use crate::kms::model::*;
@@ -229,7 +229,7 @@ impl Call<'_> {
         let header = Header::new(&key.record.key_id, material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(context);
-        Ok(blob::seal(&header, &material.secret, &context, plaintext, &*self.shared.entropy))
+        Ok(blob::seal(&header, material.secret(), &context, plaintext, &*self.shared.entropy))
     }
 
     fn open(
@@ -267,14 +267,14 @@ impl Call<'_> {
             return Err(invalid_after_work(ciphertext));
         };
         let context = blob::encode_context(ciphertext.context);
-        let plain = blob::open(ciphertext.blob, &material.secret, &context).ok_or(KmsError::InvalidCiphertext)?;
+        let plain = blob::open(ciphertext.blob, material.secret(), &context).ok_or(KmsError::InvalidCiphertext)?;
         Ok((key, material, Plaintext::from(&plain[..])))
     }
 }
 
 /// `InvalidCiphertextException`, after as much work as for a blob whose tag is wrong.
 fn invalid_after_work(ciphertext: &Ciphertext<'_>) -> KmsError {
-    let nobody = SecretKey::build(|_| {});
+    let nobody = SecretBytes::from(&[0; 32][..]);
     let opened = blob::open(ciphertext.blob, &nobody, &blob::encode_context(ciphertext.context));
     // A blob under a key of zeros is no ciphertext of ours either.
     drop(std::hint::black_box(opened));

@@ -13,7 +13,7 @@ use super::maintain::rotate_if_due;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use super::tags::check_tags;
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
 use crate::kms::store::{Change, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
@@ -27,6 +27,8 @@ const MAX_KEYS: usize = 100_000;
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 /// Days between rotations of AWS managed keys, and the default for others.
 pub const YEAR_DAYS: u32 = 365;
+/// Bytes of the material of symmetric keys.
+pub const SYMMETRIC_LEN: usize = 32;
 
 impl Engine {
     /// `CreateKey`. Built are symmetric single-Region keys with material of the key manager; other kinds answer
@@ -299,15 +301,25 @@ pub fn new_material(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Material {
-    let secret = SecretKey::random(entropy);
-    let id = material_id(key_id, &secret);
-    let record = MaterialRecord { material_id: HEXLOWER.encode(&id), generation, created: now, rotation };
-    Material { record, id, secret }
+    material(key_id, SecretBytes::random(SYMMETRIC_LEN, entropy), generation, rotation, now)
+}
+
+/// Material with its id, ready to be entered.
+pub fn material(
+    key_id: &str,
+    secret: SecretBytes,
+    generation: u32,
+    rotation: Option<RotationType>,
+    now: Timestamp,
+) -> Material {
+    let material_id = HEXLOWER.encode(&material_id(key_id, &secret));
+    let record = MaterialRecord { material_id, generation, created: now, rotation };
+    Material::new(record, secret).expect("the id is hex")
 }
 
 /// SHA-256(key id || HMAC-SHA-256(material, "kmsfs material id v1")), the key id as text (KMS.md section 10).
-fn material_id(key_id: &str, secret: &SecretKey<32>) -> [u8; 32] {
-    let inner = seal::mac(secret, &[b"kmsfs material id v1"]);
+fn material_id(key_id: &str, secret: &SecretBytes) -> [u8; 32] {
+    let inner = seal::mac_under(secret.expose(), &[b"kmsfs material id v1"]);
     seal::sha256(&[key_id.as_bytes(), &inner].concat())
 }
 

@@ -131,7 +131,7 @@ impl Change {
                 let (parent, record) = (parent.clone(), record.clone());
                 let mut row = Row { id: id.clone(), parent, revision, record, sealed: None };
                 if let Some(material) = material {
-                    row.seal(*table, material.secret.expose(), &cache.domain, entropy);
+                    row.seal(*table, material.secret().expose(), &cache.domain, entropy);
                 }
                 row.write(*table, &cache.domain, &tx)?;
                 sum.add(*table, id, revision, &cache.domain);

@@ -1,8 +1,9 @@
 //! What the rows hold.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::kms::model::{
     KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag, nanos, opt_nanos,
 };
@@ -108,11 +109,25 @@ pub struct ClockRecord {
     pub jumped: Option<Timestamp>,
 }
 
-/// Key material in memory.
+/// Key material in memory: 32 bytes of a symmetric key, the bytes of an HMAC key, or a key pair as PKCS#8 DER.
 pub struct Material {
     pub record: MaterialRecord,
+    /// `record.material_id` as bytes.
     pub id: [u8; 32],
-    pub secret: SecretKey<32>,
+    secret: SecretBytes,
+}
+
+impl Material {
+    /// `None` if the record's id is not 64 hex digits.
+    pub fn new(record: MaterialRecord, secret: SecretBytes) -> Option<Self> {
+        let id = HEXLOWER.decode(record.material_id.as_bytes()).ok()?.try_into().ok()?;
+        Some(Self { record, id, secret })
+    }
+
+    /// What is sealed beside the record.
+    pub fn secret(&self) -> &SecretBytes {
+        &self.secret
+    }
 }
 
 /// A key with its material, immutable: a change makes a new entry.

@@ -11,7 +11,7 @@ use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::schema::{self, Durability};
 use super::{Change, StoreError};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
 use crate::kms::{KmsError, seal};
@@ -384,11 +384,10 @@ fn insert(to: &mut Snapshot, table: Table, row: &Row, domain: &DomainKeys) -> Re
             let record: MaterialRecord = parse(table, row)?;
             let unusable = || format!("the material '{}' does not open", row.id);
             let plain = row.unseal(table, domain).ok_or_else(unusable)?;
-            let secret = SecretKey::from_slice(&plain).ok_or_else(unusable)?;
-            let id = HEXLOWER.decode(record.material_id.as_bytes()).ok().and_then(|id| id.try_into().ok());
-            let id = id.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
+            let material = Material::new(record, SecretBytes::from(&plain[..]));
+            let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
             let key_row = row.parent.as_deref().ok_or_else(unusable)?;
-            to.put_material(key_row, Arc::new(Material { record, id, secret }))?;
+            to.put_material(key_row, Arc::new(material))?;
         }
     }
     Ok(())
