@@ -3,6 +3,7 @@
 pub mod aead;
 pub mod kdf;
 pub mod secret;
+pub mod sigv4;
 pub mod siv;
 pub mod xaes;
 
