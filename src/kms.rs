@@ -14,6 +14,7 @@ pub mod model;
 pub mod registry;
 mod seal;
 pub mod store;
+mod wrapping;
 
 pub use engine::Engine;
 pub use error::{KmsError, OpenError};

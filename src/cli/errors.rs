@@ -21,7 +21,9 @@ impl From<KmsError> for CliError {
             KmsError::InvalidState { arn, state: KeyState::PendingDeletion } => {
                 (Exit::KeyUnusable, Some(cancel_deletion(arn.key_id())))
             }
-            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) => (Exit::KeyUnusable, None),
+            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) | KmsError::MaterialState(_) => {
+                (Exit::KeyUnusable, None)
+            }
             KmsError::NotFound(_) => {
                 (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
             }
@@ -40,6 +42,9 @@ impl From<KmsError> for CliError {
             | KmsError::UnsupportedOperation(_)
             | KmsError::LimitExceeded(_)
             | KmsError::Conflict(_)
+            | KmsError::IncorrectKeyMaterial(_)
+            | KmsError::InvalidImportToken
+            | KmsError::ExpiredImportToken
             | KmsError::DryRun => (Exit::Failure, None),
         };
         let text = error.to_string();

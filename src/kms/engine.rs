@@ -9,6 +9,7 @@ mod authorise;
 mod call;
 mod check;
 mod crypt;
+mod import;
 mod lifecycle;
 mod maintain;
 mod page;
@@ -53,6 +54,8 @@ struct Shared {
     audit: AuditLog,
     /// Deletions wait until then (KMS.md section 16), in nanoseconds.
     held_until: AtomicI64,
+    /// The latest time ever seen: what expires is judged by it, in nanoseconds.
+    latest: AtomicI64,
     /// After a failed maintenance, the next attempt.
     retry_at: AtomicI64,
 }
@@ -93,8 +96,9 @@ impl Engine {
         let slot = home.unlocked_by().to_string();
         let store = Arc::new(Store::open(Arc::new(home), entropy.clone(), accept)?);
         let audit = AuditLog::open(store.clone(), clock.clone())?;
-        let (held_until, retry_at) = (AtomicI64::new(i64::MIN), AtomicI64::new(i64::MIN));
-        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, retry_at });
+        let never = || AtomicI64::new(i64::MIN);
+        let (held_until, latest, retry_at) = (never(), never(), never());
+        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, latest, retry_at });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
         // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window
@@ -131,7 +135,7 @@ impl Engine {
 
     /// The operating-system user `user` as caller, in the home's account and Region.
     pub fn local_caller(&self, user: &str) -> Caller {
-        Caller::new(Principal::user(self.account(), user), self.region().clone())
+        Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
     /// The audit log.
@@ -221,7 +225,14 @@ impl Shared {
         let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
         let rotation = due.rotation.is_some_and(|at| now >= at);
         let deletion = due.deletion.is_some_and(|at| now >= at) && after(&self.held_until);
-        (rotation || deletion) && after(&self.retry_at)
+        let expiry = due.expiry.is_some_and(|at| self.latest(now) >= at);
+        (rotation || deletion || expiry) && after(&self.retry_at)
+    }
+
+    /// The later of `now` and the latest time ever seen: expiry of material and of tokens does not go back with the
+    /// clock (KMS.md section 16).
+    fn latest(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_nanos(self.latest.fetch_max(now.as_nanos(), Ordering::Relaxed)).max(now)
     }
 
     fn slot_changed(&self, caller: &Caller, what: &str, slot: &SlotInfo) {

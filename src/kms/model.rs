@@ -2,6 +2,8 @@
 
 mod caller;
 mod crypto_ops;
+mod identity;
+mod import_ops;
 mod key;
 mod key_ops;
 mod plaintext;
@@ -9,6 +11,8 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use identity::*;
+pub use import_ops::*;
 pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;

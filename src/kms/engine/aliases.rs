@@ -72,7 +72,7 @@ impl Engine {
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
                 let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
                 if let Some(old) = &old {
-                    call.authorise("UpdateAlias", old)?;
+                    call.authorise(change.snapshot(), &"UpdateAlias".into(), old)?;
                 }
                 let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "UpdateAlias")?;
                 not_pending_deletion(&key)?;
@@ -98,7 +98,7 @@ impl Engine {
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
                 let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
                 if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
-                    call.authorise("DeleteAlias", &key)?;
+                    call.authorise(change.snapshot(), &"DeleteAlias".into(), &key)?;
                 }
                 change.delete_alias(&row_id);
                 Ok(())

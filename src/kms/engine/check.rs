@@ -87,6 +87,17 @@ impl Constraints {
         checked
     }
 
+    /// A key material id.
+    pub fn material_id(mut self, member: &str, value: Option<&str>) -> Self {
+        if let Some(value) = value {
+            self = self.text(member, value, 64..=64);
+            if !value.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+                self.violated(Some(&value), member, "Member must satisfy regular expression pattern: ^[a-f0-9]+$");
+            }
+        }
+        self
+    }
+
     /// The limit of a page.
     pub fn limit(self, value: Option<u32>, most: u32) -> Self {
         self.number("limit", value, 1..=most)

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 
 use super::Engine;
 use super::aliases::create_managed;
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
+use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
@@ -16,7 +18,7 @@ use super::tags::check_tags;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
-use crate::kms::store::{Change, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
+use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
 use crate::kms::{KmsError, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
@@ -56,7 +58,12 @@ impl Engine {
                     let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
                     return Err(KmsError::LimitExceeded(text));
                 }
-                let template = KeyRecord { description: request.description, tags: request.tags, ..blank(call) };
+                let template = KeyRecord {
+                    description: request.description,
+                    origin: request.origin.unwrap_or(Origin::AwsKms),
+                    tags: request.tags,
+                    ..blank(call)
+                };
                 let key = new_key(change, template, call.now, &*call.shared.entropy)?;
                 call.concerns(&key);
                 let key_metadata = metadata(&key);
@@ -71,7 +78,8 @@ impl Engine {
         self.call(caller, ("DescribeKey", ReadOnly), json!({ "keyId": request.key_id }), |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             create_managed(call, &request.key_id, true)?;
-            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, "DescribeKey")?;
+            let access = Access::to("DescribeKey").tokens(&request.grant_tokens);
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
             Ok(DescribeKeyResponse { key_metadata: metadata(&key) })
         })
     }
@@ -168,7 +176,7 @@ impl Engine {
         })
     }
 
-    /// `CancelKeyDeletion`. The key is `Disabled` afterwards.
+    /// `CancelKeyDeletion`. The key is `Disabled` afterwards, or `PendingImport` without its imported material.
     pub fn cancel_key_deletion(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id });
         self.edit_key(caller, "CancelKeyDeletion", parameters, &request.key_id, |call, change, key| {
@@ -176,7 +184,7 @@ impl Engine {
                 return Err(KmsError::NotPendingDeletion(key.arn.clone()));
             }
             let key = put(change, key, |record| {
-                record.state = KeyState::Disabled;
+                record.state = state_after_cancellation(key);
                 record.deletion_date = None;
                 record.pending_window_days = None;
             })?;
@@ -241,7 +249,7 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
     }
     match request.origin {
-        None | Some(Origin::AwsKms) => {}
+        None | Some(Origin::AwsKms | Origin::External) => {}
         Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
     }
     if request.multi_region {
@@ -277,7 +285,7 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
     }
 }
 
-/// Enters a key made from `template`, with a new id and its first material.
+/// Enters a key made from `template`, with a new id and, unless that is imported, its first material.
 pub fn new_key(
     change: &mut Change,
     template: KeyRecord,
@@ -286,6 +294,9 @@ pub fn new_key(
 ) -> Result<Arc<KeyEntry>, KmsError> {
     let key_id = uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string();
     let row_id = key_row_id(&template.region, &key_id);
+    if template.origin == Origin::External {
+        return change.put_key(KeyRecord { key_id, state: KeyState::PendingImport, ..template });
+    }
     let material = new_material(&key_id, 0, None, now, entropy);
     let current_material = Some(material.record.material_id.clone());
     change.put_key(KeyRecord { key_id, current_material, ..template })?;
@@ -313,12 +324,12 @@ pub fn material(
     now: Timestamp,
 ) -> Material {
     let material_id = HEXLOWER.encode(&material_id(key_id, &secret));
-    let record = MaterialRecord { material_id, generation, created: now, rotation };
-    Material::new(record, secret).expect("the id is hex")
+    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None };
+    Material::new(record, Some(secret)).expect("the id is hex")
 }
 
 /// SHA-256(key id || HMAC-SHA-256(material, "kmsfs material id v1")), the key id as text (KMS.md section 10).
-fn material_id(key_id: &str, secret: &SecretBytes) -> [u8; 32] {
+pub fn material_id(key_id: &str, secret: &SecretBytes) -> [u8; 32] {
     let inner = seal::mac_under(secret.expose(), &[b"kmsfs material id v1"]);
     seal::sha256(&[key_id.as_bytes(), &inner].concat())
 }
@@ -329,6 +340,8 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
     let symmetric = record.spec == KeySpec::SymmetricDefault;
     let pending = record.state == KeyState::PendingDeletion;
     let waiting = record.state == KeyState::PendingReplicaDeletion;
+    let current = key.current().filter(|current| current.secret().is_some());
+    let import = current.and_then(|current| current.record.import.as_ref());
     KeyMetadata {
         aws_account_id: record.account.clone(),
         key_id: record.key_id.clone(),
@@ -340,8 +353,8 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_state: record.state,
         deletion_date: record.deletion_date.filter(|_| pending),
         pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
-        valid_to: None,
-        expiration_model: None,
+        valid_to: import.and_then(|import| import.valid_to),
+        expiration_model: import.map(Import::expiration_model),
         origin: record.origin,
         custom_key_store_id: None,
         cloud_hsm_cluster_id: None,
@@ -351,7 +364,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
-        current_key_material_id: record.current_material.clone(),
+        current_key_material_id: record.current_material.clone().filter(|_| symmetric),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shared;
+use super::import::expire;
 use super::lifecycle::{new_material, put};
 use crate::kms::KmsError;
 use crate::kms::model::RotationType;
@@ -45,6 +46,7 @@ impl Shared {
         }
         let held_until = clock.jumped.map_or(i64::MIN, |since| since.plus(CONFIRMATION).as_nanos());
         self.held_until.store(held_until, Ordering::Relaxed);
+        self.latest.fetch_max(clock.highest.as_nanos(), Ordering::Relaxed);
         let snapshot = self.store.current()?;
         if clock.jumped.is_some() && snapshot.due().deletion.is_some_and(|at| now >= at) {
             tracing::warn!("the clock has jumped by more than a day: due deletions wait for an hour of agreement");
@@ -53,6 +55,8 @@ impl Shared {
             return Ok(());
         }
         self.store.change(|change| {
+            // Wrapping keys live shorter than the shortest waiting period: a key that ends has none left.
+            expire(self, change, self.latest(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
             for key in snapshot.keys.values() {

@@ -222,6 +222,54 @@ words!(
     }
 );
 words!(
+    /// Whether material is imported for the first time.
+    ImportType {
+        /// Material that the key has had before.
+        ExistingKeyMaterial = "EXISTING_KEY_MATERIAL",
+        /// Material that the key has never had.
+        NewKeyMaterial = "NEW_KEY_MATERIAL",
+    }
+);
+words!(
+    /// Whether imported material is there at present.
+    ImportState {
+        /// It is.
+        Imported = "IMPORTED",
+        /// It was deleted, expired, or not yet imported into this Region.
+        PendingImport = "PENDING_IMPORT",
+    }
+);
+words!(
+    /// How material is wrapped for its import.
+    WrappingAlgorithm {
+        /// Refused since 2023.
+        RsaesPkcs1V15 = "RSAES_PKCS1_V1_5",
+        /// RSA-OAEP with SHA-1 (and MGF1 with SHA-1).
+        RsaesOaepSha1 = "RSAES_OAEP_SHA_1",
+        /// RSA-OAEP with SHA-256 (and MGF1 with SHA-256).
+        RsaesOaepSha256 = "RSAES_OAEP_SHA_256",
+        /// An AES-256 key under RSA-OAEP with SHA-1, then the material under that key with RFC 5649.
+        RsaAesKeyWrapSha1 = "RSA_AES_KEY_WRAP_SHA_1",
+        /// An AES-256 key under RSA-OAEP with SHA-256, then the material under that key with RFC 5649.
+        RsaAesKeyWrapSha256 = "RSA_AES_KEY_WRAP_SHA_256",
+        /// China Regions only; always refused.
+        Sm2pke = "SM2PKE",
+    }
+);
+words!(
+    /// The kind of a wrapping key.
+    WrappingKeySpec {
+        /// RSA, 2048 bits.
+        Rsa2048 = "RSA_2048",
+        /// RSA, 3072 bits.
+        Rsa3072 = "RSA_3072",
+        /// RSA, 4096 bits.
+        Rsa4096 = "RSA_4096",
+        /// China Regions only; always refused.
+        Sm2 = "SM2",
+    }
+);
+words!(
     /// Role of a multi-Region key.
     MultiRegionKeyType {
         /// Carries the shared properties.

@@ -13,7 +13,7 @@ use super::records::*;
 use super::rows::{self, Row, Sum, Table};
 use super::state::{self, Held, Inner, Snapshot};
 use super::{StoreError, schema};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::KmsError;
 use crate::kms::audit::{self, Rendered};
@@ -23,8 +23,23 @@ use crate::sync::Arc;
 use crate::types::Timestamp;
 
 enum Edit {
-    Put { parent: Option<String>, record: String, material: Option<Arc<Material>> },
+    Put { parent: Option<String>, record: String, secret: Option<Sealable> },
     Delete,
+}
+
+/// What is sealed beside a record.
+enum Sealable {
+    Material(Arc<Material>),
+    WrappingKey(Arc<WrappingKey>),
+}
+
+impl Sealable {
+    fn secret(&self) -> Option<&[u8]> {
+        match self {
+            Self::Material(material) => material.secret().map(SecretBytes::expose),
+            Self::WrappingKey(key) => Some(key.private.expose()),
+        }
+    }
 }
 
 /// Edits of a snapshot that are committed together.
@@ -55,7 +70,7 @@ impl Change {
 
     pub fn put_key(&mut self, record: KeyRecord) -> Result<Arc<KeyEntry>, KmsError> {
         let id = key_row_id(&record.region, &record.key_id);
-        let put = Edit::Put { parent: None, record: json(&record), material: None };
+        let put = Edit::Put { parent: None, record: json(&record), secret: None };
         Arc::make_mut(&mut self.snapshot).put_key(&id, record).map_err(internal)?;
         let entry = self.snapshot.keys[&*id].clone();
         self.edits.insert((Table::Keys, id), put);
@@ -65,7 +80,8 @@ impl Change {
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
         let (id, material) = (material_row_id(key_row, &material.record.material_id), Arc::new(material));
         let (parent, record) = (Some(key_row.to_owned()), json(&material.record));
-        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, material: Some(material.clone()) });
+        let secret = Some(Sealable::Material(material.clone()));
+        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, secret });
         Arc::make_mut(&mut self.snapshot).put_material(key_row, material).map_err(internal)
     }
 
@@ -76,10 +92,23 @@ impl Change {
         Ok(())
     }
 
+    pub fn put_wrapping_key(&mut self, key_row: &str, token_id: &str, key: WrappingKey) {
+        let (id, key) = (wrapping_key_row_id(key_row, token_id), Arc::new(key));
+        let (parent, record) = (Some(key_row.to_owned()), json(&key.record));
+        let secret = Some(Sealable::WrappingKey(key.clone()));
+        Arc::make_mut(&mut self.snapshot).put_wrapping_key(&id, key);
+        self.edits.insert((Table::WrappingKeys, id), Edit::Put { parent, record, secret });
+    }
+
+    pub fn delete_wrapping_key(&mut self, row_id: &str) {
+        Arc::make_mut(&mut self.snapshot).remove_wrapping_key(row_id);
+        self.edits.insert((Table::WrappingKeys, row_id.to_owned()), Edit::Delete);
+    }
+
     pub fn put_alias(&mut self, record: AliasRecord) {
         let id = alias_row_id(&record.region, &record.account, &record.name);
         let parent = Some(key_row_id(&record.region, &record.key_id));
-        self.edits.insert((Table::Aliases, id.clone()), Edit::Put { parent, record: json(&record), material: None });
+        self.edits.insert((Table::Aliases, id.clone()), Edit::Put { parent, record: json(&record), secret: None });
         Arc::make_mut(&mut self.snapshot).aliases.insert(id.into(), Arc::new(record));
     }
 
@@ -90,7 +119,7 @@ impl Change {
 
     pub fn put_volume(&mut self, id: &str, row: VolumeRow) {
         self.edits
-            .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), material: None });
+            .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), secret: None });
         Arc::make_mut(&mut self.snapshot).volumes.insert(id.into(), Arc::new(row));
     }
 
@@ -127,11 +156,11 @@ impl Change {
             if let Some(old) = cache.revisions.get(&(*table, id.clone())) {
                 sum.remove(*table, id, *old, &cache.domain);
             }
-            if let Edit::Put { parent, record, material } = edit {
+            if let Edit::Put { parent, record, secret } = edit {
                 let (parent, record) = (parent.clone(), record.clone());
                 let mut row = Row { id: id.clone(), parent, revision, record, sealed: None };
-                if let Some(material) = material {
-                    row.seal(*table, material.secret().expose(), &cache.domain, entropy);
+                if let Some(secret) = secret.as_ref().and_then(Sealable::secret) {
+                    row.seal(*table, secret, &cache.domain, entropy);
                 }
                 row.write(*table, &cache.domain, &tx)?;
                 sum.add(*table, id, revision, &cache.domain);

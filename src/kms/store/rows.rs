@@ -12,18 +12,20 @@ use crate::kms::seal;
 pub enum Table {
     Keys,
     Materials,
+    WrappingKeys,
     Aliases,
     Volumes,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes];
+    pub const ALL: [Self; 5] = [Self::Keys, Self::Materials, Self::WrappingKeys, Self::Aliases, Self::Volumes];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Materials => "materials",
+            Self::WrappingKeys => "wrapping_keys",
             Self::Aliases => "aliases",
             Self::Volumes => "volumes",
         }

@@ -28,6 +28,8 @@ CREATE TABLE keys(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, r
                   mac BLOB NOT NULL) STRICT;
 CREATE TABLE materials(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
                   record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
+CREATE TABLE wrapping_keys(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
+                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE aliases(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
                   record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
 CREATE TABLE volumes(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,

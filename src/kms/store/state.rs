@@ -22,6 +22,7 @@ use crate::types::{AccountId, KeyArn, Region, Timestamp};
 #[derive(Default)]
 pub struct Snapshot {
     pub keys: BTreeMap<Arc<str>, Arc<KeyEntry>>,
+    pub wrapping_keys: BTreeMap<Arc<str>, Arc<WrappingKey>>,
     pub aliases: BTreeMap<Arc<str>, Arc<AliasRecord>>,
     pub volumes: BTreeMap<Arc<str>, Arc<VolumeRow>>,
     due: OnceLock<Due>,
@@ -32,13 +33,16 @@ pub struct Snapshot {
 pub struct Due {
     pub rotation: Option<Timestamp>,
     pub deletion: Option<Timestamp>,
+    /// Of imported material and of wrapping keys.
+    pub expiry: Option<Timestamp>,
 }
 
 impl Clone for Snapshot {
     /// For editing: what is computed from the content is left out.
     fn clone(&self) -> Self {
-        let Self { keys, aliases, volumes, due: _ } = self;
-        Self { keys: keys.clone(), aliases: aliases.clone(), volumes: volumes.clone(), due: OnceLock::new() }
+        let Self { keys, wrapping_keys, aliases, volumes, due: _ } = self;
+        let (keys, wrapping_keys) = (keys.clone(), wrapping_keys.clone());
+        Self { keys, wrapping_keys, aliases: aliases.clone(), volumes: volumes.clone(), due: OnceLock::new() }
     }
 }
 
@@ -46,9 +50,11 @@ impl Snapshot {
     /// When the first rotation and the first deletion are due. Computed once; a snapshot that is shared never changes.
     pub fn due(&self) -> Due {
         let first = |kind: fn(&KeyEntry) -> Option<Timestamp>| self.keys.values().filter_map(|key| kind(key)).min();
-        *self
-            .due
-            .get_or_init(|| Due { rotation: first(KeyEntry::rotation_due), deletion: first(KeyEntry::deletion_due) })
+        *self.due.get_or_init(|| {
+            let wrapping_key = self.wrapping_keys.values().map(|key| key.record.valid_to).min();
+            let expiry = first(KeyEntry::expiry_due).into_iter().chain(wrapping_key).min();
+            Due { rotation: first(KeyEntry::rotation_due), deletion: first(KeyEntry::deletion_due), expiry }
+        })
     }
 
     /// Inserts or replaces a key, which keeps its material.
@@ -70,6 +76,16 @@ impl Snapshot {
         })
     }
 
+    pub fn put_wrapping_key(&mut self, row_id: &str, key: Arc<WrappingKey>) {
+        self.wrapping_keys.insert(row_id.into(), key);
+        self.due = OnceLock::new();
+    }
+
+    pub fn remove_wrapping_key(&mut self, row_id: &str) {
+        self.wrapping_keys.remove(row_id);
+        self.due = OnceLock::new();
+    }
+
     pub fn remove_material(&mut self, row_id: &str) -> Result<(), String> {
         let (key_row, id) = row_id.rsplit_once('/').ok_or_else(|| format!("material '{row_id}' names no key"))?;
         self.with_materials(key_row, |materials| materials.retain(|old| old.record.material_id != id))
@@ -81,6 +97,7 @@ impl Snapshot {
         let mut materials = slot.materials.clone();
         edit(&mut materials);
         *slot = Arc::new(KeyEntry { record: slot.record.clone(), arn: slot.arn.clone(), materials });
+        self.due = OnceLock::new();
         Ok(())
     }
 }
@@ -352,6 +369,7 @@ fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -
             match table {
                 Table::Keys => drop(snapshot.keys.remove(&*id)),
                 Table::Materials => snapshot.remove_material(&id).map_err(damaged)?,
+                Table::WrappingKeys => snapshot.remove_wrapping_key(&id),
                 Table::Aliases => drop(snapshot.aliases.remove(&*id)),
                 Table::Volumes => drop(snapshot.volumes.remove(&*id)),
             }
@@ -379,12 +397,22 @@ fn insert(to: &mut Snapshot, table: Table, row: &Row, domain: &DomainKeys) -> Re
     match table {
         Table::Keys => to.put_key(&row.id, parse(table, row)?)?,
         Table::Aliases => drop(to.aliases.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
+        Table::WrappingKeys => {
+            let plain =
+                row.unseal(table, domain).ok_or_else(|| format!("the wrapping key '{}' does not open", row.id))?;
+            let key = WrappingKey { record: parse(table, row)?, private: SecretBytes::from(&plain[..]) };
+            to.put_wrapping_key(&row.id, Arc::new(key));
+        }
         Table::Volumes => drop(to.volumes.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
         Table::Materials => {
             let record: MaterialRecord = parse(table, row)?;
             let unusable = || format!("the material '{}' does not open", row.id);
-            let plain = row.unseal(table, domain).ok_or_else(unusable)?;
-            let material = Material::new(record, SecretBytes::from(&plain[..]));
+            let secret = match &row.sealed {
+                Some(_) => Some(SecretBytes::from(&row.unseal(table, domain).ok_or_else(unusable)?[..])),
+                None if record.import.is_some() => None,
+                None => return Err(unusable()),
+            };
+            let material = Material::new(record, secret);
             let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
             let key_row = row.parent.as_deref().ok_or_else(unusable)?;
             to.put_material(key_row, Arc::new(material))?;
