@@ -96,6 +96,13 @@ impl SecretBytes {
     }
 }
 
+impl Default for SecretBytes {
+    /// No bytes.
+    fn default() -> Self {
+        Self(Bytes::Heap(Zeroizing::default()))
+    }
+}
+
 impl From<&[u8]> for SecretBytes {
     /// A copy; the caller wipes the source.
     fn from(bytes: &[u8]) -> Self {

@@ -28,7 +28,7 @@ use crate::kms::audit::AuditLog;
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
 use crate::kms::model::{Caller, Principal};
 use crate::kms::registry::Registry;
-use crate::kms::store::{Snapshot, Store};
+use crate::kms::store::{DueKind, Snapshot, Store};
 use crate::kms::{KmsError, OpenError};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -221,11 +221,12 @@ impl Shared {
     }
 
     fn is_due(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        let due = snapshot.due();
+        let due = |kind, now| snapshot.first_due(kind).is_some_and(|at| now >= at);
         let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
-        let rotation = due.rotation.is_some_and(|at| now >= at);
-        let deletion = due.deletion.is_some_and(|at| now >= at) && after(&self.held_until);
-        let expiry = due.expiry.is_some_and(|at| self.latest(now) >= at);
+        let rotation = due(DueKind::Rotation, now);
+        let deletion = due(DueKind::Deletion, now) && after(&self.held_until);
+        let latest = self.latest(now);
+        let expiry = due(DueKind::Expiry, latest) || due(DueKind::TokenExpiry, latest);
         (rotation || deletion || expiry) && after(&self.retry_at)
     }
 

@@ -86,7 +86,7 @@ impl Call<'_> {
     /// Commits `edit` together with the record of this call, durably.
     pub fn change<T>(
         &mut self,
-        edit: impl FnOnce(&mut Self, &mut Change) -> Result<T, KmsError>,
+        edit: impl FnOnce(&mut Self, &mut Change<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         // What is due happens first: a key whose time has come is not changed any more.
         self.snapshot()?;

@@ -15,8 +15,8 @@ use crate::crypto::secret::SecretBytes;
 use crate::env::random;
 use crate::kms::model::*;
 use crate::kms::store::{
-    Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, WrappingKey, WrappingKeyRecord,
-    key_row_id, wrapping_key_row_id,
+    Change, DueKind, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, WrappingKey, key_row_id,
+    wrapping_key_row_id,
 };
 use crate::kms::{KmsError, seal, wrapping};
 use crate::sync::Arc;
@@ -55,8 +55,8 @@ impl Engine {
                 importable(&key)?;
                 let valid_to = call.now.plus(TOKEN_LIFE);
                 let token = Token { id: random(&*call.shared.entropy), valid_to };
-                let record = WrappingKeyRecord { algorithm: wrapping_algorithm, valid_to };
-                change.put_wrapping_key(&row_of(&key), &token.id_text(), WrappingKey { record, private });
+                let wrapping_key = WrappingKey { algorithm: wrapping_algorithm, valid_to, private };
+                change.put(&wrapping_key_row_id(&row_of(&key), &token.id_text()), wrapping_key);
                 call.response = json!({ "keyId": key.arn.as_str(), "parametersValidTo": valid_to.to_string() });
                 Ok(GetParametersForImportResponse {
                     key_id: key.arn.clone(),
@@ -144,14 +144,14 @@ impl Engine {
 }
 
 /// Deletes the imported material and the wrapping keys whose time is over.
-pub fn expire(shared: &Shared, change: &mut Change, latest: Timestamp) -> Result<(), KmsError> {
+pub fn expire(shared: &Shared, change: &mut Change<'_>, latest: Timestamp) -> Result<(), KmsError> {
     let snapshot = change.snapshot().clone();
     let over = |at: Timestamp| latest >= at;
-    for (row_id, _) in snapshot.wrapping_keys.iter().filter(|(_, key)| over(key.record.valid_to)) {
-        change.delete_wrapping_key(row_id);
+    for row_id in snapshot.due(DueKind::TokenExpiry, latest) {
+        change.delete::<WrappingKey>(row_id);
     }
     let mut shredded = false;
-    for key in snapshot.keys.values().filter(|key| key.expiry_due().is_some_and(over)) {
+    for key in snapshot.due_keys(DueKind::Expiry, latest) {
         for material in key.materials.iter().filter(|material| material.expiry_due().is_some_and(over)) {
             // As the last removal left it: with its state.
             let key = change.snapshot().keys[&*row_of(key)].clone();
@@ -175,7 +175,7 @@ pub fn state_after_cancellation(key: &KeyEntry) -> KeyState {
 
 /// Deletes `material`, if it is there; its record stays, so that it can be imported again, and only it. Material that
 /// waits for its rotation goes with its record. Whether something secret was deleted.
-fn remove(change: &mut Change, key: &KeyEntry, material: &Arc<Material>) -> Result<bool, KmsError> {
+fn remove(change: &mut Change<'_>, key: &KeyEntry, material: &Arc<Material>) -> Result<bool, KmsError> {
     if material.secret().is_none() {
         return Ok(false);
     }
@@ -192,14 +192,14 @@ fn remove(change: &mut Change, key: &KeyEntry, material: &Arc<Material>) -> Resu
 }
 
 /// Older copies of the database lose what this change deletes (KMS.md section 11).
-fn shred(shared: &Shared, change: &mut Change) {
+fn shred(shared: &Shared, change: &mut Change<'_>) {
     change.new_epoch();
     let event = shared.service_event("RotateDomainKey", json!({ "deletedMaterial": true }), None);
     change.record(event.render(&*shared.entropy));
 }
 
 /// Writes `key` back with `edit` applied and the state that its material gives it: enabled only with all of it.
-fn settle(change: &mut Change, key: &KeyEntry, edit: impl FnOnce(&mut KeyRecord)) -> Result<(), KmsError> {
+fn settle(change: &mut Change<'_>, key: &KeyEntry, edit: impl FnOnce(&mut KeyRecord)) -> Result<(), KmsError> {
     let key = put(change, key, edit)?;
     let state = match (key.record.state, key.is_complete()) {
         (KeyState::PendingImport, true) => KeyState::Enabled,
@@ -301,7 +301,7 @@ fn unwrap(
         return Err(KmsError::ExpiredImportToken);
     };
     let wrapped = &request.encrypted_key_material;
-    let secret = wrapping::unwrap(&wrapping_key.private, wrapping_key.record.algorithm, wrapped);
+    let secret = wrapping::unwrap(&wrapping_key.private, wrapping_key.algorithm, wrapped);
     secret.ok_or(KmsError::InvalidCiphertext)
 }
 

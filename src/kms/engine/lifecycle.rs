@@ -1,7 +1,5 @@
 //! Creation, description, states and deletion of keys.
 
-use std::ops::Bound::{Included, Unbounded};
-
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
@@ -18,7 +16,7 @@ use super::tags::check_tags;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
-use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
+use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, below, key_row_id};
 use crate::kms::{KmsError, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
@@ -48,13 +46,7 @@ impl Engine {
             check_tags(&request.tags, &[])?;
             call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
-                let counts = |key: &&Arc<KeyEntry>| {
-                    let record = &key.record;
-                    (record.account.as_str(), record.region.as_str()) == (account, region)
-                        && record.manager == KeyManager::Customer
-                        && !key.is_tombstone()
-                };
-                if change.snapshot().keys.values().filter(counts).count() >= MAX_KEYS {
+                if change.snapshot().count_customer_keys(region, account) >= MAX_KEYS {
                     let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
                     return Err(KmsError::LimitExceeded(text));
                 }
@@ -90,17 +82,14 @@ impl Engine {
             Constraints::default().limit(request.limit, 1000).done()?;
             let snapshot = call.snapshot()?;
             let prefix = format!("{}/", caller.region());
-            let own = snapshot
-                .keys
-                .range::<str, _>((Included(&*prefix), Unbounded))
-                .take_while(|(id, _)| id.starts_with(&prefix));
-            let own = own.filter(|(_, key)| key.record.account == caller.account().as_str() && !key.is_tombstone());
-            let entries = own.map(|(id, key)| {
-                (id.to_string(), KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() })
-            });
+            let own = |key: &KeyEntry| key.record.account == caller.account().as_str() && !key.is_tombstone();
+            let entry = |key: &KeyEntry| KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() };
             let marker = request.marker.as_deref();
             let pager = Pager { operation: "ListKeys", filter: "", limit: request.limit, default: 100, marker };
-            let page = pager.page(call, entries)?;
+            let page = pager.page_from(call, |after| {
+                let keys = below(&snapshot.keys, &prefix, after.as_deref()).filter(|(_, key)| own(key));
+                keys.map(|(id, key)| (id.to_string(), entry(key)))
+            })?;
             Ok(ListKeysResponse { keys: page.items, truncated: page.next.is_some(), next_marker: page.next })
         })
     }
@@ -200,7 +189,7 @@ impl Engine {
         name: &'static str,
         parameters: Value,
         key_id: &str,
-        edit: impl FnOnce(&mut Call<'_>, &mut Change, &KeyEntry) -> Result<T, KmsError>,
+        edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
             Constraints::default().key_id("keyId", key_id).done()?;
@@ -213,7 +202,11 @@ impl Engine {
 }
 
 /// Writes `key` back with `edit` applied.
-pub fn put(change: &mut Change, key: &KeyEntry, edit: impl FnOnce(&mut KeyRecord)) -> Result<Arc<KeyEntry>, KmsError> {
+pub fn put(
+    change: &mut Change<'_>,
+    key: &KeyEntry,
+    edit: impl FnOnce(&mut KeyRecord),
+) -> Result<Arc<KeyEntry>, KmsError> {
     let mut record = key.record.clone();
     edit(&mut record);
     if record == key.record {
@@ -287,7 +280,7 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
 
 /// Enters a key made from `template`, with a new id and, unless that is imported, its first material.
 pub fn new_key(
-    change: &mut Change,
+    change: &mut Change<'_>,
     template: KeyRecord,
     now: Timestamp,
     entropy: &dyn Entropy,

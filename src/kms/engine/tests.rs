@@ -8,6 +8,7 @@ mod keys;
 mod model;
 mod processes;
 mod records;
+mod scale;
 mod symmetric;
 
 use tempfile::TempDir;

@@ -87,14 +87,17 @@ impl Import {
     }
 }
 
-/// A wrapping key of an outstanding import token; the private key is sealed beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WrappingKeyRecord {
+/// A wrapping key of an outstanding import token.
+#[derive(Serialize, Deserialize)]
+pub struct WrappingKey {
     /// How material comes wrapped.
     pub algorithm: WrappingAlgorithm,
     /// End of the token.
     #[serde(with = "nanos")]
     pub valid_to: Timestamp,
+    /// PKCS#8 DER, sealed beside the record.
+    #[serde(skip)]
+    pub private: SecretBytes,
 }
 
 /// An alias.
@@ -113,6 +116,10 @@ pub struct AliasRecord {
 }
 
 impl AliasRecord {
+    pub fn row_id(&self) -> String {
+        alias_row_id(&self.region, &self.account, &self.name)
+    }
+
     pub fn arn(&self) -> String {
         format!("arn:aws:kms:{}:{}:{}", self.region, self.account, self.name)
     }
@@ -141,13 +148,6 @@ pub struct ClockRecord {
     /// Since when a jump forward of more than a day waits for its confirmation.
     #[serde(with = "opt_nanos")]
     pub jumped: Option<Timestamp>,
-}
-
-/// A wrapping key in memory.
-pub struct WrappingKey {
-    pub record: WrappingKeyRecord,
-    /// PKCS#8 DER.
-    pub private: SecretBytes,
 }
 
 /// Key material in memory: 32 bytes of a symmetric key, the bytes of an HMAC key, or a key pair as PKCS#8 DER.

@@ -145,7 +145,7 @@ fn a_token_is_good_for_its_key_its_wrapping_key_and_a_day() {
     // More than once, until the last moment.
     bench.hours(23);
     assert!(with(&parameters, &key, |_| {}).is_ok() && with(&parameters, &key, |_| {}).is_ok());
-    assert_eq!(bench.engine.shared.store.current().expect("read").wrapping_keys.len(), 2);
+    assert_eq!(bench.engine.shared.store.current().expect("read").wrapping_keys.size(), 2);
     bench.hours(1);
     assert_eq!(code(with(&parameters, &key, |_| {})), "ExpiredImportTokenException");
     // Erased with it, and a clock that goes back does not revive the token.
