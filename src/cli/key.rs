@@ -232,7 +232,8 @@ impl Keys<'_> {
 
     fn describe(&self, key: &str) -> CliResult {
         let Session { engine, caller } = self.session;
-        let answer = engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
+        let answer =
+            engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
         let metadata = &answer.key_metadata;
         let arn = metadata.arn.as_str();
         let rotation = match engine.get_key_rotation_status(caller, arn.into()) {

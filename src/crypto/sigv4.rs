@@ -11,11 +11,25 @@ use zeroize::Zeroizing;
 use super::kdf::{ct_eq, mac32};
 use super::secret::SecretKey;
 use crate::sys::wipe::Wiped;
+use crate::types::Timestamp;
 
 /// The only algorithm.
 pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// Last part of every credential scope.
 pub const TERMINATOR: &str = "aws4_request";
+
+/// `20260501T093000Z`, the form of `x-amz-date`.
+pub fn iso_basic(at: Timestamp) -> String {
+    // 2026-05-01T09:30:00Z without its marks.
+    at.to_string().replace(['-', ':'], "")
+}
+
+/// The time that [`iso_basic`] wrote.
+pub fn parse_iso_basic(text: &str) -> Option<Timestamp> {
+    let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
+    let parsed = time::PrimitiveDateTime::parse(text, format).ok()?;
+    Some(Timestamp::from_secs(parsed.assume_utc().unix_timestamp()))
+}
 
 /// A request as it is signed.
 pub struct Request<'a> {

@@ -97,9 +97,7 @@ impl Server {
         if let Some(listener) = unix {
             tokio::spawn(accept_unix(context.clone(), listener));
         }
-        let mut stopped = context.stop.clone();
-        // The sender outlives this call, so that waiting cannot fail.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
+        stopped(&mut context.stop.clone()).await;
         let ended = tokio::time::timeout(stop_time, context.free.acquire_many(connections)).await;
         if ended.is_err() {
             tracing::warn!("connections were cut: their requests did not end within {} s", stop_time.as_secs());
@@ -108,11 +106,13 @@ impl Server {
     }
 }
 
-async fn accept_tcp(
-    context: Context,
-    listener: tokio::net::TcpListener,
-    tls: Option<tokio_rustls::TlsAcceptor>,
-) {
+/// Waits until the server stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender nobody could stop it any more: that is an end too.
+    let _ = stop.wait_for(|stopped| *stopped).await;
+}
+
+async fn accept_tcp(context: Context, listener: tokio::net::TcpListener, tls: Option<tokio_rustls::TlsAcceptor>) {
     while let Some((permit, accepted)) = context.next(|| listener.accept()).await {
         let Ok((stream, address)) = accepted else { continue };
         // Answers are single writes; waiting for more would only delay them.
@@ -169,18 +169,13 @@ impl Context {
         };
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stopped| *stopped) => None,
+            () = stopped(&mut stop) => None,
             next = next => next,
         }
     }
 
     /// Serves a connection until it ends.
-    async fn connection(
-        self,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        peer: Peer,
-        permit: OwnedSemaphorePermit,
-    ) {
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, permit: OwnedSemaphorePermit) {
         let Self { shared, mut stop, free: _ } = self;
         let gauge = shared.metrics.connections.clone();
         gauge.inc();
@@ -194,7 +189,7 @@ impl Context {
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            _ = stop.wait_for(|stopped| *stopped) => {
+            () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -6,7 +6,7 @@ use hyper::header::{AUTHORIZATION, HeaderName};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
-use crate::crypto::sigv4::{ALGORITHM, Request, Scope, SigningKey, TERMINATOR};
+use crate::crypto::sigv4::{ALGORITHM, Request, Scope, SigningKey, TERMINATOR, iso_basic, parse_iso_basic};
 use crate::kms::KmsError;
 use crate::kms::model::{Credentials, Principal};
 use crate::sync::Arc;
@@ -162,20 +162,20 @@ struct SignedAt {
 impl SignedAt {
     fn check(&self, now: Timestamp) -> Result<(), AuthError> {
         let skew = std::time::Duration::from_secs(u64::from(SKEW_MINUTES) * 60);
-        let (text, limit) = (&self.text, |at: Timestamp| iso_basic(at));
+        let text = &self.text;
         if now.since(self.at) > skew {
             let earliest = Timestamp::from_nanos(now.as_nanos() - i64::try_from(skew.as_nanos()).unwrap_or(0));
             return Err(invalid(format!(
                 "Signature expired: {text} is now earlier than {} ({} - {SKEW_MINUTES} min.)",
-                limit(earliest),
-                limit(now)
+                iso_basic(earliest),
+                iso_basic(now)
             )));
         }
         if self.at.since(now) > skew {
             return Err(invalid(format!(
                 "Signature not yet current: {text} is still later than {} ({} + {SKEW_MINUTES} min.)",
-                limit(now.plus(skew)),
-                limit(now)
+                iso_basic(now.plus(skew)),
+                iso_basic(now)
             )));
         }
         Ok(())
@@ -191,22 +191,8 @@ fn signed_at(headers: &HeaderMap) -> Result<SignedAt, AuthError> {
     Ok(SignedAt { text: text.to_owned(), at })
 }
 
-fn parse_iso_basic(text: &str) -> Option<Timestamp> {
-    let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
-    let parsed = time::PrimitiveDateTime::parse(text, format).ok()?;
-    Some(Timestamp::from_secs(parsed.assume_utc().unix_timestamp()))
-}
-
-fn iso_basic(at: Timestamp) -> String {
-    // 2026-05-01T09:30:00Z without its marks.
-    at.to_string().replace(['-', ':'], "")
-}
-
 /// The values of the signed headers, each as often as it was sent.
-fn signed_headers<'a>(
-    headers: &'a HeaderMap,
-    names: &[&'a str],
-) -> Result<Vec<(&'a str, Vec<&'a [u8]>)>, AuthError> {
+fn signed_headers<'a>(headers: &'a HeaderMap, names: &[&'a str]) -> Result<Vec<(&'a str, Vec<&'a [u8]>)>, AuthError> {
     for must in MUST_BE_SIGNED {
         if headers.contains_key(must) && !names.contains(&must) {
             let text = format!("'{must}' must be a 'SignedHeader' in the AWS Authorization.");
@@ -242,9 +228,9 @@ pub fn parse_authorization(header: &str) -> Result<Authorization<'_>, AuthError>
     }
     let (mut credential, mut signed, mut signature) = (None, None, None);
     for parameter in rest.split(',').map(str::trim).filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter
-            .split_once('=')
-            .ok_or_else(|| incomplete(format!("'{parameter}' is not a valid key=value pair in Authorization header.")))?;
+        let (name, value) = parameter.split_once('=').ok_or_else(|| {
+            incomplete(format!("'{parameter}' is not a valid key=value pair in Authorization header."))
+        })?;
         let slot = match name {
             "Credential" => &mut credential,
             "SignedHeaders" => &mut signed,
@@ -263,8 +249,10 @@ pub fn parse_authorization(header: &str) -> Result<Authorization<'_>, AuthError>
     let signature: &str = required(signature, "Signature")?;
     let parts: Vec<&str> = credential.split('/').collect();
     let [access_key_id, date, region, service, terminator] = parts[..] else {
-        return Err(incomplete("Credential must have exactly 5 slash-delimited elements, e.g. \
-                               keyid/date/region/service/term."));
+        return Err(incomplete(
+            "Credential must have exactly 5 slash-delimited elements, e.g. \
+                               keyid/date/region/service/term.",
+        ));
     };
     if terminator != TERMINATOR {
         let text = format!("Credential should be scoped with a valid terminator: '{TERMINATOR}', not '{terminator}'.");
@@ -288,6 +276,3 @@ fn incomplete(text: impl Into<String>) -> AuthError {
 fn invalid(text: impl Into<String>) -> AuthError {
     AuthError::Invalid(text.into())
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,7 +38,7 @@ fn parameter(form: &str, name: &str) -> Option<String> {
 
 fn identity(caller: &Caller, id: &str) -> Answered {
     let (arn, account) = (escaped(caller.principal().arn()), caller.account());
-    let user = escaped(&caller.principal().id());
+    let user = escaped(caller.principal().name());
     xml(
         StatusCode::OK,
         format!(

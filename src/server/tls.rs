@@ -41,8 +41,7 @@ impl Certificate {
             let path = path.to_owned();
             move |reason| TlsError::File { what, path, reason }
         };
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(chain).and_then(Iterator::collect);
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect);
         let certificates = certificates.map_err(failed("a certificate", chain))?;
         let key = PrivateKeyDer::from_pem_file(key).map_err(failed("a private key", key))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -50,10 +50,8 @@ fn awss_test_suite() {
         let authorization = parsed.headers["authorization"][0].clone();
         let (_, rest) = authorization.split_once("SignedHeaders=").expect("signed headers");
         let (signed, signature) = rest.split_once(", Signature=").expect("a signature");
-        let headers: Vec<(&str, Vec<&[u8]>)> = signed
-            .split(';')
-            .map(|name| (name, parsed.headers[name].iter().map(String::as_bytes).collect()))
-            .collect();
+        let headers: Vec<(&str, Vec<&[u8]>)> =
+            signed.split(';').map(|name| (name, parsed.headers[name].iter().map(String::as_bytes).collect())).collect();
         let request = Request {
             method: &parsed.method,
             path: &parsed.path,

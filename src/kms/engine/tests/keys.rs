@@ -77,7 +77,10 @@ fn other_accounts_learn_nothing() {
     let mallory: AccountId = "999999999999".parse().expect("account");
     let mallory = Caller::new(Principal::user(&mallory, "mallory"), bench.engine.region().clone());
     let attempt = |key_id: String| {
-        let refused = bench.engine.describe_key(&mallory, DescribeKeyRequest { key_id, ..Default::default() }).expect_err("refused");
+        let refused = bench
+            .engine
+            .describe_key(&mallory, DescribeKeyRequest { key_id, ..Default::default() })
+            .expect_err("refused");
         refused.to_string().replace(arn.key_id(), "ID").replace("00000000-0000-4000-8000-000000000000", "ID")
     };
     let absent = arn.as_str().replace(arn.key_id(), "00000000-0000-4000-8000-000000000000");
