@@ -21,7 +21,6 @@ mod aliases;
 mod answer;
 mod cryptography;
 mod input;
-mod json;
 mod keys;
 mod model;
 mod rotation;
@@ -31,10 +30,10 @@ use std::cell::RefCell;
 
 pub use answer::Answer;
 use input::{Input, Problems, is_member};
-use json::{Json, Text};
 use model::MODEL;
 
 use crate::kms::engine::Effect;
+use crate::kms::json::{Json, Text};
 use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 

@@ -9,6 +9,7 @@ mod authorise;
 mod call;
 mod check;
 mod crypt;
+mod iam;
 mod import;
 mod lifecycle;
 mod maintain;

@@ -2,6 +2,7 @@
 
 mod caller;
 mod crypto_ops;
+mod grant_ops;
 mod identity;
 mod import_ops;
 mod key;
@@ -11,6 +12,7 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use grant_ops::*;
 pub use identity::*;
 pub use import_ops::*;
 pub use key::*;

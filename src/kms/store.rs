@@ -7,6 +7,7 @@
 
 mod change;
 mod clock;
+mod identities;
 mod records;
 mod rows;
 mod schema;
@@ -16,6 +17,7 @@ mod state;
 use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
+pub(in crate::kms) use identities::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use schema::connect_audit;
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};

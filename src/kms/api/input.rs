@@ -6,15 +6,15 @@ use std::cell::RefCell;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-use super::json::Json;
 use crate::kms::KmsError;
 use crate::kms::engine::Constraints;
+use crate::kms::json::{Json, Text};
 use crate::kms::model::{Plaintext, Tag, Word};
 use crate::types::{EncryptionContext, Timestamp};
 
 /// The members of a request, or of an object within one, and what is wrong with those read so far.
 pub struct Input<'a> {
-    members: &'a [(super::json::Text<'a>, Json<'a>)],
+    members: &'a [(Text<'a>, Json<'a>)],
     /// Where the object stands, for the texts: empty, or `tags.1.member.`.
     path: String,
     problems: &'a RefCell<Problems>,
@@ -44,7 +44,7 @@ pub trait Member: Sized {
 }
 
 impl<'a> Input<'a> {
-    pub fn new(members: &'a [(super::json::Text<'a>, Json<'a>)], problems: &'a RefCell<Problems>) -> Self {
+    pub fn new(members: &'a [(Text<'a>, Json<'a>)], problems: &'a RefCell<Problems>) -> Self {
         Self { members, path: String::new(), problems }
     }
 
@@ -187,7 +187,7 @@ impl Member for Plaintext {
 impl Member for EncryptionContext {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         let Json::Object(members) = json else { return wrong_type(json, "a Map", path, problems) };
-        let pair = |(name, value): &(super::json::Text<'_>, Json<'_>)| {
+        let pair = |(name, value): &(Text<'_>, Json<'_>)| {
             Some((name.as_str().to_owned(), String::read(value, &format!("{path}.{}", name.as_str()), problems)?))
         };
         members.iter().map(pair).collect()

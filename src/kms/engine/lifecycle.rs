@@ -274,6 +274,7 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
         rotation: Rotation { enabled: false, period_days: YEAR_DAYS, next: None, on_demand: 0 },
         current_material: None,
         tags: Vec::new(),
+        policy: None,
         destroyed: None,
     }
 }

@@ -9,7 +9,9 @@ use super::import::expire;
 use super::lifecycle::{new_material, put};
 use crate::kms::KmsError;
 use crate::kms::model::RotationType;
-use crate::kms::store::{AliasRecord, Change, ClockRecord, DueKind, KeyEntry, Rotation, key_row_id};
+use crate::kms::store::{
+    AliasRecord, Change, ClockRecord, DueKind, GrantRecord, KeyEntry, Rotation, below, key_row_id,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::Timestamp;
@@ -120,9 +122,15 @@ fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timest
     for alias in aliases {
         change.delete::<AliasRecord>(&alias);
     }
+    let prefix = format!("{row_id}/");
+    let grants: Vec<Arc<str>> = below(&change.snapshot().grants, &prefix, None).map(|(id, _)| id.clone()).collect();
+    for grant in grants {
+        change.delete::<GrantRecord>(&grant);
+    }
     put(change, key, |record| {
         record.description.clear();
         record.tags.clear();
+        record.policy = None;
         record.current_material = None;
         record.rotation = Rotation { enabled: false, period_days: 0, next: None, on_demand: 0 };
         record.destroyed = Some(now);

@@ -50,12 +50,14 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 /// The text is none of an enumeration's words.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("'{text}' is none of: {legal}")]
 pub struct UnknownWord {
-    text: String,
-    legal: String,
+    pub(super) text: String,
+    pub(super) legal: String,
 }
 
 words!(

@@ -8,7 +8,8 @@ use crate::kms::model::{
     ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag,
     WrappingAlgorithm, nanos, opt_nanos,
 };
-use crate::sync::Arc;
+use crate::kms::policy::{Kind, Policy};
+use crate::sync::{Arc, OnceLock};
 use crate::types::{KeyArn, Timestamp};
 
 /// The rotation setting of a key.
@@ -46,6 +47,9 @@ pub struct KeyRecord {
     pub rotation: Rotation,
     pub current_material: Option<String>,
     pub tags: Vec<Tag>,
+    /// The key policy as it was put; absent: the default policy, or the fixed one of an AWS managed key.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// When the key was destroyed: this record is its tombstone.
     #[serde(with = "opt_nanos")]
     pub destroyed: Option<Timestamp>,
@@ -189,9 +193,18 @@ pub struct KeyEntry {
     pub arn: KeyArn,
     /// By generation.
     pub materials: Vec<Arc<Material>>,
+    /// What became of `record.policy` when it was first asked for.
+    pub(super) policy: OnceLock<Option<Arc<Policy>>>,
 }
 
 impl KeyEntry {
+    /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
+    /// it since.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        let parse = |document: &String| Some(Arc::new(Policy::parse(document, Kind::Key).ok()?));
+        self.policy.get_or_init(|| self.record.policy.as_ref().and_then(parse)).as_ref()
+    }
+
     pub fn current(&self) -> Option<&Arc<Material>> {
         let id = self.record.current_material.as_deref()?;
         self.materials.iter().rfind(|material| material.record.material_id == id)

@@ -28,11 +28,23 @@ pub enum Table {
     Aliases,
     Volumes,
     WrappingKeys,
+    Grants,
+    Principals,
+    AccessKeys,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 5] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes, Self::WrappingKeys];
+    pub const ALL: [Self; 8] = [
+        Self::Keys,
+        Self::Materials,
+        Self::Aliases,
+        Self::Volumes,
+        Self::WrappingKeys,
+        Self::Grants,
+        Self::Principals,
+        Self::AccessKeys,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,6 +53,9 @@ impl Table {
             Self::WrappingKeys => "wrapping_keys",
             Self::Aliases => "aliases",
             Self::Volumes => "volumes",
+            Self::Grants => "grants",
+            Self::Principals => "principals",
+            Self::AccessKeys => "access_keys",
         }
     }
 

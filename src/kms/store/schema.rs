@@ -33,8 +33,19 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 3] =
-    [FIRST, REVISIONS, concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys"))];
+const STEPS: [&str; 4] = [
+    FIRST,
+    REVISIONS,
+    concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
+    concat!(
+        table!("grants", "TEXT NOT NULL REFERENCES keys(id)"),
+        index!("grants"),
+        table!("principals", "TEXT"),
+        index!("principals"),
+        table!("access_keys", "TEXT NOT NULL REFERENCES principals(id)"),
+        index!("access_keys"),
+    ),
+];
 
 /// Version of the schema, in `PRAGMA user_version`.
 const VERSION: usize = STEPS.len();

@@ -7,12 +7,13 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::identities::*;
 use super::records::*;
 use super::rows::{Row, Table};
 use crate::crypto::secret::SecretBytes;
 use crate::kms::custody::DomainKeys;
 use crate::kms::model::KeyManager;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::{AccountId, KeyArn, Region, Timestamp};
 
 /// Rows in the order of their ids.
@@ -92,6 +93,11 @@ pub struct Snapshot {
     pub aliases: Rows<AliasRecord>,
     pub volumes: Rows<VolumeRow>,
     pub wrapping_keys: Rows<WrappingKey>,
+    pub grants: Rows<GrantRecord>,
+    pub principals: Rows<PrincipalRecord>,
+    pub access_keys: Rows<AccessKeyRecord>,
+    /// What grants are found by, with their row ids.
+    pub(super) grants_by: RedBlackTreeSetSync<(Arc<str>, Arc<str>)>,
     /// Per kind: due times with row ids.
     due: [RedBlackTreeSetSync<(Timestamp, Arc<str>)>; DueKind::COUNT],
     /// Row ids of keys with the row ids of their aliases.
@@ -143,7 +149,7 @@ impl Snapshot {
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
         let arn = KeyArn::new(&region, &account, &record.key_id);
         let materials = self.keys.get(row_id).map(|entry| entry.materials.clone()).unwrap_or_default();
-        self.replace_key(row_id.into(), Some(KeyEntry { record, arn, materials }));
+        self.replace_key(row_id.into(), Some(KeyEntry { record, arn, materials, policy: OnceLock::new() }));
         Ok(())
     }
 
@@ -164,7 +170,7 @@ impl Snapshot {
         let old = self.keys.get(key_row).ok_or_else(|| format!("material of a key '{key_row}' that is not there"))?;
         let mut materials = old.materials.clone();
         edit(&mut materials);
-        let entry = KeyEntry { record: old.record.clone(), arn: old.arn.clone(), materials };
+        let entry = KeyEntry { record: old.record.clone(), arn: old.arn.clone(), materials, policy: OnceLock::new() };
         self.replace_key(key_row.into(), Some(entry));
         Ok(())
     }
@@ -224,6 +230,9 @@ impl Snapshot {
             (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, domain),
             (Table::Volumes, row) => self.apply_record::<VolumeRow>(id, row, domain),
             (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, domain),
+            (Table::Grants, row) => self.apply_record::<GrantRecord>(id, row, domain),
+            (Table::Principals, row) => self.apply_record::<PrincipalRecord>(id, row, domain),
+            (Table::AccessKeys, row) => self.apply_record::<AccessKeyRecord>(id, row, domain),
         }
     }
 
