@@ -205,9 +205,8 @@ mod tests {
     fn refusals_have_a_meaning() {
         let key = "arn:aws:kms:us-east-1:111122223333:key/k-1";
         let arn: KeyArn = key.parse().expect("valid");
-        let error = |code: &str, message: &str| {
-            key_error(Refusal::Error { code: code.into(), message: message.into() }, key)
-        };
+        let error =
+            |code: &str, message: &str| key_error(Refusal::Error { code: code.into(), message: message.into() }, key);
         assert_eq!(error("DisabledException", ""), KeyError::Disabled(arn.clone()));
         let pending = error("KMSInvalidStateException", "arn is pending deletion.");
         assert_eq!(pending, KeyError::PendingDeletion(arn.clone()));

@@ -36,7 +36,9 @@ pub enum EndpointError {
     #[error("'{0}' is not the URL of a key manager, such as https://kms.example.com or http://127.0.0.1:8480")]
     Url(String),
     /// Data keys would cross a network in the clear.
-    #[error("{0} is not encrypted and not on this computer: data keys would cross the network in the clear; use https://")]
+    #[error(
+        "{0} is not encrypted and not on this computer: data keys would cross the network in the clear; use https://"
+    )]
     Plaintext(String),
     /// Nothing to sign with.
     #[error(transparent)]
@@ -171,11 +173,8 @@ impl Client {
         let target = format!("TrentService.{operation}");
         let time = iso_basic(self.clock.now());
         let credentials = self.credentials.load();
-        let mut headers: Vec<(&str, &str)> = vec![
-            ("content-type", "application/x-amz-json-1.1"),
-            ("host", &self.authority),
-            ("x-amz-date", &time),
-        ];
+        let mut headers: Vec<(&str, &str)> =
+            vec![("content-type", "application/x-amz-json-1.1"), ("host", &self.authority), ("x-amz-date", &time)];
         if let Some(token) = &credentials.session_token {
             headers.push(("x-amz-security-token", token));
         }
