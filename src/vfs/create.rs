@@ -124,7 +124,7 @@ impl<B: Backing> Vfs<B> {
 
     fn finish_mkdir(
         &self,
-        parent: &Inode<B>,
+        parent: &Arc<Inode<B>>,
         located: &Located<B>,
         temporary: &str,
         mode: u32,
@@ -198,7 +198,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// The mode to create with: a default ACL takes the place of the file mode creation mask (acl(5)).
-    fn effective_mode(&self, parent: &Inode<B>, mode: u32, caller: &Caller) -> Result<u32> {
+    fn effective_mode(&self, parent: &Arc<Inode<B>>, mode: u32, caller: &Caller) -> Result<u32> {
         let mut known = lock(&parent.dir.default_acl);
         let has_default_acl = match *known {
             Some(answer) => answer,
@@ -217,7 +217,7 @@ impl<B: Backing> Vfs<B> {
 
     /// A new object belongs to whoever asked for it, its group to the directory if that is setgid. Without privilege
     /// the daemon and the caller are the same user, and the backing did it already.
-    fn give_to_caller(&self, parent: &Inode<B>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
+    fn give_to_caller(&self, parent: &Arc<Inode<B>>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
         if !self.options.privileged || (caller.uid == 0 && caller.gid == 0) {
             return Ok(());
         }

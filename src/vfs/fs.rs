@@ -146,22 +146,49 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// A handle to a directory, from the cache or opened by way of its parents.
-    pub(super) fn dir(&self, inode: &Inode<B>) -> Result<Arc<B::Dir>> {
-        if inode.number == ROOT {
-            return Ok(Arc::clone(&self.root));
+    ///
+    /// However deep the directory lies: the way up is walked first, without locks, then the way down. A directory that
+    /// moves meanwhile takes its handle with it, so only its own name has to be checked when it is opened.
+    pub(super) fn dir(&self, inode: &Arc<Inode<B>>) -> Result<Arc<B::Dir>> {
+        let mut way = Vec::new();
+        'again: loop {
+            way.clear();
+            let mut at = Arc::clone(inode);
+            let mut handle = loop {
+                if let Some(known) = self.known_dir(&at) {
+                    break known;
+                }
+                let parent = Arc::clone(&read(&at.place).names.first().ok_or(Errno::NOENT)?.0);
+                way.push(std::mem::replace(&mut at, parent));
+            };
+            while let Some(child) = way.pop() {
+                match self.open_child(&at, &handle, &child)? {
+                    Some(opened) => (at, handle) = (child, opened),
+                    // It was moved since the way was looked up.
+                    None => continue 'again,
+                }
+            }
+            return Ok(handle);
         }
-        if let Some(known) = self.open_dirs.get(&inode.number) {
-            return Ok(known);
-        }
-        let place = read(&inode.place);
-        let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
-        let handle = Arc::new(self.backing.open_dir(&*self.dir(parent)?, entry)?);
-        if self.table.number_of(self.backing.stat(Target::Dir(&*handle))?.ino) != inode.number {
+    }
+
+    fn known_dir(&self, inode: &Inode<B>) -> Option<Arc<B::Dir>> {
+        if inode.number == ROOT { Some(Arc::clone(&self.root)) } else { self.open_dirs.get(&inode.number) }
+    }
+
+    /// Opens a directory in its parent; `None` if that is its parent no more.
+    fn open_child(&self, parent: &Inode<B>, handle: &B::Dir, child: &Inode<B>) -> Result<Option<Arc<B::Dir>>> {
+        let place = read(&child.place);
+        let Some((_, entry)) = place.names.first().filter(|(dir, _)| dir.number == parent.number) else {
+            return Ok(None);
+        };
+        let opened = Arc::new(self.backing.open_dir(handle, entry)?);
+        if self.table.number_of(self.backing.stat(Target::Dir(&*opened))?.ino) != child.number {
             // Somebody put another directory there behind the mount's back.
             return Err(Errno::STALE.into());
         }
-        self.open_dirs.insert(inode.number, Arc::clone(&handle));
-        Ok(handle)
+        self.open_dirs.insert(child.number, Arc::clone(&opened));
+        Ok(Some(opened))
     }
 
     /// A directory that was removed: its handle must not serve an inode that gets the same number.

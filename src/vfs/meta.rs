@@ -11,12 +11,13 @@ use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
 use crate::store::tree::{self, MetaText};
 use crate::store::{Backing, BackingFile, RawEntry, RenameMode};
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::DirId;
 
 impl<B: Backing> Vfs<B> {
     /// The id of a directory, read once.
-    pub(super) fn dir_id(&self, inode: &Inode<B>) -> Result<DirId> {
+    pub(super) fn dir_id(&self, inode: &Arc<Inode<B>>) -> Result<DirId> {
         if let Some(id) = inode.dir.id.get() {
             return Ok(*id);
         }
@@ -76,7 +77,7 @@ impl<B: Backing> Vfs<B> {
 
     /// Checks, before the first change in a directory in which no name was found yet that verifies, that its id is its
     /// own: names of two ids must never be mixed (FORMAT 8.1, `WrongDirId`).
-    pub(super) fn prove_id(&self, inode: &Inode<B>) -> Result<()> {
+    pub(super) fn prove_id(&self, inode: &Arc<Inode<B>>) -> Result<()> {
         if inode.dir.id_proven.load(Ordering::Relaxed) {
             return Ok(());
         }

@@ -60,13 +60,37 @@ impl<B: Backing> Vfs<B> {
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
                 self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
-                self.exchange(from, source, to, target)?;
-                self.remove_directory(from, target).inspect_err(|_| {
-                    // What failed shall not have happened.
-                    if let Err(error) = self.exchange(from, target, to, source) {
-                        tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
-                    }
-                })
+                match self.exchange(from, source, to, target) {
+                    Ok(()) => self.remove_directory(from, target).inspect_err(|_| {
+                        // What failed shall not have happened.
+                        if let Err(error) = self.exchange(from, target, to, source) {
+                            tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
+                        }
+                    }),
+                    // Not every filesystem can exchange two entries.
+                    Err(error) if error.errno() == Errno::INVAL => self.replace_directory(from, source, to, target),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Moves a directory over an empty one in two steps. A crash between them leaves no entry at the new name, and the
+    /// directory that moves at the old one (FORMAT 8.1).
+    fn replace_directory(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: &Stat) -> Result<()> {
+        let hidden = self.hide_directory(to, target)?;
+        match self.move_to(from, source, to, None, RenameMode::Replace) {
+            Ok(()) => {
+                self.discard_directory(&to.dir, &hidden);
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(second) = self.show_directory(to, target, &hidden) {
+                    tracing::warn!(
+                        "a failed rename of a directory removed the empty directory at its target: {second}"
+                    );
+                }
+                Err(error)
             }
         }
     }

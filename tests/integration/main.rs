@@ -6,6 +6,7 @@ mod cli;
 mod control;
 mod crash;
 mod damage;
+mod directories;
 mod faults;
 mod fixture;
 mod fuzz;

@@ -41,6 +41,8 @@ pub enum Step {
     Remount,
     /// The next flush fails.
     FailNextSync,
+    /// From now on the backing cannot let two entries change places.
+    LackExchange,
 }
 
 /// An object of the tree.
@@ -77,6 +79,8 @@ pub struct Run {
     /// By step number.
     pub trees: Vec<Tree>,
     pub files: Vec<File>,
+    /// Whether a directory takes the place of another in two steps, with none at its name between them (FORMAT 8.1).
+    pub lacks_exchange: bool,
     open: HashMap<usize, usize>,
 }
 
@@ -96,6 +100,7 @@ impl Run {
             records,
             trees: vec![tree],
             files: content.into_iter().map(file).collect(),
+            lacks_exchange: false,
             open: HashMap::new(),
         }
     }
@@ -215,6 +220,10 @@ impl Run {
             }
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
+            }
+            Step::LackExchange => {
+                self.volume.fixture.backing.plan().inject(Fault::from(&[OpClass::Exchange], 0, Errno::INVAL));
+                self.lacks_exchange = true;
             }
         }
         Ok(())
