@@ -21,7 +21,7 @@ mod write;
 
 pub use allocate::FallocateMode;
 pub use error::Error;
-pub use file::{Content, Volume};
+pub use file::{Content, HeaderHeld, Volume};
 pub use header_io::Rewrapped;
 pub use read::UnitFinding;
 

@@ -4,8 +4,10 @@
 
 mod data_keys;
 pub mod embedded;
+mod rewrap;
 
 pub use data_keys::{DataKeys, NewHeader};
+pub use rewrap::RewrapJob;
 
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;

@@ -10,7 +10,7 @@ use crate::format::size::Geometry;
 use crate::keys::DataKeys;
 use crate::store::{Access, Backing, BackingFile};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, RwLock, read, write};
+use crate::sync::{Arc, RwLock, RwLockReadGuard, read, write};
 use crate::types::FileId;
 
 /// What every file of a volume is opened with.
@@ -35,6 +35,11 @@ pub struct Content<B: Backing> {
     pub(super) units: UnitLocks,
     /// Flushes and write-backs that failed since the file was opened.
     failures: AtomicU64,
+}
+
+/// The right to change attributes of a file, see [`Content::hold_header`].
+pub struct HeaderHeld<'a> {
+    _state: RwLockReadGuard<'a, State>,
 }
 
 struct OpenFile<B: Backing> {
@@ -100,12 +105,19 @@ impl<B: Backing> Content<B> {
     pub fn check_key(&self) -> Result<()> {
         // Held while the header is read: a record or slot that is being written would look damaged.
         let state = read(&self.state);
-        if !matches!(state.body, Body::Units { .. }) {
+        let Body::Units { life, .. } = &state.body else { return Ok(()) };
+        if self.volume.keys.may_reopen(&life.fixed) {
             return Ok(());
         }
         let mut header = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut header, 0)?;
         Ok(self.volume.keys.check(&header)?)
+    }
+
+    /// Keeps the header as it is while a user changes attributes: a header write in that moment would put back those it
+    /// saw before (FORMAT 5.5).
+    pub fn hold_header(&self) -> HeaderHeld<'_> {
+        HeaderHeld { _state: read(&self.state) }
     }
 
     /// How many flushes have failed so far. The system reports a lost write once per descriptor, and all handles of the file
@@ -149,7 +161,7 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
     let opened = volume.keys.open_header(&header)?;
     opened.record.check_size(size)?;
     let body = Body::Units {
-        life: Arc::new(Life::new(opened.header.file_id(), opened.keys)),
+        life: Arc::new(Life::new(&header, opened.header.file_id(), opened.keys)),
         durable: DurableRecord::found(&opened.record, size),
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,

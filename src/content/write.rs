@@ -97,7 +97,7 @@ impl<B: Backing> Content<B> {
         let geometry = self.volume.geometry;
         let stored = geometry.stored_size(size)?;
         let new = self.volume.keys.new_header(has_holes)?;
-        let life = Life::new(new.header.file_id(), new.keys);
+        let life = Life::new(&new.bytes, new.header.file_id(), new.keys);
         let rule = new.record;
         let file = self.file();
         // A size that survived a crash alone gives way only now that there is a key for the new header.

@@ -14,9 +14,10 @@ use super::table::{InodeTable, ROOT};
 use crate::content::Volume;
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
+use crate::format::symlink;
 use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Mutex, read, write};
+use crate::sync::{Arc, Mutex, lock, read, write};
 use crate::types::FileId;
 
 /// Directory handles kept open at most; any other is opened anew, one component at a time.
@@ -216,6 +217,24 @@ impl<B: Backing> Vfs<B> {
         }
     }
 
+    /// As [`Self::with_target`], to change attributes: of an open file no header is written meanwhile, which would put back
+    /// what it saw before (FORMAT 5.5).
+    pub(super) fn change_target<R>(
+        &self,
+        inode: &Inode<B>,
+        change: impl FnOnce(Target<'_, B>) -> crate::store::Result<R>,
+    ) -> Result<R> {
+        if inode.kind != FileKind::Regular {
+            return self.with_target(inode, change);
+        }
+        // Held to the end: the file cannot be opened meanwhile.
+        let slot = lock(&inode.content);
+        self.with_target(inode, |target| {
+            let _held = slot.content.as_ref().map(|content| content.hold_header());
+            change(target)
+        })
+    }
+
     /// Opens the backing file of a regular inode, whatever its mode if this process owns it.
     pub(super) fn open_backing(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
         self.open_by(inode, access, |dir, entry| self.open_entry(dir, entry, access))
@@ -257,6 +276,24 @@ impl<B: Backing> Vfs<B> {
     /// Attributes as the kernel gets them.
     pub(super) fn attr_of(&self, inode: &Inode<B>, stat: &Stat) -> Attr {
         Attr::new(inode.number, self.plain_size(inode, stat), self.plain_nlink(inode, stat), stat)
+    }
+
+    /// Plaintext size: from the open content where there is one, else by arithmetic on the stored size. Never an error:
+    /// a damaged file must stay listable.
+    fn plain_size(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
+        match stat.kind {
+            FileKind::Regular => {
+                let open = lock(&inode.content).content.as_ref().map(|content| content.size());
+                open.unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
+            }
+            FileKind::Symlink => symlink::shown_size(stat.size),
+            _ => stat.size,
+        }
+    }
+
+    /// Names of an inode. The root's backing directory counts `.kmsfs`, which nobody sees.
+    fn plain_nlink(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
+        if inode.number == ROOT && stat.nlink > 2 { stat.nlink - 1 } else { stat.nlink }
     }
 
     /// Where a plaintext name of a directory stands in the backing. The caller holds the directory's entries.

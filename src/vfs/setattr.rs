@@ -22,14 +22,14 @@ impl<B: Backing> Vfs<B> {
             self.truncate(&inode, handle, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            self.with_target(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
+            self.change_target(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
         }
         if let Some(mode) = change.mode {
-            self.with_target(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
+            self.change_target(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let (atime, mtime) = (change.atime.unwrap_or(SetTime::Omit), change.mtime.unwrap_or(SetTime::Omit));
-            self.with_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
+            self.change_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
         }
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))
@@ -89,7 +89,7 @@ impl<B: Backing> Vfs<B> {
         if flags & !known & REFUSED != 0 {
             return Err(Errno::OPNOTSUPP.into());
         }
-        self.with_target(&inode, |target| self.backing.set_inode_flags(target, flags))
+        self.change_target(&inode, |target| self.backing.set_inode_flags(target, flags))
     }
 
     /// Whether the backing object is owned by this process's user, which may then change its mode.

@@ -85,7 +85,7 @@ impl<B: Backing> Vfs<B> {
                 &sealed
             }
         };
-        self.with_target(&inode, |target| self.backing.set_xattr(target, disk.as_str(), stored, mode))?;
+        self.change_target(&inode, |target| self.backing.set_xattr(target, disk.as_str(), stored, mode))?;
         self.note_acl(&inode, disk.as_str());
         Ok(())
     }
@@ -118,7 +118,7 @@ impl<B: Backing> Vfs<B> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let disk = self.disk_name(&inode, name)?;
-        self.with_target(&inode, |target| self.backing.remove_xattr(target, disk.as_str()))?;
+        self.change_target(&inode, |target| self.backing.remove_xattr(target, disk.as_str()))?;
         self.note_acl(&inode, disk.as_str());
         Ok(())
     }

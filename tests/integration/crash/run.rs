@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kmsfs::content::{Content, Rewrapped};
+use kmsfs::keys::RewrapJob;
 use kmsfs::store::{Access, Allocate, Backing, Fault, Faulty, FileKind, Memory, OpClass, Record, RenameMode};
 use rustix::io::Errno;
 
@@ -283,7 +284,7 @@ impl Run {
         let file = fixture.backing.open(&root, only, Access::ReadWrite)?;
         let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
         let content = Content::open(backing, volume, file, Access::ReadWrite).map_err(|e| e.errno())?;
-        let rewrapped = content.rewrap(None, None).map_err(|e| e.errno())?;
+        let rewrapped = content.rewrap(&RewrapJob::default()).map_err(|e| e.errno())?;
         assert_eq!(rewrapped, Rewrapped::Yes);
         Ok(())
     }
