@@ -205,6 +205,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Whether a crash keeps metadata operations in order, so that an earlier one is never lost while a later one
     /// survives (FORMAT 8.1): ext4 with a journal, xfs, tmpfs.
     fn ordered_metadata(&self) -> bool;
+    /// The user that this process acts as here: whose objects it may change the modes of.
+    fn user(&self) -> u32;
     /// Flushes the whole filesystem.
     fn sync_all(&self) -> Result<()>;
 

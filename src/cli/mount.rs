@@ -30,6 +30,7 @@ Mount options (-o):
   noexec               no program can be executed
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
+  strict_ids           no changes in files and directories that turn out to be copies of one another
 Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
 subtype=, x-*, and mount(8)'s own.";
 

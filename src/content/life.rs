@@ -1,6 +1,7 @@
 //! One life of a file: from its header to the next truncation to zero. Keys, nonces, and units in and out of them.
 
 use super::error::Error;
+use super::live::LiveId;
 use super::sealer::{Epoch, Sealer, boot_time};
 use crate::crypto::aead::Aes256Gcm;
 use crate::env::Entropy;
@@ -19,6 +20,8 @@ pub(super) struct Life {
     pub(super) keys: FileKeys,
     /// The header up to its slots, which never changes during a life.
     pub(super) fixed: [u8; STATIC_LEN],
+    /// Its id among those of the open files.
+    pub(super) live: LiveId<FileId>,
     sealer: Sealer,
     /// The sub-key of the epoch that was read last: neighbouring units mostly share it.
     last_read: Mutex<Option<([u8; 12], Arc<Aes256Gcm>)>>,
@@ -32,9 +35,9 @@ pub(super) struct UnitReader<'a> {
 
 impl Life {
     /// The life that `header` begins.
-    pub(super) fn new(header: &[u8], file_id: FileId, keys: FileKeys) -> Self {
+    pub(super) fn new(header: &[u8], live: LiveId<FileId>, keys: FileKeys) -> Self {
         let fixed = *header.first_chunk().expect("a header has a page at least");
-        Self { file_id, keys, fixed, sealer: Sealer::new(), last_read: Mutex::new(None) }
+        Self { file_id: live.id(), keys, fixed, live, sealer: Sealer::new(), last_read: Mutex::new(None) }
     }
 
     pub(super) fn reader(&self) -> UnitReader<'_> {

@@ -70,7 +70,7 @@ fn volume() -> Arc<Volume> {
     let entropy = Arc::new(SeededEntropy::new(1));
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1)));
     let keys = DataKeys::new(Arc::new(SameKey(key)), opened, entropy.clone(), clock);
-    Arc::new(Volume { geometry: Geometry::P1, entropy, keys, read_attempts: 1 })
+    Arc::new(Volume::new(entropy, keys, 1))
 }
 
 /// A new file, and how to open it again.

@@ -108,6 +108,11 @@ impl DataKeys {
         self.volume.load_full()
     }
 
+    /// The clock that cache times are measured by.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// Puts a changed configuration of the same volume in force: another default key, a longer allow-list.
     pub fn replace_volume(&self, volume: OpenedVolume) {
         self.volume.store(Arc::new(volume));

@@ -301,6 +301,10 @@ impl<B: Backing> Backing for Faulty<B> {
         self.inner.ordered_metadata()
     }
 
+    fn user(&self) -> u32 {
+        self.inner.user()
+    }
+
     fn sync_all(&self) -> Result<()> {
         self.change(OpClass::Sync, |b| b.sync_all(), |_| Ok(Record::SyncAll))
     }

@@ -5,13 +5,13 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
+use super::modes::{CHANGE, Held, Wide};
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE};
 use crate::store::{Backing, FileKind, RawEntry, RenameMode, Stat, Target};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock, write};
 
-const OWNER_ALL: u32 = 0o700;
 /// Leftovers within leftovers: kmsfs makes two levels at most, and whoever writes the storage could make any number.
 const LEFTOVER_DEPTH: u32 = 8;
 
@@ -23,7 +23,7 @@ impl<B: Backing> Vfs<B> {
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
         let _held = write(&parent.dir.entries);
-        let located = self.locate(&parent, name)?;
+        let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind == FileKind::Directory {
             return Err(Errno::ISDIR.into());
@@ -41,7 +41,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.changeable(parent)?;
         let _tree = lock(&self.tree);
         let _held = write(&parent.dir.entries);
-        let located = self.locate(&parent, name)?;
+        let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind != FileKind::Directory {
             return Err(Errno::NOTDIR.into());
@@ -62,20 +62,7 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn hide_directory(&self, located: &Located<B>, stat: &Stat) -> Result<String> {
         let known = self.known(stat);
         let _children = known.as_ref().map(|inode| write(&inode.dir.entries));
-        if self.options.privileged {
-            self.check_empty(&self.backing.open_dir(&located.dir, located.entry())?)?;
-        } else {
-            if stat.mode & OWNER_ALL != OWNER_ALL {
-                let target = located.target();
-                self.backing.set_mode(target, stat.mode | OWNER_ALL)?;
-            }
-            let empty = self.backing.open_dir(&located.dir, located.entry()).map_err(Into::into);
-            if let Err(error) = empty.and_then(|dir| self.check_empty(&dir)) {
-                let target = located.target();
-                self.backing.set_mode(target, stat.mode)?;
-                return Err(error);
-            }
-        }
+        let _open = self.open_empty(located)?;
         let temporary = self.temporary_name();
         let (dir, entry) = (&located.dir, located.entry());
         self.detach(located, stat, || self.backing.rename(dir, entry, dir, &temporary, RenameMode::NoReplace))?;
@@ -84,6 +71,14 @@ impl<B: Backing> Vfs<B> {
             self.close_dir(inode);
         }
         Ok(temporary)
+    }
+
+    /// Opens a directory that has to be empty. The daemon may use it as long as the second value lives.
+    pub(super) fn open_empty(&self, located: &Located<B>) -> Result<(Arc<B::Dir>, Option<Wide<B>>)> {
+        let dir = Arc::new(self.backing.open_dir(&located.dir, located.entry())?);
+        let wide = self.modes.widen(Held::Dir(Arc::clone(&dir)), CHANGE, None)?;
+        self.check_empty(&dir)?;
+        Ok((dir, wide))
     }
 
     /// Takes back what [`Self::hide_directory`] did.
@@ -129,7 +124,8 @@ impl<B: Backing> Vfs<B> {
     }
 
     fn try_discard(&self, dir: &B::Dir, temporary: &str, depth: u32) -> Result<()> {
-        let inner = self.backing.open_dir(dir, temporary)?;
+        let inner = Arc::new(self.backing.open_dir(dir, temporary)?);
+        let _wide = self.modes.widen(Held::Dir(Arc::clone(&inner)), CHANGE, None)?;
         // Before anything is taken away: its id and side entries are all that makes a user's directory readable.
         self.check_empty_within(&inner, depth)?;
         let mut leftovers = Vec::new();

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
+use super::modes::CHANGE;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
 use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
@@ -20,7 +21,7 @@ impl<B: Backing> Vfs<B> {
         let to_dir = self.changeable(to_parent)?;
         let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
-        let from = self.locate(&from_dir, name)?;
+        let from = self.locate(&from_dir, name, CHANGE)?;
         let to = self.locate_new(&to_dir, to_name)?;
         let source = self.backing.stat(from.target())?;
         let target = match self.backing.stat(to.target()) {
@@ -59,7 +60,7 @@ impl<B: Backing> Vfs<B> {
             (true, true) if mode == RenameMode::Whiteout => Err(Errno::INVAL.into()),
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
-                self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
+                drop(self.open_empty(to)?);
                 match self.exchange(from, source, to, target) {
                     Ok(()) => self.remove_directory(from, target).inspect_err(|_| {
                         // What failed shall not have happened.

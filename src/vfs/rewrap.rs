@@ -6,13 +6,14 @@
 use rustix::io::Errno;
 
 use super::Result;
+use super::events::ciphertext_path;
 use super::fs::Vfs;
 use super::inode::Inode;
 use super::moves::Moved;
-use crate::content::{Content, Rewrapped};
+use crate::content::Rewrapped;
 use crate::keys::RewrapJob;
 use crate::store::{Access, Backing, BackingFile, FileKind, Target};
-use crate::sync::{Arc, lock, read};
+use crate::sync::{Arc, lock};
 
 /// Notes which files move while a walk over the backing tree is under way.
 pub struct MoveWatch<'a, B: Backing> {
@@ -71,11 +72,7 @@ impl<B: Backing> Vfs<B> {
                     }
                     Arc::clone(content)
                 }
-                None => {
-                    let (backing, volume) = (Arc::clone(&self.backing), Arc::clone(&self.volume));
-                    let opened = Content::open(backing, volume, open()?, Access::ReadWrite);
-                    Arc::new(self.report(inode, opened)?)
-                }
+                None => Arc::new(self.open_content(inode, open()?, Access::ReadWrite)?),
             };
             slot.content = Some(Arc::clone(&content));
             slot.handles += 1;
@@ -149,15 +146,6 @@ impl<B: Backing> MovedFile<'_, B> {
 
     /// Where it lies in the ciphertext directory at present, relative to the root; empty if it has no name any more.
     pub fn ciphertext_path(&self) -> Vec<u8> {
-        let mut parts = Vec::new();
-        let mut at = Arc::clone(self.inode);
-        loop {
-            let up = read(&at.place).names.first().cloned();
-            let Some((parent, entry)) = up else { break };
-            parts.push(entry.into_bytes());
-            at = parent;
-        }
-        parts.reverse();
-        parts.join(&b'/')
+        ciphertext_path(self.inode)
     }
 }

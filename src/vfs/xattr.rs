@@ -8,7 +8,7 @@ use super::fs::Vfs;
 use super::inode::Inode;
 use crate::env::random;
 use crate::format::{Outcome, xattr};
-use crate::store::{Backing, FileKind, XattrMode};
+use crate::store::{Backing, FileKind, Target, XattrMode};
 use crate::sync::lock;
 
 const USER: &str = "user.";
@@ -85,7 +85,8 @@ impl<B: Backing> Vfs<B> {
                 &sealed
             }
         };
-        self.change_target(&inode, |target| self.backing.set_xattr(target, disk.as_str(), stored, mode))?;
+        let set = |target: Target<'_, B>| self.backing.set_xattr(target, disk.as_str(), stored, mode);
+        if disk.as_str() == ACL_ACCESS { self.change_mode(&inode, set) } else { self.change_target(&inode, set) }?;
         self.note_acl(&inode, disk.as_str());
         Ok(())
     }

@@ -85,17 +85,16 @@ impl Host {
 
     pub fn files_of(&self, opened: OpenedVolume) -> Arc<content::Volume> {
         let service = self.service(&opened.config.volume_id);
-        let geometry = opened.config.geometry;
         let entropy = Arc::new(SystemEntropy);
         let keys = DataKeys::new(service, opened, entropy.clone(), self.clock.clone());
-        Arc::new(content::Volume { geometry, entropy, keys, read_attempts: 1 })
+        Arc::new(content::Volume::new(entropy, keys, 1))
     }
 
     /// The volume as a mount would serve it.
     pub fn mount(&self, root: &Path) -> Mounted {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { read_only: false, privileged };
+        let options = Options { privileged, ..Options::default() };
         Mounted(Vfs::new(backing, self.files(root), options).expect("mount"))
     }
 
