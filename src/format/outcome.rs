@@ -96,7 +96,9 @@ pub enum Outcome {
     #[error("the symlink's target is damaged or forged; restore the symlink from a backup")]
     SymlinkAuth,
     /// An extended attribute's name cannot be stored.
-    #[error("the extended attribute's name is too long to be stored encrypted (at most 167 bytes)")]
+    #[error(
+        "the extended attribute's name is not one that can be stored (at most 255 bytes, and something behind `user.`)"
+    )]
     XattrNameRange,
     /// An extended attribute's value is damaged or forged.
     #[error("the extended attribute's value is damaged or forged; restore it from a backup")]

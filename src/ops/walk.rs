@@ -285,8 +285,13 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                     continue;
                 }
             };
-            let name = xattr::decode_name(self.keys, disk.as_bytes());
-            if let Err(outcome) = name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop)) {
+            let decoded = if xattr::is_long(disk) {
+                xattr::decode_long(self.keys, disk, &value).map(drop)
+            } else {
+                let name = xattr::decode_name(self.keys, disk.as_bytes());
+                name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop))
+            };
+            if let Err(outcome) = decoded {
                 self.report(paths, outcome);
             }
         }

@@ -78,7 +78,7 @@ impl<B: Backing> Vfs<B> {
         let stored = match &disk {
             DiskName::Plain(_) => value,
             DiskName::Encrypted(_) => {
-                if value.len() > xattr::MAX_VALUE {
+                if value.len() > xattr::max_value(name) {
                     return Err(Errno::TOOBIG.into());
                 }
                 sealed = xattr::encode_value(&self.keys, name, value, &random(&*self.volume.entropy));
@@ -99,6 +99,9 @@ impl<B: Backing> Vfs<B> {
         let inode = self.inode(ino)?;
         let names = self.with_target(&inode, |target| self.backing.list_xattrs(target))?;
         let plain = |disk: String| {
+            if xattr::is_long(&disk) {
+                return self.long_name(&inode, &disk);
+            }
             if disk.starts_with(USER) {
                 return xattr::decode_name(&self.keys, disk.as_bytes())
                     .inspect_err(|_: &Outcome| {
@@ -109,6 +112,14 @@ impl<B: Backing> Vfs<B> {
             (is_plain(&disk) && (show_trusted || !disk.starts_with(TRUSTED))).then(|| disk.into_bytes())
         };
         Ok(names.into_iter().filter_map(plain).collect())
+    }
+
+    /// The full name of an attribute that holds it beside its value.
+    fn long_name(&self, inode: &Inode<B>, disk: &str) -> Option<Vec<u8>> {
+        // What cannot be read now, or was removed, is not there; what is forged is an event.
+        let data = self.with_target(inode, |target| self.backing.get_xattr(target, disk)).ok()?;
+        let decoded = xattr::decode_long(&self.keys, disk, &data).map_err(Into::into);
+        self.report(inode, decoded).ok().map(|(name, _)| name)
     }
 
     /// Removes an attribute.
