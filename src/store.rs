@@ -280,7 +280,7 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Makes the content (and, unless `data_only`, the attributes) durable.
     fn sync(&self, data_only: bool) -> Result<()>;
     /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
-    /// could leave a mixture of both versions after a power cut (FORMAT S1, `backing_io` auto).
+    /// could leave a mixture of both versions after a power cut (FORMAT S1).
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;
