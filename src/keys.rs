@@ -6,8 +6,10 @@
 mod data_keys;
 pub mod embedded;
 pub mod remote;
+mod rewrap;
 
 pub use data_keys::{DataKeys, NewHeader};
+pub use rewrap::RewrapJob;
 
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;

@@ -145,10 +145,21 @@ pub fn xattr(data: &[u8]) -> bool {
     let mut lines = data.splitn(2, |&b| b == b'\n');
     let (disk, value) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     if let Ok(encoded) = xattr::encode_name(&keys, disk) {
-        assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
         let stored = xattr::encode_value(&keys, disk, value, &[1; 24]);
+        if xattr::is_long(&encoded) {
+            assert_eq!(xattr::decode_long(&keys, &encoded, &stored).expect("what was sealed opens").0, disk);
+        } else {
+            assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
+        }
         let back = xattr::decode_value(&keys, disk, &stored).expect("what was sealed opens");
         assert_eq!(back.as_slice(), value);
+    }
+    if let Ok(disk) = std::str::from_utf8(disk)
+        && xattr::is_long(disk)
+    {
+        let Ok((name, _)) = xattr::decode_long(&keys, disk, value) else { return false };
+        assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid"), disk);
+        return true;
     }
     let Ok(name) = xattr::decode_name(&keys, disk) else { return false };
     assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid").as_bytes(), disk);

@@ -177,6 +177,8 @@ impl From<VolumeError> for CliError {
                      kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
                 ))
             }
+            VolumeError::ForeignCopy { .. } => new(Exit::Integrity, "ForeignVolume")
+                .hint("restore .kmsfs/volume from a backup of this directory; nothing was changed"),
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
                 let hint = format!(

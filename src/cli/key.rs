@@ -186,7 +186,7 @@ impl Keys<'_> {
         let answer = engine.create_key(caller, request)?;
         let arn = answer.key_metadata.arn.clone();
         if let Some(alias) = &args.alias {
-            let alias_name = super::alias::full_name(alias);
+            let alias_name = super::aws::alias_name(alias);
             let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
             engine.create_alias(caller, request).map_err(|e| {
                 let hint = format!("the key exists without it: kmsfs alias create NAME {}", arn.key_id());
