@@ -13,6 +13,7 @@ mod iam;
 mod import;
 mod lifecycle;
 mod maintain;
+mod multi_region;
 mod page;
 mod resolve;
 mod rotation;

@@ -6,6 +6,7 @@ mod homes;
 mod import;
 mod keys;
 mod model;
+mod multi_region;
 mod processes;
 mod records;
 mod scale;
