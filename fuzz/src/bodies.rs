@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use kmsfs::crypto::aead::Backend;
 use kmsfs::crypto::secret::SecretKey;
+use kmsfs::env::{SystemClock, SystemEntropy};
 use kmsfs::format::dirid::{self, Found};
 use kmsfs::format::header::{self, HeaderInfo, HeaderPolicy, IMPLEMENTED_AEADS};
 use kmsfs::format::keys::VolumeKeys;
@@ -17,7 +18,6 @@ use kmsfs::format::size::Geometry;
 use kmsfs::format::slot::{Place, build_slot, parse_slot};
 use kmsfs::format::volume::VolumeFile;
 use kmsfs::format::{symlink, xattr};
-use kmsfs::env::{SystemClock, SystemEntropy};
 use kmsfs::kms::custody::{Home, NewHome, NewSlot, RecoveryKey};
 use kmsfs::kms::model::Caller;
 use kmsfs::kms::{Engine, blob};

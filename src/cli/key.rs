@@ -443,7 +443,7 @@ fn pages<T>(mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<Strin
 /// Every key of the account and Region.
 pub fn all_keys(session: &Session) -> CliResult<Vec<KeyListEntry>> {
     pages(|marker| {
-        let request = ListKeysRequest { limit: Some(1000), marker };
+        let request = ListKeysRequest { limit: Some(1000), marker, ..Default::default() };
         let page = session.engine.list_keys(&session.caller, request)?;
         Ok((page.keys, page.next_marker))
     })

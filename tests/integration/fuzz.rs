@@ -162,7 +162,10 @@ fn write_corpus() {
     }
     for (name, request) in [
         ("describe", r#"DescribeKey {"KeyId":"alias/aws/kmsfs","Unknown":[1,{"a":null}]}"#),
-        ("create", r#"CreateKey {"Description":"d\u00e4","Tags":[{"TagKey":"a","TagValue":""}],"KeySpec":"SYMMETRIC_DEFAULT"}"#),
+        (
+            "create",
+            r#"CreateKey {"Description":"d\u00e4","Tags":[{"TagKey":"a","TagValue":""}],"KeySpec":"SYMMETRIC_DEFAULT"}"#,
+        ),
         ("random", r#"GenerateRandom {"NumberOfBytes":32}"#),
         ("list", r#"ListAliases {"Limit":10}"#),
     ] {
