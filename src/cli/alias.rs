@@ -53,8 +53,9 @@ pub struct ListArgs {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
+    settings.local_only("kmsfs alias")?;
     let session = Session::open(settings)?;
-    let Session { engine, caller } = &session;
+    let Session { engine, caller, .. } = &session;
     let set = |alias_name: &str, target: &str| {
         let value = json!({"AliasName": alias_name, "TargetKeyId": target});
         settings.out.result(&value, || format!("{alias_name} names {target}"));

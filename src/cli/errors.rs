@@ -6,6 +6,7 @@ use super::exit::{CliError, Exit};
 use super::mounts;
 use crate::format::Outcome;
 use crate::keys::KeyError;
+use crate::keys::remote::{EndpointError, RemoteError};
 use crate::kms::audit::AuditError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
@@ -81,6 +82,28 @@ impl From<KeyError> for CliError {
         };
         // The texts of the joint carry their next step.
         Self::new(exit, code, error)
+    }
+}
+
+impl From<EndpointError> for CliError {
+    fn from(error: EndpointError) -> Self {
+        match error {
+            EndpointError::Credentials(_) => Self::new(Exit::AccessDenied, "NoCredentials", error),
+            EndpointError::Url(_) | EndpointError::Plaintext(_) => Self::usage(format_args!("--kms-endpoint: {error}")),
+        }
+    }
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        let exit = match error.code.as_str() {
+            "DisabledException" | "KMSInvalidStateException" => Exit::KeyUnusable,
+            "AccessDeniedException" => Exit::AccessDenied,
+            "ValidationException" | "SerializationException" => Exit::Usage,
+            RemoteError::SILENT => Exit::KmsUnavailable,
+            _ => Exit::Failure,
+        };
+        Self::new(exit, &error.code, &error)
     }
 }
 

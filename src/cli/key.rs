@@ -146,6 +146,7 @@ fn parse_tag(text: &str) -> Result<Tag, String> {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
+    settings.local_only("kmsfs key")?;
     let session = Session::open(settings)?;
     let keys = Keys { settings, session: &session };
     let done = match command {
@@ -180,7 +181,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let request =
             CreateKeyRequest { description: args.description.clone(), tags: args.tags.clone(), ..Default::default() };
         let answer = engine.create_key(caller, request)?;
@@ -231,7 +232,7 @@ impl Keys<'_> {
     }
 
     fn describe(&self, key: &str) -> CliResult {
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let answer =
             engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
         let metadata = &answer.key_metadata;
@@ -317,7 +318,7 @@ impl Keys<'_> {
 
     fn enable_rotation(&self, args: &EnableRotationArgs) -> CliResult {
         let arn = control_name(self.session, &args.key)?;
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let request = EnableKeyRotationRequest { key_id: arn.clone(), rotation_period_in_days: args.period };
         engine.enable_key_rotation(caller, request)?;
         let status = engine.get_key_rotation_status(caller, arn.as_str().into())?;
@@ -442,7 +443,7 @@ fn pages<T>(mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<Strin
 /// Every key of the account and Region.
 pub fn all_keys(session: &Session) -> CliResult<Vec<KeyListEntry>> {
     pages(|marker| {
-        let request = ListKeysRequest { limit: Some(1000), marker };
+        let request = ListKeysRequest { limit: Some(1000), marker, ..Default::default() };
         let page = session.engine.list_keys(&session.caller, request)?;
         Ok((page.keys, page.next_marker))
     })

@@ -11,7 +11,6 @@ use super::settings::Settings;
 use crate::content::Volume;
 use crate::env::{SystemEntropy, system_clock};
 use crate::format::volume::OpenedVolume;
-use crate::keys::embedded::EmbeddedKms;
 use crate::keys::{DataKeys, KeyService};
 use crate::ops::Finding;
 use crate::ops::open::{FoundVolume, OpenOptions};
@@ -35,7 +34,7 @@ pub fn unlock(settings: &Settings, found: FoundVolume, options: OpenOptions) -> 
 
 /// As [`unlock`], with a key manager that is open already.
 pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -> CliResult<Unlocked> {
-    let service: Arc<dyn KeyService> = Arc::new(EmbeddedKms::new(session.engine.clone(), &found.volume_id()));
+    let service = session.key_service(&found.volume_id())?;
     let opened = found.open(&*service, &session.engine.registry(), options)?;
     Ok(Unlocked { session, service, opened })
 }

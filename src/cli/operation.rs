@@ -9,8 +9,10 @@ use zeroize::Zeroizing;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::write_stdout;
-use super::session::Session;
+use super::session::{self, Session};
 use super::settings::Settings;
+use crate::env::system_clock;
+use crate::keys::remote::{RemoteKms, Source};
 use crate::kms::api::Operation;
 
 const INPUT: &str = "cli-input-json";
@@ -65,12 +67,25 @@ impl FromArgMatches for OperationCommand {
 /// Executes the operation and prints its answer.
 pub fn run(settings: &Settings, command: &OperationCommand) -> CliResult {
     let input = read(command.input.as_deref())?;
-    // A wrong name or an operation that is not built asks for no passphrase.
-    let operation = Operation::find(&command.name)?;
-    let session = Session::open(settings)?;
-    let answer = session.engine.run(&session.caller, operation, &input)?;
-    if !answer.as_bytes().is_empty() {
-        let value: Value = serde_json::from_slice(answer.as_bytes())
+    match &settings.kms_endpoint {
+        Some(url) => {
+            let region = session::remote_region(settings)?;
+            let remote = RemoteKms::new(url, region, Source::Environment, system_clock())?;
+            let text = std::str::from_utf8(&input).map_err(|_| CliError::usage("the request is not UTF-8"))?;
+            print(&remote.execute(&command.name, if text.is_empty() { "{}" } else { text })?)
+        }
+        None => {
+            // An operation that is not built asks for no passphrase.
+            let operation = Operation::find(&command.name)?;
+            let session = Session::open(settings)?;
+            print(session.engine.run(&session.caller, operation, &input)?.as_bytes())
+        }
+    }
+}
+
+fn print(answer: &[u8]) -> CliResult {
+    if !answer.is_empty() {
+        let value: Value = serde_json::from_slice(answer)
             .map_err(|e| CliError::failure(format_args!("the answer is not JSON: {e}")))?;
         let text = Zeroizing::new(serde_json::to_string_pretty(&value).expect("JSON can be written"));
         write_stdout(&text);

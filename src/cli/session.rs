@@ -10,6 +10,9 @@ use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
+use crate::keys::KeyService;
+use crate::keys::embedded::EmbeddedKms;
+use crate::keys::remote::{RemoteKms, Source};
 use crate::kms::Engine;
 use crate::kms::custody::{
     Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
@@ -17,7 +20,7 @@ use crate::kms::custody::{
 use crate::kms::model::Caller;
 use crate::sync::Arc;
 use crate::sys::user;
-use crate::types::{AccountId, Region};
+use crate::types::{AccountId, Region, VolumeId};
 
 /// The Region of a key manager that was made without one.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -46,6 +49,8 @@ pub struct Session {
     pub engine: Engine,
     /// The user.
     pub caller: Caller,
+    /// URL and Region of the key manager of volumes, if it is another one.
+    endpoint: Option<(String, Region)>,
 }
 
 impl std::fmt::Debug for Session {
@@ -103,8 +108,27 @@ impl Session {
         if let Some(region) = &settings.region {
             caller = Caller::local(caller.principal().clone(), parse_region(region)?);
         }
-        Ok(Self { engine, caller })
+        let endpoint = match &settings.kms_endpoint {
+            Some(url) => Some((url.clone(), remote_region(settings)?)),
+            None => None,
+        };
+        Ok(Self { engine, caller, endpoint })
     }
+
+    /// What wraps the keys of `volume`: the key manager at `--kms-endpoint`, else the embedded one with the volume as caller.
+    pub fn key_service(&self, volume: &VolumeId) -> CliResult<Arc<dyn KeyService>> {
+        Ok(match &self.endpoint {
+            Some((url, region)) => Arc::new(RemoteKms::new(url, region.clone(), Source::Environment, system_clock())?),
+            None => Arc::new(EmbeddedKms::new(self.engine.clone(), volume)),
+        })
+    }
+}
+
+/// The Region of keys at `--kms-endpoint`: `--region`, or that of the AWS tools.
+pub fn remote_region(settings: &Settings) -> CliResult<Region> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let named = settings.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
+    parse_region(named.as_deref().unwrap_or(DEFAULT_REGION))
 }
 
 fn parse_region(text: &str) -> CliResult<Region> {

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 pub use client::EndpointError;
 use client::{Client, Refusal};
-pub use credentials::CredentialsError;
+pub use credentials::{CredentialsError, Source};
 
 use crate::crypto::secret::SecretKey;
 use crate::env::Clock;
@@ -30,12 +30,23 @@ pub struct RemoteKms {
 
 impl RemoteKms {
     /// The key manager at the URL `endpoint`. Keys without a Region in their name are those of `region`. Signs with the
-    /// credentials of the AWS environment variables or the shared credentials file.
+    /// credentials of `source`, and reads them again when they are refused.
     ///
     /// # Errors
     /// The endpoint is no URL, or would carry data keys over a network in the clear; there are no credentials.
-    pub fn new(endpoint: &str, region: Region, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
-        Ok(Self { client: Client::new(endpoint, clock)?, region })
+    pub fn new(endpoint: &str, region: Region, source: Source, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
+        Ok(Self { client: Client::new(endpoint, source, clock)?, region })
+    }
+
+    /// Executes any operation with a request in AWS's JSON; the answer's JSON, possibly empty.
+    ///
+    /// # Errors
+    /// AWS's name and words of what the key manager answers, or that it is silent.
+    pub fn execute(&self, operation: &str, request: &str) -> Result<Zeroizing<Vec<u8>>, RemoteError> {
+        self.client.call(operation, &self.region, request).map_err(|refusal| match refusal {
+            Refusal::Error { code, message } => RemoteError { code, message },
+            Refusal::Silent(message) => RemoteError { code: RemoteError::SILENT.to_owned(), message },
+        })
     }
 
     fn call(
@@ -47,13 +58,28 @@ impl RemoteKms {
         // The endpoint answers for the Region of the signature.
         let of_key = key.parse::<KeyArn>().ok().and_then(|arn| arn.region().parse().ok());
         let region: &Region = of_key.as_ref().unwrap_or(&self.region);
-        self.client.call(operation, region, request).map_err(|refusal| key_error(refusal, key))
+        self.client.call(operation, region, &request.to_string()).map_err(|refusal| key_error(refusal, key))
     }
 
     fn describe(&self, key: &str) -> Result<Metadata, KeyError> {
         let answer = self.call("DescribeKey", key, &json!({ "KeyId": key }))?;
         Ok(parse::<Described>(&answer)?.key_metadata)
     }
+}
+
+/// What a remote key manager refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", if .message.is_empty() { .code } else { .message })]
+pub struct RemoteError {
+    /// AWS's name, or [`Self::SILENT`].
+    pub code: String,
+    /// Its words, possibly none.
+    pub message: String,
+}
+
+impl RemoteError {
+    /// The code of a key manager that gave no answer.
+    pub const SILENT: &str = "KeyManagerSilent";
 }
 
 #[derive(Deserialize)]
@@ -180,7 +206,7 @@ impl KeyService for RemoteKms {
             "DestinationEncryptionContext": context_json(context),
         });
         let region = to.region().parse().unwrap_or_else(|_| self.region.clone());
-        let answer = self.client.call("ReEncrypt", &region, &request).map_err(|refusal| {
+        let answer = self.client.call("ReEncrypt", &region, &request.to_string()).map_err(|refusal| {
             // The key manager's text names the key at fault; without a name it is about the ciphertext.
             let names_to = matches!(&refusal, Refusal::Error { message, .. } if message.contains(to.as_str()));
             key_error(refusal, if names_to { to } else { from }.as_str())

@@ -159,8 +159,9 @@ impl Context {
     ) -> Option<(OwnedSemaphorePermit, std::io::Result<T>)> {
         let mut stop = self.stop.clone();
         let next = async {
-            let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+            // The permit comes second: a listener that nobody uses must not hold one.
             let accepted = accept().await;
+            let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
             if let Err(error) = &accepted {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;

@@ -16,4 +16,5 @@ mod model;
 mod modes;
 mod museum;
 mod ops;
+mod server;
 mod vectors;

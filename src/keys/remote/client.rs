@@ -11,7 +11,7 @@ use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
-use super::credentials::{Credentials, CredentialsError};
+use super::credentials::{Credentials, CredentialsError, Source};
 use crate::crypto::sigv4::{ALGORITHM, Request, Scope, SigningKey, iso_basic};
 use crate::env::Clock;
 use crate::sync::{Arc, thread};
@@ -78,12 +78,13 @@ pub struct Client {
     url: String,
     /// Value of the header `host`.
     authority: String,
+    source: Source,
     credentials: ArcSwap<Credentials>,
     clock: Arc<dyn Clock>,
 }
 
 impl Client {
-    pub fn new(endpoint: &str, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
+    pub fn new(endpoint: &str, source: Source, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
         let wrong = || EndpointError::Url(endpoint.to_owned());
         let uri: Uri = endpoint.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
@@ -114,34 +115,28 @@ impl Client {
         let default = if scheme == "https" { ":443" } else { ":80" };
         let authority = authority.as_str();
         let host = authority.strip_suffix(default).unwrap_or(authority).to_owned();
-        let credentials = ArcSwap::from_pointee(Credentials::find()?);
-        Ok(Self { agent, url: format!("{scheme}://{authority}/"), authority: host, credentials, clock })
+        let credentials = ArcSwap::from_pointee(Credentials::load(&source)?);
+        Ok(Self { agent, url: format!("{scheme}://{authority}/"), authority: host, source, credentials, clock })
     }
 
     /// Executes `operation` in `region`; the body of its answer.
     ///
     /// # Errors
     /// What the key manager answers, or that it does not.
-    pub fn call(
-        &self,
-        operation: &str,
-        region: &Region,
-        request: &serde_json::Value,
-    ) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let body = Zeroizing::new(request.to_string());
+    pub fn call(&self, operation: &str, region: &Region, request: &str) -> Result<Zeroizing<Vec<u8>>, Refusal> {
         let deadline = Instant::now() + DEADLINE;
         let mut wait = FIRST_WAIT;
         let mut renewed = false;
         let mut attempt = 1;
         loop {
-            let refusal = match self.attempt(operation, region, &body, deadline) {
+            let refusal = match self.attempt(operation, region, request, deadline) {
                 Ok(answer) => return Ok(answer),
                 Err(refusal) => refusal,
             };
             match &refusal {
                 Refusal::Error { code, .. } if concerns_credentials(code) && !renewed => {
                     // The file may hold newer ones than a mount read days ago.
-                    let Ok(found) = Credentials::find() else { return Err(refusal) };
+                    let Ok(found) = Credentials::load(&self.source) else { return Err(refusal) };
                     self.credentials.store(Arc::new(found));
                     renewed = true;
                     continue;

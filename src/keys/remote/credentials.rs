@@ -6,6 +6,15 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
+/// Where credentials are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Where every AWS tool looks: environment variables, then the shared credentials file.
+    Environment,
+    /// The default profile of this file.
+    File(PathBuf),
+}
+
 /// What requests are signed with.
 pub struct Credentials {
     pub access_key_id: String,
@@ -37,8 +46,15 @@ fn variable(name: &str) -> Option<Zeroizing<String>> {
 }
 
 impl Credentials {
-    /// Finds them.
-    pub fn find() -> Result<Self, CredentialsError> {
+    /// Reads them.
+    pub fn load(source: &Source) -> Result<Self, CredentialsError> {
+        match source {
+            Source::File(path) => Self::of_file(path.clone(), "default".to_owned()),
+            Source::Environment => Self::of_environment(),
+        }
+    }
+
+    fn of_environment() -> Result<Self, CredentialsError> {
         if let Some(id) = variable("AWS_ACCESS_KEY_ID") {
             let secret = variable("AWS_SECRET_ACCESS_KEY").ok_or(CredentialsError::NoSecret)?;
             let session_token = variable("AWS_SESSION_TOKEN");
@@ -47,7 +63,10 @@ impl Credentials {
         let profile = env::var("AWS_PROFILE").ok().filter(|p| !p.is_empty()).unwrap_or_else(|| "default".to_owned());
         let named = env::var_os("AWS_SHARED_CREDENTIALS_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
         let at_home = || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".aws/credentials");
-        let path = named.unwrap_or_else(at_home);
+        Self::of_file(named.unwrap_or_else(at_home), profile)
+    }
+
+    fn of_file(path: PathBuf, profile: String) -> Result<Self, CredentialsError> {
         let text = Zeroizing::new(fs::read_to_string(&path).unwrap_or_default());
         of_profile(&text, &profile).ok_or(CredentialsError::None { path, profile })
     }
