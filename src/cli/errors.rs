@@ -75,6 +75,7 @@ impl From<KeyError> for CliError {
             KeyError::Disabled(_) => (Exit::KeyUnusable, "DisabledException"),
             KeyError::PendingDeletion(_) => (Exit::KeyUnusable, "KMSInvalidStateException"),
             KeyError::NotFound(_) => (Exit::Failure, "NotFoundException"),
+            KeyError::NotSymmetric(_) => (Exit::Failure, "InvalidKeyUsageException"),
             KeyError::Denied { .. } => (Exit::AccessDenied, "AccessDeniedException"),
             KeyError::InvalidCiphertext(_) => (Exit::Integrity, "InvalidCiphertextException"),
             KeyError::Unreachable(_) => (Exit::KmsUnavailable, "KeyUnavailableException"),
