@@ -23,6 +23,7 @@ mod cryptography;
 mod input;
 mod keys;
 mod model;
+mod policies;
 mod rotation;
 mod tags;
 
@@ -38,8 +39,14 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 5] =
-    [keys::OPERATIONS, aliases::OPERATIONS, rotation::OPERATIONS, cryptography::OPERATIONS, tags::OPERATIONS];
+const TABLES: [&[Operation]; 6] = [
+    keys::OPERATIONS,
+    aliases::OPERATIONS,
+    rotation::OPERATIONS,
+    cryptography::OPERATIONS,
+    tags::OPERATIONS,
+    policies::OPERATIONS,
+];
 
 /// One operation that is built.
 pub struct Operation {

@@ -8,11 +8,13 @@ use super::aliases::create_managed;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
+use super::evaluate::flag;
 use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
 use super::page::Pager;
+use super::policies;
 use super::resolve::{Forms, not_pending_deletion};
-use super::tags::check_tags;
+use super::tags::{check_tags, tagging, with_tags};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
@@ -44,7 +46,13 @@ impl Engine {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
+            let policy = request.policy.as_deref().map(policies::check).transpose()?;
             call.change(|call, change| {
+                call.permit(change.snapshot(), creation(&request, spec), "*")?;
+                if !request.tags.is_empty() {
+                    let new_key = format!("arn:aws:kms:{}:{}:key/*", call.caller.region(), call.caller.account());
+                    call.permit(change.snapshot(), tagging("TagResource", &request.tags), &new_key)?;
+                }
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
                 if change.snapshot().count_customer_keys(region, account) >= MAX_KEYS {
                     let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
@@ -54,10 +62,14 @@ impl Engine {
                     description: request.description,
                     origin: request.origin.unwrap_or(Origin::AwsKms),
                     tags: request.tags,
+                    policy: request.policy,
                     ..blank(call)
                 };
                 let key = new_key(change, template, call.now, &*call.shared.entropy)?;
                 call.concerns(&key);
+                if let Some(policy) = policy.filter(|_| !request.bypass_policy_lockout_safety_check) {
+                    policies::check_lockout(call, change.snapshot(), &key, &policy)?;
+                }
                 let key_metadata = metadata(&key);
                 call.response = json!({ "keyMetadata": audited(&key_metadata) });
                 Ok(CreateKeyResponse { key_metadata })
@@ -81,6 +93,7 @@ impl Engine {
         self.call(caller, ("ListKeys", ReadOnly), json!({ "limit": request.limit }), |call| {
             Constraints::default().limit(request.limit, 1000).done()?;
             let snapshot = call.snapshot()?;
+            call.permit(&snapshot, "ListKeys", "*")?;
             let prefix = format!("{}/", caller.region());
             let own = |key: &KeyEntry| key.record.account == caller.account().as_str() && !key.is_tombstone();
             let entry = |key: &KeyEntry| KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() };
@@ -142,7 +155,9 @@ impl Engine {
             return self.call(caller, ("ScheduleKeyDeletion", Changes), parameters, |_| Err(error));
         }
         let days = pending_window_in_days.unwrap_or(*WINDOW.end());
-        self.edit_key(caller, "ScheduleKeyDeletion", parameters, &key_id, |call, change, key| {
+        let access =
+            Access::to("ScheduleKeyDeletion").with("kms:ScheduleKeyDeletionPendingWindowInDays", days.to_string());
+        self.edit_key_as(caller, ("ScheduleKeyDeletion", access), parameters, &key_id, |call, change, key| {
             if key.record.state != KeyState::Unavailable {
                 not_pending_deletion(key)?;
             }
@@ -191,10 +206,22 @@ impl Engine {
         key_id: &str,
         edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
+        self.edit_key_as(caller, (name, name.into()), parameters, key_id, edit)
+    }
+
+    /// As [`Self::edit_key`], with what policies look at besides the operation's name.
+    pub(super) fn edit_key_as<'a, T>(
+        &self,
+        caller: &Caller,
+        (name, access): (&'static str, Access<'a>),
+        parameters: Value,
+        key_id: &'a str,
+        edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
             Constraints::default().key_id("keyId", key_id).done()?;
             call.change(|call, change| {
-                let key = call.key(change.snapshot(), key_id, Forms::Key, name)?;
+                let key = call.key(change.snapshot(), key_id, Forms::Key, access)?;
                 edit(call, change, &key)
             })
         })
@@ -224,6 +251,17 @@ fn settled(key: &KeyEntry) -> Result<(), KmsError> {
     }
 }
 
+/// What policies look at when a key is created.
+fn creation(request: &CreateKeyRequest, spec: KeySpec) -> Access<'_> {
+    let access = Access::to("CreateKey")
+        .with("kms:KeySpec", spec.as_str())
+        .with("kms:KeyUsage", request.key_usage.unwrap_or(KeyUsage::EncryptDecrypt).as_str())
+        .with("kms:KeyOrigin", request.origin.unwrap_or(Origin::AwsKms).as_str())
+        .with("kms:MultiRegion", flag(request.multi_region))
+        .with("kms:BypassPolicyLockoutSafetyCheck", flag(request.bypass_policy_lockout_safety_check));
+    with_tags(access, &request.tags)
+}
+
 fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError> {
     let unsupported = |what: String| Err(KmsError::UnsupportedOperation(what));
     if request.key_spec.is_some() && request.customer_master_key_spec.is_some() {
@@ -247,9 +285,6 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
     }
     if request.multi_region {
         return unsupported("This key manager does not make multi-Region keys yet.".into());
-    }
-    if request.policy.is_some() {
-        return unsupported("This key manager knows the default key policy only, yet.".into());
     }
     Ok(())
 }

@@ -46,6 +46,13 @@ impl Engine {
     }
 }
 
+/// A key as it was named.
+pub struct Found<'a> {
+    pub key: Arc<KeyEntry>,
+    /// The alias in the request.
+    pub alias: Option<&'a str>,
+}
+
 impl Call<'_> {
     /// The key that `text` names, authorised for `access`.
     pub fn key<'a>(
@@ -56,7 +63,25 @@ impl Call<'_> {
         access: impl Into<Access<'a>>,
     ) -> Result<Arc<KeyEntry>, KmsError> {
         let mut access = access.into();
-        let action = access.action;
+        let Found { key, alias } = self.find(snapshot, text, forms, access.action)?;
+        if let Some(alias) = alias {
+            access = access.with("kms:RequestAlias", alias);
+        }
+        self.authorise(snapshot, &access, &key)?;
+        if key.is_tombstone() {
+            return Err(does_not_exist(key.arn.as_str()));
+        }
+        Ok(key)
+    }
+
+    /// The key that `text` names, possibly a tombstone; nothing is authorised.
+    pub fn find<'a>(
+        &self,
+        snapshot: &Snapshot,
+        text: &'a str,
+        forms: Forms,
+        action: &str,
+    ) -> Result<Found<'a>, KmsError> {
         let own_account = self.caller.account().to_string();
         let (account, named) = match text.strip_prefix("arn:") {
             Some(rest) => self.parse_arn(text, rest)?,
@@ -64,15 +89,13 @@ impl Call<'_> {
         };
         let region = self.caller.region().as_str();
         let foreign = account != own_account;
+        let alias = if let Named::Alias(alias) = named { Some(alias) } else { None };
         let key_id = match named {
             Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
             Named::Key(id) if is_key_id(id) => id.to_owned(),
             Named::Key(_) => return Err(invalid_key_id(text)),
             Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
-                Some(found) => {
-                    access = access.with("kms:RequestAlias", alias);
-                    found.key_id.clone()
-                }
+                Some(found) => found.key_id.clone(),
                 None => {
                     let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
                     return Err(match foreign {
@@ -87,11 +110,7 @@ impl Call<'_> {
             let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
             return Err(if foreign { denied(self.caller, action, &arn) } else { does_not_exist(&arn) });
         };
-        self.authorise(snapshot, &access, key)?;
-        if key.is_tombstone() {
-            return Err(does_not_exist(key.arn.as_str()));
-        }
-        Ok(key.clone())
+        Ok(Found { key: key.clone(), alias })
     }
 
     fn parse_arn<'t>(&self, text: &'t str, rest: &'t str) -> Result<(&'t str, Named<'t>), KmsError> {

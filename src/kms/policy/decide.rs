@@ -3,7 +3,6 @@
 use super::Request;
 use super::document::{Effect, Policy, Relation, Statement};
 use super::principal::Reach;
-use crate::types::AccountId;
 
 /// Everything that decides about one request.
 pub struct Question<'a> {
@@ -16,7 +15,8 @@ pub struct Question<'a> {
 
 /// What the owner of a key says about it.
 pub struct KeyPolicy<'a> {
-    pub owner: &'a AccountId,
+    /// Its account.
+    pub owner: &'a str,
     pub policy: &'a Policy,
     /// The grants of the key to the caller or to its account. Asked for only when they matter.
     pub grants: &'a dyn Fn() -> Vec<Candidate>,
@@ -163,7 +163,7 @@ pub fn decide(question: &Question<'_>, observe: Option<&mut dyn FnMut(&Step<'_>)
         return if allowed_by_identity { Decision::Allowed { grant: None } } else { denied(Reason::NoIdentityPolicy) };
     };
     // In its own account a caller whom the owner names needs nothing else; otherwise its account must agree.
-    let same_account = request.principal.account() == key.owner;
+    let same_account = request.principal.account().as_str() == key.owner;
     let suffices = |reach: Reach| match reach {
         Reach::None => false,
         Reach::Account => allowed_by_identity,
