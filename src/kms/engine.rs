@@ -10,6 +10,7 @@ mod call;
 mod check;
 mod crypt;
 mod evaluate;
+mod explain;
 mod grants;
 mod iam;
 mod import;

@@ -2,6 +2,7 @@
 
 mod caller;
 mod crypto_ops;
+mod explain;
 mod grant_ops;
 mod identity;
 mod import_ops;
@@ -12,6 +13,7 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use explain::*;
 pub use grant_ops::*;
 pub use identity::*;
 pub use import_ops::*;

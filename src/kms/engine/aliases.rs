@@ -8,7 +8,7 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, blank, new_key};
 use super::page::Pager;
-use super::resolve::{Forms, not_pending_deletion};
+use super::resolve::{Forms, find, not_pending_deletion};
 use crate::kms::KmsError;
 use crate::kms::model::*;
 use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, key_row_id};
@@ -130,7 +130,7 @@ impl Engine {
             let named = |id: &Arc<str>| (id.to_string(), entry(&snapshot.aliases[&**id]));
             let page = match &request.key_id {
                 Some(key_id) => {
-                    let key = call.find(&snapshot, key_id, Forms::Key, "ListAliases")?.key;
+                    let key = find(caller, &snapshot, key_id, Forms::Key, "ListAliases")?.key;
                     let key_row = key_row_id(&key.record.region, &key.record.key_id);
                     pager.page(call, snapshot.aliases_of(&key_row).map(named))?
                 }

@@ -97,7 +97,7 @@ impl Facts<'_> {
         let key = self.key.expect("asked about a key");
         let foreign = self.caller.account().as_str() != key.record.account;
         if foreign && !CROSS_ACCOUNT.contains(&self.access.action) {
-            return Decision::Denied(Reason::NoKeyPolicy);
+            return Decision::Denied(Reason::ForeignManagement);
         }
         let grants = || self.candidates(key);
         let key_policy = KeyPolicy { owner: &key.record.account, policy, grants: &grants };

@@ -65,6 +65,8 @@ pub enum Reason {
     IdentityPolicyDenies,
     /// Neither the key policy nor a grant allows it.
     NoKeyPolicy,
+    /// The operation is never possible from another account.
+    ForeignManagement,
     /// The key's owner leaves it to the caller's account, where no identity policy allows it.
     NoIdentityPolicy,
 }
@@ -75,7 +77,9 @@ impl Reason {
         match self {
             Self::KeyPolicyDenies => "with an explicit deny in a resource-based policy".into(),
             Self::IdentityPolicyDenies => "with an explicit deny in an identity-based policy".into(),
-            Self::NoKeyPolicy => format!("because no resource-based policy allows the {action} action"),
+            Self::NoKeyPolicy | Self::ForeignManagement => {
+                format!("because no resource-based policy allows the {action} action")
+            }
             Self::NoIdentityPolicy => format!("because no identity-based policy allows the {action} action"),
         }
     }
