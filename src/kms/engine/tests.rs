@@ -2,10 +2,12 @@
 
 mod catch_up;
 mod deletion;
+mod grants;
 mod homes;
 mod import;
 mod keys;
 mod model;
+mod policies;
 mod processes;
 mod records;
 mod scale;
