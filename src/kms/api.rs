@@ -20,9 +20,11 @@
 mod aliases;
 mod answer;
 mod cryptography;
+mod import;
 mod input;
 mod keys;
 mod model;
+mod multi_region;
 mod policies;
 mod rotation;
 mod tags;
@@ -39,13 +41,15 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 6] = [
+const TABLES: [&[Operation]; 8] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
     cryptography::OPERATIONS,
     tags::OPERATIONS,
     policies::OPERATIONS,
+    import::OPERATIONS,
+    multi_region::OPERATIONS,
 ];
 
 /// One operation that is built.

@@ -16,6 +16,7 @@ mod iam;
 mod import;
 mod lifecycle;
 mod maintain;
+mod multi_region;
 mod page;
 mod policies;
 mod resolve;

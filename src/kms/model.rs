@@ -8,6 +8,7 @@ mod identity;
 mod import_ops;
 mod key;
 mod key_ops;
+mod multi_region_ops;
 mod plaintext;
 mod serial;
 
@@ -19,6 +20,7 @@ pub use identity::*;
 pub use import_ops::*;
 pub use key::*;
 pub use key_ops::*;
+pub use multi_region_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
 

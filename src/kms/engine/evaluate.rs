@@ -71,8 +71,12 @@ impl StandardPolicies {
     }
 }
 
-/// The document of a key that has none of its own.
-pub fn standard_document(key: &KeyEntry) -> String {
+/// The key policy as it was put, or the one that a key without has.
+pub fn document(key: &KeyEntry) -> String {
+    key.record.policy.clone().unwrap_or_else(|| standard_document(key))
+}
+
+fn standard_document(key: &KeyEntry) -> String {
     let record = &key.record;
     match &record.service {
         Some(service) => policy::managed_document(&record.account, &record.region, service),

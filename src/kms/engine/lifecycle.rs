@@ -11,14 +11,17 @@ use super::check::Constraints;
 use super::evaluate::flag;
 use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
+use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
 use super::policies;
 use super::resolve::{Forms, not_pending_deletion};
-use super::tags::{check_tags, tagging, with_tags};
+use super::tags::{check_tags, permit_tags, with_tags};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
-use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, below, key_row_id};
+use crate::kms::store::{
+    Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, below, key_row_id,
+};
 use crate::kms::{KmsError, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
@@ -49,18 +52,13 @@ impl Engine {
             let policy = request.policy.as_deref().map(policies::check).transpose()?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), creation(&request, spec), "*")?;
-                if !request.tags.is_empty() {
-                    let new_key = format!("arn:aws:kms:{}:{}:key/*", call.caller.region(), call.caller.account());
-                    call.permit(change.snapshot(), tagging("TagResource", &request.tags), &new_key)?;
-                }
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
-                if change.snapshot().count_customer_keys(region, account) >= MAX_KEYS {
-                    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
-                    return Err(KmsError::LimitExceeded(text));
-                }
+                permit_tags(call, change.snapshot(), region, &request.tags)?;
+                check_quota(change.snapshot(), region, account)?;
                 let template = KeyRecord {
                     description: request.description,
                     origin: request.origin.unwrap_or(Origin::AwsKms),
+                    multi_region: request.multi_region.then(|| alone(region, account, "")),
                     tags: request.tags,
                     policy: request.policy,
                     ..blank(call)
@@ -161,20 +159,24 @@ impl Engine {
             if key.record.state != KeyState::Unavailable {
                 not_pending_deletion(key)?;
             }
-            let deletion_date = Some(call.now.plus_days(days));
+            // A primary waits for its replicas; its own waiting period begins when the last of them is deleted.
+            let (state, deletion_date) = match has_replicas(key) {
+                true => (KeyState::PendingReplicaDeletion, None),
+                false => (KeyState::PendingDeletion, Some(call.now.plus_days(days))),
+            };
             let key = put(change, key, |record| {
-                record.state = KeyState::PendingDeletion;
+                record.state = state;
                 record.deletion_date = deletion_date;
                 record.pending_window_days = Some(days);
             })?;
             call.response = json!({
-                "keyId": key.arn.as_str(), "keyState": KeyState::PendingDeletion, "pendingWindowInDays": days,
+                "keyId": key.arn.as_str(), "keyState": state, "pendingWindowInDays": days,
                 "deletionDate": deletion_date.map(|date| date.to_string()),
             });
             Ok(ScheduleKeyDeletionResponse {
                 key_id: key.arn.clone(),
                 deletion_date,
-                key_state: KeyState::PendingDeletion,
+                key_state: state,
                 pending_window_in_days: days,
             })
         })
@@ -228,19 +230,26 @@ impl Engine {
     }
 }
 
-/// Writes `key` back with `edit` applied.
+/// Applies `edit` to `key` as it stands after the edits so far.
 pub fn put(
     change: &mut Change<'_>,
     key: &KeyEntry,
     edit: impl FnOnce(&mut KeyRecord),
 ) -> Result<Arc<KeyEntry>, KmsError> {
-    let mut record = key.record.clone();
+    let present = change.snapshot().keys[&*key_row_id(&key.record.region, &key.record.key_id)].clone();
+    let mut record = present.record.clone();
     edit(&mut record);
-    if record == key.record {
-        // Nothing to write: idempotent operations leave the row as it is.
-        return Ok(change.snapshot().keys[&*key_row_id(&record.region, &record.key_id)].clone());
+    // Idempotent operations leave the row as it is.
+    if record == present.record { Ok(present) } else { change.put_key(record) }
+}
+
+/// Refuses a further key when the quota is used up.
+pub fn check_quota(snapshot: &Snapshot, region: &str, account: &str) -> Result<(), KmsError> {
+    if snapshot.count_customer_keys(region, account) < MAX_KEYS {
+        return Ok(());
     }
-    change.put_key(record)
+    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
+    Err(KmsError::LimitExceeded(text))
 }
 
 /// Refuses the states in which a key can be neither enabled nor disabled.
@@ -283,9 +292,6 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         None | Some(Origin::AwsKms | Origin::External) => {}
         Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
     }
-    if request.multi_region {
-        return unsupported("This key manager does not make multi-Region keys yet.".into());
-    }
     Ok(())
 }
 
@@ -321,7 +327,15 @@ pub fn new_key(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Arc<KeyEntry>, KmsError> {
-    let key_id = uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string();
+    let (key_id, multi_region) = match template.multi_region {
+        None => (uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string(), None),
+        Some(_) => {
+            let key_id = format!("mrk-{}", HEXLOWER.encode(&random::<16>(entropy)));
+            let set = alone(&template.region, &template.account, &key_id);
+            (key_id, Some(set))
+        }
+    };
+    let template = KeyRecord { multi_region, ..template };
     let row_id = key_row_id(&template.region, &key_id);
     if template.origin == Origin::External {
         return change.put_key(KeyRecord { key_id, state: KeyState::PendingImport, ..template });
@@ -398,7 +412,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
 }
 
 /// Key metadata for the audit log: lower camel case as CloudTrail writes it, times as text.
-fn audited(metadata: &KeyMetadata) -> Value {
+pub fn audited(metadata: &KeyMetadata) -> Value {
     json!({
         "aWSAccountId": metadata.aws_account_id, "arn": metadata.arn.as_str(), "keyId": metadata.key_id,
         "creationDate": metadata.creation_date.to_string(), "description": metadata.description,

@@ -6,7 +6,7 @@ use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::evaluate::{Facts, flag, standard_document};
+use super::evaluate::{Facts, document, flag};
 use super::lifecycle::put;
 use super::page::Pager;
 use super::resolve::Forms;
@@ -38,7 +38,7 @@ impl Engine {
             if policy_name.is_some_and(|name| name != NAME) {
                 return Err(KmsError::NotFound("No such policy exists".into()));
             }
-            let policy = key.record.policy.clone().unwrap_or_else(|| standard_document(&key));
+            let policy = document(&key);
             Ok(GetKeyPolicyResponse { policy, policy_name: NAME.into() })
         })
     }

@@ -4,13 +4,14 @@ use serde_json::json;
 
 use super::Engine;
 use super::authorise::Access;
-use super::call::Effect::*;
+use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::put;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use crate::kms::KmsError;
 use crate::kms::model::*;
+use crate::kms::store::Snapshot;
 
 const MAX_TAGS: usize = 50;
 
@@ -76,6 +77,15 @@ impl Engine {
 /// An operation that adds tags.
 pub fn tagging<'a>(action: &'a str, tags: &'a [Tag]) -> Access<'a> {
     with_tags(Access::to(action), tags)
+}
+
+/// Allows the tags of a key that is about to be made in `region`.
+pub fn permit_tags(call: &Call<'_>, snapshot: &Snapshot, region: &str, tags: &[Tag]) -> Result<(), KmsError> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    let new_key = format!("arn:aws:kms:{region}:{}:key/*", call.caller.account());
+    call.permit(snapshot, tagging("TagResource", tags), &new_key)
 }
 
 /// What policies look at in requests with tags.

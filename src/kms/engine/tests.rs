@@ -7,6 +7,7 @@ mod homes;
 mod import;
 mod keys;
 mod model;
+mod multi_region;
 mod policies;
 mod processes;
 mod records;

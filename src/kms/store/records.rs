@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::secret::SecretBytes;
 use crate::kms::model::{
-    ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag,
-    WrappingAlgorithm, nanos, opt_nanos,
+    ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, MultiRegionKeyType, Origin,
+    RotationType, Tag, WrappingAlgorithm, nanos, opt_nanos,
 };
 use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
@@ -228,13 +228,23 @@ impl KeyEntry {
         self.materials.iter().filter_map(|material| material.expiry_due()).min()
     }
 
+    /// Its role, if it is a multi-Region key.
+    pub fn role(&self) -> Option<MultiRegionKeyType> {
+        self.record.multi_region.as_ref().map(|set| set.multi_region_key_type)
+    }
+
+    pub fn is_replica(&self) -> bool {
+        self.role() == Some(MultiRegionKeyType::Replica)
+    }
+
     pub fn is_tombstone(&self) -> bool {
         self.record.destroyed.is_some()
     }
 
-    /// When the next automatic rotation is due; not while the key is disabled or pending deletion.
+    /// When the next automatic rotation is due; not while the key is disabled or pending deletion. A replica rotates
+    /// with its primary.
     pub fn rotation_due(&self) -> Option<Timestamp> {
-        let rotates = self.record.state == KeyState::Enabled && self.record.rotation.enabled;
+        let rotates = self.record.state == KeyState::Enabled && self.record.rotation.enabled && !self.is_replica();
         self.record.rotation.next.filter(|_| rotates)
     }
 

@@ -33,7 +33,6 @@ fn kinds_that_are_not_built_are_refused() {
     assert_eq!(code(request), "ValidationException");
     let origin = Some(Origin::AwsCloudHsm);
     assert_eq!(code(CreateKeyRequest { origin, ..Default::default() }), "UnsupportedOperationException");
-    assert_eq!(code(CreateKeyRequest { multi_region: true, ..Default::default() }), "UnsupportedOperationException");
 }
 
 #[test]
