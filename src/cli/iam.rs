@@ -107,10 +107,8 @@ pub struct AccessKeyId {
 }
 
 /// The words of AWS's policy for administrators.
-const ADMINISTRATOR: (&str, &str) = (
-    "AdministratorAccess",
-    r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#,
-);
+const ADMINISTRATOR: (&str, &str) =
+    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &IamCommand) -> CliResult {
