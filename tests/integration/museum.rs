@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use kmsfs::env::ManualClock;
-use kmsfs::keys::KeyService;
 use kmsfs::kms::custody::{Home, Passphrase, Unlock};
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::Silent;
