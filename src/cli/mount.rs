@@ -27,6 +27,7 @@ Mount options (-o):
   ro, rw               read-only; any number of read-only mounts beside one read-write mount
   suid, dev            set-id bits and device nodes work (root only; default nosuid,nodev)
   noexec               no program can be executed
+  transport=auto       as --transport
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
 Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
@@ -63,6 +64,10 @@ pub struct MountArgs {
     /// Requests handled at once [default: twice the processors, 4 at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// How requests travel between the kernel and kmsfs: auto, dev (/dev/fuse), or fuser (the library that dev is
+    /// compared with) [default: auto]
+    #[arg(long, value_name = "TRANSPORT", env = "KMSFS_TRANSPORT", hide_env_values = true)]
+    transport: Option<String>,
     #[command(flatten)]
     volume: VolumeFlags,
     #[command(flatten)]
@@ -76,7 +81,9 @@ pub fn lock_purpose(mountpoint: &Path) -> String {
 
 /// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
 pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResult {
-    let mut options = MountOptions::parse(&args.options)?;
+    let mut lists = args.options.clone();
+    lists.extend(args.transport.iter().map(|name| format!("transport={name}")));
+    let mut options = MountOptions::parse(&lists)?;
     options.read_only |= args.ro;
     options.trust_new_volume |= args.trust_new_volume;
     if (options.suid || options.dev) && !is_root() {
