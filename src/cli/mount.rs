@@ -81,8 +81,8 @@ pub fn lock_purpose(mountpoint: &Path) -> String {
 
 /// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
 pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResult {
-    let mut lists = args.options.clone();
-    lists.extend(args.transport.iter().map(|name| format!("transport={name}")));
+    let transport = args.transport.iter().map(|name| format!("transport={name}"));
+    let lists: Vec<String> = transport.chain(args.options.iter().cloned()).collect();
     let mut options = MountOptions::parse(&lists)?;
     options.read_only |= args.ro;
     options.trust_new_volume |= args.trust_new_volume;

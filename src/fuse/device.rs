@@ -102,10 +102,11 @@ impl<B: Backing> Server<B> {
             seeks: Arc::new(Mutex::new(sender)),
         };
         let mut buffer = RequestBuffer::new()?;
-        while !server.dispatcher.is_ready() {
-            if !server.serve_one(&mut buffer, &mut Vec::new())? {
-                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
-            }
+        if !server.serve_one(&mut buffer, &mut Vec::new())? || !server.dispatcher.is_ready() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel and kmsfs have no FUSE version in common",
+            ));
         }
         server.start_seeks(jobs)?;
         Ok(server)

@@ -11,7 +11,7 @@ use super::abi::{
     SetattrIn, StatfsOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
 use super::negotiate::{Agreed, agree};
-use super::operations::{Operations, Sized, Sought};
+use super::operations::{MAX_WRITE, Operations, Sized, Sought};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
 use super::seek::Whence;
@@ -152,7 +152,8 @@ impl<B: Backing> Dispatcher<B> {
                 reply.structure(&reply::created(&attr, ttl, operations.opened(&opened)));
             }
             Operation::Read(read) => {
-                vfs.read(read.fh, read.offset, read.size as usize, |bytes| reply.bytes(bytes))?;
+                let size = read.size.min(MAX_WRITE) as usize;
+                vfs.read(read.fh, read.offset, size, |bytes| reply.bytes(bytes))?;
             }
             Operation::Write(write, data) => {
                 let kill = write.write_flags & WRITE_KILL_SUIDGID != 0;

@@ -153,6 +153,9 @@ fn write_corpus() {
     };
     put("blob", "key", &blob_of("1234abcd-12ab-34cd-56ef-1234567890ab"));
     put("blob", "multi-region", &blob_of("mrk-1234abcd12ab34cd56ef1234567890ab"));
+    for (name, requests) in crate::transport::sequences() {
+        put("fuse", name, &requests);
+    }
     for seed in 0..4_u8 {
         put("ops", &format!("random-{seed}"), &random::<800>(&SeededEntropy::new(seed.into())));
     }

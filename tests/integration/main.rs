@@ -11,4 +11,5 @@ mod fixture;
 mod fuzz;
 mod model;
 mod ops;
+mod transport;
 mod vectors;
