@@ -1,18 +1,22 @@
 //! The embedded key manager: AWS KMS's semantics in process.
 //!
 //! [`custody`] keeps the root key and the domain keys, [`store`] the sealed rows, [`engine`] executes the
-//! operations of [`model`], [`audit`] records every call, [`registry`] remembers the volumes. Nothing here knows of
+//! operations of [`model`], [`api`] reads and writes them as AWS's JSON, [`audit`] records every call, [`registry`] remembers the volumes. Nothing here knows of
 //! files; `docs/KMS.md` says what is built and how it is stored.
 
+pub mod api;
 pub mod audit;
 pub mod blob;
 pub mod custody;
 pub mod engine;
 mod error;
+mod json;
 pub mod model;
+pub(crate) mod policy;
 pub mod registry;
 mod seal;
 pub mod store;
+mod wrapping;
 
 pub use engine::Engine;
 pub use error::{KmsError, OpenError};

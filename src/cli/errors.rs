@@ -21,7 +21,9 @@ impl From<KmsError> for CliError {
             KmsError::InvalidState { arn, state: KeyState::PendingDeletion } => {
                 (Exit::KeyUnusable, Some(cancel_deletion(arn.key_id())))
             }
-            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) => (Exit::KeyUnusable, None),
+            KmsError::InvalidState { .. } | KmsError::NotPendingDeletion(_) | KmsError::MaterialState(_) => {
+                (Exit::KeyUnusable, None)
+            }
             KmsError::NotFound(_) => {
                 (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
             }
@@ -31,6 +33,8 @@ impl From<KmsError> for CliError {
             | KmsError::InvalidArn(_)
             | KmsError::InvalidAliasName(_)
             | KmsError::Tag(_)
+            | KmsError::Serialization(_)
+            | KmsError::UnknownOperation(_)
             | KmsError::InvalidMarker => (Exit::Usage, None),
             KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
             KmsError::AlreadyExists(_)
@@ -38,6 +42,9 @@ impl From<KmsError> for CliError {
             | KmsError::UnsupportedOperation(_)
             | KmsError::LimitExceeded(_)
             | KmsError::Conflict(_)
+            | KmsError::IncorrectKeyMaterial(_)
+            | KmsError::InvalidImportToken
+            | KmsError::ExpiredImportToken
             | KmsError::DryRun => (Exit::Failure, None),
         };
         let text = error.to_string();

@@ -204,7 +204,7 @@ impl Keys<'_> {
         for key in all_keys(self.session)? {
             let names: Vec<&str> =
                 aliases.iter().filter(|a| a.target_key_id == key.key_id).map(|a| a.alias_name.as_str()).collect();
-            let request = DescribeKeyRequest { key_id: key.key_id.clone() };
+            let request = DescribeKeyRequest { key_id: key.key_id.clone(), ..Default::default() };
             let metadata = match self.session.engine.describe_key(&self.session.caller, request) {
                 Ok(answer) => answer.key_metadata,
                 // Deleted by somebody else since it was listed.
@@ -232,7 +232,8 @@ impl Keys<'_> {
 
     fn describe(&self, key: &str) -> CliResult {
         let Session { engine, caller } = self.session;
-        let answer = engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned() })?;
+        let answer =
+            engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
         let metadata = &answer.key_metadata;
         let arn = metadata.arn.as_str();
         let rotation = match engine.get_key_rotation_status(caller, arn.into()) {
@@ -420,7 +421,7 @@ pub fn control_name(session: &Session, key: &str) -> CliResult<String> {
 }
 
 fn describe(session: &Session, key: &str) -> CliResult<KeyMetadata> {
-    let request = DescribeKeyRequest { key_id: key.to_owned() };
+    let request = DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() };
     Ok(session.engine.describe_key(&session.caller, request)?.key_metadata)
 }
 

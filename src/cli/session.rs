@@ -100,7 +100,7 @@ impl Session {
         let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
         let mut caller = engine.local_caller(&user_name());
         if let Some(region) = &settings.region {
-            caller = Caller::new(caller.principal().clone(), parse_region(region)?);
+            caller = Caller::local(caller.principal().clone(), parse_region(region)?);
         }
         Ok(Self { engine, caller })
     }

@@ -70,7 +70,7 @@ pub fn run(settings: &Settings) -> CliResult {
 fn unusable_keys(session: &Session) -> CliResult<Vec<KeyMetadata>> {
     let mut unusable = Vec::new();
     for key in all_keys(session)? {
-        let request = DescribeKeyRequest { key_id: key.key_id };
+        let request = DescribeKeyRequest { key_id: key.key_id, ..Default::default() };
         // A key that was deleted since it was listed is in no trouble any more.
         let Ok(answer) = session.engine.describe_key(&session.caller, request) else { continue };
         if answer.key_metadata.key_state != KeyState::Enabled {

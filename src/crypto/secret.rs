@@ -3,6 +3,7 @@
 use std::fmt;
 
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use crate::env::Entropy;
 use crate::sys::arena::{SLOT_LEN, Slot};
@@ -53,10 +54,88 @@ impl<const N: usize> fmt::Debug for SecretKey<N> {
     }
 }
 
+/// Secret bytes whose number is known only at run time: up to 64 in locked memory, more on the heap; wiped on drop. Has
+/// neither `Clone` nor `Serialize`, and `Debug` shows no byte.
+pub struct SecretBytes(Bytes);
+
+enum Bytes {
+    Locked(SecretKey<SLOT_LEN>, usize),
+    Heap(Zeroizing<Vec<u8>>),
+}
+
+impl SecretBytes {
+    /// `len` bytes that `fill` writes in place.
+    pub fn build<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        if len <= SLOT_LEN {
+            let mut outcome = Ok(());
+            let key = SecretKey::build(|out| outcome = fill(&mut out[..len]));
+            outcome.map(|()| Self(Bytes::Locked(key, len)))
+        } else {
+            let mut bytes = Zeroizing::new(vec![0; len]);
+            fill(&mut bytes).map(|()| Self(Bytes::Heap(bytes)))
+        }
+    }
+
+    /// `len` random bytes.
+    pub fn random(len: usize, entropy: &dyn Entropy) -> Self {
+        let filled: Result<Self, std::convert::Infallible> = Self::build(len, |out| {
+            entropy.fill(out);
+            Ok(())
+        });
+        match filled {
+            Ok(bytes) => bytes,
+        }
+    }
+
+    /// The bytes.
+    pub fn expose(&self) -> &[u8] {
+        match &self.0 {
+            Bytes::Locked(key, len) => &key.expose()[..*len],
+            Bytes::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl Default for SecretBytes {
+    /// No bytes.
+    fn default() -> Self {
+        Self(Bytes::Heap(Zeroizing::default()))
+    }
+}
+
+impl From<&[u8]> for SecretBytes {
+    /// A copy; the caller wipes the source.
+    fn from(bytes: &[u8]) -> Self {
+        let copied: Result<Self, std::convert::Infallible> = Self::build(bytes.len(), |out| {
+            out.copy_from_slice(bytes);
+            Ok(())
+        });
+        match copied {
+            Ok(copy) => copy,
+        }
+    }
+}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretBytes({} bytes)", self.expose().len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::env::SystemEntropy;
+
+    #[test]
+    fn short_and_long_hold_their_bytes_and_hide_them() {
+        for len in [0_usize, 1, 64, 65, 4096] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let secret = SecretBytes::from(&bytes[..]);
+            assert_eq!(secret.expose(), bytes);
+            assert_eq!(format!("{secret:?}"), format!("SecretBytes({len} bytes)"));
+        }
+    }
 
     #[test]
     fn debug_shows_nothing() {

@@ -21,7 +21,7 @@ impl EmbeddedKms {
     pub fn new(engine: Engine, volume: &VolumeId) -> Self {
         let principal = Principal::mount(engine.account(), &volume.to_string());
         let service = format!("kmsfs.{}.local", engine.region());
-        let caller = Caller::new(principal, engine.region().clone()).via_service(service);
+        let caller = Caller::local(principal, engine.region().clone()).via_service(service);
         Self { engine, caller }
     }
 
@@ -31,7 +31,7 @@ impl EmbeddedKms {
     }
 
     fn describe(&self, key: &str) -> Result<KeyMetadata, KeyError> {
-        let request = DescribeKeyRequest { key_id: key.to_owned() };
+        let request = DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() };
         let answer = self.engine.describe_key(&self.caller, request).map_err(|e| key_error(e, key))?;
         Ok(answer.key_metadata)
     }

@@ -21,7 +21,7 @@ use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkd
 use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::types::EncryptionContext;
 
@@ -92,7 +92,7 @@ pub fn material_id(blob: &[u8]) -> Option<String> {
 /// Encrypts `plaintext` (not empty).
 pub(in crate::kms) fn seal(
     header: &Header,
-    material: &SecretKey<32>,
+    material: &SecretBytes,
     context: &[u8],
     plaintext: &[u8],
     entropy: &dyn Entropy,
@@ -114,7 +114,7 @@ pub(in crate::kms) fn seal(
 }
 
 /// Decrypts `blob`; `None` if tag, context or material do not fit.
-pub(in crate::kms) fn open(blob: &[u8], material: &SecretKey<32>, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(in crate::kms) fn open(blob: &[u8], material: &SecretBytes, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (header, sealed) = blob.split_at_checked(HEADER_LEN)?;
     let key = message_key(material, &header[NONCE_AT..IV_AT]);
     let iv = Nonce::try_assume_unique_for_key(&header[IV_AT..]).ok()?;
@@ -125,7 +125,7 @@ pub(in crate::kms) fn open(blob: &[u8], material: &SecretKey<32>, context: &[u8]
     Some(work)
 }
 
-fn message_key(material: &SecretKey<32>, nonce: &[u8]) -> LessSafeKey {
+fn message_key(material: &SecretBytes, nonce: &[u8]) -> LessSafeKey {
     const LABEL: &[u8] = b"kmsfs message key v1";
     let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256).expect("SHA-256 is built in");
     let info = [LABEL, &[0], nonce, &256_u32.to_be_bytes()].concat();
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn layout_and_binding() {
         let entropy = SeededEntropy::new(9);
-        let material = SecretKey::random(&entropy);
+        let material = SecretBytes::random(32, &entropy);
         let id = "0123abcd-0000-4000-8000-00000000ffff";
         let header = Header::new(id, [7; 32]).expect("a UUID");
         let blob = seal(&header, &material, b"context", b"plaintext", &entropy);
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(material_id(&blob), Some("07".repeat(32)));
         assert_eq!(open(&blob, &material, b"context").as_deref().map(Vec::as_slice), Some(&b"plaintext"[..]));
         assert!(open(&blob, &material, b"contexu").is_none());
-        assert!(open(&blob, &SecretKey::random(&entropy), b"context").is_none());
+        assert!(open(&blob, &SecretBytes::random(32, &entropy), b"context").is_none());
         for at in 0..blob.len() {
             let mut bad = blob.clone();
             bad[at] ^= 0x80;
@@ -212,9 +212,9 @@ mod tests {
     #[test]
     fn the_message_key_is_sp_800_108() {
         // Written out: one block, K(1) = HMAC(material, 00000001 || label || 00 || nonce || 00000100).
-        let material = SecretKey::<32>::from_slice(&[3; 32]).expect("32 bytes");
+        let material = SecretBytes::from(&[3; 32][..]);
         let info = [b"kmsfs message key v1".as_slice(), &[0], &[5; 16], &[0, 0, 1, 0]].concat();
-        let k1 = crate::kms::seal::mac(&material, &[&[0, 0, 0, 1], &info]);
+        let k1 = crate::kms::seal::mac_under(material.expose(), &[&[0, 0, 0, 1], &info]);
         let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &k1).expect("32 bytes"));
         let mut text = *b"text";
         let seal = |key: &LessSafeKey, text: &mut [u8; 4]| {

@@ -9,12 +9,17 @@ mod authorise;
 mod call;
 mod check;
 mod crypt;
+mod iam;
+mod import;
 mod lifecycle;
 mod maintain;
 mod page;
 mod resolve;
 mod rotation;
 mod tags;
+
+pub(in crate::kms) use call::Effect;
+pub(in crate::kms) use check::Constraints;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +29,7 @@ use crate::kms::audit::AuditLog;
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
 use crate::kms::model::{Caller, Principal};
 use crate::kms::registry::Registry;
-use crate::kms::store::{Snapshot, Store};
+use crate::kms::store::{DueKind, Snapshot, Store};
 use crate::kms::{KmsError, OpenError};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -50,6 +55,8 @@ struct Shared {
     audit: AuditLog,
     /// Deletions wait until then (KMS.md section 16), in nanoseconds.
     held_until: AtomicI64,
+    /// The latest time ever seen: what expires is judged by it, in nanoseconds.
+    latest: AtomicI64,
     /// After a failed maintenance, the next attempt.
     retry_at: AtomicI64,
 }
@@ -90,8 +97,9 @@ impl Engine {
         let slot = home.unlocked_by().to_string();
         let store = Arc::new(Store::open(Arc::new(home), entropy.clone(), accept)?);
         let audit = AuditLog::open(store.clone(), clock.clone())?;
-        let (held_until, retry_at) = (AtomicI64::new(i64::MIN), AtomicI64::new(i64::MIN));
-        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, retry_at });
+        let never = || AtomicI64::new(i64::MIN);
+        let (held_until, latest, retry_at) = (never(), never(), never());
+        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, latest, retry_at });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
         // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window
@@ -128,7 +136,7 @@ impl Engine {
 
     /// The operating-system user `user` as caller, in the home's account and Region.
     pub fn local_caller(&self, user: &str) -> Caller {
-        Caller::new(Principal::user(self.account(), user), self.region().clone())
+        Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
     /// The audit log.
@@ -214,11 +222,19 @@ impl Shared {
     }
 
     fn is_due(&self, snapshot: &Snapshot, now: Timestamp) -> bool {
-        let due = snapshot.due();
+        let due = |kind, now| snapshot.first_due(kind).is_some_and(|at| now >= at);
         let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
-        let rotation = due.rotation.is_some_and(|at| now >= at);
-        let deletion = due.deletion.is_some_and(|at| now >= at) && after(&self.held_until);
-        (rotation || deletion) && after(&self.retry_at)
+        let rotation = due(DueKind::Rotation, now);
+        let deletion = due(DueKind::Deletion, now) && after(&self.held_until);
+        let latest = self.latest(now);
+        let expiry = due(DueKind::Expiry, latest) || due(DueKind::TokenExpiry, latest);
+        (rotation || deletion || expiry) && after(&self.retry_at)
+    }
+
+    /// The later of `now` and the latest time ever seen: expiry of material and of tokens does not go back with the
+    /// clock (KMS.md section 16).
+    fn latest(&self, now: Timestamp) -> Timestamp {
+        Timestamp::from_nanos(self.latest.fetch_max(now.as_nanos(), Ordering::Relaxed)).max(now)
     }
 
     fn slot_changed(&self, caller: &Caller, what: &str, slot: &SlotInfo) {
@@ -233,4 +249,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::kms) mod tests;

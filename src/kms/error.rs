@@ -65,9 +65,27 @@ pub enum KmsError {
     /// An automatic rotation is due within 20 minutes.
     #[error("{0}")]
     Conflict(String),
+    /// The state of the key's material does not allow the operation.
+    #[error("{0}")]
+    MaterialState(String),
+    /// Imported material is of the wrong kind, or not the material that it should be.
+    #[error("{0}")]
+    IncorrectKeyMaterial(String),
+    /// The import token is none, or that of another key.
+    #[error("The import token is not valid for this KMS key.")]
+    InvalidImportToken,
+    /// The import token has expired.
+    #[error("The import token has expired; get a new one with GetParametersForImport.")]
+    ExpiredImportToken,
     /// `DryRun` was set and nothing speaks against the call.
     #[error("The request would have succeeded, but the DryRun option is set.")]
     DryRun,
+    /// The request is not JSON, or a member has the wrong type.
+    #[error("{0}")]
+    Serialization(String),
+    /// The key manager has no operation of this name.
+    #[error("There is no operation {0}.")]
+    UnknownOperation(String),
     /// The key manager itself failed: its database, its files.
     #[error("{0}")]
     Internal(String),
@@ -91,7 +109,9 @@ impl KmsError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Disabled(_) => "DisabledException",
-            Self::InvalidState { .. } | Self::NotPendingDeletion(_) => "KMSInvalidStateException",
+            Self::InvalidState { .. } | Self::NotPendingDeletion(_) | Self::MaterialState(_) => {
+                "KMSInvalidStateException"
+            }
             Self::NotFound(_) => "NotFoundException",
             Self::InvalidArn(_) => "InvalidArnException",
             Self::AlreadyExists(_) => "AlreadyExistsException",
@@ -106,7 +126,12 @@ impl KmsError {
             Self::InvalidMarker => "InvalidMarkerException",
             Self::AccessDenied(_) => "AccessDeniedException",
             Self::Conflict(_) => "ConflictException",
+            Self::IncorrectKeyMaterial(_) => "IncorrectKeyMaterialException",
+            Self::InvalidImportToken => "InvalidImportTokenException",
+            Self::ExpiredImportToken => "ExpiredImportTokenException",
             Self::DryRun => "DryRunOperationException",
+            Self::Serialization(_) => "SerializationException",
+            Self::UnknownOperation(_) => "UnknownOperationException",
             Self::Internal(_) => "KMSInternalException",
         }
     }

@@ -2,6 +2,9 @@
 
 mod caller;
 mod crypto_ops;
+mod grant_ops;
+mod identity;
+mod import_ops;
 mod key;
 mod key_ops;
 mod plaintext;
@@ -9,7 +12,19 @@ mod serial;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use grant_ops::*;
+pub use identity::*;
+pub use import_ops::*;
 pub use key::*;
 pub use key_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
+
+/// An enumeration of AWS's words.
+pub trait Word: Copy + 'static {
+    /// Every value.
+    fn all() -> &'static [Self];
+
+    /// AWS's word for it.
+    fn word(self) -> &'static str;
+}

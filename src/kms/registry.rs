@@ -62,7 +62,7 @@ impl Registry {
                 config_seq: record.config_seq.max(known),
                 path: path_text(&record.path),
             };
-            change.put_volume(&id, row);
+            change.put(&id, row);
             Ok(())
         })
     }
@@ -88,7 +88,7 @@ impl Registry {
             let mut row = (*known).clone();
             let answer = edit(&mut row);
             if row != *known {
-                change.put_volume(&id, row);
+                change.put(&id, row);
             }
             Ok(answer)
         })

@@ -18,7 +18,12 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 /// HMAC-SHA-256 over `parts`, one after the other.
 pub fn mac(key: &SecretKey<32>, parts: &[&[u8]]) -> [u8; 32] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()));
+    mac_under(key.expose(), parts)
+}
+
+/// As [`mac`], under a key of any length.
+pub fn mac_under(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     for part in parts {
         context.update(part);
     }

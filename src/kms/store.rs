@@ -6,17 +6,22 @@
 //! temporary directory is what tests need too, because they exercise several processes' worth of connections.
 
 mod change;
+mod clock;
+mod identities;
 mod records;
 mod rows;
 mod schema;
+mod snapshot;
 mod state;
 
 use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
+pub(in crate::kms) use identities::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use schema::connect_audit;
-pub(in crate::kms) use state::{Snapshot, Store};
+pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
+pub(in crate::kms) use state::Store;
 
 use crate::kms::custody::CustodyError;
 
@@ -33,6 +38,19 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong.
         what: String,
+    },
+    /// A newer program has changed the schema of the database.
+    #[error(
+        "the key manager's database {path} has version {version} of the schema; this program knows versions up to \
+         {known}: use the newer program that made it"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        version: usize,
+        /// The latest version that this program knows.
+        known: usize,
     },
     /// The database is older or newer than the root file (exit code 16).
     #[error(

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 /// Non-secret name-value pairs that a wrapped key is bound to: decryption needs exactly the same set. Names and
 /// values are compared byte by byte; the order of the pairs does not matter, an empty set and none are the same.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct EncryptionContext(BTreeMap<String, String>);
 
 impl EncryptionContext {

@@ -1,7 +1,5 @@
 //! Aliases, and the AWS managed keys behind `alias/aws/...` (KMS.md section 9).
 
-use std::ops::Bound::{Included, Unbounded};
-
 use serde_json::json;
 
 use super::Engine;
@@ -12,7 +10,7 @@ use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use crate::kms::KmsError;
 use crate::kms::model::*;
-use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, key_row_id};
+use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, key_row_id};
 use crate::sync::Arc;
 
 const MAX_PER_KEY: usize = 50;
@@ -40,19 +38,18 @@ impl Engine {
                     created: call.now,
                     updated: call.now,
                 };
-                let aliases = &change.snapshot().aliases;
-                if aliases.contains_key(&*alias_row_id(&alias.region, &alias.account, &alias.name)) {
+                let row_id = alias.row_id();
+                if change.snapshot().aliases.contains_key(&*row_id) {
                     return Err(KmsError::AlreadyExists(format!(
                         "An alias with the name {} already exists",
                         alias.arn()
                     )));
                 }
-                let same = |other: &&Arc<AliasRecord>| (&other.region, &other.key_id) == (&alias.region, &alias.key_id);
-                if aliases.values().filter(same).count() >= MAX_PER_KEY {
+                if change.snapshot().aliases_of(&key_row_id(&alias.region, &alias.key_id)).count() >= MAX_PER_KEY {
                     let text = format!("The key {} has {MAX_PER_KEY} aliases, which is its quota.", key.arn);
                     return Err(KmsError::LimitExceeded(text));
                 }
-                change.put_alias(alias);
+                change.put(&row_id, alias);
                 Ok(())
             })
         })
@@ -72,7 +69,7 @@ impl Engine {
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
                 let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
                 if let Some(old) = &old {
-                    call.authorise("UpdateAlias", old)?;
+                    call.authorise(change.snapshot(), &"UpdateAlias".into(), old)?;
                 }
                 let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "UpdateAlias")?;
                 not_pending_deletion(&key)?;
@@ -82,7 +79,7 @@ impl Engine {
                     return Err(KmsError::Validation(text.into()));
                 }
                 let key_id = key.record.key_id.clone();
-                change.put_alias(AliasRecord { key_id, updated: call.now, ..(*alias).clone() });
+                change.put(&row_id, AliasRecord { key_id, updated: call.now, ..(*alias).clone() });
                 Ok(())
             })
         })
@@ -98,9 +95,9 @@ impl Engine {
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
                 let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
                 if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
-                    call.authorise("DeleteAlias", &key)?;
+                    call.authorise(change.snapshot(), &"DeleteAlias".into(), &key)?;
                 }
-                change.delete_alias(&row_id);
+                change.delete::<AliasRecord>(&row_id);
                 Ok(())
             })
         })
@@ -112,17 +109,6 @@ impl Engine {
         self.call(caller, ("ListAliases", ReadOnly), parameters, |call| {
             Constraints::default().limit(request.limit, 1000).done()?;
             let snapshot = call.snapshot()?;
-            let key = match &request.key_id {
-                Some(key_id) => Some(call.key(&snapshot, key_id, Forms::Key, "ListAliases")?),
-                None => None,
-            };
-            let prefix = format!("{}/{}/", caller.region(), caller.account());
-            let own = snapshot
-                .aliases
-                .range::<str, _>((Included(&*prefix), Unbounded))
-                .take_while(|(id, _)| id.starts_with(&prefix));
-            let own = own.filter(|(_, alias)| key.as_ref().is_none_or(|key| key.record.key_id == alias.key_id));
-            let entries = own.map(|(id, alias)| (id.to_string(), entry(alias)));
             let pager = Pager {
                 operation: "ListAliases",
                 filter: request.key_id.as_deref().unwrap_or(""),
@@ -130,7 +116,19 @@ impl Engine {
                 default: 50,
                 marker: request.marker.as_deref(),
             };
-            let page = pager.page(call, entries)?;
+            let named = |id: &Arc<str>| (id.to_string(), entry(&snapshot.aliases[&**id]));
+            let page = match &request.key_id {
+                Some(key_id) => {
+                    let key = call.key(&snapshot, key_id, Forms::Key, "ListAliases")?;
+                    let key_row = key_row_id(&key.record.region, &key.record.key_id);
+                    pager.page(call, snapshot.aliases_of(&key_row).map(named))?
+                }
+                None => {
+                    let own = format!("{}/{}/", caller.region(), caller.account());
+                    let behind = |after: Option<String>| below(&snapshot.aliases, &own, after.as_deref());
+                    pager.page_from(call, |after| behind(after).map(|(id, _)| named(id)))?
+                }
+            };
             Ok(ListAliasesResponse { aliases: page.items, truncated: page.next.is_some(), next_marker: page.next })
         })
     }
@@ -196,7 +194,8 @@ pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Re
         };
         let key = new_key(change, template, call.now, &*shared.entropy)?;
         let (key_id, name) = (key.record.key_id.clone(), name.to_owned());
-        change.put_alias(AliasRecord { region, account, name, key_id, created: call.now, updated: call.now });
+        let alias = AliasRecord { region, account, name, key_id, created: call.now, updated: call.now };
+        change.put(&row_id, alias);
         let details = json!({ "keyId": key.arn.as_str(), "service": service });
         change.record(shared.service_event("CreateKey", details, Some(&key.arn)).render(&*shared.entropy));
         Ok(())

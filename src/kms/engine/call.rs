@@ -63,6 +63,20 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Records a call that was refused before its parameters could be read, and gives the reason back.
+    pub(in crate::kms) fn refuse(
+        &self,
+        caller: &Caller,
+        name: &'static str,
+        effect: Effect,
+        error: KmsError,
+    ) -> KmsError {
+        let refused: Result<(), KmsError> = self.call(caller, (name, effect), Value::Null, |_| Err(error.clone()));
+        refused.err().unwrap_or(error)
+    }
+}
+
 impl Call<'_> {
     /// The state that counts for this call.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, KmsError> {
@@ -72,7 +86,7 @@ impl Call<'_> {
     /// Commits `edit` together with the record of this call, durably.
     pub fn change<T>(
         &mut self,
-        edit: impl FnOnce(&mut Self, &mut Change) -> Result<T, KmsError>,
+        edit: impl FnOnce(&mut Self, &mut Change<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         // What is due happens first: a key whose time has come is not changed any more.
         self.snapshot()?;

@@ -10,6 +10,25 @@ use crate::types::EncryptionContext;
 #[derive(Default)]
 pub struct Constraints(Vec<String>);
 
+/// What reading a request finds.
+impl Constraints {
+    /// A required member is not there.
+    pub fn missing(&mut self, member: &str) {
+        self.0.push(format!("Value null at '{member}' failed to satisfy constraint: Member must not be null"));
+    }
+
+    /// A word that the enumeration does not have.
+    pub fn not_in(&mut self, member: &str, value: &str, words: &[&str]) {
+        let rule = format!("Member must satisfy enum value set: [{}]", words.join(", "));
+        self.violated(Some(&value), member, rule);
+    }
+
+    /// A number below every bound.
+    pub fn too_small(&mut self, member: &str, value: &dyn Display, least: u32) {
+        self.violated(Some(value), member, format!("Member must have value greater than or equal to {least}"));
+    }
+}
+
 impl Constraints {
     fn violated(&mut self, value: Option<&dyn Display>, member: &str, rule: impl Display) {
         let value = value.map_or(String::new(), |value| format!(" '{value}'"));
@@ -66,6 +85,17 @@ impl Constraints {
             checked.violated(Some(&value), member, rule);
         }
         checked
+    }
+
+    /// A key material id.
+    pub fn material_id(mut self, member: &str, value: Option<&str>) -> Self {
+        if let Some(value) = value {
+            self = self.text(member, value, 64..=64);
+            if !value.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
+                self.violated(Some(&value), member, "Member must satisfy regular expression pattern: ^[a-f0-9]+$");
+            }
+        }
+        self
     }
 
     /// The limit of a page.

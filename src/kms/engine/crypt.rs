@@ -4,10 +4,11 @@ use serde_json::{Map, Value, json};
 
 use super::Engine;
 use super::aliases::create_managed;
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::resolve::{Forms, does_not_exist, usable};
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::kms::KmsError;
 use crate::kms::blob::{self, Header};
 use crate::kms::model::*;
@@ -18,6 +19,7 @@ use crate::types::EncryptionContext;
 const MAX_PLAINTEXT: usize = 4096;
 const MAX_BLOB: usize = 6144;
 const MAX_RANDOM: u32 = 1024;
+const SYMMETRIC: &str = EncryptionAlgorithm::SymmetricDefault.as_str();
 
 impl Engine {
     /// `GenerateDataKey`.
@@ -62,7 +64,11 @@ impl Engine {
                 (None, Some(n)) => n as usize,
                 _ => return Err(KmsError::Validation("Please specify either number of bytes or key spec.".into())),
             };
-            let key = call.encryption_key(&request.key_id, name)?;
+            let access = Access::to(name)
+                .tokens(&request.grant_tokens)
+                .context(&request.encryption_context)
+                .with("kms:EncryptionAlgorithm", SYMMETRIC);
+            let key = call.encryption_key(&request.key_id, access)?;
             let material = call.encrypting(&key, name, None)?;
             proceed(request.dry_run)?;
             let plaintext = Plaintext::random(len, &*call.shared.entropy);
@@ -85,7 +91,11 @@ impl Engine {
                 .bytes("plaintext", request.plaintext.expose().len(), 1..=MAX_PLAINTEXT)
                 .context("encryptionContext", &request.encryption_context)
                 .done()?;
-            let key = call.encryption_key(&request.key_id, "Encrypt")?;
+            let access = Access::to("Encrypt")
+                .tokens(&request.grant_tokens)
+                .context(&request.encryption_context)
+                .with("kms:EncryptionAlgorithm", algorithm.as_str());
+            let key = call.encryption_key(&request.key_id, access)?;
             let material = call.encrypting(&key, "Encrypt", request.encryption_algorithm)?;
             proceed(request.dry_run)?;
             let plaintext = request.plaintext.expose();
@@ -112,7 +122,11 @@ impl Engine {
                 key_id: request.key_id.as_deref(),
                 algorithm: request.encryption_algorithm,
             };
-            let (key, material, plaintext) = call.open(&ciphertext, "Decrypt", "Decrypt")?;
+            let access = Access::to("Decrypt")
+                .tokens(&request.grant_tokens)
+                .context(&request.encryption_context)
+                .with("kms:EncryptionAlgorithm", algorithm.as_str());
+            let (key, material, plaintext) = call.open(&ciphertext, "Decrypt", access)?;
             proceed(request.dry_run)?;
             let key_material_id = material.record.material_id.clone();
             call.additional = json!({ "keyMaterialId": key_material_id });
@@ -147,9 +161,17 @@ impl Engine {
                 key_id: request.source_key_id.as_deref(),
                 algorithm: request.source_encryption_algorithm,
             };
-            let (source, source_material, plaintext) = call.open(&ciphertext, "ReEncrypt", "ReEncryptFrom")?;
+            let access = Access::to("ReEncryptFrom")
+                .tokens(&request.grant_tokens)
+                .context(&request.source_encryption_context)
+                .with("kms:EncryptionAlgorithm", from.as_str());
+            let (source, source_material, plaintext) = call.open(&ciphertext, "ReEncrypt", access)?;
+            let access = Access::to("ReEncryptTo")
+                .tokens(&request.grant_tokens)
+                .context(&request.destination_encryption_context)
+                .with("kms:EncryptionAlgorithm", to.as_str());
             let snapshot = call.snapshot()?;
-            let key = call.key(&snapshot, &request.destination_key_id, Forms::Any, "ReEncryptTo")?;
+            let key = call.key(&snapshot, &request.destination_key_id, Forms::Any, access)?;
             usable(&key)?;
             let material = call.encrypting(&key, "ReEncrypt", request.destination_encryption_algorithm)?;
             proceed(request.dry_run)?;
@@ -199,10 +221,10 @@ struct Ciphertext<'a> {
 
 impl Call<'_> {
     /// The key to encrypt with, authorised and usable.
-    fn encryption_key(&mut self, key_id: &str, action: &'static str) -> Result<Arc<KeyEntry>, KmsError> {
+    fn encryption_key<'a>(&mut self, key_id: &'a str, access: Access<'a>) -> Result<Arc<KeyEntry>, KmsError> {
         create_managed(self, key_id, false)?;
         let snapshot = self.snapshot()?;
-        let key = self.key(&snapshot, key_id, Forms::Any, action)?;
+        let key = self.key(&snapshot, key_id, Forms::Any, access)?;
         usable(&key)?;
         Ok(key)
     }
@@ -229,20 +251,20 @@ impl Call<'_> {
         let header = Header::new(&key.record.key_id, material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(context);
-        Ok(blob::seal(&header, &material.secret, &context, plaintext, &*self.shared.entropy))
+        Ok(blob::seal(&header, secret(key, material)?, &context, plaintext, &*self.shared.entropy))
     }
 
     fn open(
         &mut self,
         ciphertext: &Ciphertext<'_>,
         operation: &str,
-        action: &'static str,
+        access: Access<'_>,
     ) -> Result<(Arc<KeyEntry>, Arc<Material>, Plaintext), KmsError> {
         let snapshot = self.snapshot()?;
         let named = match ciphertext.key_id {
             Some(key_id) => {
                 Constraints::default().key_id("keyId", key_id).done()?;
-                Some(self.key(&snapshot, key_id, Forms::Any, action)?)
+                Some(self.key(&snapshot, key_id, Forms::Any, access.clone())?)
             }
             None => None,
         };
@@ -256,7 +278,7 @@ impl Call<'_> {
         match named {
             Some(named) if named.arn != key.arn => return Err(KmsError::IncorrectKey),
             Some(_) => {}
-            None => self.authorise(action, &key)?,
+            None => self.authorise(&snapshot, &access, &key)?,
         }
         if key.is_tombstone() {
             return Err(does_not_exist(key.arn.as_str()));
@@ -267,14 +289,22 @@ impl Call<'_> {
             return Err(invalid_after_work(ciphertext));
         };
         let context = blob::encode_context(ciphertext.context);
-        let plain = blob::open(ciphertext.blob, &material.secret, &context).ok_or(KmsError::InvalidCiphertext)?;
+        let opened = blob::open(ciphertext.blob, secret(&key, &material)?, &context);
+        let plain = opened.ok_or(KmsError::InvalidCiphertext)?;
         Ok((key, material, Plaintext::from(&plain[..])))
     }
 }
 
+/// The material's bytes. Keys that lack some are `PendingImport` and were refused; one that waits for its rotation may
+/// be missing.
+fn secret<'a>(key: &KeyEntry, material: &'a Material) -> Result<&'a SecretBytes, KmsError> {
+    let state = KeyState::PendingImport;
+    material.secret().ok_or_else(|| KmsError::InvalidState { arn: key.arn.clone(), state })
+}
+
 /// `InvalidCiphertextException`, after as much work as for a blob whose tag is wrong.
 fn invalid_after_work(ciphertext: &Ciphertext<'_>) -> KmsError {
-    let nobody = SecretKey::build(|_| {});
+    let nobody = SecretBytes::from(&[0; 32][..]);
     let opened = blob::open(ciphertext.blob, &nobody, &blob::encode_context(ciphertext.context));
     // A blob under a key of zeros is no ciphertext of ours either.
     drop(std::hint::black_box(opened));

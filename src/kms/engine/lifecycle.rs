@@ -1,22 +1,22 @@
 //! Creation, description, states and deletion of keys.
 
-use std::ops::Bound::{Included, Unbounded};
-
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use super::Engine;
 use super::aliases::create_managed;
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
+use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use super::tags::check_tags;
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
-use crate::kms::store::{Change, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, key_row_id};
+use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, below, key_row_id};
 use crate::kms::{KmsError, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
@@ -27,6 +27,8 @@ const MAX_KEYS: usize = 100_000;
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 /// Days between rotations of AWS managed keys, and the default for others.
 pub const YEAR_DAYS: u32 = 365;
+/// Bytes of the material of symmetric keys.
+pub const SYMMETRIC_LEN: usize = 32;
 
 impl Engine {
     /// `CreateKey`. Built are symmetric single-Region keys with material of the key manager; other kinds answer
@@ -44,17 +46,16 @@ impl Engine {
             check_tags(&request.tags, &[])?;
             call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
-                let counts = |key: &&Arc<KeyEntry>| {
-                    let record = &key.record;
-                    (record.account.as_str(), record.region.as_str()) == (account, region)
-                        && record.manager == KeyManager::Customer
-                        && !key.is_tombstone()
-                };
-                if change.snapshot().keys.values().filter(counts).count() >= MAX_KEYS {
+                if change.snapshot().count_customer_keys(region, account) >= MAX_KEYS {
                     let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
                     return Err(KmsError::LimitExceeded(text));
                 }
-                let template = KeyRecord { description: request.description, tags: request.tags, ..blank(call) };
+                let template = KeyRecord {
+                    description: request.description,
+                    origin: request.origin.unwrap_or(Origin::AwsKms),
+                    tags: request.tags,
+                    ..blank(call)
+                };
                 let key = new_key(change, template, call.now, &*call.shared.entropy)?;
                 call.concerns(&key);
                 let key_metadata = metadata(&key);
@@ -69,7 +70,8 @@ impl Engine {
         self.call(caller, ("DescribeKey", ReadOnly), json!({ "keyId": request.key_id }), |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             create_managed(call, &request.key_id, true)?;
-            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, "DescribeKey")?;
+            let access = Access::to("DescribeKey").tokens(&request.grant_tokens);
+            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
             Ok(DescribeKeyResponse { key_metadata: metadata(&key) })
         })
     }
@@ -80,17 +82,14 @@ impl Engine {
             Constraints::default().limit(request.limit, 1000).done()?;
             let snapshot = call.snapshot()?;
             let prefix = format!("{}/", caller.region());
-            let own = snapshot
-                .keys
-                .range::<str, _>((Included(&*prefix), Unbounded))
-                .take_while(|(id, _)| id.starts_with(&prefix));
-            let own = own.filter(|(_, key)| key.record.account == caller.account().as_str() && !key.is_tombstone());
-            let entries = own.map(|(id, key)| {
-                (id.to_string(), KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() })
-            });
+            let own = |key: &KeyEntry| key.record.account == caller.account().as_str() && !key.is_tombstone();
+            let entry = |key: &KeyEntry| KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() };
             let marker = request.marker.as_deref();
             let pager = Pager { operation: "ListKeys", filter: "", limit: request.limit, default: 100, marker };
-            let page = pager.page(call, entries)?;
+            let page = pager.page_from(call, |after| {
+                let keys = below(&snapshot.keys, &prefix, after.as_deref()).filter(|(_, key)| own(key));
+                keys.map(|(id, key)| (id.to_string(), entry(key)))
+            })?;
             Ok(ListKeysResponse { keys: page.items, truncated: page.next.is_some(), next_marker: page.next })
         })
     }
@@ -166,7 +165,7 @@ impl Engine {
         })
     }
 
-    /// `CancelKeyDeletion`. The key is `Disabled` afterwards.
+    /// `CancelKeyDeletion`. The key is `Disabled` afterwards, or `PendingImport` without its imported material.
     pub fn cancel_key_deletion(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id });
         self.edit_key(caller, "CancelKeyDeletion", parameters, &request.key_id, |call, change, key| {
@@ -174,7 +173,7 @@ impl Engine {
                 return Err(KmsError::NotPendingDeletion(key.arn.clone()));
             }
             let key = put(change, key, |record| {
-                record.state = KeyState::Disabled;
+                record.state = state_after_cancellation(key);
                 record.deletion_date = None;
                 record.pending_window_days = None;
             })?;
@@ -190,7 +189,7 @@ impl Engine {
         name: &'static str,
         parameters: Value,
         key_id: &str,
-        edit: impl FnOnce(&mut Call<'_>, &mut Change, &KeyEntry) -> Result<T, KmsError>,
+        edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
             Constraints::default().key_id("keyId", key_id).done()?;
@@ -203,7 +202,11 @@ impl Engine {
 }
 
 /// Writes `key` back with `edit` applied.
-pub fn put(change: &mut Change, key: &KeyEntry, edit: impl FnOnce(&mut KeyRecord)) -> Result<Arc<KeyEntry>, KmsError> {
+pub fn put(
+    change: &mut Change<'_>,
+    key: &KeyEntry,
+    edit: impl FnOnce(&mut KeyRecord),
+) -> Result<Arc<KeyEntry>, KmsError> {
     let mut record = key.record.clone();
     edit(&mut record);
     if record == key.record {
@@ -239,7 +242,7 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
     }
     match request.origin {
-        None | Some(Origin::AwsKms) => {}
+        None | Some(Origin::AwsKms | Origin::External) => {}
         Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
     }
     if request.multi_region {
@@ -271,19 +274,23 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
         rotation: Rotation { enabled: false, period_days: YEAR_DAYS, next: None, on_demand: 0 },
         current_material: None,
         tags: Vec::new(),
+        policy: None,
         destroyed: None,
     }
 }
 
-/// Enters a key made from `template`, with a new id and its first material.
+/// Enters a key made from `template`, with a new id and, unless that is imported, its first material.
 pub fn new_key(
-    change: &mut Change,
+    change: &mut Change<'_>,
     template: KeyRecord,
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Arc<KeyEntry>, KmsError> {
     let key_id = uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string();
     let row_id = key_row_id(&template.region, &key_id);
+    if template.origin == Origin::External {
+        return change.put_key(KeyRecord { key_id, state: KeyState::PendingImport, ..template });
+    }
     let material = new_material(&key_id, 0, None, now, entropy);
     let current_material = Some(material.record.material_id.clone());
     change.put_key(KeyRecord { key_id, current_material, ..template })?;
@@ -299,15 +306,25 @@ pub fn new_material(
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Material {
-    let secret = SecretKey::random(entropy);
-    let id = material_id(key_id, &secret);
-    let record = MaterialRecord { material_id: HEXLOWER.encode(&id), generation, created: now, rotation };
-    Material { record, id, secret }
+    material(key_id, SecretBytes::random(SYMMETRIC_LEN, entropy), generation, rotation, now)
+}
+
+/// Material with its id, ready to be entered.
+pub fn material(
+    key_id: &str,
+    secret: SecretBytes,
+    generation: u32,
+    rotation: Option<RotationType>,
+    now: Timestamp,
+) -> Material {
+    let material_id = HEXLOWER.encode(&material_id(key_id, &secret));
+    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None };
+    Material::new(record, Some(secret)).expect("the id is hex")
 }
 
 /// SHA-256(key id || HMAC-SHA-256(material, "kmsfs material id v1")), the key id as text (KMS.md section 10).
-fn material_id(key_id: &str, secret: &SecretKey<32>) -> [u8; 32] {
-    let inner = seal::mac(secret, &[b"kmsfs material id v1"]);
+pub fn material_id(key_id: &str, secret: &SecretBytes) -> [u8; 32] {
+    let inner = seal::mac_under(secret.expose(), &[b"kmsfs material id v1"]);
     seal::sha256(&[key_id.as_bytes(), &inner].concat())
 }
 
@@ -317,6 +334,8 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
     let symmetric = record.spec == KeySpec::SymmetricDefault;
     let pending = record.state == KeyState::PendingDeletion;
     let waiting = record.state == KeyState::PendingReplicaDeletion;
+    let current = key.current().filter(|current| current.secret().is_some());
+    let import = current.and_then(|current| current.record.import.as_ref());
     KeyMetadata {
         aws_account_id: record.account.clone(),
         key_id: record.key_id.clone(),
@@ -328,8 +347,8 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_state: record.state,
         deletion_date: record.deletion_date.filter(|_| pending),
         pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
-        valid_to: None,
-        expiration_model: None,
+        valid_to: import.and_then(|import| import.valid_to),
+        expiration_model: import.map(Import::expiration_model),
         origin: record.origin,
         custom_key_store_id: None,
         cloud_hsm_cluster_id: None,
@@ -339,7 +358,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
-        current_key_material_id: record.current_material.clone(),
+        current_key_material_id: record.current_material.clone().filter(|_| symmetric),
     }
 }
 

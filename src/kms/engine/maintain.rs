@@ -5,10 +5,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Shared;
+use super::import::expire;
 use super::lifecycle::{new_material, put};
 use crate::kms::KmsError;
 use crate::kms::model::RotationType;
-use crate::kms::store::{Change, ClockRecord, KeyEntry, Rotation, key_row_id};
+use crate::kms::store::{
+    AliasRecord, Change, ClockRecord, DueKind, GrantRecord, KeyEntry, Rotation, below, key_row_id,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::Timestamp;
@@ -45,22 +48,25 @@ impl Shared {
         }
         let held_until = clock.jumped.map_or(i64::MIN, |since| since.plus(CONFIRMATION).as_nanos());
         self.held_until.store(held_until, Ordering::Relaxed);
+        self.latest.fetch_max(clock.highest.as_nanos(), Ordering::Relaxed);
         let snapshot = self.store.current()?;
-        if clock.jumped.is_some() && snapshot.due().deletion.is_some_and(|at| now >= at) {
+        if clock.jumped.is_some() && snapshot.first_due(DueKind::Deletion).is_some_and(|at| now >= at) {
             tracing::warn!("the clock has jumped by more than a day: due deletions wait for an hour of agreement");
         }
         if !self.is_due(&snapshot, now) {
             return Ok(());
         }
         self.store.change(|change| {
+            // Wrapping keys live shorter than the shortest waiting period: a key that ends has none left.
+            expire(self, change, self.latest(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
-            for key in snapshot.keys.values() {
+            for key in snapshot.due_keys(DueKind::Rotation, now) {
                 rotate_if_due(self, change, key, now)?;
-                if clock.jumped.is_none() && key.deletion_due().is_some_and(|at| now >= at) {
-                    destroy(self, change, key, now)?;
-                    destroyed += 1;
-                }
+            }
+            for key in snapshot.due_keys(DueKind::Deletion, now).filter(|_| clock.jumped.is_none()) {
+                destroy(self, change, key, now)?;
+                destroyed += 1;
             }
             if destroyed > 0 {
                 change.new_epoch();
@@ -74,7 +80,7 @@ impl Shared {
 }
 
 /// Rotates `key` once if its automatic rotation is due, however often it was missed.
-pub fn rotate_if_due(shared: &Shared, change: &mut Change, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
+pub fn rotate_if_due(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
     let Some(mut next) = key.rotation_due().filter(|due| now >= *due) else { return Ok(()) };
     let days = key.record.rotation.period_days.max(1);
     while next <= now {
@@ -90,7 +96,7 @@ pub fn rotate_if_due(shared: &Shared, change: &mut Change, key: &KeyEntry, now: 
 /// Gives `key` new current material; the older stays for decryption.
 pub fn rotate(
     shared: &Shared,
-    change: &mut Change,
+    change: &mut Change<'_>,
     key: &KeyEntry,
     kind: RotationType,
     now: Timestamp,
@@ -107,22 +113,24 @@ pub fn rotate(
 }
 
 /// Ends the life of `key`: its material, metadata and aliases go, a tombstone stays.
-fn destroy(shared: &Shared, change: &mut Change, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
+fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
     let row_id = key_row_id(&key.record.region, &key.record.key_id);
     for material in &key.materials {
         change.delete_material(&row_id, &material.record.material_id)?;
     }
-    let of_key = |alias: &crate::kms::store::AliasRecord| {
-        (&alias.region, &alias.key_id) == (&key.record.region, &key.record.key_id)
-    };
-    let aliases: Vec<String> =
-        change.snapshot().aliases.iter().filter(|(_, alias)| of_key(alias)).map(|(id, _)| id.to_string()).collect();
+    let aliases: Vec<Arc<str>> = change.snapshot().aliases_of(&row_id).cloned().collect();
     for alias in aliases {
-        change.delete_alias(&alias);
+        change.delete::<AliasRecord>(&alias);
+    }
+    let prefix = format!("{row_id}/");
+    let grants: Vec<Arc<str>> = below(&change.snapshot().grants, &prefix, None).map(|(id, _)| id.clone()).collect();
+    for grant in grants {
+        change.delete::<GrantRecord>(&grant);
     }
     put(change, key, |record| {
         record.description.clear();
         record.tags.clear();
+        record.policy = None;
         record.current_material = None;
         record.rotation = Rotation { enabled: false, period_days: 0, next: None, on_demand: 0 };
         record.destroyed = Some(now);

@@ -23,11 +23,22 @@ pub struct Pager<'a> {
 }
 
 impl Pager<'_> {
-    /// The page of `items`, which come in the order of their names.
+    /// The page of `items`, which come in the order of their names: for lists that are short.
     pub fn page<T>(&self, call: &Call<'_>, items: impl Iterator<Item = (String, T)>) -> Result<Page<T>, KmsError> {
+        self.page_from(call, |after| {
+            items.skip_while(move |(name, _)| after.as_ref().is_some_and(|after| name <= after))
+        })
+    }
+
+    /// The page of the items that `items` finds behind the name given to it.
+    pub fn page_from<T, I: Iterator<Item = (String, T)>>(
+        &self,
+        call: &Call<'_>,
+        items: impl FnOnce(Option<String>) -> I,
+    ) -> Result<Page<T>, KmsError> {
         let after = self.marker.map(|marker| self.open(call, marker)).transpose()?;
         let limit = self.limit.unwrap_or(self.default) as usize;
-        let mut rest = items.skip_while(|(name, _)| after.as_ref().is_some_and(|after| name <= after));
+        let mut rest = items(after);
         let mut page = Page { items: Vec::new(), next: None };
         let mut last = None;
         for (name, item) in rest.by_ref().take(limit) {

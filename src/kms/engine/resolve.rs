@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER;
 
-use super::authorise::denied;
+use super::authorise::{Access, denied};
 use super::call::Call;
 use crate::kms::model::KeyState;
 use crate::kms::store::{KeyEntry, Snapshot, alias_row_id, key_row_id};
@@ -47,14 +47,16 @@ impl Engine {
 }
 
 impl Call<'_> {
-    /// The key that `text` names, authorised for `action`.
-    pub fn key(
+    /// The key that `text` names, authorised for `access`.
+    pub fn key<'a>(
         &mut self,
         snapshot: &Snapshot,
-        text: &str,
+        text: &'a str,
         forms: Forms,
-        action: &str,
+        access: impl Into<Access<'a>>,
     ) -> Result<Arc<KeyEntry>, KmsError> {
+        let mut access = access.into();
+        let action = access.action;
         let own_account = self.caller.account().to_string();
         let (account, named) = match text.strip_prefix("arn:") {
             Some(rest) => self.parse_arn(text, rest)?,
@@ -67,7 +69,10 @@ impl Call<'_> {
             Named::Key(id) if is_key_id(id) => id.to_owned(),
             Named::Key(_) => return Err(invalid_key_id(text)),
             Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
-                Some(alias) => alias.key_id.clone(),
+                Some(found) => {
+                    access = access.with("kms:RequestAlias", alias);
+                    found.key_id.clone()
+                }
                 None => {
                     let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
                     return Err(match foreign {
@@ -82,7 +87,7 @@ impl Call<'_> {
             let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
             return Err(if foreign { denied(self.caller, action, &arn) } else { does_not_exist(&arn) });
         };
-        self.authorise(action, key)?;
+        self.authorise(snapshot, &access, key)?;
         if key.is_tombstone() {
             return Err(does_not_exist(key.arn.as_str()));
         }

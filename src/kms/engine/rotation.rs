@@ -13,7 +13,9 @@ use super::page::Pager;
 use super::resolve::{Forms, usable};
 use crate::kms::KmsError;
 use crate::kms::model::*;
-use crate::kms::store::{KeyEntry, Material};
+use crate::kms::store::{Change, Import, KeyEntry, Material, key_row_id};
+use crate::sync::Arc;
+use crate::types::Timestamp;
 
 const PERIOD: std::ops::RangeInclusive<u32> = 90..=2560;
 const MAX_ON_DEMAND: u32 = 25;
@@ -30,7 +32,7 @@ impl Engine {
             return self.call(caller, ("EnableKeyRotation", Changes), parameters, |_| Err(error));
         }
         self.edit_key(caller, "EnableKeyRotation", parameters, &key_id, |call, change, key| {
-            rotatable(key)?;
+            rotates_automatically(key)?;
             usable(key)?;
             let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
             put(change, key, |record| {
@@ -48,7 +50,7 @@ impl Engine {
     pub fn disable_key_rotation(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "keyId": request.key_id });
         self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |_, change, key| {
-            rotatable(key)?;
+            rotates_automatically(key)?;
             usable(key)?;
             put(change, key, |record| {
                 record.rotation.enabled = false;
@@ -82,7 +84,8 @@ impl Engine {
         })
     }
 
-    /// `RotateKeyOnDemand`: new material at once, at most 25 times per key. The schedule stays as it is.
+    /// `RotateKeyOnDemand`: new material at once, at most 25 times per key; of an imported key, the material that was
+    /// imported for it. The schedule stays as it is.
     pub fn rotate_key_on_demand(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id });
         self.edit_key(caller, "RotateKeyOnDemand", parameters, &request.key_id, |call, change, key| {
@@ -98,7 +101,10 @@ impl Engine {
             if key.rotation_due().is_some_and(|due| due < call.now.plus(TOO_CLOSE)) {
                 return Err(KmsError::Conflict(format!("An automatic rotation of {} is about to begin.", key.arn)));
             }
-            let key = rotate(call.shared, change, key, RotationType::OnDemand, call.now)?;
+            let key = match key.record.origin {
+                Origin::External => rotate_to_imported(change, key, call.now)?,
+                _ => rotate(call.shared, change, key, RotationType::OnDemand, call.now)?,
+            };
             call.response = json!({ "keyId": key.arn.as_str() });
             Ok(KeyIdResponse { key_id: key.arn.clone() })
         })
@@ -139,27 +145,66 @@ impl Engine {
 
 fn entry(key: &KeyEntry, material: &Material, with_state: bool) -> RotationsListEntry {
     let record = &material.record;
+    let pending = key.pending_rotation().is_some_and(|pending| pending.id == material.id);
     let current = key.record.current_material.as_ref() == Some(&record.material_id);
-    let state = if current { KeyMaterialState::Current } else { KeyMaterialState::NonCurrent };
+    let state = match (current, pending) {
+        (true, _) => KeyMaterialState::Current,
+        (false, true) => KeyMaterialState::PendingRotation,
+        (false, false) => KeyMaterialState::NonCurrent,
+    };
+    let import = record.import.as_ref().filter(|_| with_state);
+    let present = import.filter(|_| material.secret().is_some());
     RotationsListEntry {
         key_id: key.arn.clone(),
         key_material_id: record.material_id.clone(),
+        key_material_description: import.and_then(|import| import.description.clone()),
+        import_state: import
+            .map(|_| if present.is_some() { ImportState::Imported } else { ImportState::PendingImport }),
         key_material_state: with_state.then_some(state),
+        expiration_model: present.map(Import::expiration_model),
+        valid_to: present.and_then(|import| import.valid_to),
         rotation_date: record.rotation.map(|_| record.created),
         rotation_type: record.rotation,
     }
 }
 
-/// Refuses keys that do not rotate by themselves.
+/// Makes the material that was imported for it current.
+fn rotate_to_imported(change: &mut Change, key: &KeyEntry, now: Timestamp) -> Result<Arc<KeyEntry>, KmsError> {
+    let Some(pending) = key.pending_rotation() else {
+        return Err(KmsError::MaterialState(format!(
+            "No available key material pending rotation for the key: {}.",
+            key.arn
+        )));
+    };
+    let mut record = pending.record.clone();
+    (record.rotation, record.created) = (Some(RotationType::OnDemand), now);
+    change.put_material(&key_row_id(&key.record.region, &key.record.key_id), pending.with_record(record))?;
+    put(change, key, |record| {
+        record.current_material = Some(pending.record.material_id.clone());
+        record.rotation.on_demand += 1;
+    })
+}
+
+/// Refuses keys that have no rotation.
 fn rotatable(key: &KeyEntry) -> Result<(), KmsError> {
     let record = &key.record;
     if record.spec != KeySpec::SymmetricDefault {
         let text = format!("{} key spec is {} which is not valid for this operation.", key.arn, record.spec);
         return Err(KmsError::UnsupportedOperation(text));
     }
-    if record.origin != Origin::AwsKms {
-        let text = format!("{} origin is {} which is not valid for this operation.", key.arn, record.origin);
-        return Err(KmsError::UnsupportedOperation(text));
+    match record.origin {
+        Origin::AwsKms | Origin::External => Ok(()),
+        Origin::AwsCloudHsm | Origin::ExternalKeyStore => Err(not_for_origin(key)),
     }
-    Ok(())
+}
+
+/// Refuses keys that rotate on demand only, or not at all.
+fn rotates_automatically(key: &KeyEntry) -> Result<(), KmsError> {
+    rotatable(key)?;
+    if key.record.origin == Origin::AwsKms { Ok(()) } else { Err(not_for_origin(key)) }
+}
+
+pub fn not_for_origin(key: &KeyEntry) -> KmsError {
+    let origin = key.record.origin;
+    KmsError::UnsupportedOperation(format!("{} origin is {origin} which is not valid for this operation.", key.arn))
 }

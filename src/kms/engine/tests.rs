@@ -3,10 +3,12 @@
 mod catch_up;
 mod deletion;
 mod homes;
+mod import;
 mod keys;
 mod model;
 mod processes;
 mod records;
+mod scale;
 mod symmetric;
 
 use tempfile::TempDir;
@@ -73,7 +75,7 @@ impl Bench {
     }
 
     pub fn describe(&self, key_id: &str) -> Result<KeyMetadata, KmsError> {
-        let request = DescribeKeyRequest { key_id: key_id.to_owned() };
+        let request = DescribeKeyRequest { key_id: key_id.to_owned(), ..Default::default() };
         self.engine.describe_key(&self.alice, request).map(|answer| answer.key_metadata)
     }
 
@@ -107,6 +109,7 @@ pub fn encrypt(engine: &Engine, caller: &Caller, key_id: &str, plaintext: &[u8])
         plaintext: plaintext.into(),
         encryption_context: context(),
         encryption_algorithm: None,
+        grant_tokens: Vec::new(),
         dry_run: false,
     };
     engine.encrypt(caller, request).map(|answer| answer.ciphertext_blob)

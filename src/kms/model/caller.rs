@@ -40,6 +40,24 @@ impl Principal {
         Self { arn: format!("arn:aws:iam::{account}:user/{}", iam_name(name)), account: account.clone() }
     }
 
+    /// The user or role `name`, possibly with a path (`team/alice`).
+    ///
+    /// # Errors
+    /// IAM does not allow the name.
+    pub fn named(account: &AccountId, kind: PrincipalKind, name: &str) -> Result<Self, ParsePrincipalError> {
+        let parts_are_legal = name.split('/').all(|part| !part.is_empty() && iam_name(part) == part);
+        let arn = match kind {
+            PrincipalKind::User => format!("arn:aws:iam::{account}:user/{name}"),
+            PrincipalKind::Role => format!("arn:aws:iam::{account}:role/{name}"),
+            PrincipalKind::Root => return Ok(Self::root(account)),
+        };
+        if parts_are_legal && name.len() <= 512 {
+            Ok(Self { arn, account: account.clone() })
+        } else {
+            Err(ParsePrincipalError(arn))
+        }
+    }
+
     /// The principal of the mount of `volume`.
     pub fn mount(account: &AccountId, volume: &str) -> Self {
         Self { arn: format!("arn:aws:iam::{account}:role/kmsfs/{}", iam_name(volume)), account: account.clone() }
@@ -116,6 +134,8 @@ pub struct Caller(Arc<Fields>);
 struct Fields {
     principal: Principal,
     region: Region,
+    /// Whether the principal is an administrator of its account as long as no identity of its name is made.
+    local: bool,
     via_service: Option<String>,
     source_ip: String,
     user_agent: String,
@@ -123,11 +143,17 @@ struct Fields {
 }
 
 impl Caller {
-    /// A caller in this process who works in `region`.
+    /// A caller who works in `region` and may do what the identity policies of its user or role say.
     pub fn new(principal: Principal, region: Region) -> Self {
         let user_agent = concat!("kmsfs/", env!("CARGO_PKG_VERSION")).to_owned();
-        let source_ip = "127.0.0.1".to_owned();
-        Self(Arc::new(Fields { principal, region, via_service: None, source_ip, user_agent, request_id: None }))
+        let (source_ip, via_service, request_id) = ("127.0.0.1".to_owned(), None, None);
+        Self(Arc::new(Fields { principal, region, local: false, via_service, source_ip, user_agent, request_id }))
+    }
+
+    /// Somebody who can open the home: a user at the command line, a mount. An administrator of the principal's account,
+    /// unless a user or role of that name was made in the home: then its identity policies count.
+    pub fn local(principal: Principal, region: Region) -> Self {
+        Self::new(principal, region).changed(|fields| fields.local = true)
     }
 
     fn changed(mut self, change: impl FnOnce(&mut Fields)) -> Self {
@@ -169,6 +195,11 @@ impl Caller {
     /// The Region that the request is for.
     pub fn region(&self) -> &Region {
         &self.0.region
+    }
+
+    /// Whether the caller was made by [`Caller::local`].
+    pub fn is_local(&self) -> bool {
+        self.0.local
     }
 
     /// The service that calls for the principal.

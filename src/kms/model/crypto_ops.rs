@@ -19,6 +19,8 @@ pub struct GenerateDataKeyRequest {
     pub key_spec: Option<DataKeySpec>,
     /// 1 to 1024.
     pub number_of_bytes: Option<u32>,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
 }
@@ -65,6 +67,8 @@ pub struct EncryptRequest {
     pub encryption_context: EncryptionContext,
     /// Default `SYMMETRIC_DEFAULT`.
     pub encryption_algorithm: Option<EncryptionAlgorithm>,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
 }
@@ -94,6 +98,8 @@ pub struct DecryptRequest {
     pub key_id: Option<String>,
     /// Default `SYMMETRIC_DEFAULT`.
     pub encryption_algorithm: Option<EncryptionAlgorithm>,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
 }
@@ -131,6 +137,8 @@ pub struct ReEncryptRequest {
     pub source_encryption_algorithm: Option<EncryptionAlgorithm>,
     /// Default `SYMMETRIC_DEFAULT`.
     pub destination_encryption_algorithm: Option<EncryptionAlgorithm>,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
 }
@@ -166,8 +174,9 @@ pub struct GenerateRandomRequest {
 }
 
 /// Answer of `GenerateRandom`.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct GenerateRandomResponse {
     /// The bytes.
+    #[serde(skip)]
     pub plaintext: Plaintext,
 }

@@ -21,6 +21,16 @@ macro_rules! words {
             }
         }
 
+        impl super::Word for $name {
+            fn all() -> &'static [Self] {
+                Self::ALL
+            }
+
+            fn word(self) -> &'static str {
+                self.as_str()
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
@@ -40,12 +50,14 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 /// The text is none of an enumeration's words.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("'{text}' is none of: {legal}")]
 pub struct UnknownWord {
-    text: String,
-    legal: String,
+    pub(super) text: String,
+    pub(super) legal: String,
 }
 
 words!(
@@ -209,6 +221,54 @@ words!(
         KeyMaterialExpires = "KEY_MATERIAL_EXPIRES",
         /// Never.
         KeyMaterialDoesNotExpire = "KEY_MATERIAL_DOES_NOT_EXPIRE",
+    }
+);
+words!(
+    /// Whether material is imported for the first time.
+    ImportType {
+        /// Material that the key has had before.
+        ExistingKeyMaterial = "EXISTING_KEY_MATERIAL",
+        /// Material that the key has never had.
+        NewKeyMaterial = "NEW_KEY_MATERIAL",
+    }
+);
+words!(
+    /// Whether imported material is there at present.
+    ImportState {
+        /// It is.
+        Imported = "IMPORTED",
+        /// It was deleted, expired, or not yet imported into this Region.
+        PendingImport = "PENDING_IMPORT",
+    }
+);
+words!(
+    /// How material is wrapped for its import.
+    WrappingAlgorithm {
+        /// Refused since 2023.
+        RsaesPkcs1V15 = "RSAES_PKCS1_V1_5",
+        /// RSA-OAEP with SHA-1 (and MGF1 with SHA-1).
+        RsaesOaepSha1 = "RSAES_OAEP_SHA_1",
+        /// RSA-OAEP with SHA-256 (and MGF1 with SHA-256).
+        RsaesOaepSha256 = "RSAES_OAEP_SHA_256",
+        /// An AES-256 key under RSA-OAEP with SHA-1, then the material under that key with RFC 5649.
+        RsaAesKeyWrapSha1 = "RSA_AES_KEY_WRAP_SHA_1",
+        /// An AES-256 key under RSA-OAEP with SHA-256, then the material under that key with RFC 5649.
+        RsaAesKeyWrapSha256 = "RSA_AES_KEY_WRAP_SHA_256",
+        /// China Regions only; always refused.
+        Sm2pke = "SM2PKE",
+    }
+);
+words!(
+    /// The kind of a wrapping key.
+    WrappingKeySpec {
+        /// RSA, 2048 bits.
+        Rsa2048 = "RSA_2048",
+        /// RSA, 3072 bits.
+        Rsa3072 = "RSA_3072",
+        /// RSA, 4096 bits.
+        Rsa4096 = "RSA_4096",
+        /// China Regions only; always refused.
+        Sm2 = "SM2",
     }
 );
 words!(

@@ -22,6 +22,8 @@ pub struct CreateKeyRequest {
     pub origin: Option<Origin>,
     /// A key policy; the default policy if absent.
     pub policy: Option<String>,
+    /// Also take a policy that keeps the caller from changing it later.
+    pub bypass_policy_lockout_safety_check: bool,
     /// Up to 50.
     pub tags: Vec<Tag>,
     /// Whether to make a multi-Region primary.
@@ -41,6 +43,8 @@ pub struct CreateKeyResponse {
 pub struct DescribeKeyRequest {
     /// Key id, key ARN, alias name or alias ARN.
     pub key_id: String,
+    /// Up to 10 grant tokens.
+    pub grant_tokens: Vec<String>,
 }
 
 /// Answer of `DescribeKey`.
@@ -250,9 +254,21 @@ pub struct RotationsListEntry {
     pub key_id: KeyArn,
     /// The material that became current: 64 hex digits.
     pub key_material_id: String,
-    /// Only with `ALL_KEY_MATERIAL`.
+    /// Of imported material; only with `ALL_KEY_MATERIAL`, as the four that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_material_description: Option<String>,
+    /// Whether imported material is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub import_state: Option<ImportState>,
+    /// Place in the key's history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_material_state: Option<KeyMaterialState>,
+    /// Whether imported material that is there expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expiration_model: Option<ExpirationModel>,
+    /// When imported material expires.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serial::opt_time")]
+    pub valid_to: Option<Timestamp>,
     /// When it became current; absent for the first material.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serial::opt_time")]
     pub rotation_date: Option<Timestamp>,

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use rusqlite::{TransactionBehavior, params};
 
 use super::records::*;
-use super::rows::{self, Row, Sum, Table};
-use super::state::{self, Held, Inner, Snapshot};
-use super::{StoreError, schema};
-use crate::crypto::secret::SecretKey;
+use super::rows::{self, Ledger, Row, Table};
+use super::state::{self, Cache, Held, Inner};
+use super::{Record, Snapshot, StoreError, clock, schema};
+use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::KmsError;
 use crate::kms::audit::{self, Rendered};
@@ -23,29 +23,28 @@ use crate::sync::Arc;
 use crate::types::Timestamp;
 
 enum Edit {
-    Put { parent: Option<String>, record: String, material: Option<Arc<Material>> },
+    Put { parent: Option<String>, record: String, sealed: Option<Vec<u8>> },
     Delete,
 }
 
 /// Edits of a snapshot that are committed together.
-pub struct Change {
+pub struct Change<'a> {
     snapshot: Arc<Snapshot>,
+    domain: Arc<DomainKeys>,
+    entropy: &'a dyn Entropy,
     edits: BTreeMap<(Table, String), Edit>,
     events: Vec<Rendered>,
     new_epoch: bool,
-}
-
-fn json(record: &impl serde::Serialize) -> String {
-    serde_json::to_string(record).expect("plain data serialises")
 }
 
 fn internal(what: String) -> KmsError {
     KmsError::Internal(what)
 }
 
-impl Change {
-    pub fn new(snapshot: Arc<Snapshot>) -> Self {
-        Self { snapshot, edits: BTreeMap::new(), events: Vec::new(), new_epoch: false }
+impl<'a> Change<'a> {
+    pub(super) fn new(cache: &Cache, entropy: &'a dyn Entropy) -> Self {
+        let (snapshot, domain) = (cache.snapshot.clone(), cache.domain.clone());
+        Self { snapshot, domain, entropy, edits: BTreeMap::new(), events: Vec::new(), new_epoch: false }
     }
 
     /// The state with the edits so far.
@@ -55,18 +54,16 @@ impl Change {
 
     pub fn put_key(&mut self, record: KeyRecord) -> Result<Arc<KeyEntry>, KmsError> {
         let id = key_row_id(&record.region, &record.key_id);
-        let put = Edit::Put { parent: None, record: json(&record), material: None };
+        self.edit(Table::Keys, &id, None, &record, None);
         Arc::make_mut(&mut self.snapshot).put_key(&id, record).map_err(internal)?;
-        let entry = self.snapshot.keys[&*id].clone();
-        self.edits.insert((Table::Keys, id), put);
-        Ok(entry)
+        Ok(self.snapshot.keys[&*id].clone())
     }
 
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
-        let (id, material) = (material_row_id(key_row, &material.record.material_id), Arc::new(material));
-        let (parent, record) = (Some(key_row.to_owned()), json(&material.record));
-        self.edits.insert((Table::Materials, id), Edit::Put { parent, record, material: Some(material.clone()) });
-        Arc::make_mut(&mut self.snapshot).put_material(key_row, material).map_err(internal)
+        let id = material_row_id(key_row, &material.record.material_id);
+        let secret = material.secret().map(SecretBytes::expose);
+        self.edit(Table::Materials, &id, Some(key_row.to_owned()), &material.record, secret);
+        Arc::make_mut(&mut self.snapshot).put_material(key_row, Arc::new(material)).map_err(internal)
     }
 
     pub fn delete_material(&mut self, key_row: &str, material_id: &str) -> Result<(), KmsError> {
@@ -76,22 +73,29 @@ impl Change {
         Ok(())
     }
 
-    pub fn put_alias(&mut self, record: AliasRecord) {
-        let id = alias_row_id(&record.region, &record.account, &record.name);
-        let parent = Some(key_row_id(&record.region, &record.key_id));
-        self.edits.insert((Table::Aliases, id.clone()), Edit::Put { parent, record: json(&record), material: None });
-        Arc::make_mut(&mut self.snapshot).aliases.insert(id.into(), Arc::new(record));
+    /// Inserts or replaces the row `id`.
+    pub fn put<R: Record>(&mut self, id: &str, record: R) {
+        self.edit(R::TABLE, id, record.parent(id), &record, record.secret());
+        Arc::make_mut(&mut self.snapshot).put(id, record);
     }
 
-    pub fn delete_alias(&mut self, row_id: &str) {
-        Arc::make_mut(&mut self.snapshot).aliases.remove(row_id);
-        self.edits.insert((Table::Aliases, row_id.to_owned()), Edit::Delete);
+    /// Deletes the row `id`, if it is there.
+    pub fn delete<R: Record>(&mut self, id: &str) {
+        Arc::make_mut(&mut self.snapshot).remove::<R>(id);
+        self.edits.insert((R::TABLE, id.to_owned()), Edit::Delete);
     }
 
-    pub fn put_volume(&mut self, id: &str, row: VolumeRow) {
-        self.edits
-            .insert((Table::Volumes, id.to_owned()), Edit::Put { parent: None, record: json(&row), material: None });
-        Arc::make_mut(&mut self.snapshot).volumes.insert(id.into(), Arc::new(row));
+    fn edit(
+        &mut self,
+        table: Table,
+        id: &str,
+        parent: Option<String>,
+        record: &impl serde::Serialize,
+        secret: Option<&[u8]>,
+    ) {
+        let sealed = secret.map(|secret| rows::seal(table, id, secret, &self.domain, self.entropy));
+        let record = serde_json::to_string(record).expect("plain data serialises");
+        self.edits.insert((table, id.to_owned()), Edit::Put { parent, record, sealed });
     }
 
     /// Records an event with the change: durable exactly if the change is.
@@ -104,13 +108,7 @@ impl Change {
         self.new_epoch = true;
     }
 
-    pub fn commit(
-        self,
-        inner: &mut Inner,
-        home: &Home,
-        held: Held<'_>,
-        entropy: &dyn Entropy,
-    ) -> Result<(), StoreError> {
+    pub(super) fn commit(self, inner: &mut Inner, home: &Home, held: Held<'_>) -> Result<(), StoreError> {
         let Inner { connection, cache } = inner;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for event in &self.events {
@@ -121,24 +119,19 @@ impl Change {
             return Ok(tx.commit()?);
         }
         let revision = cache.revision + 1;
-        let mut sum = cache.sum;
+        let mut ledger = cache.ledger.clone();
         // Parents are written before children, and deleted after them.
         for ((table, id), edit) in &self.edits {
-            if let Some(old) = cache.revisions.get(&(*table, id.clone())) {
-                sum.remove(*table, id, *old, &cache.domain);
-            }
-            if let Edit::Put { parent, record, material } = edit {
-                let (parent, record) = (parent.clone(), record.clone());
-                let mut row = Row { id: id.clone(), parent, revision, record, sealed: None };
-                if let Some(material) = material {
-                    row.seal(*table, material.secret.expose(), &cache.domain, entropy);
-                }
-                row.write(*table, &cache.domain, &tx)?;
-                sum.add(*table, id, revision, &cache.domain);
+            if let Edit::Put { parent, record, sealed } = edit {
+                let (parent, record, sealed) = (parent.clone(), record.clone(), sealed.clone());
+                Row { id: id.clone(), parent, revision, record, sealed }.write(*table, &cache.domain, &tx)?;
+                ledger.put(*table, id, revision, &cache.domain);
             }
         }
-        for ((table, id), _) in self.edits.iter().rev().filter(|(_, edit)| matches!(edit, Edit::Delete)) {
-            rows::delete(*table, id, &tx)?;
+        for ((table, id), edit) in self.edits.iter().rev() {
+            if matches!(edit, Edit::Delete) && ledger.remove(*table, id, &cache.domain) {
+                rows::delete(*table, id, revision, &tx)?;
+            }
         }
         rows::set_meta("revision", revision, &tx)?;
 
@@ -146,15 +139,15 @@ impl Change {
         let before = body.states.clone();
         let domain = if self.new_epoch {
             let next = body.domains.iter().map(|domain| domain.epoch).max().unwrap_or(0) + 1;
-            home.push_domain(&mut body, next, entropy);
+            home.push_domain(&mut body, next, self.entropy);
             let domain = home.domain_keys(&body, next).expect("made a line above");
-            sum = rewrap(&tx, home, &cache.domain, &domain, entropy)?;
+            ledger = rewrap(&tx, home, &cache.domain, &domain, self.entropy)?;
             rows::set_meta("epoch", next, &tx)?;
-            Some(domain)
+            Some(Arc::new(domain))
         } else {
             None
         };
-        let state = state::state_record(&sum, revision, domain.as_ref().unwrap_or(&cache.domain));
+        let state = state::state_record(&ledger, revision, domain.as_ref().unwrap_or(&cache.domain));
         body.states.push(state.clone());
         home.write_root(held, &body)?;
         if let Err(error) = tx.commit() {
@@ -163,14 +156,8 @@ impl Change {
             return Err(error.into());
         }
         cache.revision = revision;
-        cache.sum = sum;
+        cache.ledger = ledger;
         cache.snapshot = self.snapshot;
-        for ((table, id), edit) in self.edits {
-            match edit {
-                Edit::Put { .. } => drop(cache.revisions.insert((table, id), revision)),
-                Edit::Delete => drop(cache.revisions.remove(&(table, id))),
-            }
-        }
         let fresh_epoch = domain.is_some();
         if let Some(domain) = domain {
             cache.domain = domain;
@@ -190,25 +177,31 @@ impl Change {
     }
 }
 
-/// Seals and authenticates every row anew under `to`; the digest's sum under `to`.
+/// Seals and authenticates every row anew under `to`; the ledger under `to`.
 fn rewrap(
     tx: &rusqlite::Connection,
     home: &Home,
     from: &DomainKeys,
     to: &DomainKeys,
     entropy: &dyn Entropy,
-) -> Result<Sum, StoreError> {
+) -> Result<Ledger, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: home.database(), what };
-    let mut sum = Sum::default();
+    let mut ledger = Ledger::default();
     for table in Table::ALL {
-        for mut row in rows::read(table, None, from, tx)?.map_err(damaged)? {
+        let mut all = Vec::new();
+        rows::visit(table, None, from, tx, |row| {
+            all.push(row);
+            Ok(())
+        })?
+        .map_err(damaged)?;
+        for mut row in all {
             if row.sealed.is_some() {
                 let plain = row.unseal(table, from);
                 let plain = plain.ok_or_else(|| damaged(format!("the secret of row '{}' does not open", row.id)))?;
-                row.seal(table, &plain, to, entropy);
+                row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy));
             }
             row.write(table, to, tx)?;
-            sum.add(table, &row.id, row.revision, to);
+            ledger.put(table, &row.id, row.revision, to);
         }
     }
     let secrets: Vec<(String, Vec<u8>)> = tx
@@ -220,9 +213,9 @@ fn rewrap(
         let plain = plain.ok_or_else(|| damaged(format!("the internal key '{id}' does not open")))?;
         write_secret(tx, &id, &plain, to, entropy)?;
     }
-    let clock = state::read_clock(tx, from).map_err(|_| damaged("its clock record cannot be read".into()))?;
-    state::write_clock(tx, &clock, to)?;
-    Ok(sum)
+    let clock = clock::read(tx, from).map_err(|_| damaged("its clock record cannot be read".into()))?;
+    clock::write(tx, &clock, to)?;
+    Ok(ledger)
 }
 
 fn write_secret(
@@ -246,12 +239,13 @@ pub fn create(home: &Home, body: &mut RootBody, now: Timestamp, entropy: &dyn En
     let tx = connection.transaction()?;
     rows::set_meta("epoch", epoch, &tx)?;
     rows::set_meta("revision", 0, &tx)?;
+    rows::set_meta(rows::FORGOTTEN, 0, &tx)?;
     let audit_key = SecretKey::<32>::random(entropy);
     write_secret(&tx, "audit", audit_key.expose(), &keys, entropy)?;
     write_secret(&tx, "marker", SecretKey::<32>::random(entropy).expose(), &keys, entropy)?;
-    state::write_clock(&tx, &ClockRecord { highest: now, last: now, jumped: None }, &keys)?;
+    clock::write(&tx, &ClockRecord { highest: now, last: now, jumped: None }, &keys)?;
     audit::write_first_head(&tx, &audit_key)?;
     tx.commit()?;
-    body.states = vec![state::state_record(&Sum::default(), 0, &keys)];
+    body.states = vec![state::state_record(&Ledger::default(), 0, &keys)];
     Ok(())
 }

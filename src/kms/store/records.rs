@@ -1,12 +1,15 @@
 //! What the rows hold.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-use crate::crypto::secret::SecretKey;
+use crate::crypto::secret::SecretBytes;
 use crate::kms::model::{
-    KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag, nanos, opt_nanos,
+    ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, Origin, RotationType, Tag,
+    WrappingAlgorithm, nanos, opt_nanos,
 };
-use crate::sync::Arc;
+use crate::kms::policy::{Kind, Policy};
+use crate::sync::{Arc, OnceLock};
 use crate::types::{KeyArn, Timestamp};
 
 /// The rotation setting of a key.
@@ -44,6 +47,9 @@ pub struct KeyRecord {
     pub rotation: Rotation,
     pub current_material: Option<String>,
     pub tags: Vec<Tag>,
+    /// The key policy as it was put; absent: the default policy, or the fixed one of an AWS managed key.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// When the key was destroyed: this record is its tombstone.
     #[serde(with = "opt_nanos")]
     pub destroyed: Option<Timestamp>,
@@ -56,10 +62,46 @@ pub struct MaterialRecord {
     pub material_id: String,
     /// Place in the key's history, from 0.
     pub generation: u32,
+    /// When it became current, or was imported.
     #[serde(with = "nanos")]
     pub created: Timestamp,
-    /// What made it current; absent for the first.
+    /// What made it current; absent for the first, and for material that waits for a rotation.
     pub rotation: Option<RotationType>,
+    /// Only for imported material, whether it is there at present or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<Import>,
+}
+
+/// What is known of imported material (KMS.md section 12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// When it expires; never if absent.
+    #[serde(with = "opt_nanos")]
+    pub valid_to: Option<Timestamp>,
+    /// The user's words.
+    pub description: Option<String>,
+}
+
+impl Import {
+    pub fn expiration_model(&self) -> ExpirationModel {
+        match self.valid_to {
+            Some(_) => ExpirationModel::KeyMaterialExpires,
+            None => ExpirationModel::KeyMaterialDoesNotExpire,
+        }
+    }
+}
+
+/// A wrapping key of an outstanding import token.
+#[derive(Serialize, Deserialize)]
+pub struct WrappingKey {
+    /// How material comes wrapped.
+    pub algorithm: WrappingAlgorithm,
+    /// End of the token.
+    #[serde(with = "nanos")]
+    pub valid_to: Timestamp,
+    /// PKCS#8 DER, sealed beside the record.
+    #[serde(skip)]
+    pub private: SecretBytes,
 }
 
 /// An alias.
@@ -78,6 +120,10 @@ pub struct AliasRecord {
 }
 
 impl AliasRecord {
+    pub fn row_id(&self) -> String {
+        alias_row_id(&self.region, &self.account, &self.name)
+    }
+
     pub fn arn(&self) -> String {
         format!("arn:aws:kms:{}:{}:{}", self.region, self.account, self.name)
     }
@@ -108,11 +154,37 @@ pub struct ClockRecord {
     pub jumped: Option<Timestamp>,
 }
 
-/// Key material in memory.
+/// Key material in memory: 32 bytes of a symmetric key, the bytes of an HMAC key, or a key pair as PKCS#8 DER.
 pub struct Material {
     pub record: MaterialRecord,
+    /// `record.material_id` as bytes.
     pub id: [u8; 32],
-    pub secret: SecretKey<32>,
+    /// Shared by the keys of a multi-Region key, and by the records that follow each other.
+    secret: Option<Arc<SecretBytes>>,
+}
+
+impl Material {
+    /// `None` if the record's id is not 64 hex digits.
+    pub fn new(record: MaterialRecord, secret: Option<SecretBytes>) -> Option<Self> {
+        let id = HEXLOWER.decode(record.material_id.as_bytes()).ok()?.try_into().ok()?;
+        Some(Self { record, id, secret: secret.map(Arc::new) })
+    }
+
+    /// The same material with another record of it.
+    pub fn with_record(&self, record: MaterialRecord) -> Self {
+        debug_assert_eq!(record.material_id, self.record.material_id);
+        Self { record, id: self.id, secret: self.secret.clone() }
+    }
+
+    /// When it expires, if it is there and does.
+    pub fn expiry_due(&self) -> Option<Timestamp> {
+        self.secret.as_ref().and_then(|_| self.record.import.as_ref()?.valid_to)
+    }
+
+    /// What is sealed beside the record; absent while imported material is deleted, expired, or not yet imported.
+    pub fn secret(&self) -> Option<&SecretBytes> {
+        self.secret.as_deref()
+    }
 }
 
 /// A key with its material, immutable: a change makes a new entry.
@@ -121,12 +193,39 @@ pub struct KeyEntry {
     pub arn: KeyArn,
     /// By generation.
     pub materials: Vec<Arc<Material>>,
+    /// What became of `record.policy` when it was first asked for.
+    pub(super) policy: OnceLock<Option<Arc<Policy>>>,
 }
 
 impl KeyEntry {
+    /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
+    /// it since.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        let parse = |document: &String| Some(Arc::new(Policy::parse(document, Kind::Key).ok()?));
+        self.policy.get_or_init(|| self.record.policy.as_ref().and_then(parse)).as_ref()
+    }
+
     pub fn current(&self) -> Option<&Arc<Material>> {
         let id = self.record.current_material.as_deref()?;
         self.materials.iter().rfind(|material| material.record.material_id == id)
+    }
+
+    /// Imported material that becomes current by `RotateKeyOnDemand`.
+    pub fn pending_rotation(&self) -> Option<&Arc<Material>> {
+        let current = self.current()?;
+        self.materials.last().filter(|last| last.record.generation > current.record.generation)
+    }
+
+    /// Whether the material that encrypts and decrypts is all there: if not, an imported key is `PendingImport`.
+    pub fn is_complete(&self) -> bool {
+        let Some(current) = self.current() else { return false };
+        let used = |material: &&Arc<Material>| material.record.generation <= current.record.generation;
+        self.materials.iter().filter(used).all(|material| material.secret().is_some())
+    }
+
+    /// When the first of its imported materials expires.
+    pub fn expiry_due(&self) -> Option<Timestamp> {
+        self.materials.iter().filter_map(|material| material.expiry_due()).min()
     }
 
     pub fn is_tombstone(&self) -> bool {
@@ -154,6 +253,11 @@ pub fn key_row_id(region: &str, key_id: &str) -> String {
 /// Row id of an alias.
 pub fn alias_row_id(region: &str, account: &str, name: &str) -> String {
     format!("{region}/{account}/{name}")
+}
+
+/// Row id of a wrapping key.
+pub fn wrapping_key_row_id(key_row: &str, token_id: &str) -> String {
+    format!("{key_row}/{token_id}")
 }
 
 /// Row id of a piece of material.

@@ -1,32 +1,66 @@
 //! Rows: their MACs, their sealed columns, and the digest over all of them.
 
+use rpds::HashTrieMapSync;
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
 use crate::env::Entropy;
 use crate::kms::custody::DomainKeys;
 use crate::kms::seal;
+use crate::sync::Arc;
 
-/// The tables whose rows are under the digest.
+/// The tables whose rows are under the digest, parents before children.
+///
+/// All have the same columns: id, parent, revision, record (JSON), sealed (a secret), mac. To add one:
+/// 1. here: a variant at the end, and its name;
+/// 2. `schema::STEPS`: the step that creates it, at the end; homes made before take that step when they are opened;
+/// 3. `records` (or a file of its own): the record, a struct that serde turns into JSON, with `impl Record`; a secret is
+///    a `#[serde(skip)] SecretBytes` that `secret` and `set_secret` hand over, and is sealed by the domain key;
+/// 4. `Snapshot`: a field `Rows<...>`, and an arm in `Snapshot::apply`.
+///
+/// Operations then read the field of the snapshot, and edit by `Change::put` and `Change::delete`. Rows that belong
+/// together are listed fast when their ids begin alike: `{key row id}/{own id}` and [`below`](super::below). An index
+/// over something else is kept by `Record::index`. A JSON member that is added later carries `#[serde(default)]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     Keys,
     Materials,
     Aliases,
     Volumes,
+    WrappingKeys,
+    Grants,
+    Principals,
+    AccessKeys,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 4] = [Self::Keys, Self::Materials, Self::Aliases, Self::Volumes];
+    pub const ALL: [Self; 8] = [
+        Self::Keys,
+        Self::Materials,
+        Self::Aliases,
+        Self::Volumes,
+        Self::WrappingKeys,
+        Self::Grants,
+        Self::Principals,
+        Self::AccessKeys,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Keys => "keys",
             Self::Materials => "materials",
+            Self::WrappingKeys => "wrapping_keys",
             Self::Aliases => "aliases",
             Self::Volumes => "volumes",
+            Self::Grants => "grants",
+            Self::Principals => "principals",
+            Self::AccessKeys => "access_keys",
         }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
     }
 }
 
@@ -63,11 +97,6 @@ impl Row {
         seal::open(&keys.seal, &column_aad(table.name(), &self.id, keys.epoch), self.sealed.as_deref()?)
     }
 
-    /// Seals the secret column.
-    pub fn seal(&mut self, table: Table, secret: &[u8], keys: &DomainKeys, entropy: &dyn Entropy) {
-        self.sealed = Some(seal::seal(&keys.seal, &column_aad(table.name(), &self.id, keys.epoch), secret, entropy));
-    }
-
     /// Inserts or replaces the row.
     pub fn write(&self, table: Table, keys: &DomainKeys, to: &Connection) -> rusqlite::Result<()> {
         let sql = format!(
@@ -88,24 +117,31 @@ impl Row {
     }
 }
 
+/// Seals the secret column of the row `id`.
+pub fn seal(table: Table, id: &str, secret: &[u8], keys: &DomainKeys, entropy: &dyn Entropy) -> Vec<u8> {
+    seal::seal(&keys.seal, &column_aad(table.name(), id, keys.epoch), secret, entropy)
+}
+
 /// AAD of a sealed column: table, row, column, epoch, format version (KMS.md section 19).
 pub fn column_aad(table: &str, id: &str, epoch: u64) -> Vec<u8> {
     seal::framed(&[b"kmsfs column v1", table.as_bytes(), id.as_bytes(), b"sealed", &epoch.to_be_bytes()])
 }
 
-/// The rows of `table` whose revision is above `above`; `Err` names the first whose MAC is wrong.
-pub fn read(
+/// Visits the rows of `table` whose revision is above `above`, or all. `Err` says what is wrong with the database: a
+/// MAC, or what `visit` found.
+pub fn visit(
     table: Table,
     above: Option<u64>,
     keys: &DomainKeys,
     from: &Connection,
-) -> rusqlite::Result<Result<Vec<Row>, String>> {
-    let sql = format!(
-        "SELECT id, parent, revision, record, sealed, mac FROM {} WHERE revision > ?1 ORDER BY id",
-        table.name()
-    );
+    mut visit: impl FnMut(Row) -> Result<(), String>,
+) -> rusqlite::Result<Result<(), String>> {
+    let name = table.name();
+    let sql = match above {
+        Some(_) => format!("SELECT id, parent, revision, record, sealed, mac FROM {name} WHERE revision > ?1"),
+        None => format!("SELECT id, parent, revision, record, sealed, mac FROM {name} WHERE ?1 < 0"),
+    };
     let mut statement = from.prepare_cached(&sql)?;
-    let mut found = Vec::new();
     let mut rows = statement.query([above.map_or(-1, |above| above as i64)])?;
     while let Some(raw) = rows.next()? {
         let row = Row {
@@ -117,23 +153,53 @@ pub fn read(
         };
         let mac: Vec<u8> = raw.get(5)?;
         if !seal::same(&mac, &row.mac(table, keys)) {
-            return Ok(Err(format!("row '{}' of table {} has a wrong MAC", row.id, table.name())));
+            return Ok(Err(format!("row '{}' of table {name} has a wrong MAC", row.id)));
         }
-        found.push(row);
+        if let Err(what) = visit(row) {
+            return Ok(Err(what));
+        }
     }
-    Ok(Ok(found))
+    Ok(Ok(()))
 }
 
-/// Ids and revisions of all rows of `table`.
-pub fn revisions(table: Table, from: &Connection) -> rusqlite::Result<Vec<(String, u64)>> {
-    let mut statement = from.prepare_cached(&format!("SELECT id, revision FROM {}", table.name()))?;
-    statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?.collect()
-}
+/// Deletions are remembered for this many revisions: a process that is further behind reads everything.
+const REMEMBERED: u64 = 4096;
 
-/// Deletes a row.
-pub fn delete(table: Table, id: &str, from: &Connection) -> rusqlite::Result<()> {
+/// Deletes a row, and notes it for other processes. The note needs no MAC: a wrong one leads to a wrong digest, and
+/// then to reading everything.
+pub fn delete(table: Table, id: &str, revision: u64, from: &Connection) -> rusqlite::Result<()> {
     from.prepare_cached(&format!("DELETE FROM {} WHERE id = ?1", table.name()))?.execute([id])?;
+    from.prepare_cached("INSERT INTO deletions(revision, place, id) VALUES (?1, ?2, ?3)")?.execute(params![
+        revision as i64,
+        table.name(),
+        id
+    ])?;
+    let forgotten = revision.saturating_sub(REMEMBERED);
+    if forgotten > meta(FORGOTTEN, from)?.unwrap_or(0) {
+        from.prepare_cached("DELETE FROM deletions WHERE revision <= ?1")?.execute([forgotten as i64])?;
+        set_meta(FORGOTTEN, forgotten, from)?;
+    }
     Ok(())
+}
+
+/// Deletions up to this revision are not noted any more.
+pub const FORGOTTEN: &str = "deletions_forgotten";
+
+/// Rows deleted since `revision`, children first; `None` if that is not known any more. Some may have been made anew.
+pub fn deleted_since(revision: u64, from: &Connection) -> rusqlite::Result<Option<Vec<(Table, String)>>> {
+    if meta(FORGOTTEN, from)?.is_none_or(|forgotten| revision < forgotten) {
+        return Ok(None);
+    }
+    let mut statement = from.prepare_cached("SELECT place, id FROM deletions WHERE revision > ?1")?;
+    let rows = statement.query_map([revision as i64], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?;
+    let mut deleted = Vec::new();
+    for row in rows {
+        let (name, id) = row?;
+        let Some(table) = Table::named(&name) else { return Ok(None) };
+        deleted.push((table, id));
+    }
+    deleted.sort_by(|a, b| b.cmp(a));
+    Ok(Some(deleted))
 }
 
 /// A number of the table `meta`.
@@ -151,8 +217,8 @@ pub fn set_meta(name: &str, value: u64, to: &Connection) -> rusqlite::Result<()>
 
 /// A keyed sum over rows, so that a change costs as much as it has rows: the sum of one PRF value per row, modulo
 /// 2^256. It never leaves memory; only its MAC does (`finish`), so that sums of different times cannot be combined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sum([u64; 4]);
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum([u64; 4]);
 
 impl Sum {
     fn element(table: Table, id: &str, revision: u64, keys: &DomainKeys) -> [u64; 4] {
@@ -161,23 +227,57 @@ impl Sum {
         std::array::from_fn(|i| u64::from_le_bytes(value[8 * i..8 * i + 8].try_into().expect("eight bytes")))
     }
 
-    pub fn add(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn add(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
         let mut carry = false;
         for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
             (*limb, carry) = limb.carrying_add(other, carry);
         }
     }
 
-    pub fn remove(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn remove(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
         let mut borrow = false;
         for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
             (*limb, borrow) = limb.borrowing_sub(other, borrow);
         }
     }
 
-    /// The digest of a state.
-    pub fn finish(&self, revision: u64, keys: &DomainKeys) -> [u8; 32] {
+    fn finish(&self, revision: u64, keys: &DomainKeys) -> [u8; 32] {
         let limbs: Vec<u8> = self.0.iter().flat_map(|limb| limb.to_le_bytes()).collect();
         seal::mac(&keys.digest, &[b"state", &keys.epoch.to_be_bytes(), &revision.to_be_bytes(), &limbs])
+    }
+}
+
+/// The revisions of all rows, and their sum. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    revisions: [HashTrieMapSync<Arc<str>, u64>; Table::ALL.len()],
+    sum: Sum,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { revisions: Table::ALL.map(|_| HashTrieMapSync::new_sync()), sum: Sum::default() }
+    }
+}
+
+impl Ledger {
+    /// Enters a row that was inserted or replaced.
+    pub fn put(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+        self.remove(table, id, keys);
+        self.sum.add(table, id, revision, keys);
+        self.revisions[table as usize].insert_mut(id.into(), revision);
+    }
+
+    /// Removes a row; false if it is not there.
+    pub fn remove(&mut self, table: Table, id: &str, keys: &DomainKeys) -> bool {
+        let revisions = &mut self.revisions[table as usize];
+        let Some(old) = revisions.get(id) else { return false };
+        self.sum.remove(table, id, *old, keys);
+        revisions.remove_mut(id)
+    }
+
+    /// The digest of a state.
+    pub fn digest(&self, revision: u64, keys: &DomainKeys) -> [u8; 32] {
+        self.sum.finish(revision, keys)
     }
 }

@@ -10,8 +10,45 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 use crate::kms::custody::CustodyError;
 
+/// A table of rows (`rows::Table`); the parent column is `TEXT`, or `TEXT NOT NULL REFERENCES keys(id)` and the like.
+macro_rules! table {
+    ($name:literal, $parent:literal) => {
+        concat!(
+            "CREATE TABLE ",
+            $name,
+            "(id TEXT PRIMARY KEY, parent ",
+            $parent,
+            ", revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;\n"
+        )
+    };
+}
+
+/// What refreshing reads a table by.
+macro_rules! index {
+    ($name:literal) => {
+        concat!("CREATE INDEX ", $name, "_revision ON ", $name, "(revision);\n")
+    };
+}
+
+/// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
+/// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
+/// `index!(name)`, as in `FIRST` and `REVISIONS`.
+const STEPS: [&str; 4] = [
+    FIRST,
+    REVISIONS,
+    concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
+    concat!(
+        table!("grants", "TEXT NOT NULL REFERENCES keys(id)"),
+        index!("grants"),
+        table!("principals", "TEXT"),
+        index!("principals"),
+        table!("access_keys", "TEXT NOT NULL REFERENCES principals(id)"),
+        index!("access_keys"),
+    ),
+];
+
 /// Version of the schema, in `PRAGMA user_version`.
-pub const VERSION: i64 = 1;
+const VERSION: usize = STEPS.len();
 
 /// How durable a connection's transactions are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,22 +59,33 @@ pub enum Durability {
     Normal,
 }
 
-const SCHEMA: &str = "
+const FIRST: &str = concat!(
+    table!("keys", "TEXT"),
+    table!("materials", "TEXT NOT NULL REFERENCES keys(id)"),
+    table!("aliases", "TEXT NOT NULL REFERENCES keys(id)"),
+    table!("volumes", "TEXT"),
+    "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE keys(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
-                  mac BLOB NOT NULL) STRICT;
-CREATE TABLE materials(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
-                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
-CREATE TABLE aliases(id TEXT PRIMARY KEY, parent TEXT NOT NULL REFERENCES keys(id), revision INTEGER NOT NULL,
-                  record TEXT NOT NULL, sealed BLOB, mac BLOB NOT NULL) STRICT;
-CREATE TABLE volumes(id TEXT PRIMARY KEY, parent TEXT, revision INTEGER NOT NULL, record TEXT NOT NULL, sealed BLOB,
-                  mac BLOB NOT NULL) STRICT;
 CREATE TABLE secrets(id TEXT PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE clock(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE audit_head(one INTEGER PRIMARY KEY CHECK (one = 1), record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE audit_outbox(id INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL, head TEXT NOT NULL,
                   tail TEXT NOT NULL) STRICT;
-";
+"
+);
+
+/// Refreshing reads what is newer than the snapshot: by revision, and the deletions.
+const REVISIONS: &str = concat!(
+    index!("keys"),
+    index!("materials"),
+    index!("aliases"),
+    index!("volumes"),
+    "
+CREATE TABLE deletions(revision INTEGER NOT NULL, place TEXT NOT NULL, id TEXT NOT NULL,
+                  PRIMARY KEY (revision, place, id)) STRICT, WITHOUT ROWID;
+INSERT INTO meta(name, value) SELECT 'deletions_forgotten', value FROM meta WHERE name = 'revision';
+"
+);
 
 /// Opens the database; never creates it.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
@@ -52,8 +100,31 @@ pub fn create(path: &Path) -> Result<Connection, StoreError> {
         .map_err(|source| CustodyError::Io { path: path.to_owned(), source })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let connection = open(path, flags, Durability::Full)?;
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+    take_steps(&connection, 0)?;
     Ok(connection)
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn take_steps(connection: &Connection, from: usize) -> rusqlite::Result<()> {
+    let steps = STEPS[from..].concat();
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {steps} PRAGMA user_version = {VERSION}; COMMIT;"))
+}
+
+/// Brings the schema of an earlier program up to date; the caller holds the home's lock. The rows stay as they are, and
+/// so does what the root file says of them.
+pub fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
+    match usize::try_from(version(connection)?) {
+        Ok(VERSION) => Ok(()),
+        Ok(known @ 1..VERSION) => Ok(take_steps(connection, known)?),
+        Ok(newer) if newer > VERSION => {
+            Err(StoreError::Newer { path: path.to_owned(), version: newer, known: VERSION })
+        }
+        _ => Err(damaged("it has no schema".into())),
+    }
 }
 
 fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connection, StoreError> {
@@ -70,15 +141,10 @@ fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connect
     Ok(connection)
 }
 
-/// Refuses a database that is damaged or of another version.
+/// Refuses a database that is damaged.
 pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
-    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version != VERSION {
-        return Err(damaged(format!("its schema has version {version}; this program knows version {VERSION} only")));
-    }
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(()) } else { Err(damaged(verdict)) }
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), what: verdict }) }
 }
 
 /// The connection of the audit log.

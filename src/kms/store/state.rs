@@ -1,96 +1,27 @@
 //! The store in memory: an immutable snapshot for readers, checked against the database at each use.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 
 use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::records::*;
-use super::rows::{self, Row, Sum, Table};
+use super::records::ClockRecord;
+use super::rows::{self, Ledger, Table};
 use super::schema::{self, Durability};
-use super::{Change, StoreError};
+use super::{Change, Snapshot, StoreError, clock};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
 use crate::kms::{KmsError, seal};
-use crate::sync::{Arc, Mutex, OnceLock, lock};
-use crate::types::{AccountId, KeyArn, Region, Timestamp};
+use crate::sync::{Arc, Mutex, lock};
 
-/// Everything that operations read, as of one revision. Keys are in the order of their row ids.
-#[derive(Default)]
-pub struct Snapshot {
-    pub keys: BTreeMap<Arc<str>, Arc<KeyEntry>>,
-    pub aliases: BTreeMap<Arc<str>, Arc<AliasRecord>>,
-    pub volumes: BTreeMap<Arc<str>, Arc<VolumeRow>>,
-    due: OnceLock<Due>,
-}
-
-/// When the first key needs attention, by its kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Due {
-    pub rotation: Option<Timestamp>,
-    pub deletion: Option<Timestamp>,
-}
-
-impl Clone for Snapshot {
-    /// For editing: what is computed from the content is left out.
-    fn clone(&self) -> Self {
-        let Self { keys, aliases, volumes, due: _ } = self;
-        Self { keys: keys.clone(), aliases: aliases.clone(), volumes: volumes.clone(), due: OnceLock::new() }
-    }
-}
-
-impl Snapshot {
-    /// When the first rotation and the first deletion are due. Computed once; a snapshot that is shared never changes.
-    pub fn due(&self) -> Due {
-        let first = |kind: fn(&KeyEntry) -> Option<Timestamp>| self.keys.values().filter_map(|key| kind(key)).min();
-        *self
-            .due
-            .get_or_init(|| Due { rotation: first(KeyEntry::rotation_due), deletion: first(KeyEntry::deletion_due) })
-    }
-
-    /// Inserts or replaces a key, which keeps its material.
-    pub fn put_key(&mut self, row_id: &str, record: KeyRecord) -> Result<(), String> {
-        let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
-        let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
-        let arn = KeyArn::new(&region, &account, &record.key_id);
-        let materials = self.keys.get(row_id).map(|entry| entry.materials.clone()).unwrap_or_default();
-        self.keys.insert(row_id.into(), Arc::new(KeyEntry { record, arn, materials }));
-        self.due = OnceLock::new();
-        Ok(())
-    }
-
-    pub fn put_material(&mut self, key_row: &str, material: Arc<Material>) -> Result<(), String> {
-        self.with_materials(key_row, |materials| {
-            materials.retain(|old| old.record.material_id != material.record.material_id);
-            materials.push(material);
-            materials.sort_by_key(|material| material.record.generation);
-        })
-    }
-
-    pub fn remove_material(&mut self, row_id: &str) -> Result<(), String> {
-        let (key_row, id) = row_id.rsplit_once('/').ok_or_else(|| format!("material '{row_id}' names no key"))?;
-        self.with_materials(key_row, |materials| materials.retain(|old| old.record.material_id != id))
-    }
-
-    fn with_materials(&mut self, key_row: &str, edit: impl FnOnce(&mut Vec<Arc<Material>>)) -> Result<(), String> {
-        let slot =
-            self.keys.get_mut(key_row).ok_or_else(|| format!("material of a key '{key_row}' that is not there"))?;
-        let mut materials = slot.materials.clone();
-        edit(&mut materials);
-        *slot = Arc::new(KeyEntry { record: slot.record.clone(), arn: slot.arn.clone(), materials });
-        Ok(())
-    }
-}
-
-/// The snapshot with what is needed to bring it up to date and to prove it.
+/// The snapshot with what is needed to bring it up to date and to prove it. Cheap to clone.
+#[derive(Clone)]
 pub struct Cache {
-    pub domain: DomainKeys,
+    pub domain: Arc<DomainKeys>,
     pub revision: u64,
-    pub revisions: HashMap<(Table, String), u64>,
-    pub sum: Sum,
+    pub ledger: Ledger,
     pub snapshot: Arc<Snapshot>,
 }
 
@@ -123,6 +54,7 @@ impl Store {
         let damaged = |what: &str| StoreError::Damaged { path: path.clone(), what: what.to_owned() };
         let file_lock = home.lock()?;
         let mut connection = schema::connect(&path, Durability::Full)?;
+        schema::upgrade(&connection, &path)?;
         schema::check(&connection, &path)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         let mut body = home.read_root()?;
@@ -149,7 +81,7 @@ impl Store {
                 written => written?,
             }
         }
-        if let Err(fault) = read_clock(&tx, &cache.domain) {
+        if let Err(fault) = clock::read(&tx, &cache.domain) {
             return Err(fault.at(path));
         }
         drop(tx);
@@ -226,9 +158,9 @@ impl Store {
         if let Freshness::Unproven(error) = inner.refresh(&self.home)? {
             return Err((*error).into());
         }
-        let mut change = Change::new(inner.cache.snapshot.clone());
+        let mut change = Change::new(&inner.cache, &*self.entropy);
         let answer = edit(&mut change)?;
-        change.commit(&mut inner, &self.home, &file_lock, &*self.entropy)?;
+        change.commit(&mut inner, &self.home, &file_lock)?;
         self.snapshot.store(inner.cache.snapshot.clone());
         Ok(answer)
     }
@@ -246,10 +178,10 @@ impl Store {
                 self.refresh()?;
                 continue;
             }
-            let before = read_clock(&tx, &cache.domain).map_err(|what| what.at(self.home.database()))?;
+            let before = clock::read(&tx, &cache.domain).map_err(|what| what.at(self.home.database()))?;
             let after = observe(before);
             if after != before {
-                let written = write_clock(&tx, &after, &cache.domain).and_then(|()| tx.commit());
+                let written = clock::write(&tx, &after, &cache.domain).and_then(|()| tx.commit());
                 if let Err(error) = written {
                     tracing::warn!(%error, "the observation of the clock could not be kept");
                 }
@@ -301,12 +233,12 @@ impl Inner {
 impl Cache {
     /// The state as the root file records it.
     pub fn state(&self) -> StateRecord {
-        state_record(&self.sum, self.revision, &self.domain)
+        state_record(&self.ledger, self.revision, &self.domain)
     }
 }
 
-pub fn state_record(sum: &Sum, revision: u64, domain: &DomainKeys) -> StateRecord {
-    let digest = HEXLOWER.encode(&sum.finish(revision, domain));
+pub fn state_record(ledger: &Ledger, revision: u64, domain: &DomainKeys) -> StateRecord {
+    let digest = HEXLOWER.encode(&ledger.digest(revision, domain));
     StateRecord { epoch: domain.epoch, revision, digest }
 }
 
@@ -327,113 +259,41 @@ fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -
         rows::meta(name, from)?.ok_or_else(|| damaged(format!("it has no {name}")))
     };
     let (epoch, revision) = (number("epoch")?, number("revision")?);
-    let domain = home.domain_keys(body, epoch).ok_or_else(|| StoreError::EpochGone { path: path.clone(), epoch })?;
     let base = base.filter(|base| base.domain.epoch == epoch && base.revision < revision);
+    let deleted = base.map(|base| rows::deleted_since(base.revision, from)).transpose()?.flatten();
+    let base = base.zip(deleted);
+    let above = base.as_ref().map(|(base, _)| base.revision);
     let mut cache = match base {
-        None => Cache { domain, revision, revisions: HashMap::new(), sum: Sum::default(), snapshot: Arc::default() },
-        Some(base) => Cache {
-            domain,
-            revision,
-            revisions: base.revisions.clone(),
-            sum: base.sum,
-            snapshot: base.snapshot.clone(),
-        },
+        None => {
+            let domain =
+                home.domain_keys(body, epoch).ok_or_else(|| StoreError::EpochGone { path: path.clone(), epoch })?;
+            Cache { domain: Arc::new(domain), revision, ledger: Ledger::default(), snapshot: Arc::default() }
+        }
+        Some((base, deleted)) => {
+            let mut cache = Cache { revision, ..base.clone() };
+            let snapshot = Arc::make_mut(&mut cache.snapshot);
+            for (table, id) in deleted {
+                if cache.ledger.remove(table, &id, &cache.domain) {
+                    snapshot.apply(table, &id, None, &cache.domain).map_err(damaged)?;
+                }
+            }
+            cache
+        }
     };
-    let snapshot = Arc::make_mut(&mut cache.snapshot);
-    for table in Table::ALL.into_iter().rev() {
-        let present: HashSet<String> = rows::revisions(table, from)?.into_iter().map(|(id, _)| id).collect();
-        let gone: Vec<String> = cache
-            .revisions
-            .keys()
-            .filter(|(of, id)| *of == table && !present.contains(id))
-            .map(|(_, id)| id.clone())
-            .collect();
-        for id in gone {
-            match table {
-                Table::Keys => drop(snapshot.keys.remove(&*id)),
-                Table::Materials => snapshot.remove_material(&id).map_err(damaged)?,
-                Table::Aliases => drop(snapshot.aliases.remove(&*id)),
-                Table::Volumes => drop(snapshot.volumes.remove(&*id)),
-            }
-            let revision = cache.revisions.remove(&(table, id.clone())).expect("listed above");
-            cache.sum.remove(table, &id, revision, &cache.domain);
-        }
-    }
+    let Cache { domain, ledger, snapshot, .. } = &mut cache;
+    let snapshot = Arc::make_mut(snapshot);
     for table in Table::ALL {
-        for row in rows::read(table, base.map(|base| base.revision), &cache.domain, from)?.map_err(damaged)? {
-            insert(snapshot, table, &row, &cache.domain).map_err(damaged)?;
-            if let Some(old) = cache.revisions.insert((table, row.id.clone()), row.revision) {
-                cache.sum.remove(table, &row.id, old, &cache.domain);
-            }
-            cache.sum.add(table, &row.id, row.revision, &cache.domain);
-        }
+        rows::visit(table, above, domain, from, |row| {
+            ledger.put(table, &row.id, row.revision, domain);
+            snapshot.apply(table, &row.id, Some(&row), domain)
+        })?
+        .map_err(damaged)?;
     }
     Ok(cache)
 }
 
-fn insert(to: &mut Snapshot, table: Table, row: &Row, domain: &DomainKeys) -> Result<(), String> {
-    fn parse<T: serde::de::DeserializeOwned>(table: Table, row: &Row) -> Result<T, String> {
-        serde_json::from_str(&row.record)
-            .map_err(|error| format!("row '{}' of table {} cannot be read: {error}", row.id, table.name()))
-    }
-    match table {
-        Table::Keys => to.put_key(&row.id, parse(table, row)?)?,
-        Table::Aliases => drop(to.aliases.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
-        Table::Volumes => drop(to.volumes.insert(row.id.as_str().into(), Arc::new(parse(table, row)?))),
-        Table::Materials => {
-            let record: MaterialRecord = parse(table, row)?;
-            let unusable = || format!("the material '{}' does not open", row.id);
-            let plain = row.unseal(table, domain).ok_or_else(unusable)?;
-            let secret = SecretKey::from_slice(&plain).ok_or_else(unusable)?;
-            let id = HEXLOWER.decode(record.material_id.as_bytes()).ok().and_then(|id| id.try_into().ok());
-            let id = id.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
-            let key_row = row.parent.as_deref().ok_or_else(unusable)?;
-            to.put_material(key_row, Arc::new(Material { record, id, secret }))?;
-        }
-    }
-    Ok(())
-}
-
 fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
-}
-
-/// Why the clock record could not be read.
-pub enum ClockFault {
-    Sqlite(rusqlite::Error),
-    Forged,
-}
-
-impl ClockFault {
-    fn at(self, path: PathBuf) -> StoreError {
-        match self {
-            Self::Sqlite(error) => error.into(),
-            Self::Forged => StoreError::Damaged { path, what: "its clock record has a wrong MAC".into() },
-        }
-    }
-}
-
-fn clock_mac(record: &str, domain: &DomainKeys) -> [u8; 32] {
-    seal::mac(&domain.row, &[b"kmsfs clock v1", record.as_bytes()])
-}
-
-pub fn read_clock(from: &Connection, domain: &DomainKeys) -> Result<ClockRecord, ClockFault> {
-    let row = from.query_row("SELECT record, mac FROM clock", [], |row| Ok((row.get(0)?, row.get(1)?)));
-    let (record, mac): (String, Vec<u8>) = row.map_err(ClockFault::Sqlite)?;
-    if !seal::same(&mac, &clock_mac(&record, domain)) {
-        return Err(ClockFault::Forged);
-    }
-    serde_json::from_str(&record).map_err(|_| ClockFault::Forged)
-}
-
-pub fn write_clock(to: &Connection, clock: &ClockRecord, domain: &DomainKeys) -> rusqlite::Result<()> {
-    let record = serde_json::to_string(clock).expect("plain data serialises");
-    let mac = clock_mac(&record, domain);
-    to.prepare_cached(
-        "INSERT INTO clock(one, record, mac) VALUES (1, ?1, ?2) ON CONFLICT(one) DO UPDATE SET record = ?1, mac = ?2",
-    )?
-    .execute(rusqlite::params![record, &mac[..]])?;
-    Ok(())
 }
 
 /// Everybody who changes rows holds the home's lock; the type says so.

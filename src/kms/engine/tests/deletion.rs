@@ -14,14 +14,14 @@ fn delete(bench: &Bench, key: &str) {
     bench.engine.maintain().expect("deleted");
 }
 
-fn copy_database(bench: &Bench, to: &std::path::Path) {
+pub fn copy_database(bench: &Bench, to: &std::path::Path) {
     let source = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
     let mut target = rusqlite::Connection::open(to).expect("opened");
     let backup = rusqlite::backup::Backup::new(&source, &mut target).expect("backup");
     backup.run_to_completion(100, std::time::Duration::ZERO, None).expect("copied");
 }
 
-fn restore_database(home: &std::path::Path, from: &std::path::Path) {
+pub fn restore_database(home: &std::path::Path, from: &std::path::Path) {
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(home.join(format!("kms.db{suffix}")));
     }

@@ -31,7 +31,7 @@ fn kinds_that_are_not_built_are_refused() {
     let both = Some(KeySpec::SymmetricDefault);
     let request = CreateKeyRequest { key_spec: both, customer_master_key_spec: both, ..Default::default() };
     assert_eq!(code(request), "ValidationException");
-    let origin = Some(Origin::External);
+    let origin = Some(Origin::AwsCloudHsm);
     assert_eq!(code(CreateKeyRequest { origin, ..Default::default() }), "UnsupportedOperationException");
     assert_eq!(code(CreateKeyRequest { multi_region: true, ..Default::default() }), "UnsupportedOperationException");
 }
@@ -77,7 +77,10 @@ fn other_accounts_learn_nothing() {
     let mallory: AccountId = "999999999999".parse().expect("account");
     let mallory = Caller::new(Principal::user(&mallory, "mallory"), bench.engine.region().clone());
     let attempt = |key_id: String| {
-        let refused = bench.engine.describe_key(&mallory, DescribeKeyRequest { key_id }).expect_err("refused");
+        let refused = bench
+            .engine
+            .describe_key(&mallory, DescribeKeyRequest { key_id, ..Default::default() })
+            .expect_err("refused");
         refused.to_string().replace(arn.key_id(), "ID").replace("00000000-0000-4000-8000-000000000000", "ID")
     };
     let absent = arn.as_str().replace(arn.key_id(), "00000000-0000-4000-8000-000000000000");
@@ -193,7 +196,7 @@ fn the_key_of_the_service_makes_itself_and_cannot_be_changed() {
     let bench = Bench::new();
     let engine = &bench.engine;
     assert_eq!(bench.encrypt("alias/aws/kmsfs", b"x").expect_err("not the service").code(), "NotFoundException");
-    let mount = Caller::new(Principal::mount(engine.account(), "v"), engine.region().clone())
+    let mount = Caller::local(Principal::mount(engine.account(), "v"), engine.region().clone())
         .via_service("kmsfs.us-east-1.local");
     let blob = encrypt(engine, &mount, "alias/aws/kmsfs", b"x").expect("created on first use");
     let metadata = bench.describe("alias/aws/kmsfs").expect("viewable");

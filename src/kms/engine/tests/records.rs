@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::kms::audit::AuditFilter;
 
-fn events(bench: &Bench, event: &str) -> Vec<Value> {
+pub fn events(bench: &Bench, event: &str) -> Vec<Value> {
     let filter = AuditFilter { event: Some(event.to_owned()), ..Default::default() };
     bench.engine.audit().read(&filter).expect("read")
 }

@@ -1,7 +1,5 @@
 //! Data keys, encryption, re-encryption.
 
-use std::time::Instant;
-
 use super::*;
 
 fn data_key(bench: &Bench, request: GenerateDataKeyRequest) -> Result<GenerateDataKeyResponse, KmsError> {
@@ -130,7 +128,7 @@ fn rotation_keeps_old_ciphertext_and_re_encrypt_moves_it() {
 }
 
 #[test]
-fn throughput() {
+fn every_one_of_many_calls_is_recorded() {
     let bench = Bench::new();
     let key_id = bench.describe(&bench.key()).expect("there").arn.to_string();
     let request = GenerateDataKeyRequest {
@@ -139,15 +137,11 @@ fn throughput() {
         number_of_bytes: Some(32),
         ..Default::default()
     };
-    const CALLS: u32 = 20_000;
-    let start = Instant::now();
+    const CALLS: usize = 20_000;
+    let before = bench.engine.audit().verify().expect("verified").records;
     for _ in 0..CALLS {
         data_key(&bench, request.clone()).expect("generated");
     }
-    let rate = f64::from(CALLS) / start.elapsed().as_secs_f64();
-    bench.engine.audit().flush().expect("written");
-    // The build under test is not optimised and the machine is shared; the figure that counts is the benchmark's.
-    assert!(rate > 5_000.0, "{rate:.0} GenerateDataKey per second");
-    let records = bench.engine.audit().verify().expect("verified");
-    assert!(records.first_break.is_none() && records.records >= u64::from(CALLS), "{records:?}");
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.records), (None, before + CALLS as u64));
 }

@@ -1,0 +1,158 @@
+//! Identities of the home: users, roles, their identity policies and access keys.
+//!
+//! Who can open the home may change them: these are no calls of the KMS API, and no policy is asked. Each change is
+//! recorded, with who made it.
+
+use data_encoding::{BASE32_NOPAD, BASE64};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::Engine;
+use crate::crypto::secret::SecretBytes;
+use crate::env::{Entropy, random};
+use crate::kms::KmsError;
+use crate::kms::model::{Caller, Credentials, Identity, NewAccessKey, Principal, PrincipalKind};
+use crate::kms::store::{AccessKeyRecord, Change, PrincipalRecord};
+use crate::sync::Arc;
+use crate::types::AccountId;
+
+/// Name of an account's first user.
+const ADMINISTRATOR: &str = "administrator";
+/// AWS's policy of this name.
+const ADMINISTRATOR_ACCESS: (&str, &str) =
+    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
+
+impl Engine {
+    /// What the signatures of `access_key_id` are checked with; `None` if there is no such access key.
+    pub fn credentials(&self, access_key_id: &str) -> Result<Option<Credentials>, KmsError> {
+        let snapshot = self.shared.store.current()?;
+        let found = snapshot.access_keys.get(access_key_id).and_then(|key| {
+            let principal = snapshot.principals.get(&*key.principal)?.arn.parse().ok()?;
+            let secret = std::str::from_utf8(key.secret.expose()).ok()?;
+            Some(Credentials { principal, secret_access_key: Zeroizing::new(secret.to_owned()) })
+        });
+        Ok(found)
+    }
+
+    /// The administrator of `account`, made if it is not there: the user `administrator`, who may do everything.
+    pub fn administrator(&self, caller: &Caller, account: &AccountId) -> Result<Principal, KmsError> {
+        let name = Principal::named(account, PrincipalKind::User, ADMINISTRATOR).expect("a legal name");
+        if !self.shared.store.current()?.principals.contains_key(name.arn()) {
+            self.create_identity(caller, &name, Some(ADMINISTRATOR_ACCESS))?;
+        }
+        Ok(name)
+    }
+
+    /// Makes a user or role, with one identity policy (name, document) or none.
+    pub fn create_identity(
+        &self,
+        caller: &Caller,
+        principal: &Principal,
+        policy: Option<(&str, &str)>,
+    ) -> Result<(), KmsError> {
+        let event = match principal.kind() {
+            PrincipalKind::User => "CreateUser",
+            PrincipalKind::Role => "CreateRole",
+            PrincipalKind::Root => return Err(KmsError::Validation("The root of an account is always there.".into())),
+        };
+        self.edit_identities(caller, event, json!({ "arn": principal.arn() }), |change| {
+            if change.snapshot().principals.contains_key(principal.arn()) {
+                return Err(KmsError::AlreadyExists(format!("{principal} already exists.")));
+            }
+            let policies = policy.into_iter().map(|(name, document)| (name.to_owned(), document.to_owned())).collect();
+            let record = PrincipalRecord::new(principal.arn().to_owned(), self.shared.clock.now(), policies);
+            change.put(principal.arn(), record);
+            Ok(())
+        })
+    }
+
+    /// Deletes a user or role with its policies and access keys.
+    pub fn delete_identity(&self, caller: &Caller, principal: &Principal) -> Result<(), KmsError> {
+        let event = if principal.kind() == PrincipalKind::Role { "DeleteRole" } else { "DeleteUser" };
+        self.edit_identities(caller, event, json!({ "arn": principal.arn() }), |change| {
+            known(change, principal)?;
+            let keys = change.snapshot().access_keys.iter().filter(|(_, key)| key.principal == principal.arn());
+            let keys: Vec<Arc<str>> = keys.map(|(id, _)| id.clone()).collect();
+            keys.iter().for_each(|id| change.delete::<AccessKeyRecord>(id));
+            change.delete::<PrincipalRecord>(principal.arn());
+            Ok(())
+        })
+    }
+
+    /// Makes an access key of a user or role. The secret is shown now and never again.
+    pub fn create_access_key(&self, caller: &Caller, principal: &Principal) -> Result<NewAccessKey, KmsError> {
+        let entropy = &*self.shared.entropy;
+        let access_key_id = format!("AKIA{}", BASE32_NOPAD.encode(&random::<10>(entropy)));
+        let secret_access_key = Zeroizing::new(BASE64.encode(&*random_secret(entropy)));
+        let details = json!({ "arn": principal.arn(), "accessKeyId": access_key_id });
+        self.edit_identities(caller, "CreateAccessKey", details, |change| {
+            known(change, principal)?;
+            let (principal, created) = (principal.arn().to_owned(), self.shared.clock.now());
+            let secret = SecretBytes::from(secret_access_key.as_bytes());
+            change.put(&access_key_id, AccessKeyRecord { principal, created, secret });
+            Ok(())
+        })?;
+        Ok(NewAccessKey { access_key_id, secret_access_key, principal: principal.clone() })
+    }
+
+    /// Deletes an access key.
+    pub fn delete_access_key(&self, caller: &Caller, access_key_id: &str) -> Result<(), KmsError> {
+        let details = json!({ "accessKeyId": access_key_id });
+        self.edit_identities(caller, "DeleteAccessKey", details, |change| {
+            if !change.snapshot().access_keys.contains_key(access_key_id) {
+                return Err(KmsError::NotFound(format!("There is no access key {access_key_id}.")));
+            }
+            change.delete::<AccessKeyRecord>(access_key_id);
+            Ok(())
+        })
+    }
+
+    /// All users and roles, by ARN.
+    pub fn identities(&self) -> Result<Vec<Identity>, KmsError> {
+        let snapshot = self.shared.store.current()?;
+        let identity = |record: &PrincipalRecord| {
+            let keys = snapshot.access_keys.iter().filter(|(_, key)| key.principal == record.arn);
+            Identity {
+                arn: record.arn.clone(),
+                create_date: record.created,
+                policy_names: record.policies.keys().cloned().collect(),
+                access_key_ids: keys.map(|(id, _)| id.to_string()).collect(),
+            }
+        };
+        Ok(snapshot.principals.values().map(|record| identity(record)).collect())
+    }
+
+    /// Commits `edit` with its record.
+    fn edit_identities(
+        &self,
+        caller: &Caller,
+        event: &'static str,
+        mut details: Value,
+        edit: impl FnOnce(&mut Change<'_>) -> Result<(), KmsError>,
+    ) -> Result<(), KmsError> {
+        details["principal"] = caller.principal().arn().into();
+        let shared = &self.shared;
+        shared.store.change(|change| {
+            edit(change)?;
+            change.record(shared.service_event(event, details, None).render(&*shared.entropy));
+            Ok(())
+        })?;
+        if let Err(error) = shared.audit.flush() {
+            tracing::error!(%error, "the audit log could not be written; it is tried again");
+        }
+        Ok(())
+    }
+}
+
+fn random_secret(entropy: &dyn Entropy) -> Zeroizing<[u8; 30]> {
+    let mut bytes = Zeroizing::new([0; 30]);
+    entropy.fill(&mut *bytes);
+    bytes
+}
+
+fn known(change: &Change<'_>, principal: &Principal) -> Result<(), KmsError> {
+    match change.snapshot().principals.contains_key(principal.arn()) {
+        true => Ok(()),
+        false => Err(KmsError::NotFound(format!("There is no user or role {principal}."))),
+    }
+}

@@ -1,0 +1,140 @@
+//! Texts with wildcards.
+
+/// `*` stands for any characters, `?` for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    text: Box<str>,
+    /// Most have none, and are compared faster.
+    has_wildcards: bool,
+    ignore_case: bool,
+}
+
+impl Pattern {
+    pub fn new(text: &str) -> Self {
+        Self { text: text.into(), has_wildcards: text.contains(['*', '?']), ignore_case: false }
+    }
+
+    /// As [`Self::new`]; the case of ASCII letters does not matter.
+    pub fn ignoring_case(text: &str) -> Self {
+        Self { ignore_case: true, ..Self::new(text) }
+    }
+
+    /// The text itself: wildcards in it are none.
+    pub fn literal(text: &str) -> Self {
+        Self { has_wildcards: false, ..Self::new(text) }
+    }
+
+    /// As [`Self::literal`]; the case of ASCII letters does not matter.
+    pub fn literal_ignoring_case(text: &str) -> Self {
+        Self { has_wildcards: false, ..Self::ignoring_case(text) }
+    }
+
+    pub fn matches(&self, text: &str) -> bool {
+        match (self.has_wildcards, self.ignore_case) {
+            (false, false) => *self.text == *text,
+            (false, true) => self.text.eq_ignore_ascii_case(text),
+            (true, _) => &*self.text == "*" || self.glob(text),
+        }
+    }
+
+    /// Greedy with one point to return to: the last star. Linear for all but hostile patterns, never exponential.
+    fn glob(&self, text: &str) -> bool {
+        let (mut pattern, mut text) = (self.text.chars(), text.chars());
+        // What follows the last star, and the text that the star has not taken yet.
+        let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+        loop {
+            let before = text.clone();
+            match (pattern.next(), text.next()) {
+                (Some('*'), _) => {
+                    text = before;
+                    retry = Some((pattern.clone(), text.clone()));
+                    continue;
+                }
+                (None, None) => return true,
+                (Some(wanted), Some(found)) if wanted == '?' || self.same(wanted, found) => continue,
+                _ => {}
+            }
+            let Some((after_star, rest)) = &mut retry else { return false };
+            if rest.next().is_none() {
+                return false;
+            }
+            (pattern, text) = (after_star.clone(), rest.clone());
+        }
+    }
+
+    fn same(&self, a: char, b: char) -> bool {
+        a == b || self.ignore_case && a.eq_ignore_ascii_case(&b)
+    }
+}
+
+/// A pattern of an ARN: its six parts between colons are compared one by one, so that a wildcard does not reach across
+/// a colon. In a pattern of fewer parts the last one is compared with all that is left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArnPattern(Vec<Pattern>);
+
+impl ArnPattern {
+    pub fn new(text: &str) -> Self {
+        Self(text.splitn(6, ':').map(Pattern::new).collect())
+    }
+
+    pub fn matches(&self, arn: &str) -> bool {
+        let mut parts = arn.splitn(self.0.len(), ':');
+        self.0.iter().all(|pattern| parts.next().is_some_and(|part| pattern.matches(part)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards() {
+        let matching = [
+            ("", ""),
+            ("*", ""),
+            ("*", "x"),
+            ("?", "\u{e4}"),
+            ("a*c", "abbc"),
+            ("a*c", "ac"),
+            ("*b*b*", "abcb"),
+            ("En*", "Encrypt"),
+            ("??c", "abc"),
+            ("a**", "a"),
+            ("*aab", "aaaab"),
+            ("*\u{e4}?", "x\u{e4}\u{f6}"),
+        ];
+        for (pattern, text) in matching {
+            assert!(Pattern::new(pattern).matches(text), "{pattern} {text}");
+        }
+        let other = [
+            ("", "x"),
+            ("?", ""),
+            ("?", "ab"),
+            ("a*c", "abcd"),
+            ("*b*b*", "abc"),
+            ("En*", "encrypt"),
+            ("a", "A"),
+            ("*aab", "aaaba"),
+            ("a?", "a"),
+        ];
+        for (pattern, text) in other {
+            assert!(!Pattern::new(pattern).matches(text), "{pattern} {text}");
+        }
+        assert!(Pattern::ignoring_case("eN*").matches("Encrypt") && Pattern::ignoring_case("sign").matches("Sign"));
+    }
+
+    #[test]
+    fn wildcards_of_arns_stay_within_their_part() {
+        let key = "arn:aws:kms:us-east-1:111122223333:key/1234";
+        for text in ["*", "arn:aws:kms:*", "arn:aws:kms:*:111122223333:key/*", "arn:*:kms:*:*:*/1234", key] {
+            assert!(ArnPattern::new(text).matches(key), "{text}");
+        }
+        for text in ["arn:aws:kms:*:key/1234", "arn:aws:kms:us-east-1:1*:alias/*", "key/1234", "arn:aws:kms"] {
+            assert!(!ArnPattern::new(text).matches(key), "{text}");
+        }
+        // An alias name may have colons: they belong to its part.
+        let alias = "arn:aws:kms:us-east-1:999999999999:alias/a:111122223333:key/x";
+        assert!(!ArnPattern::new("arn:aws:kms:*:111122223333:key/*").matches(alias));
+        assert!(ArnPattern::new("arn:aws:kms:*:*:alias/*").matches(alias));
+    }
+}

@@ -1,0 +1,326 @@
+//! What operations read: all rows as of one revision, in persistent maps. A change copies the paths to what it touches,
+//! so its cost does not depend on the number of rows.
+
+use std::ops::Bound::{Excluded, Included, Unbounded};
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::identities::*;
+use super::records::*;
+use super::rows::{Row, Table};
+use crate::crypto::secret::SecretBytes;
+use crate::kms::custody::DomainKeys;
+use crate::kms::model::KeyManager;
+use crate::sync::{Arc, OnceLock};
+use crate::types::{AccountId, KeyArn, Region, Timestamp};
+
+/// Rows in the order of their ids.
+pub type Rows<R> = RedBlackTreeMapSync<Arc<str>, Arc<R>>;
+
+/// The rows whose ids begin with `prefix`, behind the id `after`.
+pub fn below<'r, R>(
+    rows: &'r Rows<R>,
+    prefix: &str,
+    after: Option<&str>,
+) -> impl Iterator<Item = (&'r Arc<str>, &'r Arc<R>)> + use<'r, R> {
+    let prefix: Arc<str> = prefix.into();
+    let behind = after.filter(|after| **after > *prefix);
+    let start = behind.map_or_else(|| Included(prefix.clone()), |after| Excluded(after.into()));
+    let rows = rows.range::<Arc<str>, _>((start, Unbounded));
+    rows.take_while(move |(id, _)| id.starts_with(&*prefix))
+}
+
+/// The content of the rows of one table. Keys and their material are no such records: they form a [`KeyEntry`].
+pub trait Record: Serialize + DeserializeOwned {
+    /// Where they are kept.
+    const TABLE: Table;
+
+    /// Their place in a snapshot.
+    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self>;
+
+    /// Id of the row of `TABLE.parent()` that this one belongs to.
+    fn parent(&self, _id: &str) -> Option<String> {
+        None
+    }
+
+    /// What is sealed beside the record.
+    fn secret(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// Takes over the secret when the row is read; false if it is none of this record's.
+    fn set_secret(&mut self, _secret: &[u8]) -> bool {
+        false
+    }
+
+    /// Keeps indexes: the row `id` was `old` (absent: it is new) and is `new` (absent: it is deleted).
+    fn index(_snapshot: &mut Snapshot, _id: &Arc<str>, _old: Option<&Self>, _new: Option<&Self>) {}
+}
+
+/// What time brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DueKind {
+    /// Automatic rotation of a key.
+    Rotation,
+    /// The end of a key's waiting period.
+    Deletion,
+    /// The end of imported material of a key.
+    Expiry,
+    /// The end of an import token, and of its wrapping key.
+    TokenExpiry,
+}
+
+impl DueKind {
+    const COUNT: usize = 4;
+    const OF_KEYS: [Self; 3] = [Self::Rotation, Self::Deletion, Self::Expiry];
+
+    fn of(self, key: &KeyEntry) -> Option<Timestamp> {
+        match self {
+            Self::Rotation => key.rotation_due(),
+            Self::Deletion => key.deletion_due(),
+            Self::Expiry => key.expiry_due(),
+            Self::TokenExpiry => None,
+        }
+    }
+}
+
+/// All rows as of one revision. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    pub keys: Rows<KeyEntry>,
+    pub aliases: Rows<AliasRecord>,
+    pub volumes: Rows<VolumeRow>,
+    pub wrapping_keys: Rows<WrappingKey>,
+    pub grants: Rows<GrantRecord>,
+    pub principals: Rows<PrincipalRecord>,
+    pub access_keys: Rows<AccessKeyRecord>,
+    /// What grants are found by, with their row ids.
+    pub(super) grants_by: RedBlackTreeSetSync<(Arc<str>, Arc<str>)>,
+    /// Per kind: due times with row ids.
+    due: [RedBlackTreeSetSync<(Timestamp, Arc<str>)>; DueKind::COUNT],
+    /// Row ids of keys with the row ids of their aliases.
+    aliases_of: RedBlackTreeSetSync<(Arc<str>, Arc<str>)>,
+    /// Number of customer managed keys by Region and account, those pending deletion included.
+    customer_keys: HashTrieMapSync<(String, String), usize>,
+}
+
+impl Snapshot {
+    /// When the first is due.
+    pub fn first_due(&self, kind: DueKind) -> Option<Timestamp> {
+        self.due[kind as usize].first().map(|(at, _)| *at)
+    }
+
+    /// Row ids of what is due at `now`.
+    pub fn due(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<str>> {
+        self.due[kind as usize].iter().take_while(move |(at, _)| *at <= now).map(|(_, id)| id)
+    }
+
+    /// The keys that are due at `now`.
+    pub fn due_keys(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        self.due(kind, now).filter_map(|id| self.keys.get(&**id))
+    }
+
+    fn set_due(&mut self, kind: DueKind, id: &Arc<str>, old: Option<Timestamp>, new: Option<Timestamp>) {
+        if old != new {
+            let due = &mut self.due[kind as usize];
+            old.map(|at| due.remove_mut(&(at, id.clone())));
+            new.into_iter().for_each(|at| due.insert_mut((at, id.clone())));
+        }
+    }
+
+    /// Customer managed keys of the account in the Region.
+    pub fn count_customer_keys(&self, region: &str, account: &str) -> usize {
+        self.customer_keys.get(&(region.to_owned(), account.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// Row ids of the aliases of a key.
+    pub fn aliases_of(&self, key_row: &str) -> impl Iterator<Item = &Arc<str>> {
+        let first: (Arc<str>, Arc<str>) = (key_row.into(), "".into());
+        let key_row = first.0.clone();
+        let all = self.aliases_of.range((Included(first), Unbounded));
+        all.take_while(move |(key, _)| *key == key_row).map(|(_, alias)| alias)
+    }
+
+    /// Inserts or replaces a key, which keeps its material.
+    pub fn put_key(&mut self, row_id: &str, record: KeyRecord) -> Result<(), String> {
+        let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
+        let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
+        let arn = KeyArn::new(&region, &account, &record.key_id);
+        let materials = self.keys.get(row_id).map(|entry| entry.materials.clone()).unwrap_or_default();
+        self.replace_key(row_id.into(), Some(KeyEntry { record, arn, materials, policy: OnceLock::new() }));
+        Ok(())
+    }
+
+    pub fn put_material(&mut self, key_row: &str, material: Arc<Material>) -> Result<(), String> {
+        self.with_materials(key_row, |materials| {
+            materials.retain(|old| old.record.material_id != material.record.material_id);
+            materials.push(material);
+            materials.sort_by_key(|material| material.record.generation);
+        })
+    }
+
+    pub fn remove_material(&mut self, row_id: &str) -> Result<(), String> {
+        let (key_row, id) = row_id.rsplit_once('/').ok_or_else(|| format!("material '{row_id}' names no key"))?;
+        self.with_materials(key_row, |materials| materials.retain(|old| old.record.material_id != id))
+    }
+
+    fn with_materials(&mut self, key_row: &str, edit: impl FnOnce(&mut Vec<Arc<Material>>)) -> Result<(), String> {
+        let old = self.keys.get(key_row).ok_or_else(|| format!("material of a key '{key_row}' that is not there"))?;
+        let mut materials = old.materials.clone();
+        edit(&mut materials);
+        let entry = KeyEntry { record: old.record.clone(), arn: old.arn.clone(), materials, policy: OnceLock::new() };
+        self.replace_key(key_row.into(), Some(entry));
+        Ok(())
+    }
+
+    fn replace_key(&mut self, id: Arc<str>, new: Option<KeyEntry>) {
+        let old = self.keys.get(&id).cloned();
+        for kind in DueKind::OF_KEYS {
+            let at = |key: Option<&KeyEntry>| key.and_then(|key| kind.of(key));
+            self.set_due(kind, &id, at(old.as_deref()), at(new.as_ref()));
+        }
+        let counted = [old.as_deref(), new.as_ref()]
+            .map(|key| key.is_some_and(|key| key.record.manager == KeyManager::Customer && !key.is_tombstone()));
+        if counted[0] != counted[1]
+            && let Some(record) = new.as_ref().or(old.as_deref()).map(|key| &key.record)
+        {
+            let count = self.count_customer_keys(&record.region, &record.account);
+            let count = if counted[1] { count + 1 } else { count.saturating_sub(1) };
+            self.customer_keys.insert_mut((record.region.clone(), record.account.clone()), count);
+        }
+        match new {
+            Some(new) => self.keys.insert_mut(id, Arc::new(new)),
+            None => drop(self.keys.remove_mut(&id)),
+        }
+    }
+
+    /// Inserts or replaces a row.
+    pub fn put<R: Record>(&mut self, id: &str, record: R) {
+        let (id, new): (Arc<str>, _) = (id.into(), Arc::new(record));
+        let rows = R::rows(self);
+        let old = rows.get(&id).cloned();
+        rows.insert_mut(id.clone(), new.clone());
+        R::index(self, &id, old.as_deref(), Some(&new));
+    }
+
+    /// Removes a row, if it is there.
+    pub fn remove<R: Record>(&mut self, id: &str) {
+        let rows = R::rows(self);
+        if let Some(old) = rows.get(id).cloned() {
+            rows.remove_mut(id);
+            R::index(self, &id.into(), Some(&old), None);
+        }
+    }
+
+    /// Takes over a row as it stands in the database, or its absence. `Err` says what is wrong with it.
+    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+        match (table, row) {
+            (Table::Keys, Some(row)) => self.put_key(id, parse(table, row)?),
+            (Table::Keys, None) => {
+                self.replace_key(id.into(), None);
+                Ok(())
+            }
+            (Table::Materials, Some(row)) => {
+                let (key_row, material) = read_material(row, domain)?;
+                self.put_material(key_row, Arc::new(material))
+            }
+            (Table::Materials, None) => self.remove_material(id),
+            (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, domain),
+            (Table::Volumes, row) => self.apply_record::<VolumeRow>(id, row, domain),
+            (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, domain),
+            (Table::Grants, row) => self.apply_record::<GrantRecord>(id, row, domain),
+            (Table::Principals, row) => self.apply_record::<PrincipalRecord>(id, row, domain),
+            (Table::AccessKeys, row) => self.apply_record::<AccessKeyRecord>(id, row, domain),
+        }
+    }
+
+    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+        let Some(row) = row else {
+            self.remove::<R>(id);
+            return Ok(());
+        };
+        let mut record: R = parse(R::TABLE, row)?;
+        if row.sealed.is_some() && !row.unseal(R::TABLE, domain).is_some_and(|secret| record.set_secret(&secret)) {
+            return Err(does_not_open(R::TABLE, row));
+        }
+        self.put(id, record);
+        Ok(())
+    }
+}
+
+fn parse<T: DeserializeOwned>(table: Table, row: &Row) -> Result<T, String> {
+    serde_json::from_str(&row.record)
+        .map_err(|error| format!("row '{}' of table {} cannot be read: {error}", row.id, table.name()))
+}
+
+fn does_not_open(table: Table, row: &Row) -> String {
+    format!("the secret of row '{}' of table {} does not open", row.id, table.name())
+}
+
+/// A piece of material with the row id of its key.
+fn read_material<'r>(row: &'r Row, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
+    let unusable = || does_not_open(Table::Materials, row);
+    let record: MaterialRecord = parse(Table::Materials, row)?;
+    let secret = match &row.sealed {
+        Some(_) => Some(SecretBytes::from(&row.unseal(Table::Materials, domain).ok_or_else(unusable)?[..])),
+        None if record.import.is_some() => None,
+        None => return Err(unusable()),
+    };
+    let material = Material::new(record, secret);
+    let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
+    Ok((row.parent.as_deref().ok_or_else(unusable)?, material))
+}
+
+impl Record for AliasRecord {
+    const TABLE: Table = Table::Aliases;
+
+    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self> {
+        &mut snapshot.aliases
+    }
+
+    fn parent(&self, _id: &str) -> Option<String> {
+        Some(key_row_id(&self.region, &self.key_id))
+    }
+
+    fn index(snapshot: &mut Snapshot, id: &Arc<str>, old: Option<&Self>, new: Option<&Self>) {
+        let entry = |alias: &Self| (Arc::from(key_row_id(&alias.region, &alias.key_id)), id.clone());
+        old.map(|old| snapshot.aliases_of.remove_mut(&entry(old)));
+        new.into_iter().for_each(|new| snapshot.aliases_of.insert_mut(entry(new)));
+    }
+}
+
+impl Record for VolumeRow {
+    const TABLE: Table = Table::Volumes;
+
+    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self> {
+        &mut snapshot.volumes
+    }
+}
+
+impl Record for WrappingKey {
+    const TABLE: Table = Table::WrappingKeys;
+
+    fn rows(snapshot: &mut Snapshot) -> &mut Rows<Self> {
+        &mut snapshot.wrapping_keys
+    }
+
+    fn parent(&self, id: &str) -> Option<String> {
+        id.rsplit_once('/').map(|(key_row, _)| key_row.to_owned())
+    }
+
+    fn secret(&self) -> Option<&[u8]> {
+        Some(self.private.expose())
+    }
+
+    fn set_secret(&mut self, secret: &[u8]) -> bool {
+        self.private = SecretBytes::from(secret);
+        true
+    }
+
+    fn index(snapshot: &mut Snapshot, id: &Arc<str>, old: Option<&Self>, new: Option<&Self>) {
+        let at = |key: Option<&Self>| key.map(|key| key.valid_to);
+        snapshot.set_due(DueKind::TokenExpiry, id, at(old), at(new));
+    }
+}
