@@ -21,9 +21,7 @@ const WANTED: u64 = init::ASYNC_READ
     | init::HANDLE_KILLPRIV_V2
     | init::SETXATTR_EXT
     | init::INIT_EXT
-    | init::DIRECT_IO_ALLOW_MMAP
-    // Handles of exported files would not survive a remount.
-    | init::NO_EXPORT_SUPPORT;
+    | init::DIRECT_IO_ALLOW_MMAP;
 
 /// What was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +73,7 @@ mod tests {
     fn both_sides_have_what_was_agreed_on() {
         let (agreed, answer) = agree(&kernel(45, u64::MAX), false).expect("new");
         assert_eq!(agreed, Agreed { minor: 45, flags: WANTED | init::WRITEBACK_CACHE });
-        assert_eq!((answer.minor, answer.flags2), (45, 1 << 4 | 1 << 6));
+        assert_eq!((answer.minor, answer.flags2), (45, 1 << 4));
         assert_eq!((answer.max_write, answer.max_pages, answer.max_readahead), (1 << 20, 256, 131_072));
         let newer = agree(&kernel(99, u64::MAX), true).expect("newer").0;
         assert_eq!(newer, Agreed { minor: 45, flags: WANTED });
