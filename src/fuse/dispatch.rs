@@ -59,7 +59,9 @@ impl<B: Backing> Dispatcher<B> {
         match served {
             Ok(Ok(pending)) => pending,
             Ok(Err(error)) => {
-                reply.error(error.errno());
+                if !reply.is_given() {
+                    reply.error(error.errno());
+                }
                 None
             }
             Err(_) => {
