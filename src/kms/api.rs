@@ -19,10 +19,13 @@
 
 mod aliases;
 mod answer;
+mod asymmetric;
 mod cryptography;
+mod import;
 mod input;
 mod keys;
 mod model;
+mod multi_region;
 mod rotation;
 mod tags;
 
@@ -38,8 +41,16 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 5] =
-    [keys::OPERATIONS, aliases::OPERATIONS, rotation::OPERATIONS, cryptography::OPERATIONS, tags::OPERATIONS];
+const TABLES: [&[Operation]; 8] = [
+    keys::OPERATIONS,
+    aliases::OPERATIONS,
+    rotation::OPERATIONS,
+    cryptography::OPERATIONS,
+    asymmetric::OPERATIONS,
+    tags::OPERATIONS,
+    import::OPERATIONS,
+    multi_region::OPERATIONS,
+];
 
 /// One operation that is built.
 pub struct Operation {

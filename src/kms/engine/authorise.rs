@@ -78,6 +78,15 @@ impl Call<'_> {
     }
 }
 
+/// The default key policy: the account, and by it the identity policies of its users and roles (KMS.md section 8).
+pub fn default_policy(account: &str) -> String {
+    format!(
+        "{{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{{\"Sid\":\"Enable IAM User Permissions\",\
+         \"Effect\":\"Allow\",\"Principal\":{{\"AWS\":\"arn:aws:iam::{account}:root\"}},\"Action\":\"kms:*\",\
+         \"Resource\":\"*\"}}]}}"
+    )
+}
+
 /// AWS's refusal; also for keys of other accounts that do not exist, so that existence does not leak.
 pub fn denied(caller: &Caller, action: &str, resource: &str) -> KmsError {
     KmsError::AccessDenied(format!(

@@ -87,6 +87,21 @@ impl Constraints {
         checked
     }
 
+    /// A Region name.
+    pub fn region(mut self, member: &str, value: &str) -> Self {
+        self = self.text(member, value, 1..=32);
+        let mut parts = value.split('-');
+        let number = parts.next_back().unwrap_or("");
+        let words = parts.map(|word| !word.is_empty() && word.bytes().all(|c| c.is_ascii_lowercase()));
+        let words: Vec<bool> = words.collect();
+        let digits = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+        if !(digits && matches!(words.len(), 2 | 3) && words.into_iter().all(|word| word)) {
+            let rule = "Member must satisfy regular expression pattern: ^([a-z]+-){2,3}\\d+$";
+            self.violated(Some(&value), member, rule);
+        }
+        self
+    }
+
     /// A key material id.
     pub fn material_id(mut self, member: &str, value: Option<&str>) -> Self {
         if let Some(value) = value {

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::lifecycle::{SYMMETRIC_LEN, material_id, put};
+use super::lifecycle::{material_id, put};
+use super::multi_region::{not_a_replica, synchronize};
 use super::resolve::{Forms, not_pending_deletion};
 use super::rotation::not_for_origin;
 use super::{Engine, Shared};
@@ -18,7 +19,7 @@ use crate::kms::store::{
     Change, DueKind, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, WrappingKey, key_row_id,
     wrapping_key_row_id,
 };
-use crate::kms::{KmsError, seal, wrapping};
+use crate::kms::{KmsError, object, seal, wrapping};
 use crate::sync::Arc;
 use crate::types::{KeyArn, Timestamp};
 
@@ -110,6 +111,7 @@ impl Engine {
                 settle(change, &key, |record| {
                     record.current_material.get_or_insert_with(|| id.clone());
                 })?;
+                synchronize(call.shared, change, &key)?;
                 answer(call, &key, Some(id))
             })
         })
@@ -135,7 +137,7 @@ impl Engine {
             let Some(material) = key.materials.iter().find(|material| material.record.material_id == id) else {
                 return Err(KmsError::NotFound(format!("Key material {id} of {} does not exist", key.arn)));
             };
-            if remove(change, key, material)? {
+            if remove(call.shared, change, key, material)? {
                 shred(call.shared, change);
             }
             answer(call, key, Some(id))
@@ -155,7 +157,7 @@ pub fn expire(shared: &Shared, change: &mut Change<'_>, latest: Timestamp) -> Re
         for material in key.materials.iter().filter(|material| material.expiry_due().is_some_and(over)) {
             // As the last removal left it: with its state.
             let key = change.snapshot().keys[&*row_of(key)].clone();
-            shredded |= remove(change, &key, material)?;
+            shredded |= remove(shared, change, &key, material)?;
             let details = json!({ "keyId": key.arn.as_str(), "keyMaterialId": material.record.material_id });
             let event = shared.service_event("DeleteExpiredKeyMaterial", details, Some(&key.arn));
             change.record(event.render(&*shared.entropy));
@@ -175,13 +177,19 @@ pub fn state_after_cancellation(key: &KeyEntry) -> KeyState {
 
 /// Deletes `material`, if it is there; its record stays, so that it can be imported again, and only it. Material that
 /// waits for its rotation goes with its record. Whether something secret was deleted.
-fn remove(change: &mut Change<'_>, key: &KeyEntry, material: &Arc<Material>) -> Result<bool, KmsError> {
+fn remove(
+    shared: &Shared,
+    change: &mut Change<'_>,
+    key: &KeyEntry,
+    material: &Arc<Material>,
+) -> Result<bool, KmsError> {
     if material.secret().is_none() {
         return Ok(false);
     }
     let pending = key.pending_rotation().is_some_and(|pending| Arc::ptr_eq(pending, material));
-    if pending {
+    if pending && !key.is_replica() {
         change.delete_material(&row_of(key), &material.record.material_id)?;
+        synchronize(shared, change, key)?;
         return Ok(true);
     }
     let description = material.record.import.as_ref().and_then(|import| import.description.clone());
@@ -308,12 +316,9 @@ fn unwrap(
 /// The material in the form in which it is kept, if it is of the kind that `key` needs.
 fn fitting(key: &KeyEntry, secret: SecretBytes) -> Result<SecretBytes, KmsError> {
     let spec = key.record.spec;
-    let fits = spec == KeySpec::SymmetricDefault && secret.expose().len() == SYMMETRIC_LEN;
-    if fits {
-        Ok(secret)
-    } else {
-        Err(KmsError::IncorrectKeyMaterial(format!("The key material is not that of a key with key spec {spec}.")))
-    }
+    object::import(spec, secret).map_err(|_| {
+        KmsError::IncorrectKeyMaterial(format!("The key material is not that of a key with key spec {spec}."))
+    })
 }
 
 /// The record of material that is imported again.
@@ -334,6 +339,7 @@ fn new(key: &KeyEntry, id: &str, now: Timestamp) -> Result<MaterialRecord, KmsEr
         let text = format!("The key material was imported into {} before; it is not new.", key.arn);
         return Err(KmsError::IncorrectKeyMaterial(text));
     }
+    not_a_replica(key)?;
     if let Some(pending) = key.pending_rotation() {
         return Err(KmsError::MaterialState(format!(
             "New key material (id: {id}) cannot be imported into KMS key {}, because another key material (id: {}) is \

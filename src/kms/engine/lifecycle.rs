@@ -10,14 +10,17 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
+use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use super::tags::check_tags;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
-use crate::kms::store::{Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, below, key_row_id};
-use crate::kms::{KmsError, seal};
+use crate::kms::store::{
+    Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, below, key_row_id,
+};
+use crate::kms::{KmsError, object, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -27,12 +30,9 @@ const MAX_KEYS: usize = 100_000;
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 /// Days between rotations of AWS managed keys, and the default for others.
 pub const YEAR_DAYS: u32 = 365;
-/// Bytes of the material of symmetric keys.
-pub const SYMMETRIC_LEN: usize = 32;
 
 impl Engine {
-    /// `CreateKey`. Built are symmetric single-Region keys with material of the key manager; other kinds answer
-    /// `UnsupportedOperationException`.
+    /// `CreateKey`. Multi-Region keys and keys of custom key stores answer `UnsupportedOperationException`.
     pub fn create_key(&self, caller: &Caller, request: CreateKeyRequest) -> Result<CreateKeyResponse, KmsError> {
         let spec = request.key_spec.or(request.customer_master_key_spec).unwrap_or(KeySpec::SymmetricDefault);
         let parameters = json!({
@@ -44,19 +44,23 @@ impl Engine {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
+            let origin = request.origin.unwrap_or(Origin::AwsKms);
+            // Making a key pair may take seconds, in which nobody but this caller waits.
+            let secret = (origin == Origin::AwsKms).then(|| object::generate(spec, &*call.shared.entropy)).transpose();
+            let secret = secret.map_err(|error| KmsError::Internal(format!("no {spec} key could be made: {error}")))?;
             call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
-                if change.snapshot().count_customer_keys(region, account) >= MAX_KEYS {
-                    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
-                    return Err(KmsError::LimitExceeded(text));
-                }
+                check_quota(change.snapshot(), region, account)?;
                 let template = KeyRecord {
                     description: request.description,
-                    origin: request.origin.unwrap_or(Origin::AwsKms),
+                    spec,
+                    usage: request.key_usage.unwrap_or(KeyUsage::EncryptDecrypt),
+                    origin,
+                    multi_region: request.multi_region.then(|| alone(region, account, "")),
                     tags: request.tags,
                     ..blank(call)
                 };
-                let key = new_key(change, template, call.now, &*call.shared.entropy)?;
+                let key = new_key(change, template, secret, call.now, &*call.shared.entropy)?;
                 call.concerns(&key);
                 let key_metadata = metadata(&key);
                 call.response = json!({ "keyMetadata": audited(&key_metadata) });
@@ -146,20 +150,24 @@ impl Engine {
             if key.record.state != KeyState::Unavailable {
                 not_pending_deletion(key)?;
             }
-            let deletion_date = Some(call.now.plus_days(days));
+            // A primary waits for its replicas; its own waiting period begins when the last of them is deleted.
+            let (state, deletion_date) = match has_replicas(key) {
+                true => (KeyState::PendingReplicaDeletion, None),
+                false => (KeyState::PendingDeletion, Some(call.now.plus_days(days))),
+            };
             let key = put(change, key, |record| {
-                record.state = KeyState::PendingDeletion;
+                record.state = state;
                 record.deletion_date = deletion_date;
                 record.pending_window_days = Some(days);
             })?;
             call.response = json!({
-                "keyId": key.arn.as_str(), "keyState": KeyState::PendingDeletion, "pendingWindowInDays": days,
+                "keyId": key.arn.as_str(), "keyState": state, "pendingWindowInDays": days,
                 "deletionDate": deletion_date.map(|date| date.to_string()),
             });
             Ok(ScheduleKeyDeletionResponse {
                 key_id: key.arn.clone(),
                 deletion_date,
-                key_state: KeyState::PendingDeletion,
+                key_state: state,
                 pending_window_in_days: days,
             })
         })
@@ -201,19 +209,26 @@ impl Engine {
     }
 }
 
-/// Writes `key` back with `edit` applied.
+/// Applies `edit` to `key` as it stands after the edits so far.
 pub fn put(
     change: &mut Change<'_>,
     key: &KeyEntry,
     edit: impl FnOnce(&mut KeyRecord),
 ) -> Result<Arc<KeyEntry>, KmsError> {
-    let mut record = key.record.clone();
+    let present = change.snapshot().keys[&*key_row_id(&key.record.region, &key.record.key_id)].clone();
+    let mut record = present.record.clone();
     edit(&mut record);
-    if record == key.record {
-        // Nothing to write: idempotent operations leave the row as it is.
-        return Ok(change.snapshot().keys[&*key_row_id(&record.region, &record.key_id)].clone());
+    // Idempotent operations leave the row as it is.
+    if record == present.record { Ok(present) } else { change.put_key(record) }
+}
+
+/// Refuses a further key when the quota is used up.
+pub fn check_quota(snapshot: &Snapshot, region: &str, account: &str) -> Result<(), KmsError> {
+    if snapshot.count_customer_keys(region, account) < MAX_KEYS {
+        return Ok(());
     }
-    change.put_key(record)
+    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
+    Err(KmsError::LimitExceeded(text))
 }
 
 /// Refuses the states in which a key can be neither enabled nor disabled.
@@ -230,28 +245,33 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         let text = "You cannot specify KeySpec and CustomerMasterKeySpec in the same request.";
         return Err(KmsError::Validation(text.into()));
     }
-    match (spec, request.key_usage) {
-        (KeySpec::SymmetricDefault, None | Some(KeyUsage::EncryptDecrypt)) => {}
-        (KeySpec::SymmetricDefault, Some(usage)) => {
+    match request.key_usage {
+        _ if spec == KeySpec::Sm2 => return unsupported(format!("KeySpec {spec} is not supported in this Region.")),
+        Some(usage) if !spec.allows(usage) => {
             return Err(KmsError::Validation(format!("KeyUsage {usage} is not compatible with KeySpec {spec}")));
         }
-        (_, None) => {
+        None if spec != KeySpec::SymmetricDefault => {
             let text = "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.";
             return Err(KmsError::Validation(text.into()));
         }
-        (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
+        _ => {}
     }
     match request.origin {
         None | Some(Origin::AwsKms | Origin::External) => {}
         Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
     }
-    if request.multi_region {
-        return unsupported("This key manager does not make multi-Region keys yet.".into());
+    check_policy(request.policy.as_deref())
+}
+
+/// Refuses key policies other than the default.
+pub fn check_policy(policy: Option<&str>) -> Result<(), KmsError> {
+    match policy {
+        None => Ok(()),
+        Some(_) => {
+            let text = "This key manager knows the default key policy only, yet.";
+            Err(KmsError::UnsupportedOperation(text.into()))
+        }
     }
-    if request.policy.is_some() {
-        return unsupported("This key manager knows the default key policy only, yet.".into());
-    }
-    Ok(())
 }
 
 /// A symmetric customer managed key of the caller, without identity and material.
@@ -279,34 +299,32 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
     }
 }
 
-/// Enters a key made from `template`, with a new id and, unless that is imported, its first material.
+/// Enters a key made from `template`, with a new id and its first material; without it, it is `PendingImport`.
 pub fn new_key(
     change: &mut Change<'_>,
     template: KeyRecord,
+    secret: Option<SecretBytes>,
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Arc<KeyEntry>, KmsError> {
-    let key_id = uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string();
+    let (key_id, multi_region) = match template.multi_region {
+        None => (uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string(), None),
+        Some(_) => {
+            let key_id = format!("mrk-{}", HEXLOWER.encode(&random::<16>(entropy)));
+            let set = alone(&template.region, &template.account, &key_id);
+            (key_id, Some(set))
+        }
+    };
+    let template = KeyRecord { multi_region, ..template };
     let row_id = key_row_id(&template.region, &key_id);
-    if template.origin == Origin::External {
+    let Some(secret) = secret else {
         return change.put_key(KeyRecord { key_id, state: KeyState::PendingImport, ..template });
-    }
-    let material = new_material(&key_id, 0, None, now, entropy);
+    };
+    let material = material(&key_id, secret, 0, None, now);
     let current_material = Some(material.record.material_id.clone());
     change.put_key(KeyRecord { key_id, current_material, ..template })?;
     change.put_material(&row_id, material)?;
     Ok(change.snapshot().keys[&*row_id].clone())
-}
-
-/// Random material, ready to be entered.
-pub fn new_material(
-    key_id: &str,
-    generation: u32,
-    rotation: Option<RotationType>,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-) -> Material {
-    material(key_id, SecretBytes::random(SYMMETRIC_LEN, entropy), generation, rotation, now)
 }
 
 /// Material with its id, ready to be entered.
@@ -355,7 +373,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_manager: record.manager,
         key_spec: record.spec,
         customer_master_key_spec: record.spec,
-        encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
+        algorithms: Algorithms::of(record.spec, record.usage),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
         current_key_material_id: record.current_material.clone().filter(|_| symmetric),
@@ -363,7 +381,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
 }
 
 /// Key metadata for the audit log: lower camel case as CloudTrail writes it, times as text.
-fn audited(metadata: &KeyMetadata) -> Value {
+pub fn audited(metadata: &KeyMetadata) -> Value {
     json!({
         "aWSAccountId": metadata.aws_account_id, "arn": metadata.arn.as_str(), "keyId": metadata.key_id,
         "creationDate": metadata.creation_date.to_string(), "description": metadata.description,

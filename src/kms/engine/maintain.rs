@@ -6,12 +6,13 @@ use serde_json::json;
 
 use super::Shared;
 use super::import::expire;
-use super::lifecycle::{new_material, put};
-use crate::kms::KmsError;
+use super::lifecycle::{material, put};
+use super::multi_region::{leave, synchronize};
 use crate::kms::model::RotationType;
 use crate::kms::store::{
     AliasRecord, Change, ClockRecord, DueKind, GrantRecord, KeyEntry, Rotation, below, key_row_id,
 };
+use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::Timestamp;
@@ -87,7 +88,8 @@ pub fn rotate_if_due(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, n
         next = next.plus_days(days);
     }
     let key = rotate(shared, change, key, RotationType::Automatic, now)?;
-    put(change, &key, |record| record.rotation.next = Some(next))?;
+    let key = put(change, &key, |record| record.rotation.next = Some(next))?;
+    synchronize(shared, change, &key)?;
     let details = json!({ "keyId": key.arn.as_str(), "keyMaterialId": key.record.current_material });
     change.record(shared.service_event("RotateKey", details, Some(&key.arn)).render(&*shared.entropy));
     Ok(())
@@ -102,7 +104,7 @@ pub fn rotate(
     now: Timestamp,
 ) -> Result<Arc<KeyEntry>, KmsError> {
     let generation = key.materials.last().map_or(0, |material| material.record.generation + 1);
-    let material = new_material(&key.record.key_id, generation, Some(kind), now, &*shared.entropy);
+    let material = material(&key.record.key_id, object::symmetric(&*shared.entropy), generation, Some(kind), now);
     let material_id = material.record.material_id.clone();
     let row_id = key_row_id(&key.record.region, &key.record.key_id);
     change.put_material(&row_id, material)?;
@@ -135,6 +137,7 @@ fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timest
         record.rotation = Rotation { enabled: false, period_days: 0, next: None, on_demand: 0 };
         record.destroyed = Some(now);
     })?;
+    leave(change, key, now)?;
     let event = shared.service_event("DeleteKey", json!({ "keyId": key.arn.as_str() }), Some(&key.arn));
     change.record(event.render(&*shared.entropy));
     Ok(())

@@ -9,11 +9,12 @@ use super::call::Effect::*;
 use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, put};
 use super::maintain::rotate;
+use super::multi_region::{is_everywhere, not_a_replica, synchronize};
 use super::page::Pager;
 use super::resolve::{Forms, usable};
 use crate::kms::KmsError;
 use crate::kms::model::*;
-use crate::kms::store::{Change, Import, KeyEntry, Material, key_row_id};
+use crate::kms::store::{Change, Import, KeyEntry, Material, Snapshot, key_row_id};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -33,6 +34,7 @@ impl Engine {
         }
         self.edit_key(caller, "EnableKeyRotation", parameters, &key_id, |call, change, key| {
             rotates_automatically(key)?;
+            not_a_replica(key)?;
             usable(key)?;
             let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
             put(change, key, |record| {
@@ -41,22 +43,23 @@ impl Engine {
                     rotation.next = Some(call.now.plus_days(days));
                 }
                 (rotation.enabled, rotation.period_days) = (true, days);
-            })
-            .map(drop)
+            })?;
+            synchronize(call.shared, change, key)
         })
     }
 
     /// `DisableKeyRotation`. All material stays.
     pub fn disable_key_rotation(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "keyId": request.key_id });
-        self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |_, change, key| {
+        self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |call, change, key| {
             rotates_automatically(key)?;
+            not_a_replica(key)?;
             usable(key)?;
             put(change, key, |record| {
                 record.rotation.enabled = false;
                 record.rotation.next = None;
-            })
-            .map(drop)
+            })?;
+            synchronize(call.shared, change, key)
         })
     }
 
@@ -90,6 +93,7 @@ impl Engine {
         let parameters = json!({ "keyId": request.key_id });
         self.edit_key(caller, "RotateKeyOnDemand", parameters, &request.key_id, |call, change, key| {
             rotatable(key)?;
+            not_a_replica(key)?;
             usable(key)?;
             if key.record.rotation.on_demand >= MAX_ON_DEMAND {
                 return Err(KmsError::LimitExceeded(format!(
@@ -105,6 +109,7 @@ impl Engine {
                 Origin::External => rotate_to_imported(change, key, call.now)?,
                 _ => rotate(call.shared, change, key, RotationType::OnDemand, call.now)?,
             };
+            synchronize(call.shared, change, &key)?;
             call.response = json!({ "keyId": key.arn.as_str() });
             Ok(KeyIdResponse { key_id: key.arn.clone() })
         })
@@ -120,12 +125,13 @@ impl Engine {
         let parameters = json!({ "keyId": request.key_id, "includeKeyMaterial": include, "limit": request.limit });
         self.call(caller, ("ListKeyRotations", ReadOnly), parameters, |call| {
             Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
-            let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "ListKeyRotations")?;
+            let snapshot = call.snapshot()?;
+            let key = call.key(&snapshot, &request.key_id, Forms::Key, "ListKeyRotations")?;
             rotatable(&key)?;
             let all = include == IncludeKeyMaterial::AllKeyMaterial;
             let listed = key.materials.iter().filter(|material| all || material.record.rotation.is_some());
-            let entries =
-                listed.map(|material| (format!("{:010}", material.record.generation), entry(&key, material, all)));
+            let entries = listed
+                .map(|material| (format!("{:010}", material.record.generation), entry(&snapshot, &key, material, all)));
             let pager = Pager {
                 operation: "ListKeyRotations",
                 filter: &format!("{} {include}", key.arn),
@@ -143,13 +149,14 @@ impl Engine {
     }
 }
 
-fn entry(key: &KeyEntry, material: &Material, with_state: bool) -> RotationsListEntry {
+fn entry(snapshot: &Snapshot, key: &KeyEntry, material: &Material, with_state: bool) -> RotationsListEntry {
     let record = &material.record;
     let pending = key.pending_rotation().is_some_and(|pending| pending.id == material.id);
     let current = key.record.current_material.as_ref() == Some(&record.material_id);
     let state = match (current, pending) {
         (true, _) => KeyMaterialState::Current,
-        (false, true) => KeyMaterialState::PendingRotation,
+        (false, true) if is_everywhere(snapshot, key, material) => KeyMaterialState::PendingRotation,
+        (false, true) => KeyMaterialState::PendingMultiRegionImportAndRotation,
         (false, false) => KeyMaterialState::NonCurrent,
     };
     let import = record.import.as_ref().filter(|_| with_state);
@@ -168,9 +175,10 @@ fn entry(key: &KeyEntry, material: &Material, with_state: bool) -> RotationsList
     }
 }
 
-/// Makes the material that was imported for it current.
-fn rotate_to_imported(change: &mut Change, key: &KeyEntry, now: Timestamp) -> Result<Arc<KeyEntry>, KmsError> {
-    let Some(pending) = key.pending_rotation() else {
+/// Makes the material that was imported for it current, once it is there in every Region.
+fn rotate_to_imported(change: &mut Change<'_>, key: &KeyEntry, now: Timestamp) -> Result<Arc<KeyEntry>, KmsError> {
+    let pending = key.pending_rotation().filter(|pending| is_everywhere(change.snapshot(), key, pending));
+    let Some(pending) = pending else {
         return Err(KmsError::MaterialState(format!(
             "No available key material pending rotation for the key: {}.",
             key.arn

@@ -1,11 +1,13 @@
 //! The engine from outside: through its operations, on real homes.
 
+mod asymmetric;
 mod catch_up;
 mod deletion;
 mod homes;
 mod import;
 mod keys;
 mod model;
+mod multi_region;
 mod processes;
 mod records;
 mod scale;

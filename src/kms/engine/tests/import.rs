@@ -6,10 +6,15 @@ use super::*;
 use crate::kms::wrapping::tests::wrap;
 use WrappingAlgorithm::*;
 
-impl Bench {
-    fn external(&self) -> String {
-        let request = CreateKeyRequest { origin: Some(Origin::External), ..Default::default() };
-        self.engine.create_key(&self.alice, request).expect("created").key_metadata.key_id
+/// A user who imports.
+pub struct Importer<'a> {
+    engine: &'a Engine,
+    caller: Caller,
+}
+
+impl<'a> Importer<'a> {
+    pub fn new(bench: &'a Bench, caller: &Caller) -> Self {
+        Self { engine: &bench.engine, caller: caller.clone() }
     }
 
     fn parameters(&self, key: &str) -> GetParametersForImportResponse {
@@ -23,11 +28,11 @@ impl Bench {
         wrapping_key_spec: WrappingKeySpec,
     ) -> Result<GetParametersForImportResponse, KmsError> {
         let request = GetParametersForImportRequest { key_id: key.to_owned(), wrapping_algorithm, wrapping_key_spec };
-        self.engine.get_parameters_for_import(&self.alice, request)
+        self.engine.get_parameters_for_import(&self.caller, request)
     }
 
     /// Imports `material` for good, or as `edit` says.
-    fn import(
+    pub fn import(
         &self,
         key: &str,
         material: &[u8],
@@ -51,30 +56,41 @@ impl Bench {
             ..Default::default()
         };
         edit(&mut request);
-        self.engine.import_key_material(&self.alice, request).map(|answer| answer.key_material_id)
+        self.engine.import_key_material(&self.caller, request).map(|answer| answer.key_material_id)
     }
 
-    fn forget(&self, key: &str, material: Option<&String>) -> Result<KeyMaterialResponse, KmsError> {
+    pub fn forget(&self, key: &str, material: Option<&String>) -> Result<KeyMaterialResponse, KmsError> {
         let request = DeleteImportedKeyMaterialRequest { key_id: key.to_owned(), key_material_id: material.cloned() };
-        self.engine.delete_imported_key_material(&self.alice, request)
+        self.engine.delete_imported_key_material(&self.caller, request)
+    }
+
+    /// (material id, state, whether it is there) of every material.
+    pub fn history(&self, key: &str) -> Vec<(String, KeyMaterialState, ImportState)> {
+        let all = ListKeyRotationsRequest {
+            key_id: key.to_owned(),
+            include_key_material: Some(IncludeKeyMaterial::AllKeyMaterial),
+            ..Default::default()
+        };
+        let listed = self.engine.list_key_rotations(&self.caller, all).expect("listed").rotations;
+        let row = |row: RotationsListEntry| {
+            (row.key_material_id, row.key_material_state.expect("asked for"), row.import_state.expect("imported"))
+        };
+        listed.into_iter().map(row).collect()
+    }
+}
+
+impl Bench {
+    fn external(&self) -> String {
+        let request = CreateKeyRequest { origin: Some(Origin::External), ..Default::default() };
+        self.engine.create_key(&self.alice, request).expect("created").key_metadata.key_id
     }
 
     fn state(&self, key: &str) -> KeyState {
         self.describe(key).expect("described").key_state
     }
 
-    /// (material id, state, whether it is there) of every material.
-    fn history(&self, key: &str) -> Vec<(String, KeyMaterialState, ImportState)> {
-        let all = ListKeyRotationsRequest {
-            key_id: key.to_owned(),
-            include_key_material: Some(IncludeKeyMaterial::AllKeyMaterial),
-            ..Default::default()
-        };
-        let listed = self.engine.list_key_rotations(&self.alice, all).expect("listed").rotations;
-        let row = |row: RotationsListEntry| {
-            (row.key_material_id, row.key_material_state.expect("asked for"), row.import_state.expect("imported"))
-        };
-        listed.into_iter().map(row).collect()
+    fn importer(&self) -> Importer<'_> {
+        Importer::new(self, &self.alice)
     }
 }
 
@@ -104,20 +120,20 @@ fn material_is_deleted_and_only_the_same_comes_back() {
     assert!(refused.to_string().ends_with(" is pending import."), "{refused}");
     assert_eq!(code(bench.engine.enable_key(&bench.alice, key.as_str().into())), "KMSInvalidStateException");
 
-    let id = bench.import(&key, &[1; 32], |_| {}).expect("imported").expect("symmetric");
+    let id = bench.importer().import(&key, &[1; 32], |_| {}).expect("imported").expect("symmetric");
     let metadata = bench.describe(&key).expect("described");
     assert_eq!(metadata.key_state, KeyState::Enabled);
     assert_eq!(metadata.current_key_material_id.as_ref(), Some(&id));
     assert_eq!(metadata.expiration_model, Some(ExpirationModel::KeyMaterialDoesNotExpire));
     let blob = bench.encrypt(&key, b"x").expect("encrypted");
 
-    assert_eq!(bench.forget(&key, None).expect("deleted").key_material_id.as_ref(), Some(&id));
+    assert_eq!(bench.importer().forget(&key, None).expect("deleted").key_material_id.as_ref(), Some(&id));
     assert_eq!(bench.state(&key), KeyState::PendingImport);
     assert_eq!(bench.describe(&key).expect("described").expiration_model, None);
     assert_eq!(code(bench.decrypt(&blob)), "KMSInvalidStateException");
-    assert!(bench.forget(&key, None).is_ok(), "again, without effect");
-    assert_eq!(code(bench.import(&key, &[2; 32], |_| {})), "IncorrectKeyMaterialException");
-    assert_eq!(bench.import(&key, &[1; 32], |_| {}), Ok(Some(id)));
+    assert!(bench.importer().forget(&key, None).is_ok(), "again, without effect");
+    assert_eq!(code(bench.importer().import(&key, &[2; 32], |_| {})), "IncorrectKeyMaterialException");
+    assert_eq!(bench.importer().import(&key, &[1; 32], |_| {}), Ok(Some(id)));
     assert_eq!(bench.decrypt(&blob), Ok(b"x".to_vec()));
 }
 
@@ -125,10 +141,10 @@ fn material_is_deleted_and_only_the_same_comes_back() {
 fn a_token_is_good_for_its_key_its_wrapping_key_and_a_day() {
     let bench = Bench::new();
     let (key, other) = (bench.external(), bench.external());
-    let parameters = bench.parameters(&key);
+    let parameters = bench.importer().parameters(&key);
     assert_eq!(parameters.parameters_valid_to, bench.clock.now().plus_days(1));
     let with = |parameters: &GetParametersForImportResponse, key: &str, edit: fn(&mut ImportKeyMaterialRequest)| {
-        bench.import_with(parameters, key, &[1; 32], edit)
+        bench.importer().import_with(parameters, key, &[1; 32], edit)
     };
     assert_eq!(code(with(&parameters, &other, |_| {})), "InvalidImportTokenException");
     for at in 0..parameters.import_token.len() {
@@ -136,8 +152,10 @@ fn a_token_is_good_for_its_key_its_wrapping_key_and_a_day() {
         forged.import_token[at] ^= 1;
         assert_eq!(code(with(&forged, &key, |_| {})), "InvalidImportTokenException", "byte {at}");
     }
-    let crossed =
-        GetParametersForImportResponse { public_key: bench.parameters(&key).public_key, ..parameters.clone() };
+    let crossed = GetParametersForImportResponse {
+        public_key: bench.importer().parameters(&key).public_key,
+        ..parameters.clone()
+    };
     assert_eq!(code(with(&crossed, &key, |_| {})), "InvalidCiphertextException");
     assert_eq!(code(with(&parameters, &key, |r| r.encrypted_key_material[0] ^= 1)), "InvalidCiphertextException");
     assert_eq!(bench.state(&key), KeyState::PendingImport);
@@ -152,7 +170,10 @@ fn a_token_is_good_for_its_key_its_wrapping_key_and_a_day() {
     assert!(bench.engine.shared.store.current().expect("read").wrapping_keys.is_empty());
     bench.clock.set(Timestamp::from_secs(bench.clock.now().as_secs() - 7200));
     assert_eq!(code(with(&parameters, &key, |_| {})), "ExpiredImportTokenException");
-    assert_eq!(code(bench.import(&key, &[1; 32], expiring(bench.clock.now().plus(HOUR)))), "ValidationException");
+    assert_eq!(
+        code(bench.importer().import(&key, &[1; 32], expiring(bench.clock.now().plus(HOUR)))),
+        "ValidationException"
+    );
 }
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -162,9 +183,9 @@ fn requests_that_break_a_rule_change_nothing() {
     let bench = Bench::new();
     let key = bench.external();
     let now = bench.clock.now();
-    let parameters = bench.parameters(&key);
+    let parameters = bench.importer().parameters(&key);
     let refused = |material: &[u8], edit: &dyn Fn(&mut ImportKeyMaterialRequest)| {
-        let refused = bench.import_with(&parameters, &key, material, edit).expect_err("refused");
+        let refused = bench.importer().import_with(&parameters, &key, material, edit).expect_err("refused");
         (refused.code(), refused.to_string())
     };
     assert_eq!(
@@ -188,7 +209,7 @@ fn requests_that_break_a_rule_change_nothing() {
     }
     let existing = |r: &mut ImportKeyMaterialRequest| r.import_type = Some(ImportType::ExistingKeyMaterial);
     assert_eq!(refused(&[1; 32], &existing).0, "IncorrectKeyMaterialException");
-    assert_eq!((bench.state(&key), bench.history(&key)), (KeyState::PendingImport, vec![]));
+    assert_eq!((bench.state(&key), bench.importer().history(&key)), (KeyState::PendingImport, vec![]));
 
     for (algorithm, spec) in [
         (RsaesPkcs1V15, WrappingKeySpec::Rsa2048),
@@ -196,22 +217,26 @@ fn requests_that_break_a_rule_change_nothing() {
         (RsaesOaepSha256, WrappingKeySpec::Sm2),
         (RsaAesKeyWrapSha256, WrappingKeySpec::Rsa2048),
     ] {
-        assert_eq!(code(bench.parameters_with(&key, algorithm, spec)), "UnsupportedOperationException");
+        assert_eq!(code(bench.importer().parameters_with(&key, algorithm, spec)), "UnsupportedOperationException");
     }
     let own = bench.key();
     assert_eq!(
-        bench.parameters_with(&own, RsaesOaepSha256, WrappingKeySpec::Rsa2048).expect_err("refused").to_string(),
+        bench
+            .importer()
+            .parameters_with(&own, RsaesOaepSha256, WrappingKeySpec::Rsa2048)
+            .expect_err("refused")
+            .to_string(),
         format!(
             "{} origin is AWS_KMS which is not valid for this operation.",
             bench.describe(&own).expect("there").arn
         )
     );
-    assert_eq!(code(bench.forget(&own, None)), "UnsupportedOperationException");
-    assert_eq!(code(bench.forget(&key, Some(&"0".repeat(64)))), "NotFoundException");
+    assert_eq!(code(bench.importer().forget(&own, None)), "UnsupportedOperationException");
+    assert_eq!(code(bench.importer().forget(&key, Some(&"0".repeat(64)))), "NotFoundException");
     bench.schedule(&key, 7).expect("scheduled");
     assert_eq!(refused(&[1; 32], &|_| {}).0, "KMSInvalidStateException");
     assert_eq!(
-        code(bench.parameters_with(&key, RsaesOaepSha256, WrappingKeySpec::Rsa2048)),
+        code(bench.importer().parameters_with(&key, RsaesOaepSha256, WrappingKeySpec::Rsa2048)),
         "KMSInvalidStateException"
     );
     // Without its material it is not Disabled afterwards.
@@ -224,14 +249,14 @@ fn material_expires_at_its_time() {
     let bench = Bench::new();
     let key = bench.external();
     let at = bench.clock.now().plus_days(2);
-    bench.import(&key, &[1; 32], expiring(at)).expect("imported");
+    bench.importer().import(&key, &[1; 32], expiring(at)).expect("imported");
     let metadata = bench.describe(&key).expect("described");
     assert_eq!((metadata.valid_to, metadata.expiration_model), (Some(at), Some(ExpirationModel::KeyMaterialExpires)));
     let blob = bench.encrypt(&key, b"x").expect("encrypted");
     bench.hours(47);
     assert!(bench.decrypt(&blob).is_ok());
     // Importing again is what changes the expiry.
-    bench.import(&key, &[1; 32], expiring(at.plus_days(300))).expect("imported again");
+    bench.importer().import(&key, &[1; 32], expiring(at.plus_days(300))).expect("imported again");
     bench.days(299);
     assert!(bench.decrypt(&blob).is_ok());
     bench.days(2);
@@ -240,7 +265,7 @@ fn material_expires_at_its_time() {
     let expired = events(&bench, "DeleteExpiredKeyMaterial");
     assert_eq!(expired.len(), 1);
     assert_eq!(expired[0]["serviceEventDetails"]["keyId"], metadata.arn.as_str());
-    bench.import(&key, &[1; 32], |_| {}).expect("imported again");
+    bench.importer().import(&key, &[1; 32], |_| {}).expect("imported again");
     assert_eq!(bench.decrypt(&blob), Ok(b"x".to_vec()));
 }
 
@@ -249,7 +274,7 @@ fn what_expired_while_nothing_ran_is_gone_before_anything_else() {
     let Bench { dir, clock, engine, alice, recovery } = Bench::new();
     let bench = Bench { dir, clock, engine: engine.clone(), alice, recovery };
     let key = bench.external();
-    bench.import(&key, &[1; 32], expiring(bench.clock.now().plus_days(3))).expect("imported");
+    bench.importer().import(&key, &[1; 32], expiring(bench.clock.now().plus_days(3))).expect("imported");
     let Bench { dir, clock, engine: last, alice, recovery } = bench;
     drop((engine, last));
     clock.set(clock.now().plus_days(40));
@@ -273,14 +298,14 @@ fn deleted_and_expired_material_does_not_come_back_with_an_older_database() {
                 expiring(soon)(r);
             }
         };
-        bench.import(&key, &[0x5a; 32], edit).expect("imported");
+        bench.importer().import(&key, &[0x5a; 32], edit).expect("imported");
         let copy = bench.dir.path().join("copy");
         copy_database(&bench, &copy);
         if expires {
             bench.hours(1);
             bench.engine.maintain().expect("maintained");
         } else {
-            bench.forget(&key, None).expect("deleted");
+            bench.importer().forget(&key, None).expect("deleted");
         }
         assert_eq!(bench.state(&key), KeyState::PendingImport);
         let (home, Bench { dir: _dir, engine, .. }) = (bench.home(), bench);
@@ -299,21 +324,25 @@ fn rotation_to_imported_material() {
     let key = bench.external();
     let rotate = || bench.engine.rotate_key_on_demand(&bench.alice, key.as_str().into());
     let arn = bench.describe(&key).expect("described").arn;
-    let first = bench.import(&key, &[1; 32], |_| {}).expect("imported").expect("symmetric");
+    let first = bench.importer().import(&key, &[1; 32], |_| {}).expect("imported").expect("symmetric");
     let old = bench.encrypt(&key, b"old").expect("encrypted");
     assert_eq!(
         rotate().expect_err("nothing to rotate to").to_string(),
         format!("No available key material pending rotation for the key: {arn}.")
     );
-    assert_eq!(code(bench.import(&key, &[1; 32], as_new)), "IncorrectKeyMaterialException");
+    assert_eq!(code(bench.importer().import(&key, &[1; 32], as_new)), "IncorrectKeyMaterialException");
     let describe = |r: &mut ImportKeyMaterialRequest| r.key_material_description = Some("of 2026".into());
-    let second = bench.import(&key, &[2; 32], |r| (as_new(r), describe(r)).0).expect("imported").expect("symmetric");
+    let second =
+        bench.importer().import(&key, &[2; 32], |r| (as_new(r), describe(r)).0).expect("imported").expect("symmetric");
     use ImportState::*;
     use KeyMaterialState::*;
-    assert_eq!(bench.history(&key), [(first.clone(), Current, Imported), (second.clone(), PendingRotation, Imported)]);
+    assert_eq!(
+        bench.importer().history(&key),
+        [(first.clone(), Current, Imported), (second.clone(), PendingRotation, Imported)]
+    );
     assert!(bench.rotations(&key).is_empty());
     let third = {
-        let refused = bench.import(&key, &[3; 32], as_new).expect_err("one at a time");
+        let refused = bench.importer().import(&key, &[3; 32], as_new).expect_err("one at a time");
         assert_eq!(refused.code(), "KMSInvalidStateException");
         let text = refused.to_string();
         assert!(text.contains(&format!("because another key material (id: {second}) is pending rotation.")), "{text}");
@@ -321,13 +350,16 @@ fn rotation_to_imported_material() {
     };
     assert!(third.starts_with("New key material (id: "));
     // Material that waits just goes, and may come again.
-    bench.forget(&key, Some(&second)).expect("deleted");
-    assert_eq!((bench.state(&key), bench.history(&key).len()), (KeyState::Enabled, 1));
-    assert_eq!(bench.import(&key, &[2; 32], |r| (as_new(r), describe(r)).0), Ok(Some(second.clone())));
+    bench.importer().forget(&key, Some(&second)).expect("deleted");
+    assert_eq!((bench.state(&key), bench.importer().history(&key).len()), (KeyState::Enabled, 1));
+    assert_eq!(bench.importer().import(&key, &[2; 32], |r| (as_new(r), describe(r)).0), Ok(Some(second.clone())));
 
     bench.days(1);
     rotate().expect("rotated");
-    assert_eq!(bench.history(&key), [(first.clone(), NonCurrent, Imported), (second.clone(), Current, Imported)]);
+    assert_eq!(
+        bench.importer().history(&key),
+        [(first.clone(), NonCurrent, Imported), (second.clone(), Current, Imported)]
+    );
     let rotations = bench.rotations(&key);
     assert_eq!(rotations.len(), 1);
     assert_eq!(
@@ -340,15 +372,15 @@ fn rotation_to_imported_material() {
     assert_eq!(bench.decrypt(&old), Ok(b"old".to_vec()));
 
     // Any of them missing makes the key unusable; each comes back by its bytes.
-    bench.forget(&key, Some(&first)).expect("deleted");
-    assert_eq!(bench.history(&key)[0].2, PendingImport);
+    bench.importer().forget(&key, Some(&first)).expect("deleted");
+    assert_eq!(bench.importer().history(&key)[0].2, PendingImport);
     assert_eq!((bench.state(&key), code(bench.decrypt(&new))), (KeyState::PendingImport, "KMSInvalidStateException"));
-    bench.forget(&key, None).expect("deleted");
+    bench.importer().forget(&key, None).expect("deleted");
     let named = |r: &mut ImportKeyMaterialRequest| r.key_material_id = Some(second.clone());
-    assert_eq!(code(bench.import(&key, &[1; 32], named)), "IncorrectKeyMaterialException");
-    bench.import(&key, &[1; 32], |_| {}).expect("imported again");
+    assert_eq!(code(bench.importer().import(&key, &[1; 32], named)), "IncorrectKeyMaterialException");
+    bench.importer().import(&key, &[1; 32], |_| {}).expect("imported again");
     assert_eq!(bench.state(&key), KeyState::PendingImport);
-    bench.import(&key, &[2; 32], |r| r.key_material_id = Some(second.clone())).expect("imported again");
+    bench.importer().import(&key, &[2; 32], |r| r.key_material_id = Some(second.clone())).expect("imported again");
     assert_eq!((bench.decrypt(&old), bench.decrypt(&new)), (Ok(b"old".to_vec()), Ok(b"new".to_vec())));
 
     // Never by itself.
