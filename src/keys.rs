@@ -1,9 +1,11 @@
 //! The joint between the filesystem and master keys.
 //!
-//! [`KeyService`] is the only place where a key manager plugs in: the embedded one today, remote ones beside it.
+//! [`KeyService`] is the only place where a key manager plugs in: the [`embedded`] one, and [`remote`] ones
+//! behind AWS's wire protocol.
 
 mod data_keys;
 pub mod embedded;
+pub mod remote;
 
 pub use data_keys::{DataKeys, NewHeader};
 

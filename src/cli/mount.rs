@@ -12,7 +12,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::init::{Created, VolumeFlags, make_volume};
 use super::mount_options::MountOptions;
 use super::mountpoint;
-use super::serve::Serving;
+use super::serving::Serving;
 use super::session::{CreateFlags, Session};
 use super::settings::Settings;
 use crate::ops::VolumeError;

@@ -1,12 +1,12 @@
 //! The embedded key manager as a command sees it: found, unlocked, or created on first use.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
+use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
@@ -16,6 +16,7 @@ use crate::kms::custody::{
 };
 use crate::kms::model::Caller;
 use crate::sync::Arc;
+use crate::sys::user;
 use crate::types::{AccountId, Region};
 
 /// The Region of a key manager that was made without one.
@@ -98,7 +99,7 @@ impl Session {
 
     fn start(settings: &Settings, home: Home) -> CliResult<Self> {
         let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
-        let mut caller = engine.local_caller(&user_name());
+        let mut caller = engine.local_caller(&user::own_name());
         if let Some(region) = &settings.region {
             caller = Caller::local(caller.principal().clone(), parse_region(region)?);
         }
@@ -187,21 +188,6 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
     }
 }
 
-/// The name of this process's user; the number where the user database does not know it.
-pub fn user_name() -> String {
-    let uid = rustix::process::geteuid().as_raw();
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    name_of(uid, &passwd).unwrap_or_else(|| uid.to_string())
-}
-
-fn name_of(uid: u32, passwd: &str) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|n| !n.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
-}
-
 /// What people are told once when a key manager was made.
 pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
     let mut text = format!(
@@ -220,19 +206,5 @@ pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
 
 /// The same for scripts.
 pub fn created_json(home: &Path, recovery: &str, keyfile: bool) -> serde_json::Value {
-    json!({"kms_home": home, "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_have_names() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\n:x:7:7::/:\nbroken\nalice:x:1000:1000::/home/alice:/bin/sh\n";
-        assert_eq!(name_of(1000, passwd).as_deref(), Some("alice"));
-        assert_eq!(name_of(0, passwd).as_deref(), Some("root"));
-        assert_eq!(name_of(7, passwd), None);
-        assert_eq!(name_of(8, passwd), None);
-    }
+    json!({"kms_home": path_text(home), "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
 }
