@@ -216,6 +216,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn open(&self, dir: &Self::Dir, name: &str, access: Access) -> Result<Self::File>;
     /// Creates a regular file, open for reading and writing; `EEXIST` if the name is taken.
     fn create(&self, dir: &Self::Dir, name: &str, mode: u32) -> Result<Self::File>;
+    /// Creates a regular file without a name, open for reading and writing, and a handle to it; it goes with the last of
+    /// the two, or in a crash, unless [`Self::link_node`] gives it a name. `EOPNOTSUPP` where that cannot be.
+    fn create_unnamed(&self, dir: &Self::Dir, mode: u32) -> Result<(Self::File, Self::Node)>;
     /// A handle to the object behind a name, whatever its type.
     fn pin(&self, dir: &Self::Dir, name: &str) -> Result<Self::Node>;
 
@@ -238,6 +241,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn read_link(&self, dir: &Self::Dir, name: &str) -> Result<Vec<u8>>;
     /// Gives the object at `(dir, name)` a second name.
     fn link(&self, dir: &Self::Dir, name: &str, to_dir: &Self::Dir, to_name: &str) -> Result<()>;
+    /// Gives a file made by [`Self::create_unnamed`] its first name; `ENOENT` for any other without a name.
+    fn link_node(&self, node: &Self::Node, to_dir: &Self::Dir, to_name: &str) -> Result<()>;
     /// Removes a name that is not a directory's.
     fn unlink(&self, dir: &Self::Dir, name: &str) -> Result<()>;
     /// Removes an empty directory.
@@ -249,6 +254,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
 
     /// Attributes.
     fn stat(&self, target: Target<'_, Self>) -> Result<Stat>;
+    /// When the object was made, where that is known.
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>>;
     /// Sets the permission bits, with setuid, setgid and sticky.
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()>;
     /// Sets owner and group where given.

@@ -28,6 +28,7 @@ Mount options (-o):
   ro, rw               read-only; any number of read-only mounts beside one read-write mount
   suid, dev            set-id bits and device nodes work (root only; default nosuid,nodev)
   noexec               no program can be executed
+  transport=auto       as --transport
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
   strict_ids           no changes in files and directories that turn out to be copies of one another
@@ -65,6 +66,10 @@ pub struct MountArgs {
     /// Requests handled at once [default: twice the processors, 4 at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// How requests travel between the kernel and kmsfs: auto, dev (/dev/fuse), or fuser (the library that dev is
+    /// compared with) [default: auto]
+    #[arg(long, value_name = "TRANSPORT", env = "KMSFS_TRANSPORT", hide_env_values = true)]
+    transport: Option<String>,
     #[command(flatten)]
     volume: VolumeFlags,
     #[command(flatten)]
@@ -73,7 +78,9 @@ pub struct MountArgs {
 
 /// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
 pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResult {
-    let mut options = MountOptions::parse(&args.options)?;
+    let transport = args.transport.iter().map(|name| format!("transport={name}"));
+    let lists: Vec<String> = transport.chain(args.options.iter().cloned()).collect();
+    let mut options = MountOptions::parse(&lists)?;
     options.read_only |= args.ro;
     options.trust_new_volume |= args.trust_new_volume;
     if (options.suid || options.dev) && !is_root() {

@@ -113,6 +113,7 @@ impl Serving<'_> {
             dev: self.options.dev,
             exec: self.options.exec,
             threads: self.threads,
+            transport: self.options.transport,
         };
         let mounted = Arc::new(AtomicBool::new(false));
         let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());

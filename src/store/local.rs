@@ -122,6 +122,13 @@ impl Backing for LocalDir {
         Self::open_at(&dir.0, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map(LocalFile)
     }
 
+    fn create_unnamed(&self, dir: &LocalHandle, mode: u32) -> Result<(LocalFile, LocalHandle)> {
+        // O_TMPFILE wants the directory itself, and no O_EXCL: that would forbid a name for ever.
+        let file = Self::open_at(&dir.0, ".", OFlags::RDWR | OFlags::TMPFILE, mode)?;
+        let node = rustix::io::fcntl_dupfd_cloexec(&file, 0)?;
+        Ok((LocalFile(file), LocalHandle(node)))
+    }
+
     fn pin(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {
         // A symlink must be pinned itself, which RESOLVE_NO_SYMLINKS refuses even with O_PATH; a single component
         // opened with O_NOFOLLOW cannot leave the directory.
@@ -187,6 +194,12 @@ impl Backing for LocalDir {
         rustix::fs::linkat(&dir.0, name, &to_dir.0, to_name, AtFlags::empty())
     }
 
+    fn link_node(&self, node: &LocalHandle, to_dir: &LocalHandle, to_name: &str) -> Result<()> {
+        // AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH.
+        let link = format!("/proc/self/fd/{}", node.0.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, link, &to_dir.0, to_name, AtFlags::SYMLINK_FOLLOW)
+    }
+
     fn unlink(&self, dir: &LocalHandle, name: &str) -> Result<()> {
         rustix::fs::unlinkat(&dir.0, name, AtFlags::empty())
     }
@@ -222,6 +235,10 @@ impl Backing for LocalDir {
             Target::Dir(handle) | Target::Node(handle) => local_attr::stat_fd(&handle.0),
             Target::File(file) => local_attr::stat_fd(&file.0),
         }
+    }
+
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>> {
+        local_attr::birth_time(target)
     }
 
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {

@@ -222,6 +222,15 @@ impl Backing for Memory {
         Ok(MemoryFile { shared: self.0.clone(), inode, writable: true })
     }
 
+    fn create_unnamed(&self, dir: &MemoryDir, mode: u32) -> Result<(MemoryFile, MemoryNode)> {
+        let mut meta = new_meta(&self.0.options, mode & 0o7777, 0, self.0.now());
+        inherit(&dir.0.meta(), FileKind::Regular, &mut meta);
+        let ino = self.0.next_ino.fetch_add(1, Ordering::SeqCst);
+        let inode = Arc::new(Inode::new(ino, FileKind::Regular, 0, &[], Pages::new(self.0.space.clone()), meta));
+        inode.allow_first_link();
+        Ok((self.open_file(inode.clone(), Access::ReadWrite)?, MemoryNode(inode)))
+    }
+
     fn pin(&self, dir: &MemoryDir, name: &str) -> Result<MemoryNode> {
         self.find(dir, name).map(MemoryNode)
     }
@@ -287,6 +296,19 @@ impl Backing for Memory {
         let now = self.0.now();
         inode.add_links(1, now);
         tree.insert(to_dir.0.ino, to_name, inode);
+        to_dir.0.entries_changed(now);
+        Ok(())
+    }
+
+    fn link_node(&self, node: &MemoryNode, to_dir: &MemoryDir, to_name: &str) -> Result<()> {
+        let mut tree = write(&self.0.tree);
+        tree.require_free(to_dir.0.ino, to_name)?;
+        if !node.0.take_first_link() {
+            return Err(Errno::NOENT);
+        }
+        let now = self.0.now();
+        node.0.add_links(1, now);
+        tree.insert(to_dir.0.ino, to_name, node.0.clone());
         to_dir.0.entries_changed(now);
         Ok(())
     }
@@ -382,6 +404,10 @@ impl Backing for Memory {
         Ok(self.object(target)?.stat())
     }
 
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>> {
+        Ok(Some(self.object(target)?.meta().btime))
+    }
+
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {
         self.object(target)?.set_mode(mode, self.0.now())
     }
@@ -460,7 +486,18 @@ fn inherit(parent: &Meta, kind: FileKind, child: &mut Meta) {
 
 fn new_meta(options: &MemoryOptions, mode: u32, nlink: u64, now: FileTime) -> Meta {
     let (uid, gid) = options.owner;
-    Meta { mode, nlink, uid, gid, atime: now, mtime: now, ctime: now, xattrs: Default::default() }
+    Meta {
+        mode,
+        nlink,
+        uid,
+        gid,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        linkable: false,
+        xattrs: Default::default(),
+    }
 }
 
 fn file_time(clock: &dyn Clock) -> FileTime {

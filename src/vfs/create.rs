@@ -44,6 +44,25 @@ impl<B: Backing> Vfs<B> {
         Ok((self.attr_of(&inode, &stat), opened))
     }
 
+    /// Creates a regular file without a name (`O_TMPFILE`) and opens it for reading and writing. Unless it is given a name
+    /// by [`Self::link`], it goes with its last handle, or in a crash: the backing file has no name either.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the backing cannot; the outcome for a key that cannot be used; the backing's error.
+    pub fn tmpfile(&self, parent: u64, mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
+        let parent = self.changeable(parent)?;
+        let mode = self.effective_mode(&parent, mode, caller)?;
+        self.volume.keys.check_default()?;
+        let (file, node) = self.backing.create_unnamed(&*self.dir(&parent)?, mode)?;
+        self.give_to_caller(&parent, Target::File(&file), caller, mode)?;
+        let stat = self.backing.stat(Target::File(&file))?;
+        let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
+        write(&inode.place).orphan = Some(node);
+        let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+        let opened = self.install(&inode, Arc::new(content), true);
+        Ok((self.attr_of(&inode, &stat), opened))
+    }
+
     /// Makes a fifo, socket, device node or regular file.
     ///
     /// # Errors
@@ -73,10 +92,10 @@ impl<B: Backing> Vfs<B> {
         })
     }
 
-    /// Gives an inode one more name.
+    /// Gives an inode one more name, or a file that was made without one its first.
     ///
     /// # Errors
-    /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`.
+    /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`; `ENOENT` for a file whose last name was removed.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         let moving = self.moves.enter();
         let inode = self.inode(ino)?;
@@ -89,14 +108,20 @@ impl<B: Backing> Vfs<B> {
         self.make_side(&located)?;
         let linked = {
             let place = crate::sync::read(&inode.place);
-            let (dir, entry) = place.names.first().ok_or(Errno::NOENT)?;
             moving.note(&self.table, inode.number, inode.kind);
-            let (dir, _wide) = self.enter(dir, SEARCH)?;
-            self.backing.link(&dir, entry, &located.dir, located.entry())
+            match (place.names.first(), &place.orphan) {
+                (Some((dir, entry)), _) => {
+                    let (dir, _wide) = self.enter(dir, SEARCH)?;
+                    self.backing.link(&dir, entry, &located.dir, located.entry())
+                }
+                (None, Some(node)) => self.backing.link_node(node, &located.dir, located.entry()),
+                (None, None) => Err(Errno::NOENT),
+            }
         };
         self.undo_side(&located, linked)?;
         let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
+        write(&inode.place).orphan = None;
         Ok(self.attr_of(&inode, &stat))
     }
 

@@ -1,6 +1,7 @@
 //! Open files: opening, reading, writing, syncing, closing.
 
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use super::Result;
 use super::fs::Vfs;
@@ -8,15 +9,22 @@ use super::handle::FileHandle;
 use super::inode::Inode;
 use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
-use crate::store::{Access, Backing, FileKind};
+use crate::store::{Access, Backing, BackingFile, FileKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
+
+/// Bytes that a copy reads and writes at once, and that it copies before it answers.
+const COPY_STEP: u64 = 1 << 20;
+const COPY_AT_ONCE: u64 = 16 << 20;
 
 /// A file that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// Number of the handle, for the other calls.
     pub handle: u64,
+    /// Writes through it should not wait in a cache: the file is empty, and the key that its first write needs cannot be
+    /// used at present. The program is told by write(2) then, and not by a lost write-back.
+    pub uncached: bool,
 }
 
 impl<B: Backing> Vfs<B> {
@@ -29,13 +37,39 @@ impl<B: Backing> Vfs<B> {
             self.check_writable()?;
         }
         let inode = self.inode(ino)?;
-        match inode.kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(Errno::ISDIR.into()),
-            _ => return Err(Errno::NXIO.into()),
-        }
+        check_regular(&inode)?;
         let content = self.acquire(&inode, writable)?;
         Ok(self.hand_out(&inode, content, writable))
+    }
+
+    /// Opens a regular file and empties it. That needs no key (FORMAT 5): neither the one of the old content, nor the
+    /// volume's present one, which only a write needs.
+    ///
+    /// # Errors
+    /// `EROFS`, `EISDIR`, `ENXIO`, or the backing's error.
+    pub fn open_emptied(&self, ino: u64, writable: bool) -> Result<Opened> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        check_regular(&inode)?;
+        let content = {
+            let mut slot = lock(&inode.content);
+            let content = match &slot.content {
+                Some(content) => {
+                    self.empty(&inode, content)?;
+                    Arc::clone(content)
+                }
+                None => {
+                    let file = self.open_backing(&inode, Access::ReadWrite)?;
+                    file.set_len(0)?;
+                    Arc::new(Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file))
+                }
+            };
+            slot.content = Some(Arc::clone(&content));
+            slot.handles += 1;
+            content
+        };
+        let uncached = writable && self.volume.keys.check_default().is_err();
+        Ok(Opened { uncached, ..self.hand_out(&inode, content, writable) })
     }
 
     /// The shared content of an inode with one more user, opened if it is not.
@@ -128,7 +162,7 @@ impl<B: Backing> Vfs<B> {
         }
         let failures_seen = AtomicU64::new(content.failures());
         let handle = FileHandle { inode: Arc::clone(inode), content, writable, failures_seen };
-        Opened { handle: self.files.insert(handle) }
+        Opened { handle: self.files.insert(handle), uncached: false }
     }
 
     pub(super) fn file(&self, handle: u64) -> Result<Arc<FileHandle<B>>> {
@@ -165,6 +199,32 @@ impl<B: Backing> Vfs<B> {
         }
         self.check_id(&file.content)?;
         self.report_of(&file.inode, Some(&file.content), file.content.write(offset, data))
+    }
+
+    /// Copies up to `len` bytes from one file to another, as copy_file_range(2) does: less if the source ends before or a
+    /// request would take too long. Answers how many. What the kernel holds dirty must have been written before.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Self::write`], if nothing was copied.
+    pub fn copy_range(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) -> Result<u64> {
+        let len = len.min(COPY_AT_ONCE);
+        let mut copied = 0;
+        let mut bytes = Zeroizing::new(Vec::new());
+        while copied < len {
+            let part = (len - copied).min(COPY_STEP) as usize;
+            let (read_at, write_at) = (from_offset.checked_add(copied), to_offset.checked_add(copied));
+            let (read_at, write_at) = read_at.zip(write_at).ok_or(Errno::OVERFLOW)?;
+            bytes.clear();
+            let step = self
+                .read(from, read_at, part, |read| bytes.extend_from_slice(read))
+                .and_then(|()| self.write(to, write_at, &bytes));
+            match step {
+                Err(error) if copied == 0 => return Err(error),
+                Ok(()) if !bytes.is_empty() => copied += bytes.len() as u64,
+                _ => break,
+            }
+        }
+        Ok(copied)
     }
 
     /// Makes what was written through any handle of the file durable.
@@ -231,5 +291,13 @@ impl<B: Backing> Vfs<B> {
             file.inode.writers.fetch_sub(1, Ordering::AcqRel);
         }
         self.relinquish(&file.inode);
+    }
+}
+
+fn check_regular<B: Backing>(inode: &Inode<B>) -> Result<()> {
+    match inode.kind {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(Errno::ISDIR.into()),
+        _ => Err(Errno::NXIO.into()),
     }
 }

@@ -6,7 +6,7 @@ use super::fs::Vfs;
 use super::modes::SEARCH;
 use super::table::ROOT;
 use crate::format::symlink;
-use crate::store::{Backing, FileKind, FsStat};
+use crate::store::{Backing, FileKind, FileTime, FsStat};
 use crate::sync::atomic::Ordering;
 use crate::sync::read;
 use rustix::io::Errno;
@@ -34,6 +34,15 @@ impl<B: Backing> Vfs<B> {
         let inode = self.inode(ino)?;
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))
+    }
+
+    /// When an inode was made, where the backing knows it.
+    ///
+    /// # Errors
+    /// As [`Self::getattr`].
+    pub fn birth_time(&self, ino: u64) -> Result<Option<FileTime>> {
+        let inode = self.inode(ino)?;
+        self.with_target(&inode, |target| self.backing.birth_time(target))
     }
 
     /// The target of a symlink.

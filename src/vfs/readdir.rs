@@ -39,9 +39,7 @@ impl<B: Backing> Vfs<B> {
     pub fn open_dir(&self, ino: u64) -> Result<u64> {
         let inode = self.directory(ino)?;
         self.dir_id(&inode)?;
-        let (handle, _wide) = self.enter(&inode, LIST)?;
-        let list = self.backing.list(&handle)?;
-        let stream = DirStream { list, pending: VecDeque::new(), position: 0 };
+        let stream = DirStream { list: None, pending: VecDeque::new(), position: 0 };
         Ok(self.dirs.insert(DirHandle { inode, stream: Mutex::new(stream) }))
     }
 
@@ -71,7 +69,14 @@ impl<B: Backing> Vfs<B> {
             if stream.pending.is_empty() {
                 let mut batch = Vec::new();
                 let from = stream.position;
-                self.backing.read_list(&mut stream.list, from, &mut batch)?;
+                let list = match &mut stream.list {
+                    Some(list) => list,
+                    none => {
+                        let (handle, _wide) = self.enter(&dir.inode, LIST)?;
+                        none.insert(self.backing.list(&handle)?)
+                    }
+                };
+                self.backing.read_list(list, from, &mut batch)?;
                 if batch.is_empty() {
                     return Ok(());
                 }

@@ -182,6 +182,9 @@ fn write_corpus() {
     ] {
         put("api", name, request.replacen(' ', "\n", 1).as_bytes());
     }
+    for (name, requests) in crate::transport::sequences() {
+        put("fuse", name, &requests);
+    }
     for seed in 0..4_u8 {
         put("ops", &format!("random-{seed}"), &random::<800>(&SeededEntropy::new(seed.into())));
     }

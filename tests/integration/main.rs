@@ -17,4 +17,5 @@ mod modes;
 mod museum;
 mod ops;
 mod server;
+mod transport;
 mod vectors;
