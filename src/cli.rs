@@ -11,6 +11,8 @@ pub mod daemon;
 pub mod doctor;
 mod errors;
 pub mod exit;
+pub mod grant;
+pub mod iam;
 pub mod info;
 pub mod init;
 pub mod key;
@@ -23,6 +25,7 @@ mod offline;
 pub mod operation;
 pub mod output;
 pub mod passphrase;
+pub mod policy;
 pub mod progress;
 pub mod repair;
 pub mod rewrap;
@@ -77,6 +80,12 @@ enum Command {
     #[command(subcommand)]
     Alias(alias::AliasCommand),
     #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    #[command(subcommand)]
+    Iam(iam::IamCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Kms(slots::KmsCommand),
@@ -123,6 +132,9 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Rewrap(args) => rewrap::run(settings, args),
         Command::Key(command) => key::run(settings, command),
         Command::Alias(command) => alias::run(settings, command),
+        Command::Policy(command) => policy::run(settings, command),
+        Command::Grant(command) => grant::run(settings, command),
+        Command::Iam(command) => iam::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
         Command::Serve(args) => serve::run(settings, args),

@@ -29,6 +29,9 @@ impl From<KmsError> for CliError {
                 (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
             }
             KmsError::AccessDenied(_) => (Exit::AccessDenied, None),
+            KmsError::MalformedPolicyDocument(_) | KmsError::InvalidGrantToken | KmsError::InvalidGrantId => {
+                (Exit::Usage, None)
+            }
             KmsError::InvalidCiphertext
             | KmsError::InvalidSignature
             | KmsError::InvalidMac

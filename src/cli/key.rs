@@ -427,7 +427,9 @@ fn describe(session: &Session, key: &str) -> CliResult<KeyMetadata> {
 }
 
 /// Every element of a paged list.
-fn pages<T>(mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<String>), KmsError>) -> CliResult<Vec<T>> {
+pub fn pages<T>(
+    mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<String>), KmsError>,
+) -> CliResult<Vec<T>> {
     let mut all = Vec::new();
     let mut marker = None;
     loop {

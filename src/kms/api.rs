@@ -26,6 +26,7 @@ mod input;
 mod keys;
 mod model;
 mod multi_region;
+mod policies;
 mod rotation;
 mod tags;
 
@@ -41,13 +42,14 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 8] = [
+const TABLES: [&[Operation]; 9] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
     cryptography::OPERATIONS,
     asymmetric::OPERATIONS,
     tags::OPERATIONS,
+    policies::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,
 ];

@@ -11,7 +11,10 @@ mod call;
 mod check;
 mod cipher;
 mod crypt;
+mod evaluate;
+mod explain;
 mod fit;
+mod grants;
 mod iam;
 mod import;
 mod lifecycle;
@@ -20,6 +23,7 @@ mod maintain;
 mod multi_region;
 mod page;
 mod pairs;
+mod policies;
 mod resolve;
 mod rotation;
 mod sign;
@@ -30,6 +34,8 @@ pub(in crate::kms) use check::Constraints;
 
 use std::path::Path;
 use std::time::Duration;
+
+use evaluate::StandardPolicies;
 
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
@@ -60,6 +66,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     audit: AuditLog,
+    /// Policies of keys that have none of their own.
+    standard: StandardPolicies,
     /// Deletions wait until then (KMS.md section 16), in nanoseconds.
     held_until: AtomicI64,
     /// The latest time ever seen: what expires is judged by it, in nanoseconds.
@@ -106,7 +114,16 @@ impl Engine {
         let audit = AuditLog::open(store.clone(), clock.clone())?;
         let never = || AtomicI64::new(i64::MIN);
         let (held_until, latest, retry_at) = (never(), never(), never());
-        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, latest, retry_at });
+        let shared = Arc::new(Shared {
+            store,
+            clock,
+            entropy,
+            audit,
+            standard: StandardPolicies::default(),
+            held_until,
+            latest,
+            retry_at,
+        });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
         // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window

@@ -65,6 +65,15 @@ pub enum KmsError {
     /// The marker is not one that this operation gave out.
     #[error("The marker is not valid for this request.")]
     InvalidMarker,
+    /// A grant token that the key manager did not make.
+    #[error("The grant token is not valid.")]
+    InvalidGrantToken,
+    /// A grant id that is none.
+    #[error("The grant id is not valid.")]
+    InvalidGrantId,
+    /// A policy document that is none, or that would lock its author out.
+    #[error("{0}")]
+    MalformedPolicyDocument(String),
     /// The caller may not do this.
     #[error("{0}")]
     AccessDenied(String),
@@ -132,6 +141,9 @@ impl KmsError {
             Self::Tag(_) => "TagException",
             Self::Validation(_) => "ValidationException",
             Self::InvalidMarker => "InvalidMarkerException",
+            Self::InvalidGrantToken => "InvalidGrantTokenException",
+            Self::InvalidGrantId => "InvalidGrantIdException",
+            Self::MalformedPolicyDocument(_) => "MalformedPolicyDocumentException",
             Self::AccessDenied(_) => "AccessDeniedException",
             Self::Conflict(_) => "ConflictException",
             Self::IncorrectKeyMaterial(_) => "IncorrectKeyMaterialException",

@@ -3,6 +3,7 @@
 mod asymmetric_ops;
 mod caller;
 mod crypto_ops;
+mod explain;
 mod grant_ops;
 mod identity;
 mod import_ops;
@@ -17,6 +18,7 @@ mod words;
 pub use asymmetric_ops::*;
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
+pub use explain::*;
 pub use grant_ops::*;
 pub use identity::*;
 pub use import_ops::*;

@@ -11,8 +11,8 @@ mod pattern;
 mod principal;
 
 pub use decide::{Candidate, Decision, KeyPolicy, Outcome, Question, Reason, Refusal, Step, Subject, decide};
-pub use document::{Effect, Kind, Malformed, Policy, Relation, Statement};
-pub use grant::{GrantRequest, Terms, reach};
+pub use document::{Kind, Policy, Relation};
+pub use grant::{GrantRequest, Terms, is_principal, reach};
 pub use principal::Reach;
 
 use std::borrow::Cow;

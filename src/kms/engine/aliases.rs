@@ -3,11 +3,12 @@
 use serde_json::json;
 
 use super::Engine;
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, blank, new_key};
 use super::page::Pager;
-use super::resolve::{Forms, not_pending_deletion};
+use super::resolve::{Forms, find, not_pending_deletion};
 use crate::kms::model::*;
 use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, key_row_id};
 use crate::kms::{KmsError, object};
@@ -28,7 +29,9 @@ impl Engine {
             constraints.key_id("targetKeyId", &target_key_id).done()?;
             check_name(&alias_name)?;
             call.change(|call, change| {
-                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "CreateAlias")?;
+                call.permit(change.snapshot(), "CreateAlias", &alias_arn(call, &alias_name))?;
+                let access = Access::to("CreateAlias").with("kms:RequestAlias", alias_name.clone());
+                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, access)?;
                 not_pending_deletion(&key)?;
                 let alias = AliasRecord {
                     region: key.record.region.clone(),
@@ -64,14 +67,19 @@ impl Engine {
             constraints.key_id("targetKeyId", &target_key_id).done()?;
             check_name(&alias_name)?;
             call.change(|call, change| {
+                call.permit(change.snapshot(), "UpdateAlias", &alias_arn(call, &alias_name))?;
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
                 let alias =
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
                 let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
                 if let Some(old) = &old {
-                    call.authorise(change.snapshot(), &"UpdateAlias".into(), old)?;
+                    let access = Access::to("UpdateAlias").with("kms:RequestAlias", alias_name.as_str());
+                    call.authorise(change.snapshot(), &access, old)?;
                 }
-                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "UpdateAlias")?;
+                let key = {
+                    let access = Access::to("UpdateAlias").with("kms:RequestAlias", alias_name.as_str());
+                    call.key(change.snapshot(), &target_key_id, Forms::Key, access)?
+                };
                 not_pending_deletion(&key)?;
                 let kind = |record: &KeyRecord| (record.spec == KeySpec::SymmetricDefault, record.usage);
                 if old.is_some_and(|old| kind(&old.record) != kind(&key.record)) {
@@ -92,10 +100,12 @@ impl Engine {
             Constraints::default().alias_name("aliasName", &name).done()?;
             check_name(&name)?;
             call.change(|call, change| {
+                call.permit(change.snapshot(), "DeleteAlias", &alias_arn(call, &name))?;
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
                 let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
                 if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
-                    call.authorise(change.snapshot(), &"DeleteAlias".into(), &key)?;
+                    let access = Access::to("DeleteAlias").with("kms:RequestAlias", name.as_str());
+                    call.authorise(change.snapshot(), &access, &key)?;
                 }
                 change.delete::<AliasRecord>(&row_id);
                 Ok(())
@@ -109,6 +119,7 @@ impl Engine {
         self.call(caller, ("ListAliases", ReadOnly), parameters, |call| {
             Constraints::default().limit(request.limit, 1000).done()?;
             let snapshot = call.snapshot()?;
+            call.permit(&snapshot, "ListAliases", "*")?;
             let pager = Pager {
                 operation: "ListAliases",
                 filter: request.key_id.as_deref().unwrap_or(""),
@@ -119,7 +130,7 @@ impl Engine {
             let named = |id: &Arc<str>| (id.to_string(), entry(&snapshot.aliases[&**id]));
             let page = match &request.key_id {
                 Some(key_id) => {
-                    let key = call.key(&snapshot, key_id, Forms::Key, "ListAliases")?;
+                    let key = find(caller, &snapshot, key_id, Forms::Key, "ListAliases")?.key;
                     let key_row = key_row_id(&key.record.region, &key.record.key_id);
                     pager.page(call, snapshot.aliases_of(&key_row).map(named))?
                 }
@@ -144,9 +155,12 @@ fn entry(alias: &AliasRecord) -> AliasListEntry {
     }
 }
 
+fn alias_arn(call: &Call<'_>, name: &str) -> String {
+    format!("arn:aws:kms:{}:{}:{name}", call.caller.region(), call.caller.account())
+}
+
 fn not_found(call: &Call<'_>, name: &str) -> KmsError {
-    let arn = format!("arn:aws:kms:{}:{}:{name}", call.caller.region(), call.caller.account());
-    KmsError::NotFound(format!("Alias {arn} is not found."))
+    KmsError::NotFound(format!("Alias {} is not found.", alias_arn(call, name)))
 }
 
 fn check_name(name: &str) -> Result<(), KmsError> {
@@ -176,8 +190,13 @@ pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Re
     };
     let through_service = call.caller.service() == Some(&format!("{service}.{region}.local"));
     let row_id = alias_row_id(&region, &account, name);
-    if !(describing || through_service) || call.snapshot()?.aliases.contains_key(&*row_id) {
+    let snapshot = call.snapshot()?;
+    if !(describing || through_service) || snapshot.aliases.contains_key(&*row_id) {
         return Ok(());
+    }
+    if !through_service {
+        // Only who could describe the key makes it; its policy leaves that to identity policies.
+        call.permit(&snapshot, "DescribeKey", &format!("arn:aws:kms:{region}:{account}:key/*"))?;
     }
     let shared = call.shared;
     shared.store.change(|change| {

@@ -1,40 +1,37 @@
-//! Who may do what. Every key has the default key policy: the owner's account, whose administrators its principals are.
-//! AWS managed keys have the fixed policy of KMS.md section 9.
+//! Who may do what: AWS's answers to what [`policy`](crate::kms::policy) decides.
 
 use std::borrow::Cow;
 
+use data_encoding::BASE64;
+
 use super::call::Call;
-use crate::kms::KmsError;
-use crate::kms::model::{Caller, KeyManager};
+use super::evaluate::Facts;
+use super::{Constraints, Shared};
+use crate::kms::model::Caller;
+use crate::kms::policy::{Decision, Reason, Terms};
 use crate::kms::store::{KeyEntry, Snapshot};
+use crate::kms::{KmsError, seal};
 use crate::types::EncryptionContext;
 
-/// Operations that a service may do with its AWS managed key.
-const FOR_SERVICE: [&str; 8] = [
-    "Encrypt",
-    "Decrypt",
-    "ReEncryptFrom",
-    "ReEncryptTo",
-    "GenerateDataKey",
-    "GenerateDataKeyWithoutPlaintext",
-    "CreateGrant",
-    "DescribeKey",
-];
+/// Grant tokens of one request.
+const MAX_TOKENS: usize = 10;
 
-/// What a call wants to do with a key, and what its request says that policies and grants look at.
+/// What a call wants to do, and what its request says that policies and grants look at.
 #[derive(Debug, Clone)]
 pub struct Access<'a> {
     /// The permission without `kms:`, for example `ReEncryptFrom`.
     pub action: &'a str,
     pub tokens: &'a [String],
     pub context: Option<&'a EncryptionContext>,
+    /// The grant that would be created.
+    pub child: Option<Terms<'a>>,
     /// Condition keys and their values; a key with several values stands here several times.
     pub attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 impl<'a> Access<'a> {
     pub fn to(action: &'a str) -> Self {
-        Self { action, tokens: &[], context: None, attributes: Vec::new() }
+        Self { action, tokens: &[], context: None, child: None, attributes: Vec::new() }
     }
 
     /// The grant tokens of the request.
@@ -47,10 +44,23 @@ impl<'a> Access<'a> {
         Self { context: Some(context), ..self }
     }
 
+    /// The grant that the request would create.
+    pub fn creating(self, child: Terms<'a>) -> Self {
+        Self { child: Some(child), ..self }
+    }
+
     /// A condition key that the request gives a value to, for example `kms:SigningAlgorithm`.
     pub fn with(mut self, key: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) -> Self {
         self.attributes.push((key.into(), value.into()));
         self
+    }
+
+    /// As [`Self::with`], for what the request may leave out.
+    pub fn with_some(self, key: &'a str, value: Option<impl Into<Cow<'a, str>>>) -> Self {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
     }
 }
 
@@ -62,36 +72,73 @@ impl<'a> From<&'a str> for Access<'a> {
 
 impl Call<'_> {
     /// Allows `access` to `key`, or refuses it. The call's record names the key either way.
-    pub fn authorise(&mut self, _snapshot: &Snapshot, access: &Access<'_>, key: &KeyEntry) -> Result<(), KmsError> {
-        let action = access.action;
+    pub fn authorise(&mut self, snapshot: &Snapshot, access: &Access<'_>, key: &KeyEntry) -> Result<(), KmsError> {
         self.concerns(key);
-        if self.caller.account().as_str() != key.record.account {
-            return Err(denied(self.caller, action, key.arn.as_str()));
+        check_tokens(self.shared, access.tokens)?;
+        let facts = Facts { snapshot, caller: self.caller, now: self.now, access, key: Some(key) };
+        let policy = self.shared.standard.of(key);
+        self.answer(facts.decide_on_key(&policy, None), access.action, key.arn.as_str())
+    }
+
+    /// Allows what only identity policies govern: `access` to `resource`, an ARN or `*`.
+    pub fn permit<'a>(
+        &self,
+        snapshot: &Snapshot,
+        access: impl Into<Access<'a>>,
+        resource: &str,
+    ) -> Result<(), KmsError> {
+        let access = access.into();
+        let facts = Facts { snapshot, caller: self.caller, now: self.now, access: &access, key: None };
+        self.answer(facts.decide_by_identity(resource, None), access.action, resource)
+    }
+
+    pub fn answer(&self, decision: Decision, action: &str, resource: &str) -> Result<(), KmsError> {
+        match decision {
+            Decision::Allowed { .. } => Ok(()),
+            Decision::Denied(reason) => Err(refusal(self.caller, action, resource, reason)),
         }
-        if key.record.manager == KeyManager::Customer {
-            return Ok(());
-        }
-        let service = format!("{}.{}.local", key.record.service.as_deref().unwrap_or(""), key.record.region);
-        let through_service = self.caller.service() == Some(&service) && FOR_SERVICE.contains(&action);
-        let viewing = ["Describe", "Get", "List"].iter().any(|verb| action.starts_with(verb));
-        if through_service || viewing { Ok(()) } else { Err(denied(self.caller, action, key.arn.as_str())) }
     }
 }
 
-/// The default key policy: the account, and by it the identity policies of its users and roles (KMS.md section 8).
-pub fn default_policy(account: &str) -> String {
-    format!(
-        "{{\"Version\":\"2012-10-17\",\"Id\":\"key-default-1\",\"Statement\":[{{\"Sid\":\"Enable IAM User Permissions\",\
-         \"Effect\":\"Allow\",\"Principal\":{{\"AWS\":\"arn:aws:iam::{account}:root\"}},\"Action\":\"kms:*\",\
-         \"Resource\":\"*\"}}]}}"
-    )
+/// AWS's refusal.
+pub fn refusal(caller: &Caller, action: &str, resource: &str, reason: Reason) -> KmsError {
+    let action = format!("kms:{action}");
+    let reason = reason.text(&action);
+    let principal = caller.principal();
+    KmsError::AccessDenied(format!(
+        "User: {principal} is not authorized to perform: {action} on resource: {resource} {reason}"
+    ))
 }
 
-/// AWS's refusal; also for keys of other accounts that do not exist, so that existence does not leak.
+/// The refusal for keys of other accounts, whether they exist or not.
 pub fn denied(caller: &Caller, action: &str, resource: &str) -> KmsError {
-    KmsError::AccessDenied(format!(
-        "User: {} is not authorized to perform: kms:{action} on resource: {resource} because no resource-based policy \
-         allows the kms:{action} action",
-        caller.principal()
-    ))
+    refusal(caller, action, resource, Reason::NoKeyPolicy)
+}
+
+/// Refuses grant tokens that the key manager did not make. Those of grants that are gone are ignored: a grant works
+/// without its token, and a token does nothing without its grant.
+fn check_tokens(shared: &Shared, tokens: &[String]) -> Result<(), KmsError> {
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    Constraints::default().list("grantTokens", tokens.len(), 0..=MAX_TOKENS).done()?;
+    match tokens.iter().all(|token| open_token(shared, token).is_some()) {
+        true => Ok(()),
+        false => Err(KmsError::InvalidGrantToken),
+    }
+}
+
+const TOKEN_SCOPE: &[u8] = b"kmsfs grant token v1";
+
+/// A token of the grant with this row id. No secret: whoever has it needs the grant as well.
+pub fn seal_token(shared: &Shared, grant_row: &str) -> String {
+    let store = &shared.store;
+    BASE64.encode(&seal::seal(store.marker_key(), TOKEN_SCOPE, grant_row.as_bytes(), store.entropy()))
+}
+
+/// The row id of the grant that a token was made for.
+pub fn open_token(shared: &Shared, token: &str) -> Option<String> {
+    let sealed = BASE64.decode(token.as_bytes()).ok()?;
+    let plain = seal::open(shared.store.marker_key(), TOKEN_SCOPE, &sealed)?;
+    String::from_utf8(plain.to_vec()).ok()
 }

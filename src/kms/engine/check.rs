@@ -55,6 +55,20 @@ impl Constraints {
         self
     }
 
+    /// A list whose number of members is within bounds.
+    pub fn list(self, member: &str, len: usize, bounds: RangeInclusive<usize>) -> Self {
+        self.bytes(member, len, bounds)
+    }
+
+    /// A text that must satisfy `pattern`, and does or does not; its value is not repeated.
+    pub fn pattern(mut self, member: &str, satisfied: bool, pattern: &str) -> Self {
+        if !satisfied {
+            let rule = format!("Member must satisfy regular expression pattern: {pattern}");
+            self.violated(None, member, rule);
+        }
+        self
+    }
+
     /// Bytes whose number is within bounds; their value is not repeated.
     pub fn bytes(mut self, member: &str, len: usize, bounds: RangeInclusive<usize>) -> Self {
         self.length(None, member, len, bounds);

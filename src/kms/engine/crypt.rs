@@ -207,6 +207,7 @@ impl Engine {
         let parameters = json!({ "numberOfBytes": request.number_of_bytes });
         self.call(caller, ("GenerateRandom", ReadOnly), parameters, |call| {
             Constraints::default().number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM).done()?;
+            call.permit(&*call.snapshot()?, "GenerateRandom", "*")?;
             let len = request.number_of_bytes;
             let len = len.ok_or_else(|| KmsError::Validation("NumberOfBytes is required.".into()))?;
             Ok(GenerateRandomResponse { plaintext: Plaintext::random(len as usize, &*call.shared.entropy) })

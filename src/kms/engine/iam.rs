@@ -3,19 +3,24 @@
 //! Who can open the home may change them: these are no calls of the KMS API, and no policy is asked. Each change is
 //! recorded, with who made it.
 
+use std::collections::BTreeMap;
+
 use data_encoding::{BASE32_NOPAD, BASE64};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::Engine;
+use super::{Constraints, Engine};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::KmsError;
 use crate::kms::model::{Caller, Credentials, Identity, NewAccessKey, Principal, PrincipalKind};
+use crate::kms::policy::{Kind, Policy};
 use crate::kms::store::{AccessKeyRecord, Change, PrincipalRecord};
 use crate::sync::Arc;
 use crate::types::AccountId;
 
+/// Bytes of an identity policy (AWS: all inline policies of a role together).
+const MAX_DOCUMENT: usize = 10_240;
 /// Name of an account's first user.
 const ADMINISTRATOR: &str = "administrator";
 /// AWS's policy of this name.
@@ -55,6 +60,9 @@ impl Engine {
             PrincipalKind::Role => "CreateRole",
             PrincipalKind::Root => return Err(KmsError::Validation("The root of an account is always there.".into())),
         };
+        if let Some((name, document)) = policy {
+            check_document(name, document)?;
+        }
         self.edit_identities(caller, event, json!({ "arn": principal.arn() }), |change| {
             if change.snapshot().principals.contains_key(principal.arn()) {
                 return Err(KmsError::AlreadyExists(format!("{principal} already exists.")));
@@ -75,6 +83,57 @@ impl Engine {
             let keys: Vec<Arc<str>> = keys.map(|(id, _)| id.clone()).collect();
             keys.iter().for_each(|id| change.delete::<AccessKeyRecord>(id));
             change.delete::<PrincipalRecord>(principal.arn());
+            Ok(())
+        })
+    }
+
+    /// Gives a user or role an identity policy, or changes the one of this name.
+    pub fn put_identity_policy(
+        &self,
+        caller: &Caller,
+        principal: &Principal,
+        name: &str,
+        document: &str,
+    ) -> Result<(), KmsError> {
+        check_document(name, document)?;
+        let event = if principal.kind() == PrincipalKind::Role { "PutRolePolicy" } else { "PutUserPolicy" };
+        let details = json!({ "arn": principal.arn(), "policyName": name, "policyDocument": document });
+        self.edit_policies(caller, event, details, principal, |policies| {
+            policies.insert(name.to_owned(), document.to_owned());
+            Ok(())
+        })
+    }
+
+    /// Takes an identity policy from a user or role.
+    pub fn delete_identity_policy(&self, caller: &Caller, principal: &Principal, name: &str) -> Result<(), KmsError> {
+        let event = if principal.kind() == PrincipalKind::Role { "DeleteRolePolicy" } else { "DeleteUserPolicy" };
+        let details = json!({ "arn": principal.arn(), "policyName": name });
+        self.edit_policies(caller, event, details, principal, |policies| match policies.remove(name) {
+            Some(_) => Ok(()),
+            None => Err(KmsError::NotFound(format!("{principal} has no policy {name}."))),
+        })
+    }
+
+    /// The identity policies of a user or role by name, as they were put.
+    pub fn identity_policies(&self, principal: &Principal) -> Result<BTreeMap<String, String>, KmsError> {
+        let snapshot = self.shared.store.current()?;
+        let found = snapshot.principals.get(principal.arn());
+        found.map(|record| record.policies.clone()).ok_or_else(|| unknown(principal))
+    }
+
+    fn edit_policies(
+        &self,
+        caller: &Caller,
+        event: &'static str,
+        details: Value,
+        principal: &Principal,
+        edit: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), KmsError>,
+    ) -> Result<(), KmsError> {
+        self.edit_identities(caller, event, details, |change| {
+            let record = change.snapshot().principals.get(principal.arn()).ok_or_else(|| unknown(principal))?;
+            let (created, mut policies) = (record.created, record.policies.clone());
+            edit(&mut policies)?;
+            change.put(principal.arn(), PrincipalRecord::new(principal.arn().to_owned(), created, policies));
             Ok(())
         })
     }
@@ -151,8 +210,22 @@ fn random_secret(entropy: &dyn Entropy) -> Zeroizing<[u8; 30]> {
 }
 
 fn known(change: &Change<'_>, principal: &Principal) -> Result<(), KmsError> {
-    match change.snapshot().principals.contains_key(principal.arn()) {
-        true => Ok(()),
-        false => Err(KmsError::NotFound(format!("There is no user or role {principal}."))),
-    }
+    if change.snapshot().principals.contains_key(principal.arn()) { Ok(()) } else { Err(unknown(principal)) }
+}
+
+fn unknown(principal: &Principal) -> KmsError {
+    KmsError::NotFound(format!("There is no user or role {principal}."))
+}
+
+/// Refuses what is no identity policy.
+fn check_document(name: &str, document: &str) -> Result<(), KmsError> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
+    Constraints::default()
+        .text("policyName", name, 1..=128)
+        .pattern("policyName", name.chars().all(legal), "[\\w+=,.@-]+")
+        .bytes("policyDocument", document.len(), 1..=MAX_DOCUMENT)
+        .done()?;
+    Policy::parse(document, Kind::Identity)
+        .map(drop)
+        .map_err(|error| KmsError::MalformedPolicyDocument(error.to_string()))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use serde_json::json;
 
+use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::{material_id, put};
@@ -44,7 +45,12 @@ impl Engine {
         });
         self.call(caller, (NAME, Changes), parameters, |call| {
             Constraints::default().key_id("keyId", &key_id).done()?;
-            let key = call.key(&*call.snapshot()?, &key_id, Forms::Key, NAME)?;
+            let access = || {
+                Access::to(NAME)
+                    .with("kms:WrappingAlgorithm", wrapping_algorithm.as_str())
+                    .with("kms:WrappingKeySpec", wrapping_key_spec.as_str())
+            };
+            let key = call.key(&*call.snapshot()?, &key_id, Forms::Key, access())?;
             importable(&key)?;
             check_wrapping(&key, wrapping_algorithm, wrapping_key_spec)?;
             // Making the key takes seconds: nobody waits for it but this caller.
@@ -52,7 +58,7 @@ impl Engine {
             let (private, public_key) =
                 made.map_err(|_| KmsError::Internal("no wrapping key could be made".to_owned()))?;
             call.change(|call, change| {
-                let key = call.key(change.snapshot(), &key_id, Forms::Key, NAME)?;
+                let key = call.key(change.snapshot(), &key_id, Forms::Key, access())?;
                 importable(&key)?;
                 let valid_to = call.now.plus(TOKEN_LIFE);
                 let token = Token { id: random(&*call.shared.entropy), valid_to };
@@ -92,7 +98,10 @@ impl Engine {
                 .done()?;
             let valid_to = expiry(model, request.valid_to, call.shared.latest(call.now))?;
             call.change(|call, change| {
-                let key = call.key(change.snapshot(), &request.key_id, Forms::Key, "ImportKeyMaterial")?;
+                let access = Access::to("ImportKeyMaterial")
+                    .with("kms:ExpirationModel", model.as_str())
+                    .with_some("kms:ValidTo", valid_to.map(|at| at.to_string()));
+                let key = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
                 importable(&key)?;
                 let kind = import_type(&key, &request)?;
                 let secret = unwrap(call, change.snapshot(), &key, &request)?;

@@ -8,12 +8,14 @@ use super::aliases::create_managed;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
+use super::evaluate::flag;
 use super::import::state_after_cancellation;
 use super::maintain::rotate_if_due;
 use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
+use super::policies;
 use super::resolve::{Forms, not_pending_deletion};
-use super::tags::check_tags;
+use super::tags::{check_tags, permit_tags, with_tags};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
@@ -44,6 +46,10 @@ impl Engine {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
+            let policy = request.policy.as_deref().map(policies::check).transpose()?;
+            let snapshot = call.snapshot()?;
+            call.permit(&snapshot, creation(&request, spec), "*")?;
+            permit_tags(call, &snapshot, call.caller.region().as_str(), &request.tags)?;
             let origin = request.origin.unwrap_or(Origin::AwsKms);
             // Making a key pair may take seconds, in which nobody but this caller waits.
             let secret = (origin == Origin::AwsKms).then(|| object::generate(spec, &*call.shared.entropy)).transpose();
@@ -58,10 +64,14 @@ impl Engine {
                     origin,
                     multi_region: request.multi_region.then(|| alone(region, account, "")),
                     tags: request.tags,
+                    policy: request.policy,
                     ..blank(call)
                 };
                 let key = new_key(change, template, secret, call.now, &*call.shared.entropy)?;
                 call.concerns(&key);
+                if let Some(policy) = policy.filter(|_| !request.bypass_policy_lockout_safety_check) {
+                    policies::check_lockout(call, change.snapshot(), &key, &policy)?;
+                }
                 let key_metadata = metadata(&key);
                 call.response = json!({ "keyMetadata": audited(&key_metadata) });
                 Ok(CreateKeyResponse { key_metadata })
@@ -87,6 +97,7 @@ impl Engine {
             Constraints::default().limit(request.limit, 1000).bytes("resourceOwners", owners.len(), 0..=2).done()?;
             let wanted = owners.is_empty() || owners.contains(&ResourceOwner::Own);
             let snapshot = call.snapshot()?;
+            call.permit(&snapshot, "ListKeys", "*")?;
             let prefix = format!("{}/", caller.region());
             let own = |key: &KeyEntry| wanted && key.record.account == caller.account().as_str() && !key.is_tombstone();
             let entry = |key: &KeyEntry| KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() };
@@ -148,7 +159,9 @@ impl Engine {
             return self.call(caller, ("ScheduleKeyDeletion", Changes), parameters, |_| Err(error));
         }
         let days = pending_window_in_days.unwrap_or(*WINDOW.end());
-        self.edit_key(caller, "ScheduleKeyDeletion", parameters, &key_id, |call, change, key| {
+        let access =
+            Access::to("ScheduleKeyDeletion").with("kms:ScheduleKeyDeletionPendingWindowInDays", days.to_string());
+        self.edit_key_as(caller, ("ScheduleKeyDeletion", access), parameters, &key_id, |call, change, key| {
             if key.record.state != KeyState::Unavailable {
                 not_pending_deletion(key)?;
             }
@@ -201,10 +214,22 @@ impl Engine {
         key_id: &str,
         edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
+        self.edit_key_as(caller, (name, name.into()), parameters, key_id, edit)
+    }
+
+    /// As [`Self::edit_key`], with what policies look at besides the operation's name.
+    pub(super) fn edit_key_as<'a, T>(
+        &self,
+        caller: &Caller,
+        (name, access): (&'static str, Access<'a>),
+        parameters: Value,
+        key_id: &'a str,
+        edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
+    ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
             Constraints::default().key_id("keyId", key_id).done()?;
             call.change(|call, change| {
-                let key = call.key(change.snapshot(), key_id, Forms::Key, name)?;
+                let key = call.key(change.snapshot(), key_id, Forms::Key, access)?;
                 edit(call, change, &key)
             })
         })
@@ -241,6 +266,18 @@ fn settled(key: &KeyEntry) -> Result<(), KmsError> {
     }
 }
 
+/// What policies look at when a key is created.
+fn creation(request: &CreateKeyRequest, spec: KeySpec) -> Access<'_> {
+    let access = Access::to("CreateKey")
+        .with("kms:KeySpec", spec.as_str())
+        .with("kms:KeyUsage", request.key_usage.unwrap_or(KeyUsage::EncryptDecrypt).as_str())
+        .with("kms:KeyOrigin", request.origin.unwrap_or(Origin::AwsKms).as_str())
+        .with("kms:MultiRegion", flag(request.multi_region))
+        .with_some("kms:MultiRegionKeyType", request.multi_region.then_some(MultiRegionKeyType::Primary.as_str()))
+        .with("kms:BypassPolicyLockoutSafetyCheck", flag(request.bypass_policy_lockout_safety_check));
+    with_tags(access, &request.tags)
+}
+
 fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError> {
     let unsupported = |what: String| Err(KmsError::UnsupportedOperation(what));
     if request.key_spec.is_some() && request.customer_master_key_spec.is_some() {
@@ -262,18 +299,7 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         None | Some(Origin::AwsKms | Origin::External) => {}
         Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
     }
-    check_policy(request.policy.as_deref())
-}
-
-/// Refuses key policies other than the default.
-pub fn check_policy(policy: Option<&str>) -> Result<(), KmsError> {
-    match policy {
-        None => Ok(()),
-        Some(_) => {
-            let text = "This key manager knows the default key policy only, yet.";
-            Err(KmsError::UnsupportedOperation(text.into()))
-        }
-    }
+    Ok(())
 }
 
 /// A symmetric customer managed key of the caller, without identity and material.

@@ -7,12 +7,14 @@ use std::iter::once;
 
 use serde_json::json;
 
-use super::authorise::{Access, default_policy};
+use super::authorise::Access;
 use super::call::Effect::*;
 use super::check::Constraints;
-use super::lifecycle::{audited, blank, check_policy, check_quota, metadata, put};
+use super::evaluate::{document, flag};
+use super::lifecycle::{audited, blank, check_quota, metadata, put};
+use super::policies;
 use super::resolve::{Forms, does_not_exist, usable};
-use super::tags::check_tags;
+use super::tags::{check_tags, permit_tags, with_tags};
 use super::{Engine, Shared};
 use crate::kms::KmsError;
 use crate::kms::model::*;
@@ -40,13 +42,15 @@ impl Engine {
                 .text("description", &request.description, 0..=8192)
                 .done()?;
             check_tags(&request.tags, &[])?;
-            check_policy(request.policy.as_deref())?;
+            let policy = request.policy.as_deref().map(policies::check).transpose()?;
             let region = parse_region(&request.replica_region)?;
             call.change(|call, change| {
                 let access = Access::to("ReplicateKey").with("kms:ReplicaRegion", region.as_str());
                 let primary = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
                 let (_, replicas) =
                     set_of(&primary).filter(|_| is_primary(&primary)).ok_or_else(|| not_primary(&primary))?;
+                call.permit(change.snapshot(), creation(&request, &primary), "*")?;
+                permit_tags(call, change.snapshot(), region.as_str(), &request.tags)?;
                 usable(&primary)?;
                 let row_id = key_row_id(region.as_str(), &primary.record.key_id);
                 if change.snapshot().keys.get(&*row_id).is_some_and(|key| !key.is_tombstone()) {
@@ -57,8 +61,9 @@ impl Engine {
                 change.put_key(KeyRecord {
                     region: region.to_string(),
                     key_id: primary.record.key_id.clone(),
-                    description: request.description,
+                    description: request.description.clone(),
                     tags: request.tags.clone(),
+                    policy: request.policy.clone(),
                     usage: primary.record.usage,
                     spec: primary.record.spec,
                     origin: primary.record.origin,
@@ -72,6 +77,9 @@ impl Engine {
                     true => replica,
                     false => put(change, &replica, |record| record.state = KeyState::PendingImport)?,
                 };
+                if let Some(policy) = policy.filter(|_| !request.bypass_policy_lockout_safety_check) {
+                    policies::check_lockout(call, change.snapshot(), &replica, &policy)?;
+                }
                 let replica_key_metadata = metadata(&replica);
                 let details = json!({ "keyId": replica.arn.as_str(), "primaryKeyId": primary.arn.as_str() });
                 change.record(
@@ -80,7 +88,7 @@ impl Engine {
                 call.response = json!({ "replicaKeyMetadata": audited(&replica_key_metadata) });
                 Ok(ReplicateKeyResponse {
                     replica_key_metadata,
-                    replica_policy: default_policy(&primary.record.account),
+                    replica_policy: document(&replica),
                     replica_tags: request.tags,
                 })
             })
@@ -119,6 +127,18 @@ impl Engine {
             })
         })
     }
+}
+
+/// What policies look at when a replica is created.
+fn creation<'a>(request: &'a ReplicateKeyRequest, primary: &'a KeyEntry) -> Access<'a> {
+    let access = Access::to("CreateKey")
+        .with("kms:KeySpec", primary.record.spec.as_str())
+        .with("kms:KeyUsage", primary.record.usage.as_str())
+        .with("kms:KeyOrigin", primary.record.origin.as_str())
+        .with("kms:MultiRegion", flag(true))
+        .with("kms:MultiRegionKeyType", MultiRegionKeyType::Replica.as_str())
+        .with("kms:BypassPolicyLockoutSafetyCheck", flag(request.bypass_policy_lockout_safety_check));
+    with_tags(access, &request.tags)
 }
 
 fn parse_region(text: &str) -> Result<Region, KmsError> {

@@ -4,7 +4,7 @@ use data_encoding::HEXLOWER;
 
 use super::authorise::{Access, denied};
 use super::call::Call;
-use crate::kms::model::KeyState;
+use crate::kms::model::{Caller, KeyState};
 use crate::kms::store::{KeyEntry, Snapshot, alias_row_id, key_row_id};
 use crate::kms::{Engine, KmsError, blob};
 use crate::sync::Arc;
@@ -46,6 +46,13 @@ impl Engine {
     }
 }
 
+/// A key as it was named.
+pub struct Found<'a> {
+    pub key: Arc<KeyEntry>,
+    /// The alias in the request.
+    pub alias: Option<&'a str>,
+}
+
 impl Call<'_> {
     /// The key that `text` names, authorised for `access`.
     pub fn key<'a>(
@@ -56,57 +63,69 @@ impl Call<'_> {
         access: impl Into<Access<'a>>,
     ) -> Result<Arc<KeyEntry>, KmsError> {
         let mut access = access.into();
-        let action = access.action;
-        let own_account = self.caller.account().to_string();
-        let (account, named) = match text.strip_prefix("arn:") {
-            Some(rest) => self.parse_arn(text, rest)?,
-            None => (own_account.as_str(), name(text)),
-        };
-        let region = self.caller.region().as_str();
-        let foreign = account != own_account;
-        let key_id = match named {
-            Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
-            Named::Key(id) if is_key_id(id) => id.to_owned(),
-            Named::Key(_) => return Err(invalid_key_id(text)),
-            Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
-                Some(found) => {
-                    access = access.with("kms:RequestAlias", alias);
-                    found.key_id.clone()
-                }
-                None => {
-                    let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
-                    return Err(match foreign {
-                        true => denied(self.caller, action, &arn),
-                        false => KmsError::NotFound(format!("Alias {arn} is not found.")),
-                    });
-                }
-            },
-        };
-        let found = snapshot.keys.get(&*key_row_id(region, &key_id)).filter(|key| key.record.account == account);
-        let Some(key) = found else {
-            let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
-            return Err(if foreign { denied(self.caller, action, &arn) } else { does_not_exist(&arn) });
-        };
-        self.authorise(snapshot, &access, key)?;
+        let Found { key, alias } = find(self.caller, snapshot, text, forms, access.action)?;
+        if let Some(alias) = alias {
+            access = access.with("kms:RequestAlias", alias);
+        }
+        self.authorise(snapshot, &access, &key)?;
         if key.is_tombstone() {
             return Err(does_not_exist(key.arn.as_str()));
         }
-        Ok(key.clone())
+        Ok(key)
     }
+}
 
-    fn parse_arn<'t>(&self, text: &'t str, rest: &'t str) -> Result<(&'t str, Named<'t>), KmsError> {
-        let parts: Vec<&str> = rest.splitn(5, ':').collect();
-        let ["aws", "kms", region, account, resource] = parts[..] else {
-            return Err(KmsError::InvalidArn(text.to_owned()));
-        };
-        if region != self.caller.region().as_str() {
-            return Err(KmsError::NotFound(format!("Invalid arn {region}")));
-        }
-        match resource.strip_prefix("key/") {
-            Some(id) => Ok((account, Named::Key(id))),
-            None if resource.starts_with("alias/") => Ok((account, Named::Alias(resource))),
-            None => Err(KmsError::InvalidArn(text.to_owned())),
-        }
+/// The key that `text` names, possibly a tombstone; nothing is authorised.
+pub fn find<'a>(
+    caller: &Caller,
+    snapshot: &Snapshot,
+    text: &'a str,
+    forms: Forms,
+    action: &str,
+) -> Result<Found<'a>, KmsError> {
+    let own_account = caller.account().to_string();
+    let (account, named) = match text.strip_prefix("arn:") {
+        Some(rest) => parse_arn(caller, text, rest)?,
+        None => (own_account.as_str(), name(text)),
+    };
+    let region = caller.region().as_str();
+    let foreign = account != own_account;
+    let alias = if let Named::Alias(alias) = named { Some(alias) } else { None };
+    let key_id = match named {
+        Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
+        Named::Key(id) if is_key_id(id) => id.to_owned(),
+        Named::Key(_) => return Err(invalid_key_id(text)),
+        Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
+            Some(found) => found.key_id.clone(),
+            None => {
+                let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
+                return Err(match foreign {
+                    true => denied(caller, action, &arn),
+                    false => KmsError::NotFound(format!("Alias {arn} is not found.")),
+                });
+            }
+        },
+    };
+    let found = snapshot.keys.get(&*key_row_id(region, &key_id)).filter(|key| key.record.account == account);
+    let Some(key) = found else {
+        let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
+        return Err(if foreign { denied(caller, action, &arn) } else { does_not_exist(&arn) });
+    };
+    Ok(Found { key: key.clone(), alias })
+}
+
+fn parse_arn<'t>(caller: &Caller, text: &'t str, rest: &'t str) -> Result<(&'t str, Named<'t>), KmsError> {
+    let parts: Vec<&str> = rest.splitn(5, ':').collect();
+    let ["aws", "kms", region, account, resource] = parts[..] else {
+        return Err(KmsError::InvalidArn(text.to_owned()));
+    };
+    if region != caller.region().as_str() {
+        return Err(KmsError::NotFound(format!("Invalid arn {region}")));
+    }
+    match resource.strip_prefix("key/") {
+        Some(id) => Ok((account, Named::Key(id))),
+        None if resource.starts_with("alias/") => Ok((account, Named::Alias(resource))),
+        None => Err(KmsError::InvalidArn(text.to_owned())),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Engine;
+use super::authorise::Access;
 use super::call::Effect::*;
 use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, put};
@@ -32,11 +33,12 @@ impl Engine {
         if let Err(error) = constraints {
             return self.call(caller, ("EnableKeyRotation", Changes), parameters, |_| Err(error));
         }
-        self.edit_key(caller, "EnableKeyRotation", parameters, &key_id, |call, change, key| {
+        let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
+        let access = Access::to("EnableKeyRotation").with("kms:RotationPeriodInDays", days.to_string());
+        self.edit_key_as(caller, ("EnableKeyRotation", access), parameters, &key_id, |call, change, key| {
             rotates_automatically(key)?;
             not_a_replica(key)?;
             usable(key)?;
-            let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
             put(change, key, |record| {
                 let rotation = &mut record.rotation;
                 if !rotation.enabled || rotation.period_days != days {

@@ -3,13 +3,15 @@
 use serde_json::json;
 
 use super::Engine;
-use super::call::Effect::*;
+use super::authorise::Access;
+use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::put;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use crate::kms::KmsError;
 use crate::kms::model::*;
+use crate::kms::store::Snapshot;
 
 const MAX_TAGS: usize = 50;
 
@@ -18,14 +20,15 @@ impl Engine {
     pub fn tag_resource(&self, caller: &Caller, request: TagResourceRequest) -> Result<(), KmsError> {
         let TagResourceRequest { key_id, tags } = request;
         let parameters = json!({ "keyId": key_id, "tags": tags });
-        self.edit_key(caller, "TagResource", parameters, &key_id, |_, change, key| {
+        let access = tagging("TagResource", &tags);
+        self.edit_key_as(caller, ("TagResource", access), parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             check_tags(&tags, &key.record.tags)?;
             put(change, key, |record| {
-                for tag in tags {
+                for tag in &tags {
                     match record.tags.iter_mut().find(|old| old.tag_key == tag.tag_key) {
-                        Some(old) => *old = tag,
-                        None => record.tags.push(tag),
+                        Some(old) => old.clone_from(tag),
+                        None => record.tags.push(tag.clone()),
                     }
                 }
                 record.tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
@@ -38,7 +41,9 @@ impl Engine {
     pub fn untag_resource(&self, caller: &Caller, request: UntagResourceRequest) -> Result<(), KmsError> {
         let UntagResourceRequest { key_id, tag_keys } = request;
         let parameters = json!({ "keyId": key_id, "tagKeys": tag_keys });
-        self.edit_key(caller, "UntagResource", parameters, &key_id, |_, change, key| {
+        let keys = tag_keys.iter().map(String::as_str);
+        let access = keys.fold(Access::to("UntagResource"), |access, key| access.with("aws:TagKeys", key));
+        self.edit_key_as(caller, ("UntagResource", access), parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             put(change, key, |record| record.tags.retain(|tag| !tag_keys.contains(&tag.tag_key))).map(drop)
         })
@@ -67,6 +72,28 @@ impl Engine {
             Ok(ListResourceTagsResponse { tags: page.items, truncated: page.next.is_some(), next_marker: page.next })
         })
     }
+}
+
+/// An operation that adds tags.
+pub fn tagging<'a>(action: &'a str, tags: &'a [Tag]) -> Access<'a> {
+    with_tags(Access::to(action), tags)
+}
+
+/// Allows the tags of a key that is about to be made in `region`.
+pub fn permit_tags(call: &Call<'_>, snapshot: &Snapshot, region: &str, tags: &[Tag]) -> Result<(), KmsError> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    let new_key = format!("arn:aws:kms:{region}:{}:key/*", call.caller.account());
+    call.permit(snapshot, tagging("TagResource", tags), &new_key)
+}
+
+/// What policies look at in requests with tags.
+pub fn with_tags<'a>(access: Access<'a>, tags: &'a [Tag]) -> Access<'a> {
+    tags.iter().fold(access, |access, tag| {
+        let access = access.with("aws:TagKeys", tag.tag_key.as_str());
+        access.with(format!("aws:RequestTag/{}", tag.tag_key), tag.tag_value.as_str())
+    })
 }
 
 /// The rules for tags that are added to `present` (KMS.md sections 4 and 5).

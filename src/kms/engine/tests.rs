@@ -3,11 +3,13 @@
 mod asymmetric;
 mod catch_up;
 mod deletion;
+mod grants;
 mod homes;
 mod import;
 mod keys;
 mod model;
 mod multi_region;
+mod policies;
 mod processes;
 mod records;
 mod scale;

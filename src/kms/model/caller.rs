@@ -137,6 +137,7 @@ struct Fields {
     /// Whether the principal is an administrator of its account as long as no identity of its name is made.
     local: bool,
     via_service: Option<String>,
+    source_arn: Option<String>,
     source_ip: String,
     user_agent: String,
     request_id: Option<String>,
@@ -146,8 +147,17 @@ impl Caller {
     /// A caller who works in `region` and may do what the identity policies of its user or role say.
     pub fn new(principal: Principal, region: Region) -> Self {
         let user_agent = concat!("kmsfs/", env!("CARGO_PKG_VERSION")).to_owned();
-        let (source_ip, via_service, request_id) = ("127.0.0.1".to_owned(), None, None);
-        Self(Arc::new(Fields { principal, region, local: false, via_service, source_ip, user_agent, request_id }))
+        let source_ip = "127.0.0.1".to_owned();
+        Self(Arc::new(Fields {
+            principal,
+            region,
+            local: false,
+            via_service: None,
+            source_arn: None,
+            source_ip,
+            user_agent,
+            request_id: None,
+        }))
     }
 
     /// Somebody who can open the home: a user at the command line, a mount. An administrator of the principal's account,
@@ -171,6 +181,12 @@ impl Caller {
     #[must_use]
     pub fn in_region(self, region: Region) -> Self {
         self.changed(|fields| fields.region = region)
+    }
+
+    /// The service calls for this resource (condition key `aws:SourceArn`).
+    #[must_use]
+    pub fn for_resource(self, arn: impl Into<String>) -> Self {
+        self.changed(|fields| fields.source_arn = Some(arn.into()))
     }
 
     /// Address and user agent of a remote caller.
@@ -211,6 +227,11 @@ impl Caller {
     /// The service that calls for the principal.
     pub fn service(&self) -> Option<&str> {
         self.0.via_service.as_deref()
+    }
+
+    /// The resource for which the service calls.
+    pub fn source_arn(&self) -> Option<&str> {
+        self.0.source_arn.as_deref()
     }
 
     /// The caller's address.

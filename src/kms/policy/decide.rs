@@ -3,7 +3,6 @@
 use super::Request;
 use super::document::{Effect, Policy, Relation, Statement};
 use super::principal::Reach;
-use crate::types::AccountId;
 
 /// Everything that decides about one request.
 pub struct Question<'a> {
@@ -16,7 +15,8 @@ pub struct Question<'a> {
 
 /// What the owner of a key says about it.
 pub struct KeyPolicy<'a> {
-    pub owner: &'a AccountId,
+    /// Its account.
+    pub owner: &'a str,
     pub policy: &'a Policy,
     /// The grants of the key to the caller or to its account. Asked for only when they matter.
     pub grants: &'a dyn Fn() -> Vec<Candidate>,
@@ -65,6 +65,8 @@ pub enum Reason {
     IdentityPolicyDenies,
     /// Neither the key policy nor a grant allows it.
     NoKeyPolicy,
+    /// The operation is never possible from another account.
+    ForeignManagement,
     /// The key's owner leaves it to the caller's account, where no identity policy allows it.
     NoIdentityPolicy,
 }
@@ -75,7 +77,9 @@ impl Reason {
         match self {
             Self::KeyPolicyDenies => "with an explicit deny in a resource-based policy".into(),
             Self::IdentityPolicyDenies => "with an explicit deny in an identity-based policy".into(),
-            Self::NoKeyPolicy => format!("because no resource-based policy allows the {action} action"),
+            Self::NoKeyPolicy | Self::ForeignManagement => {
+                format!("because no resource-based policy allows the {action} action")
+            }
             Self::NoIdentityPolicy => format!("because no identity-based policy allows the {action} action"),
         }
     }
@@ -163,7 +167,7 @@ pub fn decide(question: &Question<'_>, observe: Option<&mut dyn FnMut(&Step<'_>)
         return if allowed_by_identity { Decision::Allowed { grant: None } } else { denied(Reason::NoIdentityPolicy) };
     };
     // In its own account a caller whom the owner names needs nothing else; otherwise its account must agree.
-    let same_account = request.principal.account() == key.owner;
+    let same_account = request.principal.account().as_str() == key.owner;
     let suffices = |reach: Reach| match reach {
         Reach::None => false,
         Reach::Account => allowed_by_identity,

@@ -35,6 +35,16 @@ pub enum Effect {
     Deny,
 }
 
+impl Effect {
+    /// The policy's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "Allow",
+            Self::Deny => "Deny",
+        }
+    }
+}
+
 /// One statement.
 #[derive(Debug, PartialEq)]
 pub struct Statement {

@@ -72,6 +72,11 @@ fn includes(context: &EncryptionContext, wanted: &EncryptionContext) -> bool {
     wanted.pairs().all(|(name, value)| context.get(name) == Some(value))
 }
 
+/// Whether `arn` names a user, a role, a session or an account.
+pub fn is_principal(arn: &str) -> bool {
+    Named::aws(arn).is_some_and(|named| named != Named::Everyone)
+}
+
 /// How far a grant to `grantee` reaches `caller`.
 pub fn reach(grantee: &str, caller: &Principal) -> Reach {
     Named::aws(grantee).map_or(Reach::None, |named| named.reach(caller))

@@ -10,7 +10,7 @@ const BEYOND: &str = "ap-south-1";
 
 impl Bench {
     fn at(&self, region: &str) -> Caller {
-        Caller::new(self.alice.principal().clone(), region.parse().expect("a Region"))
+        Caller::local(self.alice.principal().clone(), region.parse().expect("a Region"))
     }
 
     fn primary(&self) -> String {
