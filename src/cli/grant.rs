@@ -91,6 +91,7 @@ pub struct RetireArgs {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &GrantCommand) -> CliResult {
+    settings.local_only("kmsfs grant")?;
     let session = Session::open(settings)?;
     let Session { engine, caller, .. } = &session;
     match command {

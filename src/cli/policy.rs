@@ -94,6 +94,7 @@ pub fn read_document(path: &Path) -> CliResult<String> {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &PolicyCommand) -> CliResult {
+    settings.local_only("kmsfs policy")?;
     let session = Session::open(settings)?;
     let Session { engine, caller, .. } = &session;
     match command {

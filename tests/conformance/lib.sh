@@ -16,7 +16,7 @@ serve_stop() {
 # access_key ACCOUNT: prints the id and the secret of a new access key of the account's administrator.
 access_key() {
   "$KMSFS_BIN" --json iam create-access-key --account "$1" |
-    python3 -c 'import json, sys; k = json.load(sys.stdin)["AccessKey"]; print(k["AccessKeyId"], k["SecretAccessKey"])'
+    python3 -c 'import json, sys; k = json.load(sys.stdin); print(k["AccessKeyId"], k["SecretAccessKey"])'
 }
 
 serve_start() { # [serve options]
