@@ -73,12 +73,12 @@ impl<B: Backing> Vfs<B> {
         Ok(temporary)
     }
 
-    /// Opens a directory that has to be empty. The daemon may use it as long as the second value lives.
-    pub(super) fn open_empty(&self, located: &Located<B>) -> Result<(Arc<B::Dir>, Option<Wide<B>>)> {
+    /// Checks that a directory is empty. The daemon may use it as long as what this returns lives.
+    pub(super) fn open_empty(&self, located: &Located<B>) -> Result<Option<Wide<B>>> {
         let dir = Arc::new(self.backing.open_dir(&located.dir, located.entry())?);
         let wide = self.modes.widen(Held::Dir(Arc::clone(&dir)), CHANGE, None)?;
         self.check_empty(&dir)?;
-        Ok((dir, wide))
+        Ok(wide)
     }
 
     /// Takes back what [`Self::hide_directory`] did.
