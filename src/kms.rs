@@ -6,16 +6,20 @@
 
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod blob;
+mod crash;
 pub mod custody;
 pub mod engine;
 mod error;
 mod json;
 pub mod model;
 pub(crate) mod policy;
+pub mod quota;
 pub mod registry;
 mod seal;
 pub mod store;
+mod usage;
 mod wrapping;
 
 pub use engine::Engine;

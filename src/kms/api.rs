@@ -27,6 +27,7 @@ mod model;
 mod multi_region;
 mod rotation;
 mod tags;
+mod usage;
 
 use std::cell::RefCell;
 
@@ -40,7 +41,7 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 7] = [
+const TABLES: [&[Operation]; 8] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
@@ -48,6 +49,7 @@ const TABLES: [&[Operation]; 7] = [
     tags::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,
+    usage::OPERATIONS,
 ];
 
 /// One operation that is built.

@@ -10,6 +10,7 @@ mod key_ops;
 mod multi_region_ops;
 mod plaintext;
 mod serial;
+mod usage;
 
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
@@ -21,6 +22,7 @@ pub use key_ops::*;
 pub use multi_region_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
+pub use usage::*;
 
 /// An enumeration of AWS's words.
 pub trait Word: Copy + 'static {

@@ -1,6 +1,8 @@
 //! The engine from outside: through its operations, on real homes.
 
+mod backups;
 mod catch_up;
+mod crash;
 mod deletion;
 mod homes;
 mod import;
@@ -11,6 +13,7 @@ mod processes;
 mod records;
 mod scale;
 mod symmetric;
+mod usage;
 
 use tempfile::TempDir;
 
