@@ -14,6 +14,7 @@ pub mod engine;
 mod error;
 mod json;
 pub mod model;
+mod object;
 pub(crate) mod policy;
 pub mod quota;
 pub mod registry;

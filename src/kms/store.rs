@@ -7,8 +7,8 @@
 
 mod change;
 mod clock;
-mod inspect;
 mod identities;
+mod inspect;
 mod records;
 mod rows;
 mod schema;
@@ -18,9 +18,9 @@ mod state;
 use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
+pub(in crate::kms) use identities::*;
 pub use inspect::Inspection;
 pub(in crate::kms) use inspect::inspect;
-pub(in crate::kms) use identities::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use schema::{connect_audit, usage_since};
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};

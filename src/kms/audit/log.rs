@@ -16,8 +16,8 @@ use super::event::{Event, ID_BYTES, Rendered};
 use super::{AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
-use crate::kms::{crash, seal};
 use crate::kms::store::connect_audit;
+use crate::kms::{crash, seal};
 use crate::types::Timestamp;
 
 /// A file is closed when it has reached this size, or at the end of the day (UTC).

@@ -72,7 +72,10 @@ const STEPS: [Step; 9] = [
     |scene| scene.engine.enable_key(&scene.alice, scene.key("kept").as_str().into()).expect("enabled"),
     |scene| {
         let tags = vec![Tag { tag_key: "name".into(), tag_value: "value".into() }];
-        scene.engine.tag_resource(&scene.alice, TagResourceRequest { key_id: scene.key("kept"), tags }).expect("tagged");
+        scene
+            .engine
+            .tag_resource(&scene.alice, TagResourceRequest { key_id: scene.key("kept"), tags })
+            .expect("tagged");
     },
     |scene| {
         let request = DeleteAliasRequest { alias_name: "alias/spare".into() };
@@ -125,8 +128,7 @@ fn run(template: &Path, at: u64) -> (TempDir, bool, Vec<String>) {
 #[test]
 fn what_was_acknowledged_survives_a_kill_at_every_step() {
     let bench = Bench::new();
-    let scene =
-        Scene { engine: bench.engine.clone(), alice: bench.alice.clone(), clock: bench.clock.clone() };
+    let scene = Scene { engine: bench.engine.clone(), alice: bench.alice.clone(), clock: bench.clock.clone() };
     for alias in ["kept", "doomed", "spare"] {
         scene.create(alias);
     }
