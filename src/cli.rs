@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod doctor;
 mod errors;
 pub mod exit;
+pub mod impact;
 pub mod info;
 pub mod init;
 pub mod key;
@@ -32,6 +33,7 @@ pub mod settings;
 pub mod slots;
 pub mod status;
 pub mod umount;
+pub mod usage;
 pub mod verify;
 
 use std::ffi::OsString;

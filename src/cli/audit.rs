@@ -197,7 +197,7 @@ fn short(value: &Value) -> String {
 }
 
 /// A date, a time stamp of RFC 3339, or an age.
-fn parse_time(text: &str, now: Timestamp) -> CliResult<Timestamp> {
+pub fn parse_time(text: &str, now: Timestamp) -> CliResult<Timestamp> {
     use time::format_description::well_known::Rfc3339;
     if let Some(age) = parse_age(text) {
         return Ok(Timestamp::from_nanos(now.as_nanos().saturating_sub(age)));

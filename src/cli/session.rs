@@ -103,6 +103,8 @@ impl Session {
 
     fn start(settings: &Settings, home: Home) -> CliResult<Self> {
         let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
+        engine.audit().set_mode(settings.audit);
+        engine.set_resource_quotas(settings.quotas);
         let mut caller = engine.local_caller(&user_name());
         if let Some(region) = &settings.region {
             caller = Caller::local(caller.principal().clone(), parse_region(region)?);

@@ -9,6 +9,7 @@ use super::output::table;
 use super::passphrase;
 use super::session::{Session, new_passphrase_slot};
 use super::settings::Settings;
+use super::usage::{self, UsageArgs};
 use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
 
 /// The key manager itself
@@ -20,6 +21,8 @@ pub enum KmsCommand {
     Restore(RestoreArgs),
     /// Read and authenticate the whole database, or a backup
     Verify(VerifyArgs),
+    /// Count keys and requests, and what AWS would charge for them
+    Usage(UsageArgs),
     /// Passphrases, key files and recovery keys that open it
     #[command(subcommand)]
     Slots(SlotsCommand),
@@ -72,6 +75,7 @@ pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
         KmsCommand::Backup(args) => backup::backup(settings, args),
         KmsCommand::Restore(args) => backup::restore(settings, args),
         KmsCommand::Verify(args) => backup::verify(settings, args),
+        KmsCommand::Usage(args) => usage::run(settings, args),
         KmsCommand::Slots(SlotsCommand::List) => list(settings),
         KmsCommand::Slots(SlotsCommand::Add(args)) => add(settings, args),
         KmsCommand::Slots(SlotsCommand::Remove(args)) => remove(settings, args.id),

@@ -168,6 +168,12 @@ impl Engine {
         *lock(&self.shared.resources) = quotas;
     }
 
+    /// Number of customer managed keys in the home's account and Region.
+    pub fn customer_keys(&self) -> Result<usize, KmsError> {
+        let snapshot = self.shared.snapshot(self.shared.clock.now())?;
+        Ok(snapshot.count_customer_keys(self.region().as_str(), self.account().as_str()))
+    }
+
     /// From now on metered callers ([`Caller::metered`]) are limited to AWS's numbers of requests per second.
     pub fn limit_requests(&self) -> &RequestQuotas {
         self.shared.requests.get_or_init(RequestQuotas::default)

@@ -224,6 +224,11 @@ impl Home {
         root_file::check(load(&self.dir)?, &self.mac_key, &self.dir)
     }
 
+    /// As [`Home::read_root`], whether or not there is a database.
+    pub(in crate::kms) fn read_root_alone(&self) -> Result<RootBody, CustodyError> {
+        root_file::check(root_file::load(&self.dir)?, &self.mac_key, &self.dir)
+    }
+
     pub(in crate::kms) fn write_root(&self, _lock: &HomeLock, body: &RootBody) -> Result<(), CustodyError> {
         root_file::store(&self.dir, body, &self.mac_key)
     }

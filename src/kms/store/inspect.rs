@@ -30,7 +30,7 @@ pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
     schema::check_readable(&connection, path)?;
-    let body = home.read_root()?;
+    let body = home.read_root_alone()?;
     let cache = state::load(&connection, home, &body, None).map_err(|error| error.at(path))?;
     let keys = cache.snapshot.keys.values().filter(|key| !key.is_tombstone()).count();
     let current = body.states.contains(&cache.state());
