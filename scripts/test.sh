@@ -70,6 +70,8 @@ install_tools() {
   need_build_tools || return 1
   apt_need "fusermount3 fuse3" "jq jq" "python3 python3" "setfacl acl" "setfattr attr" "setcap libcap2-bin" "mkfs.ext4 e2fsprogs" \
     "losetup mount" "findmnt util-linux" "fio fio" || return 1
+  # The conformance suite and the clients of the endpoint.
+  apt_need "/usr/lib/python3*/ensurepip python3-venv" "npm npm" || true
   # What the POSIX and application suites use. Without them those suites skip or say what is missing.
   apt_need "/usr/include/sys/acl.h libacl1-dev" || true
   [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
@@ -80,6 +82,23 @@ install_suites() {
   list=$(cargo install --list --root "$TOOLS_ROOT" 2> /dev/null || true)
   grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
   grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
+}
+# Licences, banned and duplicate crates, sources; advisories too, where their database can be fetched.
+cargo_deny() {
+  local manifest checks="licenses bans sources"
+  if cargo deny fetch db; then checks="advisories $checks"; else echo "the advisories were not looked at: no network?"; fi
+  for manifest in Cargo.toml fuzz/Cargo.toml; do
+    # shellcheck disable=SC2086
+    cargo deny --manifest-path "$manifest" --config deny.toml check --hide-inclusion-graph $checks || return 1
+  done
+}
+# A minute in all: libFuzzer from the committed corpus, where it is installed (it needs the nightly toolchain).
+fuzz_smoke() {
+  local target
+  for target in $(cargo +nightly fuzz list); do
+    mkdir -p "fuzz/work/$target"
+    cargo +nightly fuzz run -s none -O "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- -max_len=8192 -max_total_time="${FUZZ_SECONDS:-5}" || return 1
+  done
 }
 if [ -n "$INSTALL" ]; then
   step tools install_tools
@@ -95,9 +114,21 @@ if cargo clippy --version > /dev/null 2>&1; then
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi
+if cargo deny --version > /dev/null 2>&1; then
+  step deny cargo_deny
+else
+  skip deny "cargo-deny is not installed (cargo install --locked cargo-deny)"
+fi
 step cargo-test cargo test --release --locked
 # Its own build: the scheduler takes the place of every lock.
-if [ "$MODE" = long ]; then step shuttle cargo test --release --locked --features shuttle --lib shuttle; fi
+if [ "$MODE" = long ]; then
+  step shuttle cargo test --release --locked --features shuttle --lib shuttle
+  if cargo +nightly fuzz --version > /dev/null 2>&1; then
+    step fuzz fuzz_smoke
+  else
+    skip fuzz "cargo-fuzz and a nightly toolchain are not installed (see fuzz/README.md)"
+  fi
+fi
 
 # ---- through real mounts -----------------------------------------------------------------------------------------
 KMSFS_BIN=$(release_binary)
@@ -130,8 +161,15 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 
 mounted cli $S/cli.sh
 mounted unprivileged $S/unprivileged.sh
+mounted remote $S/remote.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
+root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs
+case $MODE in
+  quick) root_mounted model cargo env CASES=40 $S/model.sh kmsfs ;;
+  normal) root_mounted model cargo env CASES=300 $S/model.sh kmsfs ;;
+  long) root_mounted model cargo env CASES=5000 $S/model.sh kmsfs ;;
+esac
 case $MODE in
   quick) root_mounted fsx fsx env N=3000 SEEDS=1 $S/fsx.sh kmsfs ;;
   normal) root_mounted fsx fsx env N=20000 SEEDS="$(seeds 1)" $S/fsx.sh kmsfs ;;
@@ -148,6 +186,24 @@ case $MODE in
   long) root_mounted torture mkfs.ext4 env ROUNDS=8 python3 tests/torture/torture.py kmsfs ;;
 esac
 root_mounted demo-volume losetup scripts/demo-volume.sh
+
+# ---- the key manager's endpoint ---------------------------------------------------------------------------------------
+no_python=
+[ -x "$KMSFS_BIN" ] || no_python="no binary at $KMSFS_BIN"
+if [ -z "$no_python" ] && [ -z "${KMS_PY:-}" ]; then
+  venv=tests/conformance/.venv
+  if [ -n "$INSTALL" ] && ! [ -x $venv/bin/pytest ]; then
+    { python3 -m venv $venv && $venv/bin/pip -q install -r tests/conformance/requirements.txt; } > "$LOGS/venv.log" 2>&1
+  fi
+  [ -x $venv/bin/pytest ] || no_python="its Python packages are not there and cannot be installed ($LOGS/venv.log)"
+fi
+if [ -n "$no_python" ]; then skip conformance "$no_python"; else step conformance tests/conformance/serve.sh; fi
+case $MODE in
+  quick) skip sdk "left out by --quick" ;;
+  normal) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh aws boto3 js; fi ;;
+  # The Rust SDK takes minutes to compile.
+  long) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh; fi ;;
+esac
 
 # ---- the end ------------------------------------------------------------------------------------------------------
 [ ${#SKIPPED[@]} = 0 ] || printf 'skipped (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"

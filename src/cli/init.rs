@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::{CliError, CliResult, Exit};
+use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
-use crate::keys::embedded::EmbeddedKms;
 use crate::kms::custody::RecoveryKey;
 use crate::ops::init::{InitOptions, NewVolume, check_empty, init_volume, new_volume_id};
 
@@ -119,13 +119,13 @@ pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliRes
         label: flags.label.clone(),
         ..InitOptions::default()
     };
-    let service = EmbeddedKms::new(session.engine.clone(), &id);
+    let service = session.key_service(&id)?;
     let registry = session.engine.registry();
-    Ok(init_volume(dir, id, &service, &registry, &options, &*system_clock(), &SystemEntropy)?)
+    Ok(init_volume(dir, id, &*service, &registry, &options, &*system_clock(), &SystemEntropy)?)
 }
 
 fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {
-    value["directory"] = json!(dir);
+    value["directory"] = json!(path_text(dir));
     value["volume_id"] = json!(volume.volume_id.to_string());
     value["key_arn"] = json!(volume.key.as_str());
 }

@@ -1,6 +1,7 @@
 //! `kmsfs key`: the KMS keys and their life cycle, in AWS's words.
 
 use clap::{Args, Subcommand};
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use super::aws::to_json;
@@ -27,6 +28,8 @@ pub enum KeyCommand {
     List,
     /// Show a key: its state, dates, rotation, aliases and tags
     Describe(KeyArg),
+    /// Print the public key of a key pair as PEM
+    PublicKey(KeyArg),
     /// Make a disabled key usable again
     Enable(KeyArg),
     /// Make a key unusable until it is enabled
@@ -57,6 +60,7 @@ impl KeyCommand {
         Some(match self {
             Self::Create(_) | Self::List => return None,
             Self::Describe(arg)
+            | Self::PublicKey(arg)
             | Self::Enable(arg)
             | Self::Disable(arg)
             | Self::Rotate(arg)
@@ -88,6 +92,12 @@ pub struct CreateArgs {
     /// An alias for it: NAME or alias/NAME
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
+    /// What it is made of, in AWS's words, such as RSA_3072, ECC_NIST_P256 or HMAC_256 [default: SYMMETRIC_DEFAULT]
+    #[arg(long, value_name = "SPEC")]
+    spec: Option<KeySpec>,
+    /// What it may be used for, in AWS's words, such as SIGN_VERIFY; needed where the spec leaves a choice
+    #[arg(long, value_name = "USAGE")]
+    usage: Option<KeyUsage>,
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = parse_tag)]
     tags: Vec<Tag>,
@@ -150,12 +160,14 @@ fn parse_tag(text: &str) -> Result<Tag, String> {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
+    settings.local_only("kmsfs key")?;
     let session = Session::open(settings)?;
     let keys = Keys { settings, session: &session };
     let done = match command {
         KeyCommand::Create(args) => keys.create(args),
         KeyCommand::List => keys.list(),
         KeyCommand::Describe(arg) => keys.describe(&arg.key),
+        KeyCommand::PublicKey(arg) => keys.public_key(&arg.key),
         KeyCommand::Enable(arg) => keys.set_state(&arg.key, KeyState::Enabled, Engine::enable_key),
         KeyCommand::Disable(arg) => keys.set_state(&arg.key, KeyState::Disabled, Engine::disable_key),
         KeyCommand::DisableRotation(arg) => keys.disable_rotation(&arg.key),
@@ -185,13 +197,18 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
-        let Session { engine, caller } = self.session;
-        let request =
-            CreateKeyRequest { description: args.description.clone(), tags: args.tags.clone(), ..Default::default() };
+        let Session { engine, caller, .. } = self.session;
+        let request = CreateKeyRequest {
+            description: args.description.clone(),
+            key_spec: args.spec,
+            key_usage: args.usage.or_else(|| only_usage(args.spec?)),
+            tags: args.tags.clone(),
+            ..Default::default()
+        };
         let answer = engine.create_key(caller, request)?;
         let arn = answer.key_metadata.arn.clone();
         if let Some(alias) = &args.alias {
-            let alias_name = super::alias::full_name(alias);
+            let alias_name = super::aws::alias_name(alias);
             let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
             engine.create_alias(caller, request).map_err(|e| {
                 let hint = format!("the key exists without it: kmsfs alias create NAME {}", arn.key_id());
@@ -236,7 +253,7 @@ impl Keys<'_> {
     }
 
     fn describe(&self, key: &str) -> CliResult {
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let answer =
             engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
         let metadata = &answer.key_metadata;
@@ -256,6 +273,13 @@ impl Keys<'_> {
         value["Aliases"] = aliases.iter().map(|a| Value::from(a.alias_name.as_str())).collect();
         value["Tags"] = to_json(&tags);
         self.settings.out.result(&value, || describe_words(metadata, rotation.as_ref(), &aliases, &tags));
+        Ok(Exit::Ok)
+    }
+
+    fn public_key(&self, key: &str) -> CliResult {
+        let request = GetPublicKeyRequest { key_id: key.to_owned(), ..Default::default() };
+        let answer = self.session.engine.get_public_key(&self.session.caller, request)?;
+        self.settings.out.result(&to_json(&answer), || pem(&answer.public_key));
         Ok(Exit::Ok)
     }
 
@@ -322,7 +346,7 @@ impl Keys<'_> {
 
     fn enable_rotation(&self, args: &EnableRotationArgs) -> CliResult {
         let arn = control_name(self.session, &args.key)?;
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let request = EnableKeyRotationRequest { key_id: arn.clone(), rotation_period_in_days: args.period };
         engine.enable_key_rotation(caller, request)?;
         let status = engine.get_key_rotation_status(caller, arn.as_str().into())?;
@@ -381,6 +405,25 @@ impl Keys<'_> {
         });
         Ok(Exit::Ok)
     }
+}
+
+/// The usage of keys of `spec` if they have no other.
+fn only_usage(spec: KeySpec) -> Option<KeyUsage> {
+    let mut usages = KeyUsage::ALL.iter().copied().filter(|usage| spec.allows(*usage));
+    usages.next().filter(|_| usages.next().is_none())
+}
+
+/// A SubjectPublicKeyInfo as text (RFC 7468).
+fn pem(der: &[u8]) -> String {
+    let encoded = BASE64.encode(der);
+    let mut text = String::from("-----BEGIN PUBLIC KEY-----");
+    for (at, letter) in encoded.chars().enumerate() {
+        if at % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text + "\n-----END PUBLIC KEY-----"
 }
 
 fn describe_words(
@@ -447,7 +490,7 @@ fn pages<T>(mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<Strin
 /// Every key of the account and Region.
 pub fn all_keys(session: &Session) -> CliResult<Vec<KeyListEntry>> {
     pages(|marker| {
-        let request = ListKeysRequest { limit: Some(1000), marker };
+        let request = ListKeysRequest { limit: Some(1000), marker, ..Default::default() };
         let page = session.engine.list_keys(&session.caller, request)?;
         Ok((page.keys, page.next_marker))
     })
@@ -479,6 +522,21 @@ mod tests {
         let tag = parse_tag("a=b=c").expect("valid");
         assert_eq!((tag.tag_key.as_str(), tag.tag_value.as_str()), ("a", "b=c"));
         assert!(parse_tag("a").is_err());
+    }
+
+    #[test]
+    fn the_usage_is_filled_in_where_there_is_one() {
+        assert_eq!(only_usage(KeySpec::Hmac256), Some(KeyUsage::GenerateVerifyMac));
+        assert_eq!(only_usage(KeySpec::Rsa2048), None);
+        assert_eq!(only_usage(KeySpec::Sm2), None);
+    }
+
+    #[test]
+    fn pem_has_lines_of_64() {
+        let text = pem(&[0; 49]);
+        let lengths: Vec<usize> = text.lines().map(str::len).collect();
+        assert_eq!(lengths, [26, 64, 4, 24]);
+        assert!(!text.ends_with('\n'));
     }
 
     #[test]

@@ -6,10 +6,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
-use super::output::table;
+use super::output::{path_text, table};
 use super::session::Session;
 use super::settings::Settings;
-use crate::keys::embedded::EmbeddedKms;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::repair::{ConfigCopy, compare_config, restore_config};
 
@@ -38,14 +37,14 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
 fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
     let found = FoundVolume::find_by_backup(&args.dir)?;
     let session = Session::open(settings)?;
-    let service = EmbeddedKms::new(session.engine.clone(), &found.volume_id());
+    let service = session.key_service(&found.volume_id())?;
     let options = OpenOptions {
         trust_new_volume: args.trust_new_volume,
         accept_rollback: args.accept_rollback,
         ..OpenOptions::default()
     };
-    restore_config(found, &service, &session.engine.registry(), options)?;
-    settings.out.result(&json!({"directory": args.dir, "restored": ".kmsfs/volume"}), || {
+    restore_config(found, &*service, &session.engine.registry(), options)?;
+    settings.out.result(&json!({"directory": path_text(&args.dir), "restored": ".kmsfs/volume"}), || {
         "The configuration is restored from its copy; the replaced one is .kmsfs/volume.damaged.".to_owned()
     });
     Ok(Exit::Ok)
@@ -65,7 +64,7 @@ fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
             Err(reason) => json!({"name": copy.name, "well_formed": false, "reason": reason}),
         })
         .collect();
-    settings.out.result(&json!({"directory": args.dir, "same": same, "copies": values}), || {
+    settings.out.result(&json!({"directory": path_text(&args.dir), "same": same, "copies": values}), || {
         table(&["FILE", "VOLUME", "NUMBER", "KEYS"], copies.iter().map(row))
     });
     if same {

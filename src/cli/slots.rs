@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::backup::{self, BackupArgs, RestoreArgs, VerifyArgs};
 use super::exit::{CliError, CliResult, Exit};
+use super::operation::{self, OperationCommand};
 use super::output::table;
 use super::passphrase;
 use super::session::{Session, new_passphrase_slot};
@@ -12,7 +13,7 @@ use super::settings::Settings;
 use super::usage::{self, UsageArgs};
 use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
 
-/// The key manager itself
+/// The key manager itself: slots, and every operation of AWS KMS as `kms OPERATION --cli-input-json JSON`
 #[derive(Debug, Subcommand)]
 pub enum KmsCommand {
     /// Copy the database to a new file, while it is in use
@@ -26,6 +27,9 @@ pub enum KmsCommand {
     /// Passphrases, key files and recovery keys that open it
     #[command(subcommand)]
     Slots(SlotsCommand),
+    /// Any operation of AWS KMS.
+    #[command(flatten)]
+    Operation(OperationCommand),
 }
 
 /// `kms slots`.
@@ -72,6 +76,7 @@ pub struct RemoveArgs {
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
     match command {
+        KmsCommand::Operation(command) => operation::run(settings, command),
         KmsCommand::Backup(args) => backup::backup(settings, args),
         KmsCommand::Restore(args) => backup::restore(settings, args),
         KmsCommand::Verify(args) => backup::verify(settings, args),

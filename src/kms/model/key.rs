@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::serial;
 use super::spec::Algorithms;
+use super::words::words;
 use crate::types::{KeyArn, Timestamp};
 
 words!(
@@ -158,6 +159,15 @@ words!(
         RotationsOnly = "ROTATIONS_ONLY",
         /// Also the first material, and material that waits for a rotation.
         AllKeyMaterial = "ALL_KEY_MATERIAL",
+    }
+);
+words!(
+    /// Whose keys `ListKeys` lists.
+    ResourceOwner {
+        /// The caller's account.
+        Own = "SELF",
+        /// Other accounts that share keys through Resource Access Manager: none.
+        OtherAccountsViaRam = "OTHER_ACCOUNTS_VIA_RAM",
     }
 );
 words!(
