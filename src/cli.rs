@@ -5,6 +5,7 @@
 pub mod alias;
 pub mod audit;
 pub mod aws;
+pub mod backup;
 pub mod completions;
 pub mod control;
 pub mod daemon;
@@ -13,6 +14,7 @@ mod errors;
 pub mod exit;
 pub mod grant;
 pub mod iam;
+pub mod impact;
 pub mod info;
 pub mod init;
 pub mod key;
@@ -37,6 +39,7 @@ pub mod slots;
 pub mod status;
 mod stop;
 pub mod umount;
+pub mod usage;
 pub mod verify;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::aws::to_json;
 use super::exit::{CliError, CliResult, Exit};
+use super::impact::{self, ImpactArgs};
 use super::output::{fields, table};
 use super::session::Session;
 use super::settings::Settings;
@@ -45,6 +46,8 @@ pub enum KeyCommand {
     ScheduleDeletion(ScheduleDeletionArgs),
     /// Cancel a scheduled deletion; the key is disabled afterwards
     CancelDeletion(KeyArg),
+    /// Show which volumes and files would become unreadable without a key, and who uses it
+    Impact(ImpactArgs),
     /// Add tags to a key, or change their values
     Tag(TagArgs),
     /// Remove tags from a key
@@ -64,6 +67,7 @@ impl KeyCommand {
             | Self::DisableRotation(arg)
             | Self::CancelDeletion(arg) => &arg.key,
             Self::Rotations(args) => &args.key,
+            Self::Impact(args) => &args.key,
             Self::EnableRotation(args) => &args.key,
             Self::ScheduleDeletion(args) => &args.key,
             Self::Tag(args) => &args.key,
@@ -172,6 +176,7 @@ pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
         KeyCommand::EnableRotation(args) => keys.enable_rotation(args),
         KeyCommand::ScheduleDeletion(args) => keys.schedule_deletion(args),
         KeyCommand::CancelDeletion(arg) => keys.cancel_deletion(&arg.key),
+        KeyCommand::Impact(args) => impact::run(settings, &session, args),
         KeyCommand::Tag(args) => keys.tag(args),
         KeyCommand::Untag(args) => keys.untag(args),
     };

@@ -13,6 +13,8 @@ use serde::Deserialize;
 use super::exit::{CliError, CliResult};
 use super::output::Output;
 use super::passphrase::UnlockFlags;
+use crate::kms::audit::AuditMode;
+use crate::kms::quota::ResourceQuotas;
 
 const HEADING: &str = "Global options";
 
@@ -54,6 +56,8 @@ struct ConfigFile {
     json: Option<bool>,
     passphrase_file: Option<PathBuf>,
     passphrase_command: Option<String>,
+    audit: Option<String>,
+    quota_profile: Option<String>,
 }
 
 /// The settings in force.
@@ -71,6 +75,10 @@ pub struct Settings {
     pub out: Output,
     /// Where the passphrase comes from.
     pub unlock: UnlockFlags,
+    /// When cryptographic calls are answered with regard to their audit records.
+    pub audit: AuditMode,
+    /// How many keys and the like there may be.
+    pub quotas: ResourceQuotas,
 }
 
 impl Settings {
@@ -93,7 +101,13 @@ impl Settings {
                 ));
             }
         }
+        let field =
+            |name: &'static str| move |e: String| CliError::usage(format_args!("configuration file, {name}: {e}"));
+        let audit = file.audit.as_deref().map(str::parse).transpose().map_err(field("audit"))?;
+        let quotas = file.quota_profile.as_deref().map(str::parse).transpose().map_err(field("quota-profile"))?;
         Ok(Self {
+            audit: audit.unwrap_or_default(),
+            quotas: quotas.unwrap_or(ResourceQuotas::AWS),
             home,
             kms_endpoint: flags.kms_endpoint.or(file.kms_endpoint).filter(|url| !url.is_empty()),
             region: flags.region.filter(|r| !r.is_empty()).or(file.region),

@@ -29,6 +29,7 @@ mod multi_region;
 mod policies;
 mod rotation;
 mod tags;
+mod usage;
 
 use std::cell::RefCell;
 
@@ -42,7 +43,7 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 9] = [
+const TABLES: [&[Operation]; 10] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
@@ -52,6 +53,7 @@ const TABLES: [&[Operation]; 9] = [
     policies::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,
+    usage::OPERATIONS,
 ];
 
 /// One operation that is built.

@@ -135,7 +135,19 @@ impl Home {
     /// [`CustodyError::WrongSecret`] when the root file is sound and no slot opens; [`CustodyError::Damaged`] when it
     /// is not sound.
     pub fn unlock(dir: &Path, unlock: &Unlock) -> Result<Self, CustodyError> {
-        let loaded = load(dir)?;
+        Self::open(dir, load(dir)?, unlock)
+    }
+
+    /// As [`Home::unlock`], whether or not there is a database: to restore one.
+    pub fn unlock_without_database(dir: &Path, unlock: &Unlock) -> Result<Self, CustodyError> {
+        if !root_file::path(dir).exists() {
+            // What `load` says of it.
+            load(dir)?;
+        }
+        Self::open(dir, root_file::load(dir)?, unlock)
+    }
+
+    fn open(dir: &Path, loaded: root_file::Loaded, unlock: &Unlock) -> Result<Self, CustodyError> {
         let file_secret;
         let (kind, secret) = match unlock {
             Unlock::Passphrase(passphrase) => {
@@ -210,6 +222,11 @@ impl Home {
 
     pub(in crate::kms) fn read_root(&self) -> Result<RootBody, CustodyError> {
         root_file::check(load(&self.dir)?, &self.mac_key, &self.dir)
+    }
+
+    /// As [`Home::read_root`], whether or not there is a database.
+    pub(in crate::kms) fn read_root_alone(&self) -> Result<RootBody, CustodyError> {
+        root_file::check(root_file::load(&self.dir)?, &self.mac_key, &self.dir)
     }
 
     pub(in crate::kms) fn write_root(&self, _lock: &HomeLock, body: &RootBody) -> Result<(), CustodyError> {
