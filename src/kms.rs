@@ -16,6 +16,7 @@ pub(crate) mod policy;
 pub mod registry;
 mod seal;
 pub mod store;
+mod token;
 mod wrapping;
 
 pub use engine::Engine;
