@@ -20,4 +20,4 @@ mod token;
 mod wrapping;
 
 pub use engine::Engine;
-pub use error::{KmsError, OpenError};
+pub use error::{KeyStoreFault, KmsError, OpenError};

@@ -11,6 +11,8 @@ mod check;
 mod crypt;
 mod iam;
 mod import;
+mod in_token;
+mod key_stores;
 mod lifecycle;
 mod maintain;
 mod multi_region;
@@ -25,6 +27,7 @@ pub(in crate::kms) use check::Constraints;
 use std::path::Path;
 use std::time::Duration;
 
+use self::in_token::Tokens;
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
@@ -54,6 +57,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     audit: AuditLog,
+    tokens: Tokens,
     /// Deletions wait until then (KMS.md section 16), in nanoseconds.
     held_until: AtomicI64,
     /// The latest time ever seen: what expires is judged by it, in nanoseconds.
@@ -100,7 +104,8 @@ impl Engine {
         let audit = AuditLog::open(store.clone(), clock.clone())?;
         let never = || AtomicI64::new(i64::MIN);
         let (held_until, latest, retry_at) = (never(), never(), never());
-        let shared = Arc::new(Shared { store, clock, entropy, audit, held_until, latest, retry_at });
+        let shared =
+            Arc::new(Shared { store, clock, entropy, audit, tokens: Tokens::default(), held_until, latest, retry_at });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
         // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window
@@ -200,10 +205,13 @@ impl Shared {
                     tracing::error!(%error, "the audit log could not be written; it is tried again");
                     self.audit.pause(Duration::from_secs(1));
                 }
-            } else if !self.audit.is_closing()
-                && let Err(error) = self.maintain(self.clock.now())
-            {
-                tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+            } else if !self.audit.is_closing() {
+                if let Err(error) = self.maintain(self.clock.now()) {
+                    tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+                }
+                if let Ok(snapshot) = self.store.current() {
+                    self.tokens.prune(&snapshot);
+                }
             }
         }
     }

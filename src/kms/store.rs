@@ -8,6 +8,7 @@
 mod change;
 mod clock;
 mod identities;
+mod key_stores;
 mod records;
 mod rows;
 mod schema;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
 pub(in crate::kms) use identities::*;
+pub(in crate::kms) use key_stores::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use schema::connect_audit;
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};

@@ -201,12 +201,18 @@ impl Engine {
         caller: &Caller,
         request: GenerateRandomRequest,
     ) -> Result<GenerateRandomResponse, KmsError> {
-        let parameters = json!({ "numberOfBytes": request.number_of_bytes });
+        let parameters = json!({
+            "numberOfBytes": request.number_of_bytes, "customKeyStoreId": request.custom_key_store_id,
+        });
         self.call(caller, ("GenerateRandom", ReadOnly), parameters, |call| {
             Constraints::default().number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM).done()?;
             let len = request.number_of_bytes;
             let len = len.ok_or_else(|| KmsError::Validation("NumberOfBytes is required.".into()))?;
-            Ok(GenerateRandomResponse { plaintext: Plaintext::random(len as usize, &*call.shared.entropy) })
+            let plaintext = match &request.custom_key_store_id {
+                Some(id) => call.random_from_token(id, len as usize)?,
+                None => Plaintext::random(len as usize, &*call.shared.entropy),
+            };
+            Ok(GenerateRandomResponse { plaintext })
         })
     }
 }
@@ -251,6 +257,10 @@ impl Call<'_> {
         let header = Header::new(&key.record.key_id, material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(context);
+        if material.record.token.is_some() {
+            let snapshot = self.snapshot()?;
+            return self.shared.seal_in_token(&snapshot, key, material, (&header, &context, plaintext));
+        }
         Ok(blob::seal(&header, secret(key, material)?, &context, plaintext, &*self.shared.entropy))
     }
 
@@ -289,8 +299,15 @@ impl Call<'_> {
             return Err(invalid_after_work(ciphertext));
         };
         let context = blob::encode_context(ciphertext.context);
-        let opened = blob::open(ciphertext.blob, secret(&key, &material)?, &context);
-        let plain = opened.ok_or(KmsError::InvalidCiphertext)?;
+        let plain = match material.record.token {
+            Some(_) if header.in_token => {
+                self.shared.open_in_token(&snapshot, &key, &material, (ciphertext.blob, &context))?
+            }
+            None if !header.in_token => {
+                blob::open(ciphertext.blob, secret(&key, &material)?, &context).ok_or(KmsError::InvalidCiphertext)?
+            }
+            _ => return Err(KmsError::InvalidCiphertext),
+        };
         Ok((key, material, Plaintext::from(&plain[..])))
     }
 }

@@ -9,6 +9,7 @@ use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::import::state_after_cancellation;
+use super::key_stores::NewInToken;
 use super::maintain::rotate_if_due;
 use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
@@ -34,20 +35,21 @@ pub const YEAR_DAYS: u32 = 365;
 pub const SYMMETRIC_LEN: usize = 32;
 
 impl Engine {
-    /// `CreateKey`. Built are symmetric single-Region keys with material of the key manager; other kinds answer
-    /// `UnsupportedOperationException`.
+    /// `CreateKey`.
     pub fn create_key(&self, caller: &Caller, request: CreateKeyRequest) -> Result<CreateKeyResponse, KmsError> {
         let spec = request.key_spec.or(request.customer_master_key_spec).unwrap_or(KeySpec::SymmetricDefault);
         let parameters = json!({
             "description": request.description, "keySpec": spec, "keyUsage": request.key_usage,
             "origin": request.origin.unwrap_or(Origin::AwsKms), "multiRegion": request.multi_region,
-            "tags": request.tags,
+            "tags": request.tags, "customKeyStoreId": request.custom_key_store_id,
         });
         self.call(caller, ("CreateKey", Changes), parameters, |call| {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
-            call.change(|call, change| {
+            let store = request.custom_key_store_id.as_deref();
+            let in_token = store.map(|store| NewInToken::make(call, store)).transpose()?;
+            let created = call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
                 check_quota(change.snapshot(), region, account)?;
                 let template = KeyRecord {
@@ -57,12 +59,19 @@ impl Engine {
                     tags: request.tags,
                     ..blank(call)
                 };
-                let key = new_key(change, template, call.now, &*call.shared.entropy)?;
+                let key = match &in_token {
+                    Some(made) => made.enter(call, change, template)?,
+                    None => new_key(change, template, call.now, &*call.shared.entropy)?,
+                };
                 call.concerns(&key);
                 let key_metadata = metadata(&key);
                 call.response = json!({ "keyMetadata": audited(&key_metadata) });
                 Ok(CreateKeyResponse { key_metadata })
-            })
+            });
+            if let (Err(_), Some(made)) = (&created, &in_token) {
+                made.discard(call);
+            }
+            created
         })
     }
 
@@ -144,9 +153,7 @@ impl Engine {
         }
         let days = pending_window_in_days.unwrap_or(*WINDOW.end());
         self.edit_key(caller, "ScheduleKeyDeletion", parameters, &key_id, |call, change, key| {
-            if key.record.state != KeyState::Unavailable {
-                not_pending_deletion(key)?;
-            }
+            not_pending_deletion(key)?;
             // A primary waits for its replicas; its own waiting period begins when the last of them is deleted.
             let (state, deletion_date) = match has_replicas(key) {
                 true => (KeyState::PendingReplicaDeletion, None),
@@ -253,11 +260,27 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         }
         (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
     }
-    match request.origin {
-        None | Some(Origin::AwsKms | Origin::External) => {}
-        Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
-    }
+    check_origin(request, spec)?;
     check_policy(request.policy.as_deref())
+}
+
+/// Refuses origins that do not fit the rest of the request.
+fn check_origin(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError> {
+    let origin = request.origin.unwrap_or(Origin::AwsKms);
+    let unsupported = |what: String| Err(KmsError::UnsupportedOperation(what));
+    match (origin, &request.custom_key_store_id) {
+        (Origin::ExternalKeyStore, _) => unsupported(format!("kmsfs does not make keys of origin {origin}.")),
+        (Origin::AwsCloudHsm, None) => {
+            Err(KmsError::Validation(format!("CustomKeyStoreId is required for keys of origin {origin}.")))
+        }
+        (Origin::AwsCloudHsm, Some(_)) if spec != KeySpec::SymmetricDefault || request.multi_region => {
+            unsupported("Custom key stores have symmetric single-Region keys only.".into())
+        }
+        (Origin::AwsKms | Origin::External, Some(_)) => {
+            Err(KmsError::Validation(format!("CustomKeyStoreId is not valid for keys of origin {origin}.")))
+        }
+        (Origin::AwsKms | Origin::External | Origin::AwsCloudHsm, _) => Ok(()),
+    }
 }
 
 /// Refuses key policies other than the default.
@@ -291,6 +314,7 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
         rotation: Rotation { enabled: false, period_days: YEAR_DAYS, next: None, on_demand: 0 },
         current_material: None,
         tags: Vec::new(),
+        key_store: None,
         policy: None,
         destroyed: None,
     }
@@ -343,7 +367,7 @@ pub fn material(
     now: Timestamp,
 ) -> Material {
     let material_id = HEXLOWER.encode(&material_id(key_id, &secret));
-    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None };
+    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None, token: None };
     Material::new(record, Some(secret)).expect("the id is hex")
 }
 
@@ -366,24 +390,24 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_id: record.key_id.clone(),
         arn: key.arn.clone(),
         creation_date: record.created,
-        enabled: record.state == KeyState::Enabled,
+        enabled: key.state() == KeyState::Enabled,
         description: record.description.clone(),
         key_usage: record.usage,
-        key_state: record.state,
+        key_state: key.state(),
         deletion_date: record.deletion_date.filter(|_| pending),
         pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
         valid_to: import.and_then(|import| import.valid_to),
         expiration_model: import.map(Import::expiration_model),
         origin: record.origin,
-        custom_key_store_id: None,
-        cloud_hsm_cluster_id: None,
+        custom_key_store_id: record.key_store.as_ref().map(|link| link.id.clone()),
+        cloud_hsm_cluster_id: record.key_store.as_ref().map(|link| link.cluster.clone()),
         key_manager: record.manager,
         key_spec: record.spec,
         customer_master_key_spec: record.spec,
         encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
-        current_key_material_id: record.current_material.clone().filter(|_| symmetric),
+        current_key_material_id: record.current_material.clone().filter(|_| symmetric && record.key_store.is_none()),
     }
 }
 

@@ -33,7 +33,7 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     FIRST,
     REVISIONS,
     concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
@@ -45,6 +45,7 @@ const STEPS: [&str; 4] = [
         table!("access_keys", "TEXT NOT NULL REFERENCES principals(id)"),
         index!("access_keys"),
     ),
+    KEY_STORES,
 ];
 
 /// Version of the schema, in `PRAGMA user_version`.
@@ -86,6 +87,9 @@ CREATE TABLE deletions(revision INTEGER NOT NULL, place TEXT NOT NULL, id TEXT N
 INSERT INTO meta(name, value) SELECT 'deletions_forgotten', value FROM meta WHERE name = 'revision';
 "
 );
+
+const KEY_STORES: &str =
+    concat!(table!("key_stores", "TEXT"), index!("key_stores"), table!("clusters", "TEXT"), index!("clusters"));
 
 /// Opens the database; never creates it.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
