@@ -1,7 +1,9 @@
 //! Cryptography: thin, typed wrappers around libraries. No I/O, no primitive of our own.
 
 pub mod aead;
+pub mod asymmetric;
 pub mod kdf;
+pub mod mac;
 pub mod secret;
 pub mod siv;
 pub mod xaes;

@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 mod json;
 pub mod model;
+mod object;
 pub(crate) mod policy;
 pub mod registry;
 mod seal;

@@ -28,7 +28,10 @@ impl From<KmsError> for CliError {
                 (Exit::Failure, Some("kmsfs key list shows the keys and their aliases".to_owned()))
             }
             KmsError::AccessDenied(_) => (Exit::AccessDenied, None),
-            KmsError::InvalidCiphertext | KmsError::IncorrectKey => (Exit::Integrity, None),
+            KmsError::InvalidCiphertext
+            | KmsError::InvalidSignature
+            | KmsError::InvalidMac
+            | KmsError::IncorrectKey => (Exit::Integrity, None),
             KmsError::Validation(_)
             | KmsError::InvalidArn(_)
             | KmsError::InvalidAliasName(_)
@@ -51,9 +54,12 @@ impl From<KmsError> for CliError {
             | KmsError::ExpiredImportToken
             | KmsError::DryRun => (Exit::Failure, None),
         };
-        let text = error.to_string();
-        let message =
-            if text.is_empty() { "the ciphertext is not valid for this key and context".to_owned() } else { text };
+        let message = match &error {
+            KmsError::InvalidCiphertext => "the ciphertext is not valid for this key and context".to_owned(),
+            KmsError::InvalidSignature => "the signature is not one of this key over this message".to_owned(),
+            KmsError::InvalidMac => "the MAC is not that of this key over this message".to_owned(),
+            error => error.to_string(),
+        };
         Self { exit, code: error.code().to_owned(), message, hint }
     }
 }

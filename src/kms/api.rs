@@ -19,6 +19,7 @@
 
 mod aliases;
 mod answer;
+mod asymmetric;
 mod cryptography;
 mod import;
 mod input;
@@ -40,11 +41,12 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 7] = [
+const TABLES: [&[Operation]; 8] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
     cryptography::OPERATIONS,
+    asymmetric::OPERATIONS,
     tags::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,

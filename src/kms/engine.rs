@@ -4,21 +4,27 @@
 //! 4). Reads and cryptography work on an immutable snapshot; every call first makes sure that no process has changed
 //! the database since. Every call is recorded, whether it is allowed or not.
 
+mod agree;
 mod aliases;
 mod authorise;
 mod call;
 mod check;
+mod cipher;
 mod crypt;
+mod fit;
 mod iam;
 mod import;
 mod in_token;
 mod key_stores;
 mod lifecycle;
+mod mac;
 mod maintain;
 mod multi_region;
 mod page;
+mod pairs;
 mod resolve;
 mod rotation;
+mod sign;
 mod tags;
 
 pub(in crate::kms) use call::Effect;

@@ -38,6 +38,12 @@ pub enum KmsError {
     /// Wrong key, wrong encryption context or changed bytes. The text is empty on purpose.
     #[error("")]
     InvalidCiphertext,
+    /// The signature is not one of this key over this message. The text is empty on purpose.
+    #[error("")]
+    InvalidSignature,
+    /// The MAC is not that of this key over this message. The text is empty on purpose.
+    #[error("")]
+    InvalidMac,
     /// The ciphertext was not made by the key named.
     #[error("The key ID in the request does not identify a CMK that can perform this operation.")]
     IncorrectKey,
@@ -172,6 +178,8 @@ impl KmsError {
             Self::AlreadyExists(_) => "AlreadyExistsException",
             Self::InvalidAliasName(_) => "InvalidAliasNameException",
             Self::InvalidCiphertext => "InvalidCiphertextException",
+            Self::InvalidSignature => "KMSInvalidSignatureException",
+            Self::InvalidMac => "KMSInvalidMacException",
             Self::IncorrectKey => "IncorrectKeyException",
             Self::InvalidKeyUsage(_) => "InvalidKeyUsageException",
             Self::UnsupportedOperation(_) => "UnsupportedOperationException",

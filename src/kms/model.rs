@@ -1,5 +1,9 @@
 //! What the key manager speaks: AWS KMS's objects, requests and responses, with AWS's member names.
 
+#[macro_use]
+mod words;
+
+mod asymmetric_ops;
 mod caller;
 mod crypto_ops;
 mod grant_ops;
@@ -11,7 +15,9 @@ mod key_store_ops;
 mod multi_region_ops;
 mod plaintext;
 mod serial;
+mod spec;
 
+pub use asymmetric_ops::*;
 pub use caller::{Caller, Principal, PrincipalKind};
 pub use crypto_ops::*;
 pub use grant_ops::*;
@@ -23,12 +29,5 @@ pub use key_store_ops::*;
 pub use multi_region_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
-
-/// An enumeration of AWS's words.
-pub trait Word: Copy + 'static {
-    /// Every value.
-    fn all() -> &'static [Self];
-
-    /// AWS's word for it.
-    fn word(self) -> &'static str;
-}
+pub use spec::*;
+pub use words::{UnknownWord, Word};

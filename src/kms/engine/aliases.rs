@@ -8,9 +8,9 @@ use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, blank, new_key};
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
-use crate::kms::KmsError;
 use crate::kms::model::*;
 use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, key_row_id};
+use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 
 const MAX_PER_KEY: usize = 50;
@@ -185,6 +185,7 @@ pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Re
             return Ok(());
         }
         let next = Some(call.now.plus_days(YEAR_DAYS));
+        let secret = object::symmetric(&*shared.entropy);
         let template = KeyRecord {
             description: format!("Default key that protects the data of {service} when no other key is given"),
             manager: KeyManager::Aws,
@@ -192,7 +193,7 @@ pub fn create_managed(call: &mut Call<'_>, key_id: &str, describing: bool) -> Re
             rotation: Rotation { enabled: true, period_days: YEAR_DAYS, next, on_demand: 0 },
             ..blank(call)
         };
-        let key = new_key(change, template, call.now, &*shared.entropy)?;
+        let key = new_key(change, template, Some(secret), call.now, &*shared.entropy)?;
         let (key_id, name) = (key.record.key_id.clone(), name.to_owned());
         let alias = AliasRecord { region, account, name, key_id, created: call.now, updated: call.now };
         change.put(&row_id, alias);

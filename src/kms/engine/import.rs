@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::lifecycle::{SYMMETRIC_LEN, material_id, put};
+use super::lifecycle::{material_id, put};
 use super::multi_region::{not_a_replica, synchronize};
 use super::resolve::{Forms, not_pending_deletion};
 use super::rotation::not_for_origin;
@@ -19,7 +19,7 @@ use crate::kms::store::{
     Change, DueKind, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, WrappingKey, key_row_id,
     wrapping_key_row_id,
 };
-use crate::kms::{KmsError, seal, wrapping};
+use crate::kms::{KmsError, object, seal, wrapping};
 use crate::sync::Arc;
 use crate::types::{KeyArn, Timestamp};
 
@@ -316,12 +316,9 @@ fn unwrap(
 /// The material in the form in which it is kept, if it is of the kind that `key` needs.
 fn fitting(key: &KeyEntry, secret: SecretBytes) -> Result<SecretBytes, KmsError> {
     let spec = key.record.spec;
-    let fits = spec == KeySpec::SymmetricDefault && secret.expose().len() == SYMMETRIC_LEN;
-    if fits {
-        Ok(secret)
-    } else {
-        Err(KmsError::IncorrectKeyMaterial(format!("The key material is not that of a key with key spec {spec}.")))
-    }
+    object::import(spec, secret).map_err(|_| {
+        KmsError::IncorrectKeyMaterial(format!("The key material is not that of a key with key spec {spec}."))
+    })
 }
 
 /// The record of material that is imported again.

@@ -21,7 +21,7 @@ use crate::kms::model::*;
 use crate::kms::store::{
     Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, below, key_row_id,
 };
-use crate::kms::{KmsError, seal};
+use crate::kms::{KmsError, object, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -31,8 +31,6 @@ const MAX_KEYS: usize = 100_000;
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 /// Days between rotations of AWS managed keys, and the default for others.
 pub const YEAR_DAYS: u32 = 365;
-/// Bytes of the material of symmetric keys.
-pub const SYMMETRIC_LEN: usize = 32;
 
 impl Engine {
     /// `CreateKey`.
@@ -47,6 +45,10 @@ impl Engine {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
+            let origin = request.origin.unwrap_or(Origin::AwsKms);
+            // Making a key pair may take seconds, in which nobody but this caller waits.
+            let secret = (origin == Origin::AwsKms).then(|| object::generate(spec, &*call.shared.entropy)).transpose();
+            let secret = secret.map_err(|error| KmsError::Internal(format!("no {spec} key could be made: {error}")))?;
             let store = request.custom_key_store_id.as_deref();
             let in_token = store.map(|store| NewInToken::make(call, store)).transpose()?;
             let created = call.change(|call, change| {
@@ -54,14 +56,16 @@ impl Engine {
                 check_quota(change.snapshot(), region, account)?;
                 let template = KeyRecord {
                     description: request.description,
-                    origin: request.origin.unwrap_or(Origin::AwsKms),
+                    spec,
+                    usage: request.key_usage.unwrap_or(KeyUsage::EncryptDecrypt),
+                    origin,
                     multi_region: request.multi_region.then(|| alone(region, account, "")),
                     tags: request.tags,
                     ..blank(call)
                 };
                 let key = match &in_token {
                     Some(made) => made.enter(call, change, template)?,
-                    None => new_key(change, template, call.now, &*call.shared.entropy)?,
+                    None => new_key(change, template, secret, call.now, &*call.shared.entropy)?,
                 };
                 call.concerns(&key);
                 let key_metadata = metadata(&key);
@@ -249,16 +253,16 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         let text = "You cannot specify KeySpec and CustomerMasterKeySpec in the same request.";
         return Err(KmsError::Validation(text.into()));
     }
-    match (spec, request.key_usage) {
-        (KeySpec::SymmetricDefault, None | Some(KeyUsage::EncryptDecrypt)) => {}
-        (KeySpec::SymmetricDefault, Some(usage)) => {
+    match request.key_usage {
+        _ if spec == KeySpec::Sm2 => return unsupported(format!("KeySpec {spec} is not supported in this Region.")),
+        Some(usage) if !spec.allows(usage) => {
             return Err(KmsError::Validation(format!("KeyUsage {usage} is not compatible with KeySpec {spec}")));
         }
-        (_, None) => {
+        None if spec != KeySpec::SymmetricDefault => {
             let text = "You must specify a KeyUsage value for all KMS keys except for symmetric encryption keys.";
             return Err(KmsError::Validation(text.into()));
         }
-        (spec, Some(_)) => return unsupported(format!("This key manager does not make {spec} keys yet.")),
+        _ => {}
     }
     check_origin(request, spec)?;
     check_policy(request.policy.as_deref())
@@ -320,10 +324,11 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
     }
 }
 
-/// Enters a key made from `template`, with a new id and, unless that is imported, its first material.
+/// Enters a key made from `template`, with a new id and its first material; without it, it is `PendingImport`.
 pub fn new_key(
     change: &mut Change<'_>,
     template: KeyRecord,
+    secret: Option<SecretBytes>,
     now: Timestamp,
     entropy: &dyn Entropy,
 ) -> Result<Arc<KeyEntry>, KmsError> {
@@ -337,25 +342,14 @@ pub fn new_key(
     };
     let template = KeyRecord { multi_region, ..template };
     let row_id = key_row_id(&template.region, &key_id);
-    if template.origin == Origin::External {
+    let Some(secret) = secret else {
         return change.put_key(KeyRecord { key_id, state: KeyState::PendingImport, ..template });
-    }
-    let material = new_material(&key_id, 0, None, now, entropy);
+    };
+    let material = material(&key_id, secret, 0, None, now);
     let current_material = Some(material.record.material_id.clone());
     change.put_key(KeyRecord { key_id, current_material, ..template })?;
     change.put_material(&row_id, material)?;
     Ok(change.snapshot().keys[&*row_id].clone())
-}
-
-/// Random material, ready to be entered.
-pub fn new_material(
-    key_id: &str,
-    generation: u32,
-    rotation: Option<RotationType>,
-    now: Timestamp,
-    entropy: &dyn Entropy,
-) -> Material {
-    material(key_id, SecretBytes::random(SYMMETRIC_LEN, entropy), generation, rotation, now)
 }
 
 /// Material with its id, ready to be entered.
@@ -404,7 +398,7 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_manager: record.manager,
         key_spec: record.spec,
         customer_master_key_spec: record.spec,
-        encryption_algorithms: symmetric.then(|| vec![EncryptionAlgorithm::SymmetricDefault]),
+        algorithms: Algorithms::of(record.spec, record.usage),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
         current_key_material_id: record.current_material.clone().filter(|_| symmetric && record.key_store.is_none()),

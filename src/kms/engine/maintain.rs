@@ -6,13 +6,13 @@ use serde_json::json;
 
 use super::Shared;
 use super::import::expire;
-use super::lifecycle::{new_material, put};
+use super::lifecycle::{material, put};
 use super::multi_region::{leave, synchronize};
-use crate::kms::KmsError;
 use crate::kms::model::RotationType;
 use crate::kms::store::{
     AliasRecord, Change, ClockRecord, DueKind, GrantRecord, KeyEntry, Rotation, below, key_row_id,
 };
+use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::Timestamp;
@@ -104,7 +104,7 @@ pub fn rotate(
     now: Timestamp,
 ) -> Result<Arc<KeyEntry>, KmsError> {
     let generation = key.materials.last().map_or(0, |material| material.record.generation + 1);
-    let material = new_material(&key.record.key_id, generation, Some(kind), now, &*shared.entropy);
+    let material = material(&key.record.key_id, object::symmetric(&*shared.entropy), generation, Some(kind), now);
     let material_id = material.record.material_id.clone();
     let row_id = key_row_id(&key.record.region, &key.record.key_id);
     change.put_material(&row_id, material)?;

@@ -1,5 +1,6 @@
 //! The engine from outside: through its operations, on real homes.
 
+mod asymmetric;
 mod catch_up;
 mod deletion;
 mod homes;

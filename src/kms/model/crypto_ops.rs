@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::key::*;
 use super::plaintext::Plaintext;
 use super::serial;
+use super::spec::DryRunModifier;
 use crate::types::{EncryptionContext, KeyArn};
 
 /// `GenerateDataKey` and `GenerateDataKeyWithoutPlaintext`.
@@ -63,7 +64,7 @@ pub struct EncryptRequest {
     pub key_id: String,
     /// 1 to 4096 bytes.
     pub plaintext: Plaintext,
-    /// Bound to the ciphertext.
+    /// Bound to the ciphertext; symmetric keys only.
     pub encryption_context: EncryptionContext,
     /// Default `SYMMETRIC_DEFAULT`.
     pub encryption_algorithm: Option<EncryptionAlgorithm>,
@@ -94,7 +95,7 @@ pub struct DecryptRequest {
     pub ciphertext_blob: Vec<u8>,
     /// Exactly that of the encryption.
     pub encryption_context: EncryptionContext,
-    /// If given, the blob must be a ciphertext of this key.
+    /// If given, the blob must be a ciphertext of this key. Asymmetric keys must be named.
     pub key_id: Option<String>,
     /// Default `SYMMETRIC_DEFAULT`.
     pub encryption_algorithm: Option<EncryptionAlgorithm>,
@@ -102,6 +103,8 @@ pub struct DecryptRequest {
     pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
+    /// What the dry run leaves out.
+    pub dry_run_modifiers: Vec<DryRunModifier>,
 }
 
 /// Answer of `Decrypt`.
@@ -116,8 +119,9 @@ pub struct DecryptResponse {
     pub plaintext: Plaintext,
     /// As used.
     pub encryption_algorithm: EncryptionAlgorithm,
-    /// The material that the blob was made with.
-    pub key_material_id: String,
+    /// The material that the blob was made with; symmetric keys only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_material_id: Option<String>,
 }
 
 /// `ReEncrypt`.
@@ -127,7 +131,7 @@ pub struct ReEncryptRequest {
     pub ciphertext_blob: Vec<u8>,
     /// Exactly that of the encryption.
     pub source_encryption_context: EncryptionContext,
-    /// If given, the blob must be a ciphertext of this key.
+    /// If given, the blob must be a ciphertext of this key. Asymmetric keys must be named.
     pub source_key_id: Option<String>,
     /// Key id, key ARN, alias name or alias ARN.
     pub destination_key_id: String,
@@ -141,6 +145,8 @@ pub struct ReEncryptRequest {
     pub grant_tokens: Vec<String>,
     /// Only check whether the call would succeed.
     pub dry_run: bool,
+    /// What the dry run leaves out.
+    pub dry_run_modifiers: Vec<DryRunModifier>,
 }
 
 /// Answer of `ReEncrypt`.
@@ -160,10 +166,12 @@ pub struct ReEncryptResponse {
     pub source_encryption_algorithm: EncryptionAlgorithm,
     /// As used.
     pub destination_encryption_algorithm: EncryptionAlgorithm,
-    /// The material it was under.
-    pub source_key_material_id: String,
-    /// The material it is under.
-    pub destination_key_material_id: String,
+    /// The material it was under; symmetric keys only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_key_material_id: Option<String>,
+    /// The material it is under; symmetric keys only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_key_material_id: Option<String>,
 }
 
 /// `GenerateRandom`.

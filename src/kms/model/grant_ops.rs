@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::key::{UnknownWord, words};
 use super::serial;
 use crate::types::{EncryptionContext, KeyArn, Timestamp};
 

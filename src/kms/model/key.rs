@@ -3,62 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::serial;
+use super::spec::Algorithms;
 use crate::types::{KeyArn, Timestamp};
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vdoc])* #[serde(rename = $word)] $variant),+ }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// AWS's word for it.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
-            }
-        }
-
-        impl super::Word for $name {
-            fn all() -> &'static [Self] {
-                Self::ALL
-            }
-
-            fn word(self) -> &'static str {
-                self.as_str()
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| UnknownWord {
-                    text: text.to_owned(),
-                    legal: Self::ALL.iter().map(|value| value.as_str()).collect::<Vec<_>>().join(", "),
-                })
-            }
-        }
-    };
-}
-
-pub(super) use words;
-
-/// The text is none of an enumeration's words.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("'{text}' is none of: {legal}")]
-pub struct UnknownWord {
-    pub(super) text: String,
-    pub(super) legal: String,
-}
 
 words!(
     /// The state of a KMS key.
@@ -403,9 +349,9 @@ pub struct KeyMetadata {
     pub key_spec: KeySpec,
     /// Old name of `KeySpec`, same value.
     pub customer_master_key_spec: KeySpec,
-    /// For `ENCRYPT_DECRYPT` keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub encryption_algorithms: Option<Vec<EncryptionAlgorithm>>,
+    /// What the key can be used with, by its usage.
+    #[serde(flatten)]
+    pub algorithms: Algorithms,
     /// Whether it is a multi-Region key.
     pub multi_region: bool,
     /// The related multi-Region keys.

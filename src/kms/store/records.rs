@@ -3,11 +3,13 @@
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
+use crate::crypto::asymmetric::PairError;
 use crate::crypto::secret::SecretBytes;
 use crate::kms::model::{
     ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, MultiRegionKeyType, Origin,
     RotationType, Tag, WrappingAlgorithm, nanos, opt_nanos,
 };
+use crate::kms::object::KeyObject;
 use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
 use crate::types::{KeyArn, Timestamp};
@@ -183,30 +185,46 @@ pub struct Material {
     /// `record.material_id` as bytes.
     pub id: [u8; 32],
     /// Shared by the keys of a multi-Region key, and by the records that follow each other.
-    secret: Option<Arc<SecretBytes>>,
+    held: Option<Arc<Held>>,
+}
+
+struct Held {
+    secret: SecretBytes,
+    /// Parsed at the first use: parsing an RSA key checks it, which takes milliseconds.
+    object: OnceLock<KeyObject>,
 }
 
 impl Material {
     /// `None` if the record's id is not 64 hex digits.
     pub fn new(record: MaterialRecord, secret: Option<SecretBytes>) -> Option<Self> {
         let id = HEXLOWER.decode(record.material_id.as_bytes()).ok()?.try_into().ok()?;
-        Some(Self { record, id, secret: secret.map(Arc::new) })
+        let held = secret.map(|secret| Arc::new(Held { secret, object: OnceLock::new() }));
+        Some(Self { record, id, held })
     }
 
     /// The same material with another record of it.
     pub fn with_record(&self, record: MaterialRecord) -> Self {
         debug_assert_eq!(record.material_id, self.record.material_id);
-        Self { record, id: self.id, secret: self.secret.clone() }
+        Self { record, id: self.id, held: self.held.clone() }
     }
 
     /// When it expires, if it is there and does.
     pub fn expiry_due(&self) -> Option<Timestamp> {
-        self.secret.as_ref().and_then(|_| self.record.import.as_ref()?.valid_to)
+        self.held.as_ref().and_then(|_| self.record.import.as_ref()?.valid_to)
     }
 
     /// What is sealed beside the record; absent while imported material is deleted, expired, or not yet imported.
     pub fn secret(&self) -> Option<&SecretBytes> {
-        self.secret.as_deref()
+        self.held.as_deref().map(|held| &held.secret)
+    }
+
+    /// The secret, parsed for a key of this spec and usage; absent as the secret is.
+    pub fn object(&self, spec: KeySpec, usage: KeyUsage) -> Option<Result<&KeyObject, PairError>> {
+        let held = self.held.as_deref()?;
+        Some(match held.object.get() {
+            Some(object) => Ok(object),
+            None => KeyObject::parse(spec, usage, &held.secret).map(|parsed| held.object.get_or_init(|| parsed)),
+        })
     }
 }
 

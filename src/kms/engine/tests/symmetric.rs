@@ -108,8 +108,8 @@ fn rotation_keeps_old_ciphertext_and_re_encrypt_moves_it() {
     let dry = ReEncryptRequest { dry_run: true, ..request.clone() };
     assert_eq!(bench.engine.re_encrypt(&bench.alice, dry).map(drop), Err(KmsError::DryRun));
     let answer = bench.engine.re_encrypt(&bench.alice, request.clone()).expect("re-encrypted");
-    assert_eq!(Some(answer.source_key_material_id), old);
-    assert_eq!(Some(answer.destination_key_material_id), new);
+    assert_eq!(answer.source_key_material_id, old);
+    assert_eq!(answer.destination_key_material_id, new);
     assert_eq!(bench.decrypt(&answer.ciphertext_blob), Ok(b"text".to_vec()));
     let request = ReEncryptRequest { destination_key_id: bench.key(), ..request };
     let answer = bench.engine.re_encrypt(&bench.alice, request).expect("to another key");

@@ -1,0 +1,183 @@
+//! Encryption and decryption under a key, whichever kind it is.
+
+use super::aliases::create_managed;
+use super::authorise::Access;
+use super::call::Call;
+use super::check::Constraints;
+use super::fit::{current, fits, mismatched, missing, object};
+use super::resolve::{Forms, does_not_exist, usable};
+use crate::crypto::asymmetric::{DecryptionKey, Oaep};
+use crate::crypto::secret::SecretBytes;
+use crate::kms::KmsError;
+use crate::kms::blob::{self, Header};
+use crate::kms::model::*;
+use crate::kms::object::KeyObject;
+use crate::kms::store::{KeyEntry, Material, key_row_id};
+use crate::sync::Arc;
+use crate::types::EncryptionContext;
+
+/// How a key is to be used.
+#[derive(Clone, Copy)]
+pub struct Use<'a> {
+    pub operation: &'static str,
+    pub algorithm: EncryptionAlgorithm,
+    pub context: &'a EncryptionContext,
+}
+
+/// A ciphertext with what the caller says of it.
+pub struct Ciphertext<'a> {
+    /// Absent in a dry run without it.
+    pub blob: Option<&'a [u8]>,
+    pub key_id: Option<&'a str>,
+    pub using: &'a Use<'a>,
+}
+
+/// What a ciphertext held.
+pub struct Opened {
+    pub key: Arc<KeyEntry>,
+    /// The material that it was under; symmetric keys only.
+    pub material_id: Option<String>,
+    pub plaintext: Plaintext,
+}
+
+impl Call<'_> {
+    /// The key to encrypt with, authorised and usable.
+    pub fn encryption_key<'a>(&mut self, key_id: &'a str, access: Access<'a>) -> Result<Arc<KeyEntry>, KmsError> {
+        create_managed(self, key_id, false)?;
+        let snapshot = self.snapshot()?;
+        let key = self.key(&snapshot, key_id, Forms::Any, access)?;
+        usable(&key)?;
+        Ok(key)
+    }
+
+    /// The material that encrypts `len` bytes for `key`.
+    pub fn encrypting(&self, key: &KeyEntry, using: &Use<'_>, len: usize) -> Result<Arc<Material>, KmsError> {
+        check(key, using)?;
+        let material = current(key)?;
+        if let Some(oaep) = using.algorithm.oaep() {
+            let longest = rsa(key, material)?.max_plaintext(oaep);
+            if len > longest {
+                return Err(KmsError::Validation(format!(
+                    "Algorithm {} and key spec {} cannot encrypt data larger than {longest} bytes.",
+                    using.algorithm, key.record.spec
+                )));
+            }
+        }
+        Ok(material.clone())
+    }
+
+    /// Encrypts under material that [`Call::encrypting`] gave.
+    pub fn seal(
+        &self,
+        key: &KeyEntry,
+        material: &Material,
+        using: &Use<'_>,
+        plaintext: &[u8],
+    ) -> Result<Vec<u8>, KmsError> {
+        if let Some(oaep) = using.algorithm.oaep() {
+            let sealed = rsa(key, material)?.encrypt(oaep, plaintext);
+            return sealed.map_err(|error| KmsError::Internal(error.to_string()));
+        }
+        let header = Header::new(&key.record.key_id, material.id);
+        let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
+        let context = blob::encode_context(using.context);
+        if material.record.token.is_some() {
+            let snapshot = self.snapshot()?;
+            return self.shared.seal_in_token(&snapshot, key, material, (&header, &context, plaintext));
+        }
+        let secret = material.secret().ok_or_else(|| missing(key))?;
+        Ok(blob::seal(&header, secret, &context, plaintext, &*self.shared.entropy))
+    }
+
+    /// Decrypts, after authorisation; `None` if there is no ciphertext and nothing else speaks against it.
+    pub fn open(&mut self, ciphertext: &Ciphertext<'_>, access: Access<'_>) -> Result<Option<Opened>, KmsError> {
+        let using = ciphertext.using;
+        let snapshot = self.snapshot()?;
+        let named = match ciphertext.key_id {
+            Some(key_id) => {
+                Constraints::default().key_id("keyId", key_id).done()?;
+                let key = self.key(&snapshot, key_id, Forms::Any, access.clone())?;
+                usable(&key)?;
+                check(&key, using)?;
+                Some(key)
+            }
+            None => None,
+        };
+        let Some(blob) = ciphertext.blob else { return Ok(None) };
+        if let Some(oaep) = using.algorithm.oaep() {
+            let text = "KeyId is required to decrypt what was encrypted under an asymmetric KMS key.";
+            let key = named.ok_or_else(|| KmsError::Validation(text.into()))?;
+            return open_rsa(key, oaep, blob).map(Some);
+        }
+        let header = Header::parse(blob);
+        let found = header.and_then(|header| {
+            snapshot.keys.get(&*key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
+        });
+        let (Some(header), Some(key)) = (header, found) else {
+            return Err(invalid_after_work(blob, using.context));
+        };
+        match named {
+            Some(named) if named.arn != key.arn => return Err(KmsError::IncorrectKey),
+            Some(_) => {}
+            None => {
+                self.authorise(&snapshot, &access, &key)?;
+                if key.is_tombstone() {
+                    return Err(does_not_exist(key.arn.as_str()));
+                }
+                usable(&key)?;
+                check(&key, using)?;
+            }
+        }
+        let Some(material) = key.materials.iter().find(|material| material.id == header.material_id).cloned() else {
+            return Err(invalid_after_work(blob, using.context));
+        };
+        let context = blob::encode_context(using.context);
+        let plain = match material.record.token {
+            Some(_) if header.in_token => self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?,
+            None if !header.in_token => {
+                let secret = material.secret().ok_or_else(|| missing(&key))?;
+                blob::open(blob, secret, &context).ok_or(KmsError::InvalidCiphertext)?
+            }
+            _ => return Err(KmsError::InvalidCiphertext),
+        };
+        let material_id = Some(material.record.material_id.clone());
+        Ok(Some(Opened { key, material_id, plaintext: Plaintext::from(&plain[..]) }))
+    }
+}
+
+/// The material's id for an answer: only those of symmetric keys are told.
+pub fn symmetric_id(key: &KeyEntry, material: &Material) -> Option<String> {
+    (key.record.spec == KeySpec::SymmetricDefault).then(|| material.record.material_id.clone())
+}
+
+/// Refuses keys, algorithms and encryption contexts that do not fit.
+fn check(key: &KeyEntry, using: &Use<'_>) -> Result<(), KmsError> {
+    let legal = Algorithms::of(key.record.spec, KeyUsage::EncryptDecrypt).encryption_algorithms;
+    fits(key, using.operation, KeyUsage::EncryptDecrypt, using.algorithm, legal)?;
+    if using.algorithm.oaep().is_some() && using.context.pairs().len() > 0 {
+        let text = "An encryption context can be used with symmetric encryption KMS keys only.";
+        return Err(KmsError::Validation(text.into()));
+    }
+    Ok(())
+}
+
+fn rsa<'a>(key: &KeyEntry, material: &'a Material) -> Result<&'a DecryptionKey, KmsError> {
+    match object(key, material)? {
+        KeyObject::Decryption(rsa) => Ok(rsa),
+        _ => Err(mismatched(key)),
+    }
+}
+
+fn open_rsa(key: Arc<KeyEntry>, oaep: Oaep, ciphertext: &[u8]) -> Result<Opened, KmsError> {
+    let plain = rsa(&key, current(&key)?)?.decrypt(oaep, ciphertext).ok_or(KmsError::InvalidCiphertext)?;
+    Ok(Opened { key, material_id: None, plaintext: plain.into() })
+}
+
+/// `InvalidCiphertextException`, after as much work as for a blob whose tag is wrong.
+fn invalid_after_work(blob: &[u8], context: &EncryptionContext) -> KmsError {
+    let nobody = SecretBytes::from(&[0; 32][..]);
+    let opened = blob::open(blob, &nobody, &blob::encode_context(context));
+    // A blob under a key of zeros is no ciphertext of ours either.
+    drop(std::hint::black_box(opened));
+    KmsError::InvalidCiphertext
+}

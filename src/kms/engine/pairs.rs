@@ -1,0 +1,89 @@
+//! Data key pairs.
+
+use super::Engine;
+use super::authorise::Access;
+use super::call::Effect::*;
+use super::check::Constraints;
+use super::cipher::Use;
+use super::crypt::{context_member, parameters, proceed};
+use super::sign::failed;
+use crate::kms::KmsError;
+use crate::kms::model::*;
+
+impl Engine {
+    /// `GenerateDataKeyPair`. RSA takes seconds.
+    pub fn generate_data_key_pair(
+        &self,
+        caller: &Caller,
+        request: GenerateDataKeyPairRequest,
+    ) -> Result<GenerateDataKeyPairResponse, KmsError> {
+        self.data_key_pair(caller, "GenerateDataKeyPair", &request)
+    }
+
+    /// `GenerateDataKeyPairWithoutPlaintext`.
+    pub fn generate_data_key_pair_without_plaintext(
+        &self,
+        caller: &Caller,
+        request: GenerateDataKeyPairRequest,
+    ) -> Result<GenerateDataKeyPairWithoutPlaintextResponse, KmsError> {
+        let answer = self.data_key_pair(caller, "GenerateDataKeyPairWithoutPlaintext", &request)?;
+        let GenerateDataKeyPairResponse {
+            private_key_ciphertext_blob,
+            private_key_plaintext: _,
+            public_key,
+            key_id,
+            key_pair_spec,
+            key_material_id,
+        } = answer;
+        Ok(GenerateDataKeyPairWithoutPlaintextResponse {
+            private_key_ciphertext_blob,
+            public_key,
+            key_id,
+            key_pair_spec,
+            key_material_id,
+        })
+    }
+
+    fn data_key_pair(
+        &self,
+        caller: &Caller,
+        name: &'static str,
+        request: &GenerateDataKeyPairRequest,
+    ) -> Result<GenerateDataKeyPairResponse, KmsError> {
+        let spec = request.key_pair_spec;
+        let named = [("keyId", request.key_id.as_str()), ("keyPairSpec", spec.as_str())];
+        let mut parameters = parameters(&named, request.dry_run);
+        parameters.extend(context_member("encryptionContext", &request.encryption_context));
+        self.call(caller, (name, ReadOnly), parameters.into(), |call| {
+            Constraints::default()
+                .key_id("keyId", &request.key_id)
+                .context("encryptionContext", &request.encryption_context)
+                .done()?;
+            let algorithm = EncryptionAlgorithm::SymmetricDefault;
+            let access = Access::to(name)
+                .tokens(&request.grant_tokens)
+                .context(&request.encryption_context)
+                .with("kms:EncryptionAlgorithm", algorithm.as_str())
+                .with("kms:DataKeyPairSpec", spec.as_str());
+            let key = call.encryption_key(&request.key_id, access)?;
+            let using = Use { operation: name, algorithm, context: &request.encryption_context };
+            let material = call.encrypting(&key, &using, 0)?;
+            let unsupported = || format!("KeyPairSpec {spec} is not supported in this Region.");
+            let pair = spec.pair().ok_or_else(|| KmsError::UnsupportedOperation(unsupported()))?;
+            proceed(request.dry_run)?;
+            let private = pair.generate().map_err(failed)?;
+            let public_key = pair.public_key(private.expose()).map_err(failed)?;
+            let private_key_ciphertext_blob = call.seal(&key, &material, &using, private.expose())?;
+            let key_material_id = material.record.material_id.clone();
+            call.additional = serde_json::json!({ "keyMaterialId": key_material_id });
+            Ok(GenerateDataKeyPairResponse {
+                private_key_ciphertext_blob,
+                private_key_plaintext: private.into(),
+                public_key,
+                key_id: key.arn.clone(),
+                key_pair_spec: spec,
+                key_material_id,
+            })
+        })
+    }
+}
