@@ -23,6 +23,7 @@ mod asymmetric;
 mod cryptography;
 mod import;
 mod input;
+mod key_stores;
 mod keys;
 mod model;
 mod multi_region;
@@ -41,7 +42,7 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 8] = [
+const TABLES: [&[Operation]; 9] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
@@ -50,6 +51,7 @@ const TABLES: [&[Operation]; 8] = [
     tags::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,
+    key_stores::OPERATIONS,
 ];
 
 /// One operation that is built.

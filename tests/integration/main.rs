@@ -9,6 +9,7 @@ mod damage;
 mod faults;
 mod fixture;
 mod fuzz;
+mod key_store;
 mod model;
 mod ops;
 mod vectors;

@@ -405,7 +405,7 @@ fn entry_of(id: &str, module: &str, token_label: &str) -> ClusterEntry {
 fn check_members(
     name: Option<&str>,
     cluster: Option<&str>,
-    password: Option<&Plaintext>,
+    password: Option<&KeyStorePassword>,
     trust_anchor: Option<&str>,
 ) -> Result<(), KmsError> {
     let mut constraints = Constraints::default().text("customKeyStoreName", name.unwrap_or("x"), 1..=256).text(

@@ -15,6 +15,7 @@ use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
 use super::tags::check_tags;
+use crate::crypto::asymmetric::PairKind;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
@@ -282,6 +283,11 @@ fn check_origin(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsErro
         }
         (Origin::AwsKms | Origin::External, Some(_)) => {
             Err(KmsError::Validation(format!("CustomKeyStoreId is not valid for keys of origin {origin}.")))
+        }
+        (Origin::External, None)
+            if matches!(spec.material(), Some(MaterialKind::Pair(PairKind::MlDsa(_) | PairKind::MlKem(_)))) =>
+        {
+            unsupported(format!("Key material for key spec {spec} cannot be imported."))
         }
         (Origin::AwsKms | Origin::External | Origin::AwsCloudHsm, _) => Ok(()),
     }

@@ -3,9 +3,27 @@
 use serde::Serialize;
 
 use super::key::*;
-use super::plaintext::Plaintext;
 use super::serial;
+use crate::crypto::secret::SecretBytes;
 use crate::types::Timestamp;
+
+/// A token's user PIN. `Debug` shows its length only.
+#[derive(Debug)]
+pub struct KeyStorePassword(SecretBytes);
+
+impl KeyStorePassword {
+    /// Its text.
+    pub fn expose(&self) -> &[u8] {
+        self.0.expose()
+    }
+}
+
+impl From<&str> for KeyStorePassword {
+    /// A copy; the caller wipes the source.
+    fn from(text: &str) -> Self {
+        Self(text.as_bytes().into())
+    }
+}
 
 /// `CreateCustomKeyStore`.
 #[derive(Debug)]
@@ -19,7 +37,7 @@ pub struct CreateCustomKeyStoreRequest {
     /// 1 to 5000 characters; the same for every store of a cluster.
     pub trust_anchor_certificate: Option<String>,
     /// The token's user PIN: 7 to 32 characters.
-    pub key_store_password: Option<Plaintext>,
+    pub key_store_password: Option<KeyStorePassword>,
 }
 
 /// Answer of `CreateCustomKeyStore`.
@@ -101,7 +119,7 @@ pub struct UpdateCustomKeyStoreRequest {
     /// Another name.
     pub new_custom_key_store_name: Option<String>,
     /// What the token's user PIN is now; the token is not changed.
-    pub key_store_password: Option<Plaintext>,
+    pub key_store_password: Option<KeyStorePassword>,
     /// Another cluster that stands for the same token.
     pub cloud_hsm_cluster_id: Option<String>,
 }
