@@ -81,6 +81,23 @@ install_suites() {
   grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
   grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
 }
+# Licences, banned and duplicate crates, sources; advisories too, where their database can be fetched.
+cargo_deny() {
+  local manifest checks="licenses bans sources"
+  if cargo deny fetch db; then checks="advisories $checks"; else echo "the advisories were not looked at: no network?"; fi
+  for manifest in Cargo.toml fuzz/Cargo.toml; do
+    # shellcheck disable=SC2086
+    cargo deny --manifest-path "$manifest" --config deny.toml check --hide-inclusion-graph $checks || return 1
+  done
+}
+# A minute in all: libFuzzer from the committed corpus, where it is installed (it needs the nightly toolchain).
+fuzz_smoke() {
+  local target
+  for target in $(cargo +nightly fuzz list); do
+    mkdir -p "fuzz/work/$target"
+    cargo +nightly fuzz run -s none -O "$target" "fuzz/work/$target" "fuzz/corpus/$target" -- -max_len=8192 -max_total_time="${FUZZ_SECONDS:-5}" || return 1
+  done
+}
 if [ -n "$INSTALL" ]; then
   step tools install_tools
   step suites install_suites
@@ -95,9 +112,21 @@ if cargo clippy --version > /dev/null 2>&1; then
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi
+if cargo deny --version > /dev/null 2>&1; then
+  step deny cargo_deny
+else
+  skip deny "cargo-deny is not installed (cargo install --locked cargo-deny)"
+fi
 step cargo-test cargo test --release --locked
 # Its own build: the scheduler takes the place of every lock.
-if [ "$MODE" = long ]; then step shuttle cargo test --release --locked --features shuttle --lib shuttle; fi
+if [ "$MODE" = long ]; then
+  step shuttle cargo test --release --locked --features shuttle --lib shuttle
+  if cargo +nightly fuzz --version > /dev/null 2>&1; then
+    step fuzz fuzz_smoke
+  else
+    skip fuzz "cargo-fuzz and a nightly toolchain are not installed (see fuzz/README.md)"
+  fi
+fi
 
 # ---- through real mounts -----------------------------------------------------------------------------------------
 KMSFS_BIN=$(release_binary)
@@ -131,7 +160,13 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 mounted cli $S/cli.sh
 mounted unprivileged $S/unprivileged.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
+root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs
+case $MODE in
+  quick) root_mounted model cargo env CASES=40 $S/model.sh kmsfs ;;
+  normal) root_mounted model cargo env CASES=300 $S/model.sh kmsfs ;;
+  long) root_mounted model cargo env CASES=5000 $S/model.sh kmsfs ;;
+esac
 case $MODE in
   quick) root_mounted fsx fsx env N=3000 SEEDS=1 $S/fsx.sh kmsfs ;;
   normal) root_mounted fsx fsx env N=20000 SEEDS="$(seeds 1)" $S/fsx.sh kmsfs ;;

@@ -30,6 +30,7 @@ pub mod session;
 pub mod settings;
 pub mod slots;
 pub mod status;
+mod stop;
 pub mod umount;
 pub mod verify;
 

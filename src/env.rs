@@ -16,6 +16,7 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
@@ -143,6 +144,7 @@ pub fn random_nonzero<const N: usize>(entropy: &dyn Entropy) -> [u8; N] {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[expect(clippy::disallowed_methods, reason = "this is the source of entropy")]
     fn fill(&self, out: &mut [u8]) {
         getrandom::fill(out).expect("getrandom(2) does not fail once the kernel's generator is seeded");
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::exit::{CliError, CliResult, Exit};
 use super::mounts;
-use super::output::{bytes, fields};
+use super::output::{bytes, fields, path_text};
 use super::settings::Settings;
 use crate::format::volume::{DefaultWrap, VolumeConfig};
 use crate::kms::blob;
@@ -79,8 +79,8 @@ fn find_inode(dir: &Path, inode: u64, depth: usize) -> Option<PathBuf> {
 
 fn file_json(path: &Path, stored: &Path, info: &FileInfo) -> Value {
     let mut value = json!({
-        "path": path,
-        "ciphertext_path": stored,
+        "path": path_text(path),
+        "ciphertext_path": path_text(stored),
         "stored_size": info.stored_size,
         "plain_size": info.plain_size,
     });
@@ -153,7 +153,7 @@ fn volume(settings: &Settings, root: &Path) -> CliResult {
     };
     let keys: Vec<&str> = config.allowed_keys.iter().map(crate::types::KeyArn::as_str).collect();
     let value = json!({
-        "directory": root,
+        "directory": path_text(root),
         "volume_id": config.volume_id.to_string(),
         "label": config.label,
         "config_seq": config.config_seq,

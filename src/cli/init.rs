@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::{CliError, CliResult, Exit};
+use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
@@ -125,7 +126,7 @@ pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliRes
 }
 
 fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {
-    value["directory"] = json!(dir);
+    value["directory"] = json!(path_text(dir));
     value["volume_id"] = json!(volume.volume_id.to_string());
     value["key_arn"] = json!(volume.key.as_str());
 }

@@ -1,13 +1,20 @@
 //! Where words go: data to stdout, everything for people to stderr.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 
 use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 use serde_json::json;
 
 use super::exit::{CliError, Exit};
+
+/// A path for JSON, which knows no other text than Unicode: bytes that are not UTF-8 become U+FFFD.
+pub fn path_text(path: &Path) -> Cow<'_, str> {
+    path.to_string_lossy()
+}
 
 /// How a command speaks.
 #[derive(Debug, Clone, Copy)]

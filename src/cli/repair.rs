@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
-use super::output::table;
+use super::output::{path_text, table};
 use super::session::Session;
 use super::settings::Settings;
 use crate::keys::embedded::EmbeddedKms;
@@ -45,7 +45,7 @@ fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
         ..OpenOptions::default()
     };
     restore_config(found, &service, &session.engine.registry(), options)?;
-    settings.out.result(&json!({"directory": args.dir, "restored": ".kmsfs/volume"}), || {
+    settings.out.result(&json!({"directory": path_text(&args.dir), "restored": ".kmsfs/volume"}), || {
         "The configuration is restored from its copy; the replaced one is .kmsfs/volume.damaged.".to_owned()
     });
     Ok(Exit::Ok)
@@ -65,7 +65,7 @@ fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
             Err(reason) => json!({"name": copy.name, "well_formed": false, "reason": reason}),
         })
         .collect();
-    settings.out.result(&json!({"directory": args.dir, "same": same, "copies": values}), || {
+    settings.out.result(&json!({"directory": path_text(&args.dir), "same": same, "copies": values}), || {
         table(&["FILE", "VOLUME", "NUMBER", "KEYS"], copies.iter().map(row))
     });
     if same {

@@ -9,6 +9,7 @@ use super::control::client::Connection;
 use super::control::wire::{RewrapRequest, RewrapSummary};
 use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked};
+use super::output::path_text;
 use super::progress::Shown;
 use super::settings::Settings;
 use crate::env::system_clock;
@@ -117,7 +118,7 @@ fn again(args: &RewrapArgs) -> String {
 fn show(settings: &Settings, dir: &Path, summary: &RewrapSummary) {
     let complete = !summary.interrupted && summary.findings.is_empty();
     let value = json!({
-        "directory": dir,
+        "directory": path_text(dir),
         "from": summary.from,
         "to": summary.to,
         "complete": complete,

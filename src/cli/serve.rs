@@ -12,15 +12,17 @@ use super::control::server::ControlSocket;
 use super::daemon::{self, Readiness, notify_systemd};
 use super::exit::{CliError, CliResult, Exit};
 use super::mount_options::MountOptions;
-use super::mounts;
 use super::offline::{self, Unlocked};
+use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
-use super::umount::{unmount_at, words};
+use super::stop;
 use crate::fuse::{MountSpec, serve};
+use crate::kms::Engine;
 use crate::ops::config;
 use crate::ops::lock::VolumeLock;
 use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::store::LocalDir;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, thread};
 use crate::sys::process::SignalSet;
@@ -88,7 +90,7 @@ impl Serving<'_> {
             Served { vfs: Arc::clone(&vfs), backing, volume, service, registry, root: root.clone(), read_only };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
-        let served = self.serve(vfs, &root, read_only);
+        let served = self.serve(vfs, &root, read_only, session.engine.clone());
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
         drop(control);
         if served.is_ok() && !read_only {
@@ -100,7 +102,7 @@ impl Serving<'_> {
         served
     }
 
-    fn serve(self, vfs: Arc<Vfs<crate::store::LocalDir>>, root: &Path, read_only: bool) -> CliResult {
+    fn serve(self, vfs: Arc<Vfs<LocalDir>>, root: &Path, read_only: bool, engine: Engine) -> CliResult {
         let spec = MountSpec {
             mountpoint: self.mountpoint.clone(),
             source: spec_source(root),
@@ -117,13 +119,14 @@ impl Serving<'_> {
         let flag = Arc::clone(&mounted);
         let served = serve(vfs, &spec, move || {
             flag.store(true, Ordering::SeqCst);
-            let value = json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": mountpoint});
+            let value =
+                json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});
             out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
             if out.is_json() {
                 out.line(&value, String::new);
             }
             let waiting = mountpoint.clone();
-            thread::spawn(move || end_on_signal(signals, &waiting));
+            thread::spawn(move || stop::on_signal(signals, &waiting, engine.audit()));
             if let Err(e) = ready.announce(log) {
                 tracing::error!("cannot leave the terminal: {e}");
             }
@@ -152,30 +155,4 @@ fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError 
         return error.hint("for -o allow_other /etc/fuse.conf must have the line user_allow_other");
     }
     error.hint("kmsfs doctor looks for the cause")
-}
-
-/// Unmounts at the first signal. What is in use is detached: nothing new can enter, and the daemon ends when the last
-/// file is closed. A second signal ends it at once.
-fn end_on_signal(signals: SignalSet, mountpoint: &Path) {
-    signals.wait();
-    tracing::info!("unmounting on a signal");
-    let done = match unmount_at(mountpoint, false) {
-        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
-            let mount = mounts::at(mountpoint).ok().flatten();
-            let holders = mount.map(|m| mounts::holders(&m)).unwrap_or_default();
-            tracing::warn!(
-                "{} is in use {}; it is detached and ends when they do",
-                mountpoint.display(),
-                words(&holders)
-            );
-            unmount_at(mountpoint, true)
-        }
-        other => other,
-    };
-    if let Err(e) = done {
-        tracing::error!("cannot unmount {}: {e}", mountpoint.display());
-    }
-    signals.wait();
-    tracing::error!("ended by a second signal; files that were open may lack their last writes");
-    std::process::exit(i32::from(Exit::Failure.code()));
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
+use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
@@ -220,7 +221,7 @@ pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
 
 /// The same for scripts.
 pub fn created_json(home: &Path, recovery: &str, keyfile: bool) -> serde_json::Value {
-    json!({"kms_home": home, "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
+    json!({"kms_home": path_text(home), "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
 }
 
 #[cfg(test)]

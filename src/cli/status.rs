@@ -8,7 +8,7 @@ use super::control::wire::MountStatus;
 use super::exit::{CliError, CliResult, Exit};
 use super::key::all_keys;
 use super::mounts::{self, Mount};
-use super::output::{fields, table};
+use super::output::{fields, path_text, table};
 use super::session::Session;
 use super::settings::Settings;
 use crate::kms::custody::Home;
@@ -36,7 +36,7 @@ pub fn run(settings: &Settings) -> CliResult {
     };
     let running = client::mounts(&settings.home);
     let value = json!({
-        "kms_home": settings.home,
+        "kms_home": path_text(&settings.home),
         "key_manager": if !exists { "not-initialised" } else if session.is_some() { "unlocked" } else { "locked" },
         "mounts": mounted.iter().map(|mount| mount_json(mount, &running)).collect::<Vec<_>>(),
         "unusable_keys": unusable.as_ref().map(|keys| keys.iter().map(super::aws::to_json).collect::<Vec<_>>()),
@@ -82,7 +82,8 @@ fn unusable_keys(session: &Session) -> CliResult<Vec<KeyMetadata>> {
 
 /// What the process that serves a mount told of it; mounts of another key manager are not asked.
 fn told<'a>(mount: &Mount, running: &'a [MountStatus]) -> Option<&'a MountStatus> {
-    running.iter().find(|status| status.mountpoint == mount.mountpoint && status.source == mount.source)
+    let (mountpoint, source) = (path_text(&mount.mountpoint), path_text(&mount.source));
+    running.iter().find(|status| status.mountpoint == mountpoint && status.source == source)
 }
 
 fn daemon_pid(mount: &Mount, told: Option<&MountStatus>) -> Option<u32> {
@@ -97,8 +98,8 @@ fn daemon_pid(mount: &Mount, told: Option<&MountStatus>) -> Option<u32> {
 fn mount_json(mount: &Mount, running: &[MountStatus]) -> Value {
     let told = told(mount, running);
     json!({
-        "mountpoint": mount.mountpoint,
-        "source": mount.source,
+        "mountpoint": path_text(&mount.mountpoint),
+        "source": path_text(&mount.source),
         "read_only": mount.is_read_only(),
         "pid": daemon_pid(mount, told),
         "alive": !mounts::is_dead_mount(&mount.mountpoint),

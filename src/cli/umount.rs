@@ -17,6 +17,7 @@ use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::mounts::{self, Holder, Mount};
+use super::output::path_text;
 use super::settings::Settings;
 use crate::ops::lock::{self, LockOwner};
 
@@ -45,7 +46,7 @@ pub fn run(settings: &Settings, args: &UmountArgs) -> CliResult {
         wait_for_end(&mount, daemon)?;
     }
     settings.out.result(
-        &json!({"mountpoint": mount.mountpoint, "source": mount.source, "unmounted": true, "lazy": args.lazy}),
+        &json!({"mountpoint": path_text(&mount.mountpoint), "source": path_text(&mount.source), "unmounted": true, "lazy": args.lazy}),
         String::new,
     );
     Ok(Exit::Ok)

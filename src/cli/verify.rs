@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked, finding_json, finding_words};
-use super::output::bytes;
+use super::output::{bytes, path_text};
 use super::progress::Shown;
 use super::settings::Settings;
 use crate::ops::lock;
@@ -69,7 +69,7 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
 
 fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport) {
     let value = json!({
-        "directory": args.dir,
+        "directory": path_text(&args.dir),
         "complete": !report.interrupted,
         "directories": report.directories,
         "files": report.files,

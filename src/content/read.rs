@@ -105,6 +105,15 @@ impl<B: Backing> Content<B> {
                 return Ok(());
             }
             let (life, rule) = state.units()?;
+            // If this unit may be a hole, so may all behind it: what the backing says is none needs no reading.
+            if rule.check_zero_unit(next).is_ok() {
+                let stored = self.first_data(&state, next)?.unwrap_or(end);
+                if stored > next {
+                    progress((stored - next) * UNIT as u64);
+                    next = stored;
+                    continue;
+                }
+            }
             let last = (next + BATCH).min(end) - 1;
             let _held = self.units.shared(next, last);
             let whole = with_bulk((last - next + 1) as usize, |buf| self.open_units(life, rule, next, buf));

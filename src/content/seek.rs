@@ -76,7 +76,7 @@ impl<B: Backing> Content<B> {
     }
 
     /// The first unit from `unit` on that is stored.
-    fn first_data(&self, state: &State, unit: u64) -> Result<Option<u64>> {
+    pub(super) fn first_data(&self, state: &State, unit: u64) -> Result<Option<u64>> {
         let base = self.volume.geometry.unit_offset(0);
         let found = self.file().seek_data(self.volume.geometry.unit_offset(unit))?;
         let number = found.map(|at| (at - base) / UNIT as u64);

@@ -1,8 +1,5 @@
 //! What the key manager speaks: AWS KMS's objects, requests and responses, with AWS's member names.
 
-#[macro_use]
-mod words;
-
 mod asymmetric_ops;
 mod caller;
 mod crypto_ops;
@@ -16,6 +13,7 @@ mod multi_region_ops;
 mod plaintext;
 mod serial;
 mod spec;
+mod words;
 
 pub use asymmetric_ops::*;
 pub use caller::{Caller, Principal, PrincipalKind};

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -25,6 +26,17 @@ impl SignalSet {
             (set, libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))
         };
         if error == 0 { Ok(Self(set)) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+
+    /// As [`Self::wait`], for `timeout` at most.
+    pub fn wait_for(&self, timeout: Duration) -> Option<i32> {
+        let timeout = libc::timespec {
+            tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // SAFETY: the set and the time are initialised; no siginfo is asked for.
+        let signal = unsafe { libc::sigtimedwait(&raw const self.0, std::ptr::null_mut(), &raw const timeout) };
+        (signal > 0).then_some(signal)
     }
 
     /// Waits for one of the signals and returns its number.
@@ -72,5 +84,6 @@ mod tests {
             libc::syscall(libc::SYS_tgkill, pid.as_raw_nonzero().get(), tid.as_raw_nonzero().get(), libc::SIGUSR2)
         };
         assert_eq!(set.wait(), libc::SIGUSR2);
+        assert_eq!(set.wait_for(Duration::from_millis(1)), None);
     }
 }

@@ -51,7 +51,12 @@ fn every_target_takes_its_corpus_and_survives_damage() {
         let inputs = inputs(target);
         assert!(!inputs.is_empty(), "{target}: no inputs");
         for (name, input) in &inputs {
-            assert!(body(input), "{target}: {name} is not accepted");
+            let accepted = body(input);
+            if is_hash(name) {
+                // libFuzzer's: a way through the code, often one that ends in a refusal.
+                continue;
+            }
+            assert!(accepted, "{target}: {name} is not accepted");
             if *target != "ops" {
                 damage(*body, input);
             }
@@ -59,6 +64,11 @@ fn every_target_takes_its_corpus_and_survives_damage() {
         body(&[]);
         body(&[0; 4096]);
     }
+}
+
+/// Whether libFuzzer named the input.
+fn is_hash(name: &str) -> bool {
+    name.len() == 40 && name.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Bits flipped and ends cut: nothing may panic.

@@ -15,7 +15,7 @@ mkdir -p "$C" "$M"
 passed=0 failed=0
 cleanup() {
   local m
-  for m in "$M" "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small; do
+  for m in "$M" "$WORK"/odd*.mnt "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small; do
     ! mountpoint -q "$m" 2>/dev/null || umount "$m" 2>/dev/null || fusermount3 -u "$m" || fusermount3 -uz "$m"
   done
   if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
@@ -258,6 +258,29 @@ expect 0 "the configuration is back" cmp "$WORK/volume" "$C/.kmsfs/volume"
 expect 0 "mount both one after the other" bash -c "'$K' mount --daemon '$WORK/cipher2' '$WORK/m2' && echo other > '$WORK/m2/other' && '$K' umount '$WORK/m2'"
 cp "$(find "$C" -maxdepth 1 -type f ! -name '.kmsfs*' -size +0 | head -n 1)" "$WORK/cipher2/"
 expect 3 "verify finds the foreign file" "$K" verify "$WORK/cipher2"
+foreign=$(find "$WORK/cipher2" -maxdepth 1 -type f ! -name '.kmsfs*' -size +0 -newer "$WORK/volume" -print0 | xargs -0 ls -t | head -n 1)
+expect 0 "mount the volume with the foreign file" "$K" mount --daemon "$WORK/cipher2" "$WORK/m2"
+[ "$(ls "$WORK/m2")" = other ] && pass "its name is not listed" || fail "a listing of $(ls "$WORK/m2")"
+expect 0 "the log says that an entry was left out" grep -q BadName "$KMSFS_HOME"/log/mount-*m2.log
+expect 0 "it can be deleted in the backing directory" rm "$foreign"
+# Under a name that is right, the header of another file of the volume and that of another volume.
+printf 'one\n' > "$WORK/m2/one"; printf 'two\n' > "$WORK/m2/two"; sync "$WORK/m2/one" "$WORK/m2/two"
+named() { find "$WORK/cipher2" -inum "$(stat -c %i "$WORK/m2/$1")"; }
+one=$(named one) two=$(named two)
+expect 0 "unmount" "$K" umount "$WORK/m2"
+cp "$two" "$WORK/two"
+dd if="$one" of="$two" bs=4096 count=1 conv=notrunc 2> /dev/null
+expect 0 "mount" "$K" mount --daemon "$WORK/cipher2" "$WORK/m2"
+open_fails_with EIO "$WORK/m2/two" "the header of another file: its content is not read"
+expect 0 "the other is" grep -q one "$WORK/m2/one"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+expect 3 "verify finds it" "$K" verify "$WORK/cipher2"
+cat "$(find "$C" -maxdepth 1 -type f ! -name '.kmsfs*' -size +0 | head -n 1)" > "$two"
+expect 0 "mount" "$K" mount --daemon "$WORK/cipher2" "$WORK/m2"
+open_fails_with EIO "$WORK/m2/two" "a file of another volume: it is not opened"
+expect 0 "unmount" "$K" umount "$WORK/m2"
+cp "$WORK/two" "$two"
+expect 0 "verify finds nothing once the file is back" "$K" verify "$WORK/cipher2"
 fails "the volume cannot be mounted with another key manager" env KMSFS_HOME="$WORK/kms2" "$K" mount --daemon "$C" "$M"
 echo 'correct horse battery' > "$WORK/pass"; echo wrong > "$WORK/wrong"
 expect 0 "init with a passphrase" env KMSFS_HOME="$WORK/kms3" "$K" init --passphrase-file "$WORK/pass" "$WORK/cipher3"
@@ -354,6 +377,84 @@ expect 0 "mount after a killed daemon" mount_it
 expect 0 "what was fsynced is there" grep -q synced "$M/synced"
 expect 0 "unmount" "$K" umount "$M"
 expect 0 "verify" "$K" verify "$C"
+
+say "signals to a mount in use"
+# Appends and fsyncs until it gets an error; then says how much was synced.
+cat > "$WORK/writer.py" <<'PYTHON'
+import os, sys
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+synced = 0
+try:
+    while True:
+        os.write(fd, b"%07d\n" % synced)
+        os.fsync(fd)
+        synced += 1
+except OSError:
+    print(synced)
+PYTHON
+foreground() { # mounts in the foreground; its process is $pid
+  "$K" mount "$C" "$M" > "$WORK/fg.log" 2>&1 &
+  pid=$!
+  for _ in $(seq 100); do mountpoint -q "$M" && break; sleep 0.05; done
+}
+ended() { # STATUS SECONDS TEXT: the process ended so, within this time
+  local start=$SECONDS rc
+  wait $pid
+  rc=$?
+  : > "$WORK/out"
+  if [ $rc = "$1" ] && [ $((SECONDS - start)) -le "$2" ]; then pass "$3"; else fail "$3: exit status $rc after $((SECONDS - start)) s"; fi
+}
+for signal in TERM INT; do
+  foreground
+  python3 "$WORK/writer.py" "$M/busy-$signal" > "$WORK/synced-$signal" &
+  writer=$!
+  sleep 1
+  kill -$signal $pid
+  sleep 1
+  expect 0 "a mount in use goes on for a while after SIG$signal" mountpoint -q "$M"
+  ended 11 22 "SIG$signal ends a mount in use within its bound, with status 11"
+  wait $writer
+  expect 0 "no dead mount stays" bash -c "! mountpoint -q '$M' && ls '$M'"
+done
+foreground
+exec 9> "$M/kept-open"
+echo late >&9
+kill -TERM $pid
+sleep 1
+exec 9>&-
+ended 0 5 "a mount whose users let go ends at once, with status 0"
+foreground
+exec 9> "$M/kept-open-2"
+kill -TERM $pid
+sleep 1
+kill -TERM $pid
+ended 1 5 "a second signal ends it at once, with status 1"
+exec 9>&-
+expect 0 "no dead mount stays" bash -c "! mountpoint -q '$M' && ls '$M'"
+expect 0 "mount after it" mount_it
+expect 0 "what was closed is there" grep -q late "$M/kept-open"
+for signal in TERM INT; do
+  synced=$(cat "$WORK/synced-$signal")
+  lines=$(wc -l < "$M/busy-$signal")
+  : > "$WORK/out"
+  if [ "${synced:-0}" -gt 0 ] && [ "$lines" -ge "$synced" ]; then pass "all $synced synced writes are there after SIG$signal"; else fail "$lines lines after SIG$signal, ${synced:-0} were synced"; fi
+done
+expect 0 "unmount" "$K" umount "$M"
+expect 0 "verify" "$K" verify "$C"
+
+say "paths that are not UTF-8"
+ODD=$WORK/$(printf 'odd\377')
+mkdir "$ODD.mnt"
+expect 0 "init" "$K" --json init "$ODD"
+expect 0 "mount" "$K" --json mount --daemon "$ODD" "$ODD.mnt"
+echo x > "$ODD.mnt/$(printf 'name\376')"
+expect 0 "status" "$K" --json status
+[ "$(jq '[.mounts[] | select(.version != null)] | length' "$WORK/out")" = 1 ] && pass "knows the mount's own answer" || fail "status has no answer of the mount"
+expect 0 "info" "$K" --json info "$(find "$ODD" -maxdepth 1 -type f ! -name '.kmsfs*')"
+expect 0 "rewrap" "$K" --json rewrap "$ODD"
+expect 0 "verify" "$K" --json verify "$ODD"
+expect 0 "unmount" "$K" --json umount "$ODD.mnt"
+expect 0 "repair" "$K" --json repair "$ODD"
 fails "unmount of what is not mounted" "$K" umount "$M"
 echo "cases: $passed passed, $failed failed"
 [ $failed = 0 ]

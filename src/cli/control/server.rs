@@ -16,6 +16,7 @@ use super::rewrap::{Served, rewrap};
 use super::wire::{Answer, Counts, MAX_REQUEST, MountStatus, Request, RewrapRequest, RewrapSummary};
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
+use crate::cli::output::path_text;
 use crate::keys::KeyService;
 use crate::ops::Progress;
 use crate::ops::rewrap::RewrapOptions;
@@ -211,8 +212,8 @@ impl<B: Backing> Context<B> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             volume_id: self.volume.to_string(),
-            source: self.served.root.clone(),
-            mountpoint: self.mountpoint.clone(),
+            source: path_text(&self.served.root).into_owned(),
+            mountpoint: path_text(&self.mountpoint).into_owned(),
             read_only: self.served.read_only,
             uptime_seconds: self.started.elapsed().as_secs(),
             open_files: vfs.open_files() as u64,

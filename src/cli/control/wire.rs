@@ -1,7 +1,5 @@
 //! What goes over the control socket.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -79,10 +77,10 @@ pub struct MountStatus {
     pub pid: u32,
     /// The volume.
     pub volume_id: String,
-    /// The ciphertext directory.
-    pub source: PathBuf,
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
+    /// The ciphertext directory, as [`path_text`](crate::cli::output::path_text) has it.
+    pub source: String,
+    /// Where it is mounted, in the same form.
+    pub mountpoint: String,
     /// Whether it is read-only.
     pub read_only: bool,
     /// Seconds since it was mounted.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::serial;
+use super::words::words;
 use crate::types::{EncryptionContext, KeyArn, Timestamp};
 
 words!(

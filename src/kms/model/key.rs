@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::serial;
 use super::spec::Algorithms;
+use super::words::words;
 use crate::types::{KeyArn, Timestamp};
 
 words!(

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::key::{EncryptionAlgorithm, KeySpec, KeyUsage};
+use super::words::words;
 use crate::crypto::asymmetric::{Curve, Hash, MlDsaSet, MlKemSet, Oaep, PairKind, RsaSize, Scheme};
 use crate::crypto::mac::MacHash;
 

@@ -67,3 +67,5 @@ macro_rules! words {
         }
     };
 }
+
+pub(super) use words;

@@ -68,6 +68,19 @@ impl Source {
         calls.map(|pair| (pair[0].line, pair[0].text.as_str()))
     }
 
+    /// What is named of `std::sync`, in a path or in a group of paths.
+    pub fn std_sync(&self) -> Vec<(usize, String)> {
+        let text = |at: usize| self.tokens[at].text.as_str();
+        let is_root = |at: &usize| matches!(text(*at), "std" | "crate" | "super" | ";") && *at + 2 < self.tokens.len();
+        let mut names = Vec::new();
+        for at in (1..self.tokens.len().saturating_sub(2)).filter(|&at| text(at) == "sync" && text(at + 1) == "::") {
+            if (0..at).rev().find(is_root).is_some_and(|root| text(root) == "std") {
+                self.collect(at + 2, &mut names);
+            }
+        }
+        names.into_iter().map(|name| (name.line, name.module)).collect()
+    }
+
     /// Modules declared with `mod name;`, by path.
     pub fn declared_modules(&self) -> Vec<Vec<String>> {
         let own: &[String] =

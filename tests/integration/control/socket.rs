@@ -67,7 +67,7 @@ fn a_mount_tells_its_status_and_leaves_nothing_behind() {
     assert_eq!((mode(&run), mode(&path(&mount, home.path()))), (0o700, 0o600));
     let all = mounts(home.path());
     assert_eq!(all.len(), 1);
-    assert_eq!((all[0].pid, all[0].mountpoint.as_path()), (std::process::id(), Path::new(MOUNTPOINT)));
+    assert_eq!((all[0].pid, all[0].mountpoint.as_str()), (std::process::id(), MOUNTPOINT));
     assert_eq!(
         (all[0].volume_id.clone(), all[0].open_files, all[0].rewrapping),
         (volume_id(&mount).to_string(), 0, false)

@@ -39,9 +39,14 @@ impl Host {
             slots: vec![NewSlot::KeyFile],
         };
         let (home, _) = Home::create(dir.path(), new, &*clock, &SystemEntropy).expect("create the home");
+        Self::start(home, clock, dir)
+    }
+
+    /// On a key manager that is there; `keep` is what must live as long as it.
+    pub fn start(home: Home, clock: Arc<ManualClock>, keep: TempDir) -> Self {
         let engine = Engine::start(home, clock.clone(), Arc::new(SystemEntropy)).expect("start");
         let caller = engine.local_caller("tester");
-        Self { engine, caller, clock, _home: dir }
+        Self { engine, caller, clock, _home: keep }
     }
 
     /// A customer managed key, with `alias/<name>`.
@@ -93,9 +98,13 @@ impl Host {
 
     /// The volume as a mount would serve it.
     pub fn mount(&self, root: &Path) -> Mounted {
+        self.mount_as(root, false)
+    }
+
+    pub fn mount_as(&self, root: &Path, read_only: bool) -> Mounted {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { read_only: false, privileged };
+        let options = Options { read_only, privileged };
         Mounted(Vfs::new(backing, self.files(root), options).expect("mount"))
     }
 

@@ -1,14 +1,17 @@
 //! Making and opening volumes: the registry, both configurations, the lock.
 
 use std::fs;
+use std::time::Duration;
 
 use kmsfs::format::Outcome;
 use kmsfs::keys::KeyError;
-use kmsfs::kms::model::KeyIdRequest;
+use kmsfs::kms::model::{KeyIdRequest, ScheduleKeyDeletionRequest};
 use kmsfs::ops::VolumeError;
 use kmsfs::ops::config;
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::repair::{compare_config, restore_config};
+use kmsfs::vfs::ROOT;
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::host::{Host, edit};
@@ -170,6 +173,31 @@ fn a_disabled_key_is_no_damage() {
     assert!(matches!(&result, Err(VolumeError::Key(KeyError::Disabled(arn))) if *arn == key), "{result:?}");
     host.engine.enable_key(&host.caller, KeyIdRequest::from(key.as_str())).expect("EnableKey");
     host.open(dir.path(), OpenOptions::default()).expect("open");
+}
+
+#[test]
+fn a_missing_key_is_no_damage_either() {
+    let host = Host::new();
+    let key = host.key("mine");
+    let dir = TempDir::new().expect("temporary directory");
+    host.init(dir.path(), "alias/mine").expect("init");
+    host.mount(dir.path()).write(ROOT, "file", b"content");
+    let mounted = host.mount(dir.path());
+    let request = ScheduleKeyDeletionRequest { key_id: key.as_str().to_owned(), pending_window_in_days: Some(7) };
+    host.engine.schedule_key_deletion(&host.caller, request).expect("ScheduleKeyDeletion");
+    // A mount that was made before: the file's key is asked for at its open.
+    assert_eq!(mounted.read("file").expect_err("pending deletion").errno(), Errno::ACCESS);
+    let result = host.open(dir.path(), OpenOptions::default());
+    assert!(matches!(&result, Err(VolumeError::Key(KeyError::PendingDeletion(arn))) if *arn == key), "{result:?}");
+    // A clock that jumps must agree with itself for an hour before a key is destroyed.
+    for hours in [8 * 24, 2] {
+        host.clock.advance(Duration::from_secs(hours * 3600));
+        host.engine.maintain().expect("the window ends");
+    }
+    assert_eq!(mounted.read("file").expect_err("no such key").errno(), Errno::ACCESS);
+    let result = host.open(dir.path(), OpenOptions::default());
+    assert!(matches!(&result, Err(VolumeError::Key(KeyError::NotFound(_)))), "{result:?}");
+    assert!(result.expect_err("no such key").to_string().contains(key.as_str()), "the message names the key");
 }
 
 #[test]

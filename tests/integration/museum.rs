@@ -1,0 +1,317 @@
+//! Volumes that released versions wrote (`tests/museum`): each must stay readable and writable, for good.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use data_encoding::HEXLOWER;
+use kmsfs::env::ManualClock;
+use kmsfs::keys::KeyService;
+use kmsfs::kms::custody::{Home, Passphrase, Unlock};
+use kmsfs::kms::model::KeyIdRequest;
+use kmsfs::ops::Silent;
+use kmsfs::ops::info::file_info;
+use kmsfs::ops::open::{FoundVolume, OpenOptions};
+use kmsfs::ops::rewrap::{RewrapOptions, rewrap_files};
+use kmsfs::store::{FileKind, LocalDir, XattrMode};
+use kmsfs::types::Timestamp;
+use kmsfs::vfs::{Attr, ROOT};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::ops::host::{Host, Mounted, ciphertext};
+
+/// When exhibits are visited: long after the yearly rotation of their AWS managed keys was due.
+const LATER: i64 = 400 * 24 * 3600;
+const PAGE: u64 = 4096;
+
+/// A copy of an exhibit.
+struct Exhibit {
+    manifest: Value,
+    dir: TempDir,
+}
+
+fn museum() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/museum")
+}
+
+/// Copies of all exhibits.
+fn exhibits() -> Vec<Exhibit> {
+    let entries = fs::read_dir(museum()).expect("the museum").map(|entry| entry.expect("an entry").path());
+    let exhibits: Vec<_> =
+        entries.filter(|path| path.join("manifest.json").exists()).map(|path| unpack(&path)).collect();
+    assert!(!exhibits.is_empty(), "the museum is empty");
+    exhibits
+}
+
+fn unpack(exhibit: &Path) -> Exhibit {
+    let manifest = fs::read_to_string(exhibit.join("manifest.json")).expect("a manifest");
+    let dir = TempDir::new().expect("temporary directory");
+    for entry in fs::read_dir(exhibit).expect("an exhibit") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            let mut tar = Command::new("tar");
+            tar.args(["--xattrs", "--xattrs-include=user.*", "--acls", "-S", "-xzpf"]);
+            let status = tar.arg(&path).arg("-C").arg(dir.path()).status().expect("tar is installed");
+            assert!(status.success(), "{}: {status}", path.display());
+        }
+    }
+    Exhibit { manifest: serde_json::from_str(&manifest).expect("JSON"), dir }
+}
+
+impl Exhibit {
+    fn version(&self) -> &str {
+        self.manifest["version"].as_str().expect("a version")
+    }
+
+    fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    fn clock(&self) -> Arc<ManualClock> {
+        let made = self.manifest["made"].as_i64().expect("a time");
+        Arc::new(ManualClock::new(Timestamp::from_secs(made + LATER)))
+    }
+
+    /// Its key manager, opened by the key file, and its volumes with what must be in them.
+    fn open(self) -> (Host, Vec<(PathBuf, Value)>) {
+        let home = Home::unlock(&self.home(), &Unlock::KeyFile).expect("the key file opens the home");
+        let clock = self.clock();
+        let volumes = self.manifest["volumes"].as_object().expect("volumes");
+        let volumes = volumes.iter().map(|(name, v)| (self.dir.path().join(name), v["tree"].clone())).collect();
+        (Host::start(home, clock, self.dir), volumes)
+    }
+}
+
+/// Bytes as the manifest writes them: one character each.
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&b| char::from(b)).collect()
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(c).expect("a byte")).collect()
+}
+
+/// Everything in a volume, in the form of the manifest; paths as [`text`].
+fn tree(mounted: &Mounted, root: &Path) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![(ROOT, String::new())];
+    while let Some((dir, above)) = dirs.pop() {
+        let handle = mounted.0.open_dir(dir).expect("opendir");
+        let mut entries = Vec::new();
+        let emit = |entry: &kmsfs::vfs::DirEntry| {
+            entries.push(entry.name.clone());
+            true
+        };
+        mounted.0.read_dir(handle, 0, false, emit).expect("readdir");
+        mounted.0.release_dir(handle);
+        for name in entries.into_iter().filter(|name| name != b"." && name != b"..") {
+            let attr = mounted.0.lookup(dir, &name).expect("lookup");
+            let path = format!("{above}{}", text(&name));
+            if attr.kind == FileKind::Directory {
+                dirs.push((attr.ino, format!("{path}/")));
+            }
+            found.insert(path, describe(mounted, &attr, root));
+        }
+    }
+    found
+}
+
+fn describe(mounted: &Mounted, attr: &Attr, root: &Path) -> Value {
+    let mtime = attr.mtime.secs * 1_000_000_000 + i64::from(attr.mtime.nanos);
+    let mut it = json!({"mode": attr.mode, "mtime": mtime});
+    match attr.kind {
+        FileKind::Symlink => {
+            it["kind"] = json!("symlink");
+            it["target"] = json!(text(&mounted.0.read_link(attr.ino).expect("readlink")));
+        }
+        FileKind::Fifo => it["kind"] = json!("fifo"),
+        FileKind::Directory => {
+            it["kind"] = json!("directory");
+            it["xattrs"] = xattrs(mounted, attr.ino);
+        }
+        FileKind::Regular => {
+            it["kind"] = json!("file");
+            it["xattrs"] = xattrs(mounted, attr.ino);
+            it["size"] = json!(attr.size);
+            it["nlink"] = json!(attr.nlink);
+            it["sha256"] = json!(digest(mounted, attr));
+            if attr.size > 0 {
+                let material = |blob: &[u8]| kmsfs::kms::blob::material_id(blob);
+                let info = file_info(&ciphertext(root, attr.ino), &material).expect("info");
+                let slot = |slot: &kmsfs::ops::info::SlotFacts| {
+                    let materials = slot.recipients.iter().map(|r| json!(r.material_id));
+                    std::iter::once(json!(slot.generation)).chain(materials).collect::<Value>()
+                };
+                it["slots"] = info.header.expect("a header").slots.iter().map(slot).collect();
+            }
+        }
+        other => panic!("{other:?} is not in the museum"),
+    }
+    it
+}
+
+fn xattrs(mounted: &Mounted, ino: u64) -> Value {
+    let names = mounted.0.list_xattrs(ino, true).expect("listxattr").into_iter();
+    let names = names.filter(|name| !name.starts_with(b"security."));
+    let value = |name: &[u8]| HEXLOWER.encode(&mounted.0.get_xattr(ino, name).expect("getxattr"));
+    names.map(|name| (text(&name), json!(value(&name)))).collect()
+}
+
+/// Over the pages that hold more than zeros, with their places.
+fn digest(mounted: &Mounted, attr: &Attr) -> String {
+    let handle = mounted.0.open(attr.ino, false).expect("open").handle;
+    let mut digest = Sha256::new();
+    let mut at = 0;
+    while let Ok(data) = mounted.0.seek_data(handle, at) {
+        at = data / PAGE * PAGE;
+        let page = mounted.0.read(handle, at, PAGE as usize, <[u8]>::to_vec).expect("read");
+        if page.iter().any(|&b| b != 0) {
+            digest.update(at.to_le_bytes());
+            digest.update(&page);
+        }
+        at += PAGE;
+    }
+    mounted.0.release(handle);
+    HEXLOWER.encode(&digest.finalize())
+}
+
+fn compare(version: &str, found: &BTreeMap<String, Value>, expected: &Value) {
+    let expected = expected.as_object().expect("a tree");
+    for (path, object) in expected {
+        assert_eq!(found.get(path), Some(object), "{version}: {path:?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{version}: entries that nobody made");
+}
+
+/// Names, sizes, times and contents of all files below a directory of the host.
+fn stored(dir: &Path) -> BTreeMap<PathBuf, (i64, i64, u64, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).expect("read").map(|entry| entry.expect("an entry")) {
+            let meta = entry.metadata().expect("stat");
+            let content = match meta.size() {
+                _ if meta.is_dir() => {
+                    dirs.push(entry.path());
+                    Vec::new()
+                }
+                // Only its holes make a file of the museum that large.
+                0..1_000_000 if meta.is_file() => fs::read(entry.path()).expect("read"),
+                _ => Vec::new(),
+            };
+            found.insert(entry.path(), (meta.mtime(), meta.mtime_nsec(), meta.blocks(), content));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_exhibit_is_read_and_left_as_it_is() {
+    for exhibit in exhibits() {
+        let version = exhibit.version().to_owned();
+        let (host, volumes) = exhibit.open();
+        let audit = host.engine.audit().verify().expect("read");
+        assert!(audit.first_break.is_none() && audit.records > 0, "{version}: the audit log");
+        for (root, expected) in volumes {
+            let before = stored(&root);
+            let mounted = host.mount_as(&root, true);
+            compare(&version, &tree(&mounted, &root), &expected);
+            drop(mounted);
+            assert_eq!(host.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
+            assert!(stored(&root) == before, "{version}: a read-only mount changed {}", root.display());
+        }
+    }
+}
+
+#[test]
+fn every_exhibit_can_be_worked_in() {
+    for exhibit in exhibits() {
+        let version = exhibit.version().to_owned();
+        let (host, volumes) = exhibit.open();
+        for (root, expected) in volumes {
+            let mut expected = expected.as_object().expect("a tree").clone();
+            let mounted = host.mount(&root);
+            // One byte behind the end of every file, each inode once; a new file and a new attribute in every directory.
+            let mut seen = Vec::new();
+            for (path, object) in &expected {
+                let ino = walk(&mounted, path);
+                match object["kind"].as_str() {
+                    Some("file") if !seen.contains(&ino) => {
+                        seen.push(ino);
+                        let handle = mounted.0.open(ino, true).expect("open").handle;
+                        mounted.0.write(handle, object["size"].as_u64().expect("a size"), b"+").expect("append");
+                        mounted.0.fsync(handle, false).expect("fsync");
+                        mounted.0.release(handle);
+                    }
+                    Some("directory") => {
+                        mounted.write(ino, "new in the museum", b"new");
+                        mounted.0.set_xattr(ino, b"user.new", b"new", XattrMode::Create).expect("setxattr");
+                    }
+                    _ => {}
+                }
+            }
+            drop(mounted);
+
+            // Another process finds all of it, and so does one after a rewrap of every header.
+            rewrap(&host, &root);
+            let mounted = host.mount(&root);
+            let found = tree(&mounted, &root);
+            expected.retain(|_, object| object["kind"] == "file");
+            for (path, object) in &expected {
+                let size = object["size"].as_u64().expect("a size");
+                assert_eq!(found[path]["size"], json!(size + 1), "{version}: {path:?}");
+                let handle = mounted.0.open(walk(&mounted, path), true).expect("open").handle;
+                assert_eq!(mounted.0.read(handle, size, 2, <[u8]>::to_vec).expect("read"), b"+", "{version}: {path:?}");
+                mounted.0.release(handle);
+            }
+            // Without what was added, everything is as it was.
+            for path in expected.keys() {
+                let handle = mounted.0.open(walk(&mounted, path), true).expect("open").handle;
+                let ino = walk(&mounted, path);
+                let size = expected[path]["size"].as_u64();
+                let cut = kmsfs::vfs::SetAttr { size, ..Default::default() };
+                mounted.0.setattr(ino, Some(handle), &cut).expect("truncate");
+                mounted.0.release(handle);
+            }
+            let found = tree(&mounted, &root);
+            for (path, object) in &expected {
+                assert_eq!(found[path]["sha256"], object["sha256"], "{version}: {path:?}");
+            }
+            drop(mounted);
+            assert_eq!(host.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
+        }
+    }
+}
+
+fn walk(mounted: &Mounted, path: &str) -> u64 {
+    path.split('/').fold(ROOT, |dir, name| mounted.0.lookup(dir, &bytes(name)).expect("lookup").ino)
+}
+
+/// Every key gets new material, and every header moves to it.
+fn rewrap(host: &Host, root: &Path) {
+    let service = host.service(&FoundVolume::find(root).expect("a volume").volume_id());
+    for alias in ["alias/first", "alias/second"] {
+        let request = KeyIdRequest::from(service.resolve(alias).expect("the alias").as_str());
+        host.engine.rotate_key_on_demand(&host.caller, request).expect("RotateKeyOnDemand");
+    }
+    let opened = host.open(root, OpenOptions::default()).expect("open");
+    let options = RewrapOptions { from: None, to: None, threads: 2 };
+    let backing = Arc::new(LocalDir::open(root).expect("open"));
+    let report = rewrap_files(&backing, &host.files_of(opened), &options, &Silent).expect("rewrap");
+    assert_eq!(report.findings, []);
+    assert!(report.rewrapped > 0);
+}
+
+#[test]
+fn the_passphrase_of_every_exhibit_opens_it() {
+    for exhibit in exhibits() {
+        let passphrase = exhibit.manifest["passphrase"].as_str().expect("a passphrase").to_owned();
+        let passphrase = Unlock::Passphrase(Passphrase::new(passphrase.into_bytes()));
+        Home::unlock(&exhibit.home(), &passphrase).unwrap_or_else(|e| panic!("{}: {e}", exhibit.version()));
+    }
+}
