@@ -11,9 +11,11 @@ pub mod daemon;
 pub mod doctor;
 mod errors;
 pub mod exit;
+pub mod import;
 pub mod info;
 pub mod init;
 pub mod key;
+pub mod key_store;
 pub mod logging;
 pub mod mount;
 pub mod mount_options;
@@ -24,6 +26,7 @@ pub mod output;
 pub mod passphrase;
 pub mod progress;
 pub mod repair;
+pub mod replica;
 pub mod rewrap;
 mod serve;
 pub mod session;
@@ -75,6 +78,12 @@ enum Command {
     #[command(subcommand)]
     Alias(alias::AliasCommand),
     #[command(subcommand)]
+    Import(import::ImportCommand),
+    #[command(subcommand)]
+    Replica(replica::ReplicaCommand),
+    #[command(subcommand)]
+    KeyStore(key_store::KeyStoreCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Kms(slots::KmsCommand),
@@ -119,6 +128,9 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Rewrap(args) => rewrap::run(settings, args),
         Command::Key(command) => key::run(settings, command),
         Command::Alias(command) => alias::run(settings, command),
+        Command::Import(command) => import::run(settings, command),
+        Command::Replica(command) => replica::run(settings, command),
+        Command::KeyStore(command) => key_store::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
         Command::Completions(args) => completions::completions(args, Cli::command()),

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::mechanism::aead::GcmParams;
@@ -101,7 +101,7 @@ impl Modules {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Token { module, slot, idle: Mutex::new(vec![session]), keys: Mutex::default() })
+        Ok(Token { module, slot, login: Mutex::new(session), idle: Mutex::default(), keys: Mutex::default() })
     }
 }
 
@@ -119,6 +119,8 @@ fn slot_of(module: &Pkcs11, label: &str) -> Result<Slot, TokenError> {
 pub struct Token {
     module: Pkcs11,
     slot: Slot,
+    /// Held open: the end of the last session ends the login.
+    login: Mutex<Session>,
     idle: Mutex<Vec<Session>>,
     /// Handles by material id.
     keys: Mutex<HashMap<[u8; 32], ObjectHandle>>,
@@ -218,9 +220,20 @@ impl Token {
                 Err(Error::Pkcs11(RvError::EncryptedDataInvalid | RvError::EncryptedDataLenRange, _)) => {
                     Err(TokenError::Refused)
                 }
+                // SoftHSM2 has no other word for a wrong tag. The token answers, so it is not the token.
+                Err(Error::Pkcs11(RvError::GeneralError, Function::Decrypt)) if self.answers(material_id) => {
+                    Err(TokenError::Refused)
+                }
                 Err(error) => Err(error.into()),
             }
         })
+    }
+
+    /// Whether the key can be found in the token, in a session of its own.
+    fn answers(&self, material_id: &[u8; 32]) -> bool {
+        let found =
+            self.module.open_rw_session(self.slot).and_then(|session| session.find_objects(&search(material_id)));
+        found.is_ok_and(|keys| !keys.is_empty())
     }
 
     /// Fills `out` from the token's random number generator.
@@ -230,7 +243,7 @@ impl Token {
 
     /// Ends the login of this process.
     pub fn log_out(&self) {
-        if let Err(error) = self.with(|session| Ok(session.logout()?)) {
+        if let Err(error) = lock(&self.login).logout() {
             tracing::debug!(%error, "logging out of a token failed");
         }
     }
