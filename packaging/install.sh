@@ -12,7 +12,7 @@ units=$prefix/lib/systemd/system
 [ "$prefix" = /usr/local ] && units=/etc/systemd/system
 
 if [ "${1:-}" = --uninstall ]; then
-  rm -f "$dest$prefix/bin/kmsfs" "$dest/sbin/mount.kmsfs" "$dest/sbin/mount.fuse.kmsfs" "$dest$units/kmsfs@.service" \
+  rm -f "$dest$prefix/bin/kmsfs" "$dest/sbin/mount.kmsfs" "$dest/sbin/mount.fuse.kmsfs" "$dest$units/kmsfs@.service" "$dest$units/kmsfs-serve.service" \
     "$dest$prefix/share/man/man1"/kmsfs*.1 "$dest$prefix/share/bash-completion/completions/kmsfs" \
     "$dest$prefix/share/zsh/site-functions/_kmsfs" "$dest$prefix/share/fish/vendor_completions.d/kmsfs.fish"
   echo "removed; volumes and the key manager's home are untouched"
@@ -24,7 +24,9 @@ fi
 install -D -m 755 "$bin" "$dest$prefix/bin/kmsfs"
 install -D -m 755 "$repo/packaging/mount.kmsfs" "$dest/sbin/mount.kmsfs"
 ln -sf mount.kmsfs "$dest/sbin/mount.fuse.kmsfs"
-install -D -m 644 "$repo/packaging/systemd/kmsfs@.service" "$dest$units/kmsfs@.service"
+for unit in kmsfs@.service kmsfs-serve.service; do
+  install -D -m 644 "$repo/packaging/systemd/$unit" "$dest$units/$unit"
+done
 
 man=$dest$prefix/share/man/man1
 mkdir -p "$man"

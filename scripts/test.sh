@@ -70,6 +70,8 @@ install_tools() {
   need_build_tools || return 1
   apt_need "fusermount3 fuse3" "jq jq" "python3 python3" "setfacl acl" "setfattr attr" "setcap libcap2-bin" "mkfs.ext4 e2fsprogs" \
     "losetup mount" "findmnt util-linux" "fio fio" || return 1
+  # The conformance suite and the clients of the endpoint.
+  apt_need "/usr/lib/python3*/ensurepip python3-venv" "npm npm" || true
   # What the POSIX and application suites use. Without them those suites skip or say what is missing.
   apt_need "/usr/include/sys/acl.h libacl1-dev" || true
   # The PKCS#11 token of the tests of custom key stores, which are skipped without it.
@@ -161,6 +163,7 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 
 mounted cli $S/cli.sh
 mounted unprivileged $S/unprivileged.sh
+mounted remote $S/remote.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
 root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs
@@ -185,6 +188,24 @@ case $MODE in
   long) root_mounted torture mkfs.ext4 env ROUNDS=8 python3 tests/torture/torture.py kmsfs ;;
 esac
 root_mounted demo-volume losetup scripts/demo-volume.sh
+
+# ---- the key manager's endpoint ---------------------------------------------------------------------------------------
+no_python=
+[ -x "$KMSFS_BIN" ] || no_python="no binary at $KMSFS_BIN"
+if [ -z "$no_python" ] && [ -z "${KMS_PY:-}" ]; then
+  venv=tests/conformance/.venv
+  if [ -n "$INSTALL" ] && ! [ -x $venv/bin/pytest ]; then
+    { python3 -m venv $venv && $venv/bin/pip -q install -r tests/conformance/requirements.txt; } > "$LOGS/venv.log" 2>&1
+  fi
+  [ -x $venv/bin/pytest ] || no_python="its Python packages are not there and cannot be installed ($LOGS/venv.log)"
+fi
+if [ -n "$no_python" ]; then skip conformance "$no_python"; else step conformance tests/conformance/serve.sh; fi
+case $MODE in
+  quick) skip sdk "left out by --quick" ;;
+  normal) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh aws boto3 js; fi ;;
+  # The Rust SDK takes minutes to compile.
+  long) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh; fi ;;
+esac
 
 # ---- the end ------------------------------------------------------------------------------------------------------
 [ ${#SKIPPED[@]} = 0 ] || printf 'skipped (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"

@@ -22,13 +22,15 @@ pub mod mount_options;
 pub mod mountpoint;
 pub mod mounts;
 mod offline;
+pub mod operation;
 pub mod output;
 pub mod passphrase;
 pub mod progress;
 pub mod repair;
 pub mod replica;
 pub mod rewrap;
-mod serve;
+pub mod serve;
+mod serving;
 pub mod session;
 pub mod settings;
 pub mod slots;
@@ -87,6 +89,7 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Kms(slots::KmsCommand),
+    Serve(serve::ServeArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
 }
@@ -105,7 +108,8 @@ fn run(cli: Cli, args: Vec<OsString>) -> ExitCode {
     match Settings::resolve(cli.global) {
         Err(error) => finish(Output::new(json), Err(error)),
         Ok(settings) => {
-            let default_level = if matches!(cli.command, Command::Mount(_)) { "info" } else { "warn" };
+            let default_level =
+                if matches!(cli.command, Command::Mount(_) | Command::Serve(_)) { "info" } else { "warn" };
             let done = logging::start(&settings, default_level).and_then(|()| {
                 daemon::harden();
                 dispatch(&settings, &cli.command, &args)
@@ -133,6 +137,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::KeyStore(command) => key_store::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
+        Command::Serve(args) => serve::run(settings, args),
         Command::Completions(args) => completions::completions(args, Cli::command()),
         Command::Man(args) => completions::man(settings, args, Cli::command()),
     }

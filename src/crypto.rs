@@ -5,6 +5,7 @@ pub mod asymmetric;
 pub mod kdf;
 pub mod mac;
 pub mod secret;
+pub mod sigv4;
 pub mod siv;
 pub mod xaes;
 

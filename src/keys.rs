@@ -1,11 +1,15 @@
 //! The joint between the filesystem and master keys.
 //!
-//! [`KeyService`] is the only place where a key manager plugs in: the embedded one today, remote ones beside it.
+//! [`KeyService`] is the only place where a key manager plugs in: the [`embedded`] one, and [`remote`] ones
+//! behind AWS's wire protocol.
 
 mod data_keys;
 pub mod embedded;
+pub mod remote;
+mod rewrap;
 
 pub use data_keys::{DataKeys, NewHeader};
+pub use rewrap::RewrapJob;
 
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;

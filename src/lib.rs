@@ -12,6 +12,7 @@
 //! | 5 | `content` |
 //! | 6 | `vfs`, [`ops`] |
 //! | 7 | `fuse` |
+//! | 8 | [`server`] |
 //! | 9 | [`cli`] |
 #![deny(unsafe_code, unused_must_use, clippy::undocumented_unsafe_blocks)]
 #![warn(missing_docs)]
@@ -25,6 +26,7 @@ pub mod fuse;
 pub mod keys;
 pub mod kms;
 pub mod ops;
+pub mod server;
 pub mod store;
 pub mod sync;
 pub mod sys;

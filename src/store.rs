@@ -205,6 +205,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Whether a crash keeps metadata operations in order, so that an earlier one is never lost while a later one
     /// survives (FORMAT 8.1): ext4 with a journal, xfs, tmpfs.
     fn ordered_metadata(&self) -> bool;
+    /// The user that this process acts as here: whose objects it may change the modes of.
+    fn user(&self) -> u32;
     /// Flushes the whole filesystem.
     fn sync_all(&self) -> Result<()>;
 
@@ -278,7 +280,7 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Makes the content (and, unless `data_only`, the attributes) durable.
     fn sync(&self, data_only: bool) -> Result<()>;
     /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
-    /// could leave a mixture of both versions after a power cut (FORMAT S1, `backing_io` auto).
+    /// could leave a mixture of both versions after a power cut (FORMAT S1).
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;

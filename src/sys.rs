@@ -6,4 +6,5 @@ pub mod file;
 pub mod ofd;
 pub mod peer;
 pub mod process;
+pub mod user;
 pub mod wipe;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use kmsfs::crypto::aead::Backend;
 use kmsfs::crypto::secret::SecretKey;
+use kmsfs::env::{SystemClock, SystemEntropy};
 use kmsfs::format::dirid::{self, Found};
 use kmsfs::format::header::{self, HeaderInfo, HeaderPolicy, IMPLEMENTED_AEADS};
 use kmsfs::format::keys::VolumeKeys;
@@ -17,8 +18,9 @@ use kmsfs::format::size::Geometry;
 use kmsfs::format::slot::{Place, build_slot, parse_slot};
 use kmsfs::format::volume::VolumeFile;
 use kmsfs::format::{symlink, xattr};
-use kmsfs::kms::blob;
-use kmsfs::kms::custody::{Home, RecoveryKey};
+use kmsfs::kms::custody::{Home, NewHome, NewSlot, RecoveryKey};
+use kmsfs::kms::model::Caller;
+use kmsfs::kms::{Engine, blob};
 use kmsfs::types::{DirId, KeyArn, VolumeId};
 
 /// A target's name and what it does.
@@ -36,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     ("root_file", root_file),
     ("recovery_key", recovery_key),
     ("blob", blob),
+    ("authorization", authorization),
+    ("api", api),
     ("ops", ops),
 ];
 
@@ -145,10 +149,21 @@ pub fn xattr(data: &[u8]) -> bool {
     let mut lines = data.splitn(2, |&b| b == b'\n');
     let (disk, value) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     if let Ok(encoded) = xattr::encode_name(&keys, disk) {
-        assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
         let stored = xattr::encode_value(&keys, disk, value, &[1; 24]);
+        if xattr::is_long(&encoded) {
+            assert_eq!(xattr::decode_long(&keys, &encoded, &stored).expect("what was sealed opens").0, disk);
+        } else {
+            assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
+        }
         let back = xattr::decode_value(&keys, disk, &stored).expect("what was sealed opens");
         assert_eq!(back.as_slice(), value);
+    }
+    if let Ok(disk) = std::str::from_utf8(disk)
+        && xattr::is_long(disk)
+    {
+        let Ok((name, _)) = xattr::decode_long(&keys, disk, value) else { return false };
+        assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid"), disk);
+        return true;
     }
     let Ok(name) = xattr::decode_name(&keys, disk) else { return false };
     assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid").as_bytes(), disk);
@@ -179,6 +194,60 @@ pub fn blob(data: &[u8]) -> bool {
     assert!(data.len() > blob::OVERHEAD);
     assert_eq!(blob::Header::new(&header.key_id_text(), header.material_id), Some(header));
     blob::material_id(data).is_some()
+}
+
+/// The `Authorization` header of a signed request.
+pub fn authorization(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let Ok(parsed) = kmsfs::server::parse_authorization(text) else { return false };
+    assert_eq!(parsed.signature.len(), 64);
+    assert!(parsed.signed_headers.is_sorted_by(|a, b| a < b));
+    let [date, region, service] = parsed.scope;
+    let (id, signed) = (parsed.access_key_id, parsed.signed_headers.join(";"));
+    let written = format!(
+        "AWS4-HMAC-SHA256 Credential={id}/{date}/{region}/{service}/aws4_request, SignedHeaders={signed}, Signature={}",
+        parsed.signature
+    );
+    assert_eq!(kmsfs::server::parse_authorization(&written).expect("what was read can be read again"), parsed);
+    true
+}
+
+/// A key manager of its own for each thread.
+struct Manager {
+    engine: Engine,
+    caller: Caller,
+    /// Last, so that the engine has closed before its home goes.
+    _home: tempfile::TempDir,
+}
+
+thread_local! {
+    static MANAGER: Manager = {
+        let memory = std::path::Path::new("/dev/shm");
+        let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a directory");
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+        let (unlocked, _) = Home::create(&home.path().join("kms"), new, &*clock, &*entropy).expect("a home");
+        let engine = Engine::start(unlocked, clock, entropy).expect("an engine");
+        let caller = engine.local_caller("fuzz");
+        Manager { engine, caller, _home: home }
+    };
+}
+
+/// A request of AWS's JSON: the name of an operation, a line end, the body.
+pub fn api(data: &[u8]) -> bool {
+    let Some(at) = data.iter().position(|byte| *byte == b'\n') else { return false };
+    let Ok(name) = std::str::from_utf8(&data[..at]) else { return false };
+    MANAGER.with(|manager| match manager.engine.execute(&manager.caller, name, &data[at + 1..]) {
+        Ok(answer) => {
+            let json = answer.as_bytes();
+            assert!(json.is_empty() || json.starts_with(b"{") && json.ends_with(b"}"));
+            true
+        }
+        Err(error) => {
+            assert_ne!(error.code(), "KMSInternalException", "{error}");
+            false
+        }
+    })
 }
 
 /// Operations on a volume in memory, compared with a plain tree. Every eight bytes of the input choose one operation

@@ -6,6 +6,7 @@ use super::exit::{CliError, Exit};
 use super::mounts;
 use crate::format::Outcome;
 use crate::keys::KeyError;
+use crate::keys::remote::{EndpointError, RemoteError};
 use crate::kms::audit::AuditError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
@@ -85,6 +86,28 @@ impl From<KeyError> for CliError {
         };
         // The texts of the joint carry their next step.
         Self::new(exit, code, error)
+    }
+}
+
+impl From<EndpointError> for CliError {
+    fn from(error: EndpointError) -> Self {
+        match error {
+            EndpointError::Credentials(_) => Self::new(Exit::AccessDenied, "NoCredentials", error),
+            EndpointError::Url(_) | EndpointError::Plaintext(_) => Self::usage(format_args!("--kms-endpoint: {error}")),
+        }
+    }
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        let exit = match error.code.as_str() {
+            "DisabledException" | "KMSInvalidStateException" => Exit::KeyUnusable,
+            "AccessDeniedException" => Exit::AccessDenied,
+            "ValidationException" | "SerializationException" => Exit::Usage,
+            RemoteError::SILENT => Exit::KmsUnavailable,
+            _ => Exit::Failure,
+        };
+        Self::new(exit, &error.code, &error)
     }
 }
 
@@ -181,6 +204,8 @@ impl From<VolumeError> for CliError {
                      kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
                 ))
             }
+            VolumeError::ForeignCopy { .. } => new(Exit::Integrity, "ForeignVolume")
+                .hint("restore .kmsfs/volume from a backup of this directory; nothing was changed"),
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
                 let hint = format!(

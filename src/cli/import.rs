@@ -94,7 +94,7 @@ fn write(path: &Path, bytes: &[u8]) -> CliResult<()> {
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &ImportCommand) -> CliResult {
     let session = Session::open(settings)?;
-    let Session { engine, caller } = &session;
+    let Session { engine, caller, .. } = &session;
     match command {
         ImportCommand::Parameters(args) => {
             let request = GetParametersForImportRequest {

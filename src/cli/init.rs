@@ -11,7 +11,6 @@ use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
-use crate::keys::embedded::EmbeddedKms;
 use crate::kms::custody::RecoveryKey;
 use crate::ops::init::{InitOptions, NewVolume, check_empty, init_volume, new_volume_id};
 
@@ -120,9 +119,9 @@ pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliRes
         label: flags.label.clone(),
         ..InitOptions::default()
     };
-    let service = EmbeddedKms::new(session.engine.clone(), &id);
+    let service = session.key_service(&id)?;
     let registry = session.engine.registry();
-    Ok(init_volume(dir, id, &service, &registry, &options, &*system_clock(), &SystemEntropy)?)
+    Ok(init_volume(dir, id, &*service, &registry, &options, &*system_clock(), &SystemEntropy)?)
 }
 
 fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {

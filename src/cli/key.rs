@@ -155,6 +155,7 @@ fn parse_tag(text: &str) -> Result<Tag, String> {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
+    settings.local_only("kmsfs key")?;
     let session = Session::open(settings)?;
     let keys = Keys { settings, session: &session };
     let done = match command {
@@ -189,7 +190,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let store =
             args.key_store.as_deref().map(|store| super::key_store::store_id(self.session, store)).transpose()?;
         let request = CreateKeyRequest {
@@ -203,7 +204,7 @@ impl Keys<'_> {
         let answer = engine.create_key(caller, request)?;
         let arn = answer.key_metadata.arn.clone();
         if let Some(alias) = &args.alias {
-            let alias_name = super::alias::full_name(alias);
+            let alias_name = super::aws::alias_name(alias);
             let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
             engine.create_alias(caller, request).map_err(|e| {
                 let hint = format!("the key exists without it: kmsfs alias create NAME {}", arn.key_id());
@@ -248,7 +249,7 @@ impl Keys<'_> {
     }
 
     fn describe(&self, key: &str) -> CliResult {
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let answer =
             engine.describe_key(caller, DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() })?;
         let metadata = &answer.key_metadata;
@@ -334,7 +335,7 @@ impl Keys<'_> {
 
     fn enable_rotation(&self, args: &EnableRotationArgs) -> CliResult {
         let arn = control_name(self.session, &args.key)?;
-        let Session { engine, caller } = self.session;
+        let Session { engine, caller, .. } = self.session;
         let request = EnableKeyRotationRequest { key_id: arn.clone(), rotation_period_in_days: args.period };
         engine.enable_key_rotation(caller, request)?;
         let status = engine.get_key_rotation_status(caller, arn.as_str().into())?;
@@ -460,7 +461,7 @@ fn pages<T>(mut page: impl FnMut(Option<String>) -> Result<(Vec<T>, Option<Strin
 /// Every key of the account and Region.
 pub fn all_keys(session: &Session) -> CliResult<Vec<KeyListEntry>> {
     pages(|marker| {
-        let request = ListKeysRequest { limit: Some(1000), marker };
+        let request = ListKeysRequest { limit: Some(1000), marker, ..Default::default() };
         let page = session.engine.list_keys(&session.caller, request)?;
         Ok((page.keys, page.next_marker))
     })

@@ -109,7 +109,7 @@ pub fn store_id(session: &Session, text: &str) -> CliResult<String> {
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KeyStoreCommand) -> CliResult {
     let session = Session::open(settings)?;
-    let Session { engine, caller } = &session;
+    let Session { engine, caller, .. } = &session;
     match command {
         KeyStoreCommand::Create(args) => create(settings, &session, args),
         KeyStoreCommand::Connect(args) => {
@@ -160,7 +160,7 @@ fn changed(settings: &Settings, id: &str, state: ConnectionState) -> CliResult {
 }
 
 fn create(settings: &Settings, session: &Session, args: &CreateArgs) -> CliResult {
-    let Session { engine, caller } = session;
+    let Session { engine, caller, .. } = session;
     let cluster = match (&args.module, &args.token_label, &args.cluster) {
         (Some(module), Some(label), _) => engine.add_cluster(caller, module, label)?.cloud_hsm_cluster_id,
         (_, _, Some(cluster)) => cluster.clone(),

@@ -12,7 +12,8 @@ use super::exit::{CliError, CliResult, Exit};
 use super::init::{Created, VolumeFlags, make_volume};
 use super::mount_options::MountOptions;
 use super::mountpoint;
-use super::serve::Serving;
+use super::mounts;
+use super::serving::Serving;
 use super::session::{CreateFlags, Session};
 use super::settings::Settings;
 use crate::ops::VolumeError;
@@ -29,6 +30,7 @@ Mount options (-o):
   noexec               no program can be executed
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
+  strict_ids           no changes in files and directories that turn out to be copies of one another
 Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
 subtype=, x-*, and mount(8)'s own.";
 
@@ -67,11 +69,6 @@ pub struct MountArgs {
     volume: VolumeFlags,
     #[command(flatten)]
     create: CreateFlags,
-}
-
-/// What the lock of a mounted volume says it is held for.
-pub fn lock_purpose(mountpoint: &Path) -> String {
-    format!("mount {}", mountpoint.display())
 }
 
 /// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
@@ -140,7 +137,7 @@ fn open_or_make(
 ) -> CliResult<(Session, FoundVolume, Option<VolumeLock>)> {
     let lock = |found: &FoundVolume| match options.read_only {
         true => Ok(None),
-        false => found.lock(&lock_purpose(mnt)).map(Some),
+        false => found.lock(&mounts::lock_purpose(mnt)).map(Some),
     };
     match FoundVolume::find(dir) {
         Ok(found) => {

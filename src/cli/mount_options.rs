@@ -17,11 +17,21 @@ pub struct MountOptions {
     pub exec: bool,
     /// An unknown volume is shown and entered into the registry.
     pub trust_new_volume: bool,
+    /// Nothing is written to files and directories that share an id with another one.
+    pub strict_ids: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { allow_other: false, read_only: false, suid: false, dev: false, exec: true, trust_new_volume: false }
+        Self {
+            allow_other: false,
+            read_only: false,
+            suid: false,
+            dev: false,
+            exec: true,
+            trust_new_volume: false,
+            strict_ids: false,
+        }
     }
 }
 
@@ -61,6 +71,7 @@ impl MountOptions {
                 return Err(CliError::usage(format_args!("key-state={other} is not known; this version has: ebs")));
             }
             ("trust-new-volume", None) => self.trust_new_volume = true,
+            ("strict_ids", None) => self.strict_ids = true,
             ("remount", None) => {
                 return Err(CliError::usage("a mount is changed by mount(8), not by kmsfs mount")
                     .hint("mount -i -o remount,ro MNT"));

@@ -11,7 +11,6 @@ use super::settings::Settings;
 use crate::content::Volume;
 use crate::env::{SystemEntropy, system_clock};
 use crate::format::volume::OpenedVolume;
-use crate::keys::embedded::EmbeddedKms;
 use crate::keys::{DataKeys, KeyService};
 use crate::ops::Finding;
 use crate::ops::open::{FoundVolume, OpenOptions};
@@ -35,7 +34,7 @@ pub fn unlock(settings: &Settings, found: FoundVolume, options: OpenOptions) -> 
 
 /// As [`unlock`], with a key manager that is open already.
 pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -> CliResult<Unlocked> {
-    let service: Arc<dyn KeyService> = Arc::new(EmbeddedKms::new(session.engine.clone(), &found.volume_id()));
+    let service = session.key_service(&found.volume_id())?;
     let opened = found.open(&*service, &session.engine.registry(), options)?;
     Ok(Unlocked { session, service, opened })
 }
@@ -43,10 +42,9 @@ pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -
 /// What files are opened with. `read_attempts`: more than one only where a writer outside of this process may be at
 /// work.
 pub fn files(service: Arc<dyn KeyService>, opened: OpenedVolume, read_attempts: u32) -> Arc<Volume> {
-    let geometry = opened.config.geometry;
     let entropy = Arc::new(SystemEntropy);
     let keys = DataKeys::new(service, opened, entropy.clone(), system_clock());
-    Arc::new(Volume { geometry, entropy, keys, read_attempts })
+    Arc::new(Volume::new(entropy, keys, read_attempts))
 }
 
 /// The ciphertext tree at `root`.

@@ -9,7 +9,6 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::{path_text, table};
 use super::session::Session;
 use super::settings::Settings;
-use crate::keys::embedded::EmbeddedKms;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::repair::{ConfigCopy, compare_config, restore_config};
 
@@ -38,13 +37,13 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
 fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
     let found = FoundVolume::find_by_backup(&args.dir)?;
     let session = Session::open(settings)?;
-    let service = EmbeddedKms::new(session.engine.clone(), &found.volume_id());
+    let service = session.key_service(&found.volume_id())?;
     let options = OpenOptions {
         trust_new_volume: args.trust_new_volume,
         accept_rollback: args.accept_rollback,
         ..OpenOptions::default()
     };
-    restore_config(found, &service, &session.engine.registry(), options)?;
+    restore_config(found, &*service, &session.engine.registry(), options)?;
     settings.out.result(&json!({"directory": path_text(&args.dir), "restored": ".kmsfs/volume"}), || {
         "The configuration is restored from its copy; the replaced one is .kmsfs/volume.damaged.".to_owned()
     });

@@ -54,7 +54,7 @@ pub struct KeyArg {
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &ReplicaCommand) -> CliResult {
     let session = Session::open(settings)?;
-    let Session { engine, caller } = &session;
+    let Session { engine, caller, .. } = &session;
     match command {
         ReplicaCommand::Create(args) => {
             let request = ReplicateKeyRequest {

@@ -1,158 +1,162 @@
-//! Serving a mount: from the opened volume to the end of the daemon.
+//! `kmsfs serve`: the key manager behind AWS's wire protocol.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use clap::Args;
 use serde_json::json;
 
-use super::control::rewrap::Served;
-use super::control::server::ControlSocket;
-use super::daemon::{self, Readiness, notify_systemd};
+use super::daemon::{self, notify_systemd};
 use super::exit::{CliError, CliResult, Exit};
-use super::mount_options::MountOptions;
-use super::offline::{self, Unlocked};
-use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
-use super::stop;
-use crate::fuse::{MountSpec, serve};
-use crate::kms::Engine;
-use crate::ops::config;
-use crate::ops::lock::VolumeLock;
-use crate::ops::open::{FoundVolume, OpenOptions};
-use crate::store::LocalDir;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, thread};
+use crate::env::system_clock;
+use crate::server::{Certificate, Limits, Server, ServerError, Stop, TlsError};
+use crate::sync::thread;
 use crate::sys::process::SignalSet;
-use crate::vfs::{Options, Vfs};
 
-/// Reads of a unit before it counts as damaged: a read-only mount may stand beside a writer (FORMAT 7).
-const READ_ATTEMPTS_BESIDE_A_WRITER: u32 = 3;
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8480";
 
-/// A mount that is about to be made.
-pub struct Serving<'a> {
-    /// The settings.
-    pub settings: &'a Settings,
-    /// The mountpoint, without symbolic links.
-    pub mountpoint: PathBuf,
-    /// The mount options.
-    pub options: MountOptions,
-    /// Requests handled at once.
-    pub threads: usize,
-    /// Who waits for the mount to be usable.
-    pub ready: Readiness,
-    /// The log of a daemon.
-    pub log: Option<File>,
-    /// The signals that end the mount.
-    pub signals: SignalSet,
+/// Serve the key manager to the aws CLI and the AWS SDKs
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address for signed requests; port 0 takes a free one [default: 127.0.0.1:8480, unless --unix is given]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Unix socket for requests of local users, who need no signature
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+    /// Permissions of the Unix socket, in octal
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode, requires = "unix")]
+    unix_mode: u32,
+    /// Certificate chain in PEM: serve HTTPS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Listen on an address that other computers reach although there is no certificate: what is encrypted and decrypted
+    /// then crosses the network in the clear
+    #[arg(long)]
+    allow_plaintext: bool,
+    /// Connections at once
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = parse_connections)]
+    max_connections: usize,
 }
 
-impl Serving<'_> {
-    /// Opens the volume, mounts it, and serves until it is unmounted.
-    /// `lock` is held until everything is written.
-    pub fn run(
-        self,
-        session: Session,
-        found: FoundVolume,
-        lock: Option<VolumeLock>,
-        accepted: OpenOptions,
-    ) -> CliResult {
-        let root = found.root().to_owned();
-        let mut read_only = self.options.read_only;
-        let Unlocked { session, service, opened } = offline::unlock_with(session, found, accepted)?;
-        if opened.config.read_only() && !read_only {
-            self.settings.out.warning("the volume uses a feature that this version may only read: mounting read-only");
-            read_only = true;
-        }
-        daemon::raise_nofile();
-        let meta = config::open_meta(&root)?;
-        let volume_id = opened.config.volume_id;
-        let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
-        let volume = offline::files(Arc::clone(&service), opened, attempts);
-        let options = Options { read_only, privileged: rustix::process::geteuid().is_root() };
-        let backing = offline::backing(&root)?;
-        let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
-        let vfs = Arc::new(vfs);
-        if !read_only {
-            config::refresh_copy(&root, &meta)?;
-            if !config::begin_writing(&root, &meta)? {
-                tracing::info!("first mount, or the last one did not end by an unmount");
-            }
-            vfs.recover_intents().map_err(|e| refused(&root, &e))?;
-        }
-        // The kernel applies the caller's mask; this process must not add its own.
-        rustix::process::umask(Mode::empty());
-        tracing::info!(volume = %volume_id, read_only, "mounting {} at {}", root.display(), self.mountpoint.display());
-        let registry = session.engine.registry();
-        let served =
-            Served { vfs: Arc::clone(&vfs), backing, volume, service, registry, root: root.clone(), read_only };
-        let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
-            .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
-        let served = self.serve(vfs, &root, read_only, session.engine.clone());
-        // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
-        drop(control);
-        if served.is_ok() && !read_only {
-            config::end_writing(&root, &meta)?;
-        }
-        session.engine.audit().flush()?;
-        tracing::info!(volume = %volume_id, "unmounted {}", root.display());
-        drop(lock);
-        served
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("not permissions in octal, such as 660".into()),
     }
+}
 
-    fn serve(self, vfs: Arc<Vfs<LocalDir>>, root: &Path, read_only: bool, engine: Engine) -> CliResult {
-        let spec = MountSpec {
-            mountpoint: self.mountpoint.clone(),
-            source: spec_source(root),
-            read_only,
-            allow_other: self.options.allow_other,
-            suid: self.options.suid,
-            dev: self.options.dev,
-            exec: self.options.exec,
-            threads: self.threads,
-        };
-        let mounted = Arc::new(AtomicBool::new(false));
-        let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());
-        let (mut ready, log) = (self.ready, self.log);
-        let flag = Arc::clone(&mounted);
-        let served = serve(vfs, &spec, move || {
-            flag.store(true, Ordering::SeqCst);
-            let value =
-                json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});
-            out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
-            if out.is_json() {
-                out.line(&value, String::new);
-            }
-            let waiting = mountpoint.clone();
-            thread::spawn(move || stop::on_signal(signals, &waiting, engine.audit()));
-            if let Err(e) = ready.announce(log) {
-                tracing::error!("cannot leave the terminal: {e}");
-            }
-        });
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=100_000).contains(&n) => Ok(n),
+        _ => Err("not a number from 1 to 100000".into()),
+    }
+}
+
+/// Runs the command; returns when a signal ends the server.
+pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
+    let address = match (args.listen, &args.unix) {
+        (None, Some(_)) => None,
+        (None, None) => Some(DEFAULT_ADDRESS.parse().expect("an address")),
+        (given, _) => given,
+    };
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(chain), Some(key)) => Some(Certificate::read(chain, key)?),
+        _ => None,
+    };
+    if let Some(address) = address.filter(|a| !a.ip().is_loopback() && tls.is_none() && !args.allow_plaintext) {
+        return Err(CliError::usage(format_args!("{address} is reached from other computers, and there is no certificate"))
+            .hint("give --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1; if something else encrypts: --allow-plaintext"));
+    }
+    // Before the first thread: only the thread that waits for them gets these signals.
+    let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
+        .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
+    let tcp = address.map(|address| {
+        TcpListener::bind(address).map_err(|e| CliError::failure(format_args!("cannot listen on {address}: {e}")))
+    });
+    let tcp = tcp.transpose()?;
+    let session = Session::open(settings)?;
+    let unix = args.unix.as_deref().map(|path| listen_unix(path, args.unix_mode)).transpose()?;
+    daemon::raise_nofile();
+    announce(settings, tcp.as_ref(), tls.is_some(), args.unix.as_deref());
+    let stop = Stop::new();
+    let stopping = stop.clone();
+    thread::spawn(move || {
+        signals.wait();
+        tracing::info!("stopping on a signal");
         notify_systemd("STOPPING=1");
-        match served {
-            Ok(()) => Ok(Exit::Ok),
-            Err(e) if mounted.load(Ordering::SeqCst) => Err(CliError::failure(format_args!("the mount ended: {e}"))),
-            Err(e) => Err(not_mounted(&self.mountpoint, &e, self.options.allow_other)),
+        stopping.stop();
+        signals.wait();
+        tracing::error!("ended by a second signal");
+        std::process::exit(i32::from(Exit::Failure.code()));
+    });
+    let limits = Limits { connections: args.max_connections, ..Limits::default() };
+    let server = Server { engine: session.engine.clone(), clock: system_clock(), tcp, tls, unix, limits };
+    notify_systemd("READY=1");
+    let served = server.run(&stop);
+    if let Some(path) = &args.unix {
+        let _ = fs::remove_file(path);
+    }
+    session.engine.audit().flush()?;
+    served?;
+    tracing::info!("stopped");
+    Ok(Exit::Ok)
+}
+
+fn announce(settings: &Settings, tcp: Option<&TcpListener>, tls: bool, unix: Option<&Path>) {
+    let address = tcp.and_then(|listener| listener.local_addr().ok());
+    let endpoint = address.map(|address| format!("{}://{address}", if tls { "https" } else { "http" }));
+    let out = settings.out;
+    if out.is_json() {
+        out.line(&json!({ "message_type": "serving", "endpoint": endpoint, "unix": unix }), String::new);
+        return;
+    }
+    if let Some(endpoint) = endpoint {
+        out.note(format_args!(
+            "Serving at {endpoint}; for the aws CLI and SDKs: export AWS_ENDPOINT_URL_KMS={endpoint}"
+        ));
+    }
+    if let Some(path) = unix {
+        out.note(format_args!("Serving at the socket {}.", path.display()));
+    }
+}
+
+/// Listens at `path`. A socket at which nobody listens any more is replaced; anything else that is there is left alone.
+fn listen_unix(path: &Path, mode: u32) -> CliResult<UnixListener> {
+    let failed = |e: std::io::Error| CliError::failure(format_args!("cannot listen at {}: {e}", path.display()));
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket {
+        if UnixStream::connect(path).is_ok() {
+            let text = format_args!("another server listens at {}", path.display());
+            return Err(CliError::new(Exit::Busy, "Busy", text));
         }
+        fs::remove_file(path).map_err(failed)?;
+    }
+    // Closed for everybody else until its permissions are set.
+    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(mask);
+    let listener = listener.map_err(failed)?;
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+    Ok(listener)
+}
+
+impl From<TlsError> for CliError {
+    fn from(error: TlsError) -> Self {
+        Self::failure(error)
     }
 }
 
-fn spec_source(root: &Path) -> String {
-    root.to_string_lossy().into_owned()
-}
-
-fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {
-    CliError::new(Exit::Integrity, "VolumeDamaged", format_args!("{}: {error}", root.display()))
-}
-
-fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError {
-    let error =
-        CliError::new(Exit::Mountpoint, "MountFailed", format_args!("cannot mount at {}: {e}", mountpoint.display()));
-    if allow_other && !rustix::process::geteuid().is_root() {
-        return error.hint("for -o allow_other /etc/fuse.conf must have the line user_allow_other");
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> Self {
+        Self::failure(error)
     }
-    error.hint("kmsfs doctor looks for the cause")
 }

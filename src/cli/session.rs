@@ -1,6 +1,5 @@
 //! The embedded key manager as a command sees it: found, unlocked, or created on first use.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,13 +10,17 @@ use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
+use crate::keys::KeyService;
+use crate::keys::embedded::EmbeddedKms;
+use crate::keys::remote::{RemoteKms, Source};
 use crate::kms::Engine;
 use crate::kms::custody::{
     Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
 };
 use crate::kms::model::Caller;
 use crate::sync::Arc;
-use crate::types::{AccountId, Region};
+use crate::sys::user;
+use crate::types::{AccountId, Region, VolumeId};
 
 /// The Region of a key manager that was made without one.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -46,6 +49,8 @@ pub struct Session {
     pub engine: Engine,
     /// The user.
     pub caller: Caller,
+    /// URL and Region of the key manager of volumes, if it is another one.
+    endpoint: Option<(String, Region)>,
 }
 
 impl std::fmt::Debug for Session {
@@ -99,12 +104,31 @@ impl Session {
 
     fn start(settings: &Settings, home: Home) -> CliResult<Self> {
         let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
-        let mut caller = engine.local_caller(&user_name());
+        let mut caller = engine.local_caller(&user::own_name());
         if let Some(region) = &settings.region {
             caller = Caller::local(caller.principal().clone(), parse_region(region)?);
         }
-        Ok(Self { engine, caller })
+        let endpoint = match &settings.kms_endpoint {
+            Some(url) => Some((url.clone(), remote_region(settings)?)),
+            None => None,
+        };
+        Ok(Self { engine, caller, endpoint })
     }
+
+    /// What wraps the keys of `volume`: the key manager at `--kms-endpoint`, else the embedded one with the volume as caller.
+    pub fn key_service(&self, volume: &VolumeId) -> CliResult<Arc<dyn KeyService>> {
+        Ok(match &self.endpoint {
+            Some((url, region)) => Arc::new(RemoteKms::new(url, region.clone(), Source::Environment, system_clock())?),
+            None => Arc::new(EmbeddedKms::new(self.engine.clone(), volume)),
+        })
+    }
+}
+
+/// The Region of keys at `--kms-endpoint`: `--region`, or that of the AWS tools.
+pub fn remote_region(settings: &Settings) -> CliResult<Region> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let named = settings.region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
+    parse_region(named.as_deref().unwrap_or(DEFAULT_REGION))
 }
 
 fn parse_region(text: &str) -> CliResult<Region> {
@@ -188,21 +212,6 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
     }
 }
 
-/// The name of this process's user; the number where the user database does not know it.
-pub fn user_name() -> String {
-    let uid = rustix::process::geteuid().as_raw();
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    name_of(uid, &passwd).unwrap_or_else(|| uid.to_string())
-}
-
-fn name_of(uid: u32, passwd: &str) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next().filter(|n| !n.is_empty())?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
-}
-
 /// What people are told once when a key manager was made.
 pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
     let mut text = format!(
@@ -222,18 +231,4 @@ pub fn created_words(home: &Path, recovery: &str, keyfile: bool) -> String {
 /// The same for scripts.
 pub fn created_json(home: &Path, recovery: &str, keyfile: bool) -> serde_json::Value {
     json!({"kms_home": path_text(home), "recovery_key": recovery, "slot": if keyfile { "keyfile" } else { "passphrase" }})
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn users_have_names() {
-        let passwd = "root:x:0:0:root:/root:/bin/bash\n:x:7:7::/:\nbroken\nalice:x:1000:1000::/home/alice:/bin/sh\n";
-        assert_eq!(name_of(1000, passwd).as_deref(), Some("alice"));
-        assert_eq!(name_of(0, passwd).as_deref(), Some("root"));
-        assert_eq!(name_of(7, passwd), None);
-        assert_eq!(name_of(8, passwd), None);
-    }
 }

@@ -22,6 +22,10 @@ pub struct GlobalFlags {
     /// Directory of the key manager [default: $XDG_DATA_HOME/kmsfs, for root /var/lib/kmsfs]
     #[arg(long, global = true, value_name = "DIR", env = "KMSFS_HOME", hide_env_values = true, help_heading = HEADING)]
     pub kms_home: Option<PathBuf>,
+    /// Key manager behind AWS's wire protocol that wraps the keys of volumes, instead of the local one: kmsfs serve, AWS KMS.
+    /// Credentials come from the AWS_* variables or the shared credentials file
+    #[arg(long, global = true, value_name = "URL", env = "KMSFS_KMS_ENDPOINT", hide_env_values = true, help_heading = HEADING)]
+    pub kms_endpoint: Option<String>,
     /// Region that key names without one belong to [default: us-east-1]
     #[arg(long, global = true, value_name = "REGION", env = "KMSFS_REGION", hide_env_values = true, help_heading = HEADING)]
     pub region: Option<String>,
@@ -44,6 +48,7 @@ pub struct GlobalFlags {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ConfigFile {
     kms_home: Option<PathBuf>,
+    kms_endpoint: Option<String>,
     region: Option<String>,
     log_level: Option<String>,
     json: Option<bool>,
@@ -56,6 +61,8 @@ struct ConfigFile {
 pub struct Settings {
     /// Directory of the key manager; absolute.
     pub home: PathBuf,
+    /// URL of the key manager that wraps the keys of volumes; the local one if none is set.
+    pub kms_endpoint: Option<String>,
     /// Region for key names without one; the key manager's own default if none is set.
     pub region: Option<String>,
     /// Log filter, if one was set.
@@ -88,11 +95,24 @@ impl Settings {
         }
         Ok(Self {
             home,
+            kms_endpoint: flags.kms_endpoint.or(file.kms_endpoint).filter(|url| !url.is_empty()),
             region: flags.region.filter(|r| !r.is_empty()).or(file.region),
             log_level: flags.log_level.filter(|l| !l.is_empty()).or(file.log_level),
             out: Output::new(flags.json || file.json.unwrap_or(false)),
             unlock,
         })
+    }
+
+    /// Refuses a command that works on the local key manager only, while volumes are to use another one.
+    pub fn local_only(&self, command: &str) -> CliResult<()> {
+        match &self.kms_endpoint {
+            None => Ok(()),
+            Some(url) => Err(CliError::usage(format_args!("{command} works on the local key manager, not on that at {url}"))
+                .hint(format_args!(
+                    "use kmsfs kms OPERATION --cli-input-json JSON or aws kms --endpoint-url {url}; for the local one leave \
+                     out --kms-endpoint and unset KMSFS_KMS_ENDPOINT"
+                ))),
+        }
     }
 }
 

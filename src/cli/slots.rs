@@ -4,18 +4,22 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::exit::{CliError, CliResult, Exit};
+use super::operation::{self, OperationCommand};
 use super::output::table;
 use super::passphrase;
 use super::session::{Session, new_passphrase_slot};
 use super::settings::Settings;
 use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
 
-/// The key manager itself
+/// The key manager itself: slots, and every operation of AWS KMS as `kms OPERATION --cli-input-json JSON`
 #[derive(Debug, Subcommand)]
 pub enum KmsCommand {
     /// Passphrases, key files and recovery keys that open it
     #[command(subcommand)]
     Slots(SlotsCommand),
+    /// Any operation of AWS KMS.
+    #[command(flatten)]
+    Operation(OperationCommand),
 }
 
 /// `kms slots`.
@@ -61,7 +65,10 @@ pub struct RemoveArgs {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
-    let KmsCommand::Slots(command) = command;
+    let command = match command {
+        KmsCommand::Operation(command) => return operation::run(settings, command),
+        KmsCommand::Slots(command) => command,
+    };
     match command {
         SlotsCommand::List => list(settings),
         SlotsCommand::Add(args) => add(settings, args),

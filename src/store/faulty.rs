@@ -26,8 +26,10 @@ pub enum OpClass {
     Link,
     /// `unlink`, `rmdir`.
     Remove,
-    /// `rename`.
+    /// `rename`, but for the next.
     Rename,
+    /// `rename` that lets two entries change places, which not every filesystem can.
+    Exchange,
     /// `write_at`.
     Write,
     /// `set_len`.
@@ -53,6 +55,7 @@ impl OpClass {
         Self::Link,
         Self::Remove,
         Self::Rename,
+        Self::Exchange,
         Self::Write,
         Self::SetLen,
         Self::Allocate,
@@ -67,6 +70,7 @@ impl OpClass {
         Self::Link,
         Self::Remove,
         Self::Rename,
+        Self::Exchange,
         Self::Write,
         Self::SetLen,
         Self::Allocate,
@@ -76,7 +80,7 @@ impl OpClass {
 
     /// Those that a full filesystem or an exhausted quota refuses.
     pub const NEED_SPACE: &'static [Self] =
-        &[Self::Make, Self::Link, Self::Rename, Self::Write, Self::Allocate, Self::SetXattr];
+        &[Self::Make, Self::Link, Self::Rename, Self::Exchange, Self::Write, Self::Allocate, Self::SetXattr];
 }
 
 /// An error to inject.
@@ -297,6 +301,10 @@ impl<B: Backing> Backing for Faulty<B> {
         self.inner.ordered_metadata()
     }
 
+    fn user(&self) -> u32 {
+        self.inner.user()
+    }
+
     fn sync_all(&self) -> Result<()> {
         self.change(OpClass::Sync, |b| b.sync_all(), |_| Ok(Record::SyncAll))
     }
@@ -380,7 +388,8 @@ impl<B: Backing> Backing for Faulty<B> {
             let (dir, to_dir) = (ino_of(b, dir)?, ino_of(b, to_dir)?);
             Ok(Record::Rename { dir, name: name.into(), to_dir, to_name: to_name.into(), mode })
         };
-        self.change(OpClass::Rename, |b| b.rename(dir, name, to_dir, to_name, mode), record)
+        let class = if mode == RenameMode::Exchange { OpClass::Exchange } else { OpClass::Rename };
+        self.change(class, |b| b.rename(dir, name, to_dir, to_name, mode), record)
     }
 
     fn sync_dir(&self, dir: &B::Dir) -> Result<()> {

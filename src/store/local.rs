@@ -101,6 +101,10 @@ impl Backing for LocalDir {
         self.ordered_metadata
     }
 
+    fn user(&self) -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
     fn sync_all(&self) -> Result<()> {
         rustix::fs::syncfs(Self::readable(&self.root)?)
     }

@@ -7,7 +7,7 @@ use super::Result;
 use super::attr::{Attr, SetAttr};
 use super::fs::Vfs;
 use super::inode::Inode;
-use crate::store::{Access, Backing, BackingFile, FileKind, SetTime, Target};
+use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
 use crate::sync::{Arc, lock};
 
 impl<B: Backing> Vfs<B> {
@@ -22,14 +22,14 @@ impl<B: Backing> Vfs<B> {
             self.truncate(&inode, handle, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            self.with_target(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
+            self.change_mode(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
         }
         if let Some(mode) = change.mode {
-            self.with_target(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
+            self.change_mode(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let (atime, mtime) = (change.atime.unwrap_or(SetTime::Omit), change.mtime.unwrap_or(SetTime::Omit));
-            self.with_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
+            self.change_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
         }
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))
@@ -42,13 +42,14 @@ impl<B: Backing> Vfs<B> {
             _ => return Err(Errno::INVAL.into()),
         }
         if let Some(file) = handle.and_then(|number| self.files.get(number)) {
-            return self.report(inode, file.content.truncate(size));
+            self.check_id(&file.content)?;
+            return self.report_of(inode, Some(&file.content), file.content.truncate(size));
         }
         if size == 0 {
             return self.empty(inode);
         }
         let content = self.acquire(inode, true)?;
-        let done = content.truncate(size);
+        let done = self.check_id(&content).and_then(|()| content.truncate(size));
         self.relinquish(inode);
         self.report(inode, done)
     }
@@ -89,11 +90,6 @@ impl<B: Backing> Vfs<B> {
         if flags & !known & REFUSED != 0 {
             return Err(Errno::OPNOTSUPP.into());
         }
-        self.with_target(&inode, |target| self.backing.set_inode_flags(target, flags))
-    }
-
-    /// Whether the backing object is owned by this process's user, which may then change its mode.
-    pub(super) fn is_owner(&self, target: Target<'_, B>) -> Result<bool> {
-        Ok(self.backing.stat(target)?.uid == rustix::process::geteuid().as_raw())
+        self.change_target(&inode, |target| self.backing.set_inode_flags(target, flags))
     }
 }

@@ -127,7 +127,11 @@ impl<B: Backing + Clone> Fixture<B> {
 
     /// Mounts the volume, with an empty cache of data keys.
     pub fn mount(&self) -> Vfs<B> {
-        let options = Options { read_only: false, privileged: true };
+        self.mount_with(Options { privileged: true, ..Options::default() })
+    }
+
+    /// As [`Self::mount`], with other options.
+    pub fn mount_with(&self, options: Options) -> Vfs<B> {
         Vfs::new(Arc::new(self.backing.clone()), Arc::new(self.volume()), options).unwrap()
     }
 
@@ -139,7 +143,7 @@ impl<B: Backing + Clone> Fixture<B> {
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
-        Volume { geometry: Geometry::P1, entropy: self.entropy.clone(), keys, read_attempts: 1 }
+        Volume::new(self.entropy.clone(), keys, 1)
     }
 
     fn keys(&self) -> VolumeKeys {

@@ -143,6 +143,7 @@ fn write_corpus() {
     };
     put("xattr", "comment", &xattr(b"user.comment", b"value"));
     put("xattr", "empty", &xattr(b"user.a", b""));
+    put("xattr", "long", &xattr(&[b"user.", &[b'x'; 200][..]].concat(), b"value"));
     let home = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
     let entropy = SeededEntropy::new(1);
@@ -163,6 +164,24 @@ fn write_corpus() {
     };
     put("blob", "key", &blob_of("1234abcd-12ab-34cd-56ef-1234567890ab"));
     put("blob", "multi-region", &blob_of("mrk-1234abcd12ab34cd56ef1234567890ab"));
+    let scope = "Credential=AKIDEXAMPLE/20150830/us-east-1/kms/aws4_request";
+    let signature = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31";
+    for (name, separator) in [("spaces", ", "), ("no-spaces", ",")] {
+        let signed = "SignedHeaders=host;x-amz-date;x-amz-target";
+        let parts = [scope, signed, &format!("Signature={signature}")].join(separator);
+        put("authorization", name, format!("AWS4-HMAC-SHA256 {parts}").as_bytes());
+    }
+    for (name, request) in [
+        ("describe", r#"DescribeKey {"KeyId":"alias/aws/kmsfs","Unknown":[1,{"a":null}]}"#),
+        (
+            "create",
+            r#"CreateKey {"Description":"d\u00e4","Tags":[{"TagKey":"a","TagValue":""}],"KeySpec":"SYMMETRIC_DEFAULT"}"#,
+        ),
+        ("random", r#"GenerateRandom {"NumberOfBytes":32}"#),
+        ("list", r#"ListAliases {"Limit":10}"#),
+    ] {
+        put("api", name, request.replacen(' ', "\n", 1).as_bytes());
+    }
     for seed in 0..4_u8 {
         put("ops", &format!("random-{seed}"), &random::<800>(&SeededEntropy::new(seed.into())));
     }

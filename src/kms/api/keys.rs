@@ -10,7 +10,9 @@ operations! {
         multi_region: or_default, custom_key_store_id: optional,
     });
     DescribeKey: Quick = describe_key(DescribeKeyRequest { key_id: required, grant_tokens: or_default });
-    ListKeys: Slow = list_keys(ListKeysRequest { limit: optional, marker: optional });
+    ListKeys: Slow = list_keys(ListKeysRequest {
+        resource_owners: or_default, limit: optional, marker: optional,
+    });
     UpdateKeyDescription: Changes = update_key_description(UpdateKeyDescriptionRequest {
         key_id: required, description: required,
     });

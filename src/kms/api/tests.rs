@@ -75,6 +75,11 @@ fn operations_take_and_give_awss_json() {
     assert_eq!(opened["Plaintext"], "c2VjcmV0");
     assert_eq!(call(&bench, "DisableKey", &json!({ "KeyId": id })), Ok(Value::Null));
     assert!(call(&bench, "ListKeys", &json!({})).expect("listed")["Keys"].is_array());
+    let shared = call(&bench, "ListKeys", &json!({ "ResourceOwners": ["OTHER_ACCOUNTS_VIA_RAM"] })).expect("listed");
+    assert_eq!(shared["Keys"], json!([]));
+    let own =
+        call(&bench, "ListKeys", &json!({ "ResourceOwners": ["OTHER_ACCOUNTS_VIA_RAM", "SELF"] })).expect("listed");
+    assert_eq!(own["Keys"][0]["KeyId"], id);
     let empty = bench.engine.execute(&bench.alice, "ListKeys", b"").expect("an empty body is an empty object");
     assert!(empty.as_bytes().starts_with(b"{\"Keys\":["));
 }

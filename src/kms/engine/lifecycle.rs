@@ -94,10 +94,12 @@ impl Engine {
     /// `ListKeys`: keys of the caller's account and Region, those pending deletion included.
     pub fn list_keys(&self, caller: &Caller, request: ListKeysRequest) -> Result<ListKeysResponse, KmsError> {
         self.call(caller, ("ListKeys", ReadOnly), json!({ "limit": request.limit }), |call| {
-            Constraints::default().limit(request.limit, 1000).done()?;
+            let owners = &request.resource_owners;
+            Constraints::default().limit(request.limit, 1000).bytes("resourceOwners", owners.len(), 0..=2).done()?;
+            let wanted = owners.is_empty() || owners.contains(&ResourceOwner::Own);
             let snapshot = call.snapshot()?;
             let prefix = format!("{}/", caller.region());
-            let own = |key: &KeyEntry| key.record.account == caller.account().as_str() && !key.is_tombstone();
+            let own = |key: &KeyEntry| wanted && key.record.account == caller.account().as_str() && !key.is_tombstone();
             let entry = |key: &KeyEntry| KeyListEntry { key_id: key.record.key_id.clone(), key_arn: key.arn.clone() };
             let marker = request.marker.as_deref();
             let pager = Pager { operation: "ListKeys", filter: "", limit: request.limit, default: 100, marker };

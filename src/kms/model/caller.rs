@@ -167,6 +167,12 @@ impl Caller {
         self.changed(|fields| fields.via_service = Some(service.into()))
     }
 
+    /// The same caller in another Region.
+    #[must_use]
+    pub fn in_region(self, region: Region) -> Self {
+        self.changed(|fields| fields.region = region)
+    }
+
     /// Address and user agent of a remote caller.
     #[must_use]
     pub fn from_address(self, source_ip: impl Into<String>, user_agent: impl Into<String>) -> Self {

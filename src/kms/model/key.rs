@@ -162,6 +162,15 @@ words!(
     }
 );
 words!(
+    /// Whose keys `ListKeys` lists.
+    ResourceOwner {
+        /// The caller's account.
+        Own = "SELF",
+        /// Other accounts that share keys through Resource Access Manager: none.
+        OtherAccountsViaRam = "OTHER_ACCOUNTS_VIA_RAM",
+    }
+);
+words!(
     /// Whether imported material expires.
     ExpirationModel {
         /// At `ValidTo`.

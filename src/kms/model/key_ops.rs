@@ -60,6 +60,8 @@ pub struct DescribeKeyResponse {
 /// `ListKeys`.
 #[derive(Debug, Clone, Default)]
 pub struct ListKeysRequest {
+    /// Whose keys; none named is the account's own. Nobody shares keys by RAM here.
+    pub resource_owners: Vec<ResourceOwner>,
     /// 1 to 1000, default 100.
     pub limit: Option<u32>,
     /// `next_marker` of the answer before.

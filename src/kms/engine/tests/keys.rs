@@ -251,7 +251,7 @@ fn pages_neither_skip_nor_repeat_and_markers_are_bound() {
     let mut keys: Vec<String> = (0..7).map(|_| bench.key()).collect();
     keys.sort();
     let page = |marker| {
-        let request = ListKeysRequest { limit: Some(3), marker };
+        let request = ListKeysRequest { limit: Some(3), marker, ..Default::default() };
         bench.engine.list_keys(&bench.alice, request)
     };
     let first = page(None).expect("listed");
@@ -274,7 +274,7 @@ fn pages_neither_skip_nor_repeat_and_markers_are_bound() {
     assert_eq!(
         bench
             .engine
-            .list_keys(&bench.alice, ListKeysRequest { limit: Some(0), marker: None })
+            .list_keys(&bench.alice, ListKeysRequest { limit: Some(0), ..Default::default() })
             .map(drop)
             .expect_err("too small")
             .code(),

@@ -123,7 +123,7 @@ fn lists_go_on_where_they_were() {
     }
     let (mut listed, mut marker) = (Vec::new(), None);
     loop {
-        let request = ListKeysRequest { limit: Some(2), marker: marker.take() };
+        let request = ListKeysRequest { limit: Some(2), marker: marker.take(), ..Default::default() };
         let page = bench.engine.list_keys(&bench.alice, request).expect("listed");
         listed.extend(page.keys.into_iter().map(|key| key.key_id));
         assert_eq!(page.truncated, page.next_marker.is_some());

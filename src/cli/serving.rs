@@ -1,0 +1,159 @@
+//! Serving a mount: from the opened volume to the end of the daemon.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use serde_json::json;
+
+use super::control::rewrap::Served;
+use super::control::server::ControlSocket;
+use super::daemon::{self, Readiness, notify_systemd};
+use super::exit::{CliError, CliResult, Exit};
+use super::mount_options::MountOptions;
+use super::offline::{self, Unlocked};
+use super::output::path_text;
+use super::session::Session;
+use super::settings::Settings;
+use super::stop;
+use crate::fuse::{MountSpec, serve};
+use crate::kms::Engine;
+use crate::ops::config;
+use crate::ops::lock::VolumeLock;
+use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::store::LocalDir;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, thread};
+use crate::sys::process::SignalSet;
+use crate::vfs::{Options, Vfs};
+
+/// Reads of a unit before it counts as damaged: a read-only mount may stand beside a writer (FORMAT 7).
+const READ_ATTEMPTS_BESIDE_A_WRITER: u32 = 3;
+
+/// A mount that is about to be made.
+pub struct Serving<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The mountpoint, without symbolic links.
+    pub mountpoint: PathBuf,
+    /// The mount options.
+    pub options: MountOptions,
+    /// Requests handled at once.
+    pub threads: usize,
+    /// Who waits for the mount to be usable.
+    pub ready: Readiness,
+    /// The log of a daemon.
+    pub log: Option<File>,
+    /// The signals that end the mount.
+    pub signals: SignalSet,
+}
+
+impl Serving<'_> {
+    /// Opens the volume, mounts it, and serves until it is unmounted.
+    /// `lock` is held until everything is written.
+    pub fn run(
+        self,
+        session: Session,
+        found: FoundVolume,
+        lock: Option<VolumeLock>,
+        accepted: OpenOptions,
+    ) -> CliResult {
+        let root = found.root().to_owned();
+        let mut read_only = self.options.read_only;
+        let Unlocked { session, service, opened } = offline::unlock_with(session, found, accepted)?;
+        if opened.config.read_only() && !read_only {
+            self.settings.out.warning("the volume uses a feature that this version may only read: mounting read-only");
+            read_only = true;
+        }
+        daemon::raise_nofile();
+        let meta = config::open_meta(&root)?;
+        let volume_id = opened.config.volume_id;
+        let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
+        let volume = offline::files(Arc::clone(&service), opened, attempts);
+        let strict_ids = self.options.strict_ids;
+        let options = Options { read_only, privileged: rustix::process::geteuid().is_root(), strict_ids };
+        let backing = offline::backing(&root)?;
+        let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
+        let vfs = Arc::new(vfs);
+        if !read_only {
+            config::refresh_copy(&root, &meta)?;
+            if !config::begin_writing(&root, &meta)? {
+                tracing::info!("first mount, or the last one did not end by an unmount");
+            }
+            vfs.recover_intents().map_err(|e| refused(&root, &e))?;
+        }
+        // The kernel applies the caller's mask; this process must not add its own.
+        rustix::process::umask(Mode::empty());
+        tracing::info!(volume = %volume_id, read_only, "mounting {} at {}", root.display(), self.mountpoint.display());
+        let registry = session.engine.registry();
+        let served =
+            Served { vfs: Arc::clone(&vfs), backing, volume, service, registry, root: root.clone(), read_only };
+        let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
+            .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
+        let served = self.serve(vfs, &root, read_only, session.engine.clone());
+        // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
+        drop(control);
+        if served.is_ok() && !read_only {
+            config::end_writing(&root, &meta)?;
+        }
+        session.engine.audit().flush()?;
+        tracing::info!(volume = %volume_id, "unmounted {}", root.display());
+        drop(lock);
+        served
+    }
+
+    fn serve(self, vfs: Arc<Vfs<LocalDir>>, root: &Path, read_only: bool, engine: Engine) -> CliResult {
+        let spec = MountSpec {
+            mountpoint: self.mountpoint.clone(),
+            source: spec_source(root),
+            read_only,
+            allow_other: self.options.allow_other,
+            suid: self.options.suid,
+            dev: self.options.dev,
+            exec: self.options.exec,
+            threads: self.threads,
+        };
+        let mounted = Arc::new(AtomicBool::new(false));
+        let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());
+        let (mut ready, log) = (self.ready, self.log);
+        let flag = Arc::clone(&mounted);
+        let served = serve(vfs, &spec, move || {
+            flag.store(true, Ordering::SeqCst);
+            let value =
+                json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});
+            out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
+            if out.is_json() {
+                out.line(&value, String::new);
+            }
+            let waiting = mountpoint.clone();
+            thread::spawn(move || stop::on_signal(signals, &waiting, engine.audit()));
+            if let Err(e) = ready.announce(log) {
+                tracing::error!("cannot leave the terminal: {e}");
+            }
+        });
+        notify_systemd("STOPPING=1");
+        match served {
+            Ok(()) => Ok(Exit::Ok),
+            Err(e) if mounted.load(Ordering::SeqCst) => Err(CliError::failure(format_args!("the mount ended: {e}"))),
+            Err(e) => Err(not_mounted(&self.mountpoint, &e, self.options.allow_other)),
+        }
+    }
+}
+
+fn spec_source(root: &Path) -> String {
+    root.to_string_lossy().into_owned()
+}
+
+fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {
+    CliError::new(Exit::Integrity, "VolumeDamaged", format_args!("{}: {error}", root.display()))
+}
+
+fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError {
+    let error =
+        CliError::new(Exit::Mountpoint, "MountFailed", format_args!("cannot mount at {}: {e}", mountpoint.display()));
+    if allow_other && !rustix::process::geteuid().is_root() {
+        return error.hint("for -o allow_other /etc/fuse.conf must have the line user_allow_other");
+    }
+    error.hint("kmsfs doctor looks for the cause")
+}

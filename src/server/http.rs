@@ -1,0 +1,222 @@
+//! One HTTP request: whose it is, which service it is for, and its answer.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, Response, StatusCode};
+use zeroize::Zeroizing;
+
+use super::Limits;
+use super::metrics::Metrics;
+use super::protocol::{self, Failure};
+use super::sigv4::{AuthError, Received, Verifier};
+use super::sts;
+use crate::env::Clock;
+use crate::kms::model::{Caller, Principal};
+use crate::kms::{Engine, KmsError};
+use crate::sync::Arc;
+use crate::types::Region;
+
+/// Which operation of KMS a request is for.
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+/// The request's id in the answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+
+/// The answer to a request.
+pub type Answered = Response<Full<Bytes>>;
+
+/// What all requests share.
+pub struct Shared {
+    pub engine: Engine,
+    pub clock: Arc<dyn Clock>,
+    pub verifier: Verifier,
+    pub metrics: Metrics,
+    pub limits: Limits,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub enum Peer {
+    /// Whoever signs.
+    Tcp(IpAddr),
+    /// A local user, known from the system.
+    Unix(Caller),
+}
+
+impl Peer {
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_canonical().to_string(),
+            Self::Unix(_) => "127.0.0.1".to_owned(),
+        }
+    }
+}
+
+/// A request with its body, and the id that its record and its answer carry.
+pub struct Incomplete<'a> {
+    pub received: Received<'a>,
+    pub id: &'a str,
+}
+
+/// Answers one request, whatever it is.
+pub async fn answer(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Result<Answered, Infallible> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let within = tokio::time::timeout(shared.limits.request_time, route(&shared, &peer, request, &id));
+    let mut answered = match within.await {
+        Ok(answered) => answered,
+        Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n"),
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        answered.headers_mut().insert(REQUEST_ID, value);
+    }
+    Ok(answered)
+}
+
+async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id: &str) -> Answered {
+    let (head, body) = request.into_parts();
+    match (&head.method, head.uri.path()) {
+        (&Method::GET, "/healthz") => return health(shared),
+        (&Method::GET, "/metrics") if peer.is_local() => return shared.metrics.answer(),
+        (&Method::GET | &Method::POST, "/") => {}
+        _ => return plain(StatusCode::NOT_FOUND, "there is nothing here; the API is POST /\n"),
+    }
+    let body = match read(body, &head.headers, shared.limits.body).await {
+        Ok(body) => body,
+        Err(answered) => return *answered,
+    };
+    let received = Received {
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        query: head.uri.query().unwrap_or(""),
+        headers: &head.headers,
+        body: &body,
+    };
+    let request = Incomplete { received, id };
+    match head.headers.get(TARGET) {
+        Some(target) if head.method == Method::POST => kms(shared, peer, &request, target).await,
+        _ if sts::is_query(&request.received) => sts::answer(shared, peer, &request),
+        _ => Failure::unknown_operation("").answer(),
+    }
+}
+
+/// The body in memory that is wiped: it may hold plaintext.
+async fn read(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Zeroizing<Vec<u8>>, Box<Answered>> {
+    let too_large = || Box::new(plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large\n"));
+    let announced: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+    let expected = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
+    if expected > limit || body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let mut body = body;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            return Err(Box::new(plain(StatusCode::BAD_REQUEST, "the request ended early\n")));
+        };
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+/// An operation of KMS.
+async fn kms(shared: &Arc<Shared>, peer: &Peer, request: &Incomplete<'_>, target: &HeaderValue) -> Answered {
+    let started = Instant::now();
+    let target = target.to_str().unwrap_or("");
+    let name = target.strip_prefix(protocol::TARGET_PREFIX).unwrap_or("");
+    let (operation, outcome) = protocol::execute(shared, peer, request, name).await;
+    let code = outcome.as_ref().map_or_else(Failure::code, |_| "ok");
+    shared.metrics.request(operation, code, started.elapsed());
+    match outcome {
+        Ok(body) => json(StatusCode::OK, body),
+        Err(failure) => failure.answer(),
+    }
+}
+
+impl Shared {
+    /// The caller of `request` for `service`: who signed, or who is at the socket.
+    pub fn caller(&self, peer: &Peer, request: &Incomplete<'_>, service: &str) -> Result<Caller, AuthError> {
+        let caller = match peer {
+            Peer::Unix(caller) => in_scope(caller.clone(), request.received.headers),
+            Peer::Tcp(_) => {
+                let lookup = |access_key_id: &str| self.engine.credentials(access_key_id);
+                let signer = self.verifier.verify(&request.received, service, self.clock.now(), lookup)?;
+                Caller::new(signer.principal, signer.region)
+            }
+        };
+        let agent = request.received.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        Ok(caller.from_address(peer.address(), agent).with_request_id(request.id))
+    }
+}
+
+/// `caller` in the Region that a signature names: at the socket it need not be right, but SDKs say there which Region they
+/// mean.
+fn in_scope(caller: Caller, headers: &HeaderMap) -> Caller {
+    let header = headers.get(hyper::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let authorization = header.and_then(|header| super::sigv4::parse_authorization(header).ok());
+    let region: Option<Region> = authorization.and_then(|authorization| authorization.scope[1].parse().ok());
+    match region {
+        Some(region) => caller.in_region(region),
+        None => caller,
+    }
+}
+
+fn health(shared: &Shared) -> Answered {
+    match shared.engine.credentials("") {
+        Ok(_) => plain(StatusCode::OK, "ok\n"),
+        Err(error) => {
+            tracing::error!(%error, "the key manager is not usable");
+            plain(StatusCode::SERVICE_UNAVAILABLE, "the key manager is not usable; the log says why\n")
+        }
+    }
+}
+
+/// An answer in plain text.
+pub fn plain(status: StatusCode, text: &str) -> Answered {
+    with_type(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// An answer of KMS.
+pub fn json(status: StatusCode, body: Bytes) -> Answered {
+    with_type(status, "application/x-amz-json-1.1", body)
+}
+
+/// An answer of some type.
+pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Answered {
+    let mut answered = Response::new(Full::new(body));
+    *answered.status_mut() = status;
+    answered.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answered
+}
+
+/// The principal of the local user `uid`, who needs no signature. Who runs the server, and root, could open the key manager
+/// themselves; others may do what the identity policies of their user say.
+pub fn local_caller(engine: &Engine, uid: u32) -> Caller {
+    let principal = Principal::user(engine.account(), &crate::sys::user::name_of(uid));
+    if uid == 0 || uid == rustix::process::geteuid().as_raw() {
+        Caller::local(principal, engine.region().clone())
+    } else {
+        Caller::new(principal, engine.region().clone())
+    }
+}
+
+impl From<KmsError> for Failure {
+    fn from(error: KmsError) -> Self {
+        Self::of(&error)
+    }
+}

@@ -1,0 +1,204 @@
+//! Connections: accepted up to a number, served until they end, and let go when the server stops.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::http::{Peer, Shared, answer, local_caller};
+use super::metrics::Metrics;
+use super::sigv4::Verifier;
+use super::{Server, ServerError};
+use crate::sync::Arc;
+
+/// How long accepting waits after it failed, as it does without free descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Header fields of a request at most.
+const MAX_HEADERS: usize = 64;
+/// Bytes of a request's head at most.
+const MAX_HEAD: usize = 32 * 1024;
+
+/// Stops a server from another thread.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Sender<bool>);
+
+impl Stop {
+    /// For a server that is about to run.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(false))
+    }
+
+    /// No new connections and requests; those under way end.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+struct Context {
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+    free: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Serves until `stop` says so and the requests under way have ended.
+    ///
+    /// # Errors
+    /// Threads or listeners that the system does not give.
+    pub fn run(self, stop: &Stop) -> Result<(), ServerError> {
+        let failed = |what| move |source| ServerError::Io { what, source };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("http")
+            .build()
+            .map_err(failed("start its threads"))?;
+        let done = runtime.block_on(self.serve(stop));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        done
+    }
+
+    async fn serve(self, stop: &Stop) -> Result<(), ServerError> {
+        let failed = |what| move |source| ServerError::Io { what, source };
+        let Self { engine, clock, tcp, tls, unix, limits } = self;
+        let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        let stop_time = limits.stop_time;
+        let shared = Shared { engine, clock, verifier: Verifier::new(), metrics: Metrics::new(), limits };
+        let context = Context {
+            shared: Arc::new(shared),
+            stop: stop.0.subscribe(),
+            free: Arc::new(Semaphore::new(connections as usize)),
+        };
+        let tcp = tcp.map(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        });
+        let tcp = tcp.transpose().map_err(failed("listen"))?;
+        let unix = unix.map(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::UnixListener::from_std(listener)
+        });
+        let unix = unix.transpose().map_err(failed("listen"))?;
+        if let Some(listener) = tcp {
+            tokio::spawn(accept_tcp(context.clone(), listener, tls.map(|tls| tls.acceptor())));
+        }
+        if let Some(listener) = unix {
+            tokio::spawn(accept_unix(context.clone(), listener));
+        }
+        stopped(&mut context.stop.clone()).await;
+        let ended = tokio::time::timeout(stop_time, context.free.acquire_many(connections)).await;
+        if ended.is_err() {
+            tracing::warn!("connections were cut: their requests did not end within {} s", stop_time.as_secs());
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the server stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Without a sender nobody could stop it any more: that is an end too.
+    let _ = stop.wait_for(|stopped| *stopped).await;
+}
+
+async fn accept_tcp(context: Context, listener: tokio::net::TcpListener, tls: Option<tokio_rustls::TlsAcceptor>) {
+    while let Some((permit, accepted)) = context.next(|| listener.accept()).await {
+        let Ok((stream, address)) = accepted else { continue };
+        // Answers are single writes; waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        let peer = Peer::Tcp(address.ip());
+        let (context, tls) = (context.clone(), tls.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => context.connection(stream, peer, permit).await,
+                Some(tls) => {
+                    let within = tokio::time::timeout(context.shared.limits.head_time, tls.accept(stream)).await;
+                    match within {
+                        Ok(Ok(stream)) => context.connection(stream, peer, permit).await,
+                        Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn accept_unix(context: Context, listener: tokio::net::UnixListener) {
+    while let Some((permit, accepted)) = context.next(|| listener.accept()).await {
+        let Ok((stream, _)) = accepted else { continue };
+        let uid = match stream.peer_cred() {
+            Ok(credentials) => credentials.uid(),
+            Err(error) => {
+                tracing::warn!(%error, "a local caller could not be identified");
+                continue;
+            }
+        };
+        let peer = Peer::Unix(local_caller(&context.shared.engine, uid));
+        let context = context.clone();
+        tokio::spawn(async move { context.connection(stream, peer, permit).await });
+    }
+}
+
+impl Context {
+    /// The next connection with its permit; `None` when the server stops.
+    async fn next<T, F: Future<Output = std::io::Result<T>>>(
+        &self,
+        accept: impl Fn() -> F,
+    ) -> Option<(OwnedSemaphorePermit, std::io::Result<T>)> {
+        let mut stop = self.stop.clone();
+        let next = async {
+            // The permit comes second: a listener that nobody uses must not hold one.
+            let accepted = accept().await;
+            let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+            if let Err(error) = &accepted {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Some((permit, accepted))
+        };
+        tokio::select! {
+            biased;
+            () = stopped(&mut stop) => None,
+            next = next => next,
+        }
+    }
+
+    /// Serves a connection until it ends.
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, permit: OwnedSemaphorePermit) {
+        let Self { shared, mut stop, free: _ } = self;
+        let gauge = shared.metrics.connections.clone();
+        gauge.inc();
+        let service = service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(shared.limits.head_time)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended");
+        }
+        gauge.dec();
+        drop(permit);
+    }
+}
