@@ -15,9 +15,11 @@ pub mod exit;
 pub mod grant;
 pub mod iam;
 pub mod impact;
+pub mod import;
 pub mod info;
 pub mod init;
 pub mod key;
+pub mod key_store;
 pub mod logging;
 pub mod mount;
 pub mod mount_options;
@@ -30,6 +32,7 @@ pub mod passphrase;
 pub mod policy;
 pub mod progress;
 pub mod repair;
+pub mod replica;
 pub mod rewrap;
 pub mod serve;
 mod serving;
@@ -89,6 +92,12 @@ enum Command {
     #[command(subcommand)]
     Iam(iam::IamCommand),
     #[command(subcommand)]
+    Import(import::ImportCommand),
+    #[command(subcommand)]
+    Replica(replica::ReplicaCommand),
+    #[command(subcommand)]
+    KeyStore(key_store::KeyStoreCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Kms(slots::KmsCommand),
@@ -138,6 +147,9 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Policy(command) => policy::run(settings, command),
         Command::Grant(command) => grant::run(settings, command),
         Command::Iam(command) => iam::run(settings, command),
+        Command::Import(command) => import::run(settings, command),
+        Command::Replica(command) => replica::run(settings, command),
+        Command::KeyStore(command) => key_store::run(settings, command),
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
         Command::Serve(args) => serve::run(settings, args),

@@ -20,8 +20,9 @@ pub mod quota;
 pub mod registry;
 mod seal;
 pub mod store;
+mod token;
 mod usage;
 mod wrapping;
 
 pub use engine::Engine;
-pub use error::{KmsError, OpenError};
+pub use error::{KeyStoreFault, KmsError, OpenError};

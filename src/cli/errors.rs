@@ -44,6 +44,9 @@ impl From<KmsError> for CliError {
             | KmsError::Serialization(_)
             | KmsError::UnknownOperation(_)
             | KmsError::InvalidMarker => (Exit::Usage, None),
+            KmsError::KeyUnavailable { .. } => {
+                (Exit::KmsUnavailable, Some("kmsfs key-store describe shows the key store's connection".to_owned()))
+            }
             KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
             KmsError::AlreadyExists(_)
             | KmsError::InvalidKeyUsage(_)
@@ -51,6 +54,7 @@ impl From<KmsError> for CliError {
             | KmsError::LimitExceeded(_)
             | KmsError::Conflict(_)
             | KmsError::IncorrectKeyMaterial(_)
+            | KmsError::KeyStore { .. }
             | KmsError::InvalidImportToken
             | KmsError::ExpiredImportToken
             | KmsError::Throttling

@@ -101,6 +101,15 @@ pub struct CreateArgs {
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = parse_tag)]
     tags: Vec<Tag>,
+    /// Where the material comes from: AWS_KMS makes it, EXTERNAL is imported [default: AWS_KMS]
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Option<Origin>,
+    /// Make and use the key in the PKCS#11 token of this key store: name or id
+    #[arg(long, value_name = "STORE", conflicts_with = "origin")]
+    key_store: Option<String>,
+    /// Make a key that can be replicated to other Regions
+    #[arg(long)]
+    multi_region: bool,
 }
 
 /// `key rotations`.
@@ -198,11 +207,16 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
         let Session { engine, caller, .. } = self.session;
+        let store =
+            args.key_store.as_deref().map(|store| super::key_store::store_id(self.session, store)).transpose()?;
         let request = CreateKeyRequest {
             description: args.description.clone(),
             key_spec: args.spec,
             key_usage: args.usage.or_else(|| only_usage(args.spec?)),
             tags: args.tags.clone(),
+            origin: store.as_ref().map(|_| Origin::AwsCloudHsm).or(args.origin),
+            custom_key_store_id: store,
+            multi_region: args.multi_region,
             ..Default::default()
         };
         let answer = engine.create_key(caller, request)?;
@@ -468,7 +482,8 @@ pub fn control_name(session: &Session, key: &str) -> CliResult<String> {
     Ok(key.to_owned())
 }
 
-fn describe(session: &Session, key: &str) -> CliResult<KeyMetadata> {
+/// The key's metadata.
+pub fn describe(session: &Session, key: &str) -> CliResult<KeyMetadata> {
     let request = DescribeKeyRequest { key_id: key.to_owned(), ..Default::default() };
     Ok(session.engine.describe_key(&session.caller, request)?.key_metadata)
 }

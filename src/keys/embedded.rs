@@ -45,7 +45,8 @@ fn key_error(error: KmsError, key: &str) -> KeyError {
         KmsError::InvalidState { arn, state: KeyState::PendingDeletion | KeyState::PendingReplicaDeletion } => {
             KeyError::PendingDeletion(arn)
         }
-        KmsError::InvalidState { state: KeyState::Unavailable | KeyState::Creating, .. } => {
+        KmsError::KeyUnavailable { .. }
+        | KmsError::InvalidState { state: KeyState::Unavailable | KeyState::Creating, .. } => {
             KeyError::Unreachable(text(&error))
         }
         KmsError::NotFound(_) | KmsError::InvalidArn(_) => KeyError::NotFound(key.to_owned()),

@@ -23,6 +23,7 @@ mod asymmetric;
 mod cryptography;
 mod import;
 mod input;
+mod key_stores;
 mod keys;
 mod model;
 mod multi_region;
@@ -43,7 +44,7 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 10] = [
+const TABLES: [&[Operation]; 11] = [
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
@@ -54,6 +55,7 @@ const TABLES: [&[Operation]; 10] = [
     import::OPERATIONS,
     multi_region::OPERATIONS,
     usage::OPERATIONS,
+    key_stores::OPERATIONS,
 ];
 
 /// One operation that is built.

@@ -3,17 +3,18 @@
 //! | offset | size | field |
 //! | --- | --- | --- |
 //! | 0 | 1 | version = 1 |
-//! | 1 | 1 | suite: 1 = KDF in counter mode (SP 800-108, HMAC-SHA-256) + AES-256-GCM |
+//! | 1 | 1 | suite: 1 = KDF in counter mode (SP 800-108, HMAC-SHA-256) + AES-256-GCM; 2 = AES-256-GCM in a token |
 //! | 2 | 1 | flags: bit 0 = multi-Region key id; others zero, else refused |
 //! | 3 | 16 | key id: UUID bytes, or the 16 bytes behind `mrk-` |
 //! | 19 | 32 | material id |
-//! | 51 | 16 | message nonce |
+//! | 51 | 16 | message nonce; zero in suite 2 |
 //! | 67 | 12 | IV |
 //! | 79 | n | ciphertext |
 //! | 79 + n | 16 | tag |
 //!
 //! Message key = KDF(material), fixed input `"kmsfs message key v1" || 0x00 || nonce || u32 BE 256` (SP 800-108r1
-//! section 4.1); a fresh key per message lifts the bound on random IVs. AAD = bytes 0 to 79 and the canonical encryption
+//! section 4.1); a fresh key per message lifts the bound on random IVs. In suite 2 the material itself encrypts, inside a
+//! PKCS#11 token, and the number of its encryptions is bounded. AAD = bytes 0 to 79 and the canonical encryption
 //! context.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -22,11 +23,12 @@ use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use crate::crypto::secret::{SecretBytes, SecretKey};
-use crate::env::Entropy;
+use crate::env::{Entropy, random};
 use crate::types::EncryptionContext;
 
 const VERSION: u8 = 1;
 const SUITE_KDF_GCM: u8 = 1;
+const SUITE_TOKEN_GCM: u8 = 2;
 const FLAG_MULTI_REGION: u8 = 1;
 const NONCE_AT: usize = 51;
 const IV_AT: usize = 67;
@@ -46,17 +48,22 @@ pub struct Header {
     pub key_id: [u8; 16],
     /// The material id's bytes.
     pub material_id: [u8; 32],
+    /// Whether a token encrypted it.
+    pub in_token: bool,
 }
 
 impl Header {
     /// The header of `blob`; `None` for unknown versions, suites and flags, and for blobs too short to hold a byte.
     pub fn parse(blob: &[u8]) -> Option<Self> {
         let header = blob.first_chunk::<HEADER_LEN>()?;
-        let known = header[0] == VERSION && header[1] == SUITE_KDF_GCM && header[2] & !FLAG_MULTI_REGION == 0;
+        let in_token = header[1] == SUITE_TOKEN_GCM;
+        let suite = header[1] == SUITE_KDF_GCM || in_token && header[NONCE_AT..IV_AT] == [0; IV_AT - NONCE_AT];
+        let known = header[0] == VERSION && suite && header[2] & !FLAG_MULTI_REGION == 0;
         (known && blob.len() > OVERHEAD).then(|| Self {
             multi_region: header[2] & FLAG_MULTI_REGION != 0,
             key_id: header[3..19].try_into().expect("16 bytes"),
             material_id: header[19..NONCE_AT].try_into().expect("32 bytes"),
+            in_token,
         })
     }
 
@@ -66,7 +73,16 @@ impl Header {
             Some(hex) => (true, HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?),
             None => (false, parse_uuid(key_id)?),
         };
-        Some(Self { multi_region, key_id, material_id })
+        Some(Self { multi_region, key_id, material_id, in_token: false })
+    }
+
+    fn bytes(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        let suite = if self.in_token { SUITE_TOKEN_GCM } else { SUITE_KDF_GCM };
+        bytes[..3].copy_from_slice(&[VERSION, suite, if self.multi_region { FLAG_MULTI_REGION } else { 0 }]);
+        bytes[3..19].copy_from_slice(&self.key_id);
+        bytes[19..NONCE_AT].copy_from_slice(&self.material_id);
+        bytes
     }
 
     /// The key id as text.
@@ -98,10 +114,7 @@ pub(in crate::kms) fn seal(
     entropy: &dyn Entropy,
 ) -> Vec<u8> {
     let mut blob = Vec::with_capacity(plaintext.len() + OVERHEAD);
-    blob.extend_from_slice(&[VERSION, SUITE_KDF_GCM, if header.multi_region { FLAG_MULTI_REGION } else { 0 }]);
-    blob.extend_from_slice(&header.key_id);
-    blob.extend_from_slice(&header.material_id);
-    blob.resize(HEADER_LEN, 0);
+    blob.extend_from_slice(&header.bytes());
     entropy.fill(&mut blob[NONCE_AT..]);
     let key = message_key(material, &blob[NONCE_AT..IV_AT]);
     let iv = Nonce::try_assume_unique_for_key(&blob[IV_AT..]).expect("12 bytes");
@@ -123,6 +136,33 @@ pub(in crate::kms) fn open(blob: &[u8], material: &SecretBytes, context: &[u8]) 
     let len = key.open_in_place(iv, aad, &mut work).ok()?.len();
     work.truncate(len);
     Some(work)
+}
+
+/// Encrypts by `encrypt`, a token's AES-256-GCM, which gets IV and AAD and answers ciphertext and tag.
+pub(in crate::kms) fn seal_in_token<E>(
+    header: &Header,
+    context: &[u8],
+    entropy: &dyn Entropy,
+    encrypt: impl FnOnce(&[u8; 12], &[u8]) -> Result<Vec<u8>, E>,
+) -> Result<Vec<u8>, E> {
+    let mut blob = Header { in_token: true, ..*header }.bytes().to_vec();
+    let iv: [u8; 12] = random(entropy);
+    blob[IV_AT..].copy_from_slice(&iv);
+    let sealed = encrypt(&iv, &[&blob[..], context].concat())?;
+    blob.extend_from_slice(&sealed);
+    Ok(blob)
+}
+
+/// Decrypts by `decrypt`, a token's AES-256-GCM, which gets IV, AAD, and ciphertext with tag. `None` if `blob` is too
+/// short.
+pub(in crate::kms) fn open_in_token<T>(
+    blob: &[u8],
+    context: &[u8],
+    decrypt: impl FnOnce(&[u8; 12], &[u8], &[u8]) -> T,
+) -> Option<T> {
+    let (header, sealed) = blob.split_at_checked(HEADER_LEN)?;
+    let iv = header[IV_AT..].first_chunk()?;
+    Some(decrypt(iv, &[header, context].concat(), sealed))
 }
 
 fn message_key(material: &SecretBytes, nonce: &[u8]) -> LessSafeKey {

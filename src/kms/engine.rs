@@ -17,6 +17,8 @@ mod fit;
 mod grants;
 mod iam;
 mod import;
+mod in_token;
+mod key_stores;
 mod lifecycle;
 mod mac;
 mod maintain;
@@ -37,6 +39,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use evaluate::StandardPolicies;
+use in_token::Tokens;
 
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
@@ -72,6 +75,7 @@ struct Shared {
     audit: AuditLog,
     /// Policies of keys that have none of their own.
     standard: StandardPolicies,
+    tokens: Tokens,
     /// Deletions wait until then (KMS.md section 16), in nanoseconds.
     held_until: AtomicI64,
     /// The latest time ever seen: what expires is judged by it, in nanoseconds.
@@ -126,6 +130,7 @@ impl Engine {
             clock,
             entropy,
             audit,
+            tokens: Tokens::default(),
             standard: StandardPolicies::default(),
             held_until,
             latest,
@@ -270,10 +275,13 @@ impl Shared {
                     tracing::error!(%error, "the audit log could not be written; it is tried again");
                     self.audit.pause(Duration::from_secs(1));
                 }
-            } else if !self.audit.is_closing()
-                && let Err(error) = self.maintain(self.clock.now())
-            {
-                tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+            } else if !self.audit.is_closing() {
+                if let Err(error) = self.maintain(self.clock.now()) {
+                    tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
+                }
+                if let Ok(snapshot) = self.store.current() {
+                    self.tokens.prune(&snapshot);
+                }
             }
         }
     }

@@ -92,6 +92,22 @@ pub enum KmsError {
     /// The import token has expired.
     #[error("The import token has expired; get a new one with GetParametersForImport.")]
     ExpiredImportToken,
+    /// The token that holds the key does not do what it is asked; the call may be repeated.
+    #[error("{arn} cannot be used at present: {why}")]
+    KeyUnavailable {
+        /// The key.
+        arn: KeyArn,
+        /// What the token reports.
+        why: String,
+    },
+    /// A custom key store, or the cluster behind it, is not as the operation needs it.
+    #[error("{text}")]
+    KeyStore {
+        /// Which of AWS's errors.
+        fault: KeyStoreFault,
+        /// What is wrong.
+        text: String,
+    },
     /// `DryRun` was set and nothing speaks against the call.
     #[error("The request would have succeeded, but the DryRun option is set.")]
     DryRun,
@@ -107,6 +123,45 @@ pub enum KmsError {
     /// The key manager itself failed: its database, its files.
     #[error("{0}")]
     Internal(String),
+}
+
+/// What is wrong with a custom key store or its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyStoreFault {
+    /// No such store.
+    NotFound,
+    /// Another store has this name.
+    NameInUse,
+    /// Its connection state does not allow the operation.
+    InvalidState,
+    /// It still has keys, perhaps pending deletion.
+    HasKeys,
+    /// Another store uses the cluster.
+    ClusterInUse,
+    /// No such cluster is known.
+    ClusterNotFound,
+    /// The cluster's token does not answer.
+    ClusterNotActive,
+    /// The cluster stands for another token.
+    ClusterNotRelated,
+    /// The certificate is not the one known for the cluster.
+    IncorrectTrustAnchor,
+}
+
+impl KeyStoreFault {
+    const fn code(self) -> &'static str {
+        match self {
+            Self::NotFound => "CustomKeyStoreNotFoundException",
+            Self::NameInUse => "CustomKeyStoreNameInUseException",
+            Self::InvalidState => "CustomKeyStoreInvalidStateException",
+            Self::HasKeys => "CustomKeyStoreHasCMKsException",
+            Self::ClusterInUse => "CloudHsmClusterInUseException",
+            Self::ClusterNotFound => "CloudHsmClusterNotFoundException",
+            Self::ClusterNotActive => "CloudHsmClusterNotActiveException",
+            Self::ClusterNotRelated => "CloudHsmClusterNotRelatedException",
+            Self::IncorrectTrustAnchor => "IncorrectTrustAnchorException",
+        }
+    }
 }
 
 fn state_words(state: KeyState) -> &'static str {
@@ -152,6 +207,8 @@ impl KmsError {
             Self::IncorrectKeyMaterial(_) => "IncorrectKeyMaterialException",
             Self::InvalidImportToken => "InvalidImportTokenException",
             Self::ExpiredImportToken => "ExpiredImportTokenException",
+            Self::KeyUnavailable { .. } => "KeyUnavailableException",
+            Self::KeyStore { fault, .. } => fault.code(),
             Self::DryRun => "DryRunOperationException",
             Self::Serialization(_) => "SerializationException",
             Self::UnknownOperation(_) => "UnknownOperationException",

@@ -26,5 +26,7 @@ operations! {
         source_encryption_algorithm: optional, destination_encryption_algorithm: optional,
         grant_tokens: or_default, dry_run: or_default, dry_run_modifiers: or_default,
     });
-    GenerateRandom: Quick = generate_random(GenerateRandomRequest { number_of_bytes: optional }) reveals plaintext;
+    GenerateRandom: Quick = generate_random(GenerateRandomRequest {
+        number_of_bytes: optional, custom_key_store_id: optional,
+    }) reveals plaintext;
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::kms::KmsError;
 use crate::kms::engine::Constraints;
 use crate::kms::json::{Json, Text};
-use crate::kms::model::{Plaintext, Tag, Word};
+use crate::kms::model::{KeyStorePassword, Plaintext, Tag, Word};
 use crate::types::{EncryptionContext, Timestamp};
 
 /// The members of a request, or of an object within one, and what is wrong with those read so far.
@@ -181,6 +181,15 @@ impl Member for Vec<u8> {
 impl Member for Plaintext {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         Zeroizing::<Vec<u8>>::read(json, path, problems).map(|bytes| Self::from(&bytes[..]))
+    }
+}
+
+impl Member for KeyStorePassword {
+    fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
+        match json {
+            Json::Text(text) => Some(text.as_str().into()),
+            other => wrong_type(other, "a String", path, problems),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ operations! {
     CreateKey: Changes = create_key(CreateKeyRequest {
         description: or_default, key_usage: optional, key_spec: optional, customer_master_key_spec: optional,
         origin: optional, policy: optional, bypass_policy_lockout_safety_check: or_default, tags: or_default,
-        multi_region: or_default,
+        multi_region: or_default, custom_key_store_id: optional,
     });
     DescribeKey: Quick = describe_key(DescribeKeyRequest { key_id: required, grant_tokens: or_default });
     ListKeys: Slow = list_keys(ListKeysRequest {

@@ -81,6 +81,10 @@ impl Call<'_> {
         let header = Header::new(&key.record.key_id, material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(using.context);
+        if material.record.token.is_some() {
+            let snapshot = self.snapshot()?;
+            return self.shared.seal_in_token(&snapshot, key, material, (&header, &context, plaintext));
+        }
         let secret = material.secret().ok_or_else(|| missing(key))?;
         Ok(blob::seal(&header, secret, &context, plaintext, &*self.shared.entropy))
     }
@@ -127,9 +131,15 @@ impl Call<'_> {
         let Some(material) = key.materials.iter().find(|material| material.id == header.material_id).cloned() else {
             return Err(invalid_after_work(blob, using.context));
         };
-        let secret = material.secret().ok_or_else(|| missing(&key))?;
-        let plain =
-            blob::open(blob, secret, &blob::encode_context(using.context)).ok_or(KmsError::InvalidCiphertext)?;
+        let context = blob::encode_context(using.context);
+        let plain = match material.record.token {
+            Some(_) if header.in_token => self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?,
+            None if !header.in_token => {
+                let secret = material.secret().ok_or_else(|| missing(&key))?;
+                blob::open(blob, secret, &context).ok_or(KmsError::InvalidCiphertext)?
+            }
+            _ => return Err(KmsError::InvalidCiphertext),
+        };
         let material_id = Some(material.record.material_id.clone());
         Ok(Some(Opened { key, material_id, plaintext: Plaintext::from(&plain[..]) }))
     }

@@ -210,13 +210,19 @@ impl Engine {
         caller: &Caller,
         request: GenerateRandomRequest,
     ) -> Result<GenerateRandomResponse, KmsError> {
-        let parameters = json!({ "numberOfBytes": request.number_of_bytes });
+        let parameters = json!({
+            "numberOfBytes": request.number_of_bytes, "customKeyStoreId": request.custom_key_store_id,
+        });
         self.call(caller, ("GenerateRandom", ReadOnly), parameters, |call| {
             Constraints::default().number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM).done()?;
             call.permit(&*call.snapshot()?, "GenerateRandom", "*")?;
             let len = request.number_of_bytes;
             let len = len.ok_or_else(|| KmsError::Validation("NumberOfBytes is required.".into()))?;
-            Ok(GenerateRandomResponse { plaintext: Plaintext::random(len as usize, &*call.shared.entropy) })
+            let plaintext = match &request.custom_key_store_id {
+                Some(id) => call.random_from_token(id, len as usize)?,
+                None => Plaintext::random(len as usize, &*call.shared.entropy),
+            };
+            Ok(GenerateRandomResponse { plaintext })
         })
     }
 }

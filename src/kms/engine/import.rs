@@ -357,7 +357,14 @@ fn new(key: &KeyEntry, id: &str, now: Timestamp) -> Result<MaterialRecord, KmsEr
         )));
     }
     let generation = key.materials.last().map_or(0, |material| material.record.generation + 1);
-    Ok(MaterialRecord { material_id: id.to_owned(), generation, created: now, rotation: None, import: None })
+    Ok(MaterialRecord {
+        material_id: id.to_owned(),
+        generation,
+        created: now,
+        rotation: None,
+        import: None,
+        token: None,
+    })
 }
 
 /// An import token: opaque, authenticated, bound to its key. Outlives its wrapping key, so that an expired one is told

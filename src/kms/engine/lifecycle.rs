@@ -10,12 +10,14 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::evaluate::flag;
 use super::import::state_after_cancellation;
+use super::key_stores::NewInToken;
 use super::maintain::rotate_if_due;
 use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
 use super::policies;
 use super::resolve::{Forms, not_pending_deletion};
 use super::tags::{check_tags, permit_tags, with_tags};
+use crate::crypto::asymmetric::PairKind;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::model::*;
@@ -32,13 +34,13 @@ const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 pub const YEAR_DAYS: u32 = 365;
 
 impl Engine {
-    /// `CreateKey`. Multi-Region keys and keys of custom key stores answer `UnsupportedOperationException`.
+    /// `CreateKey`.
     pub fn create_key(&self, caller: &Caller, request: CreateKeyRequest) -> Result<CreateKeyResponse, KmsError> {
         let spec = request.key_spec.or(request.customer_master_key_spec).unwrap_or(KeySpec::SymmetricDefault);
         let parameters = json!({
             "description": request.description, "keySpec": spec, "keyUsage": request.key_usage,
             "origin": request.origin.unwrap_or(Origin::AwsKms), "multiRegion": request.multi_region,
-            "tags": request.tags,
+            "tags": request.tags, "customKeyStoreId": request.custom_key_store_id,
         });
         self.call(caller, ("CreateKey", Changes), parameters, |call| {
             Constraints::default().text("description", &request.description, 0..=8192).done()?;
@@ -52,7 +54,9 @@ impl Engine {
             // Making a key pair may take seconds, in which nobody but this caller waits.
             let secret = (origin == Origin::AwsKms).then(|| object::generate(spec, &*call.shared.entropy)).transpose();
             let secret = secret.map_err(|error| KmsError::Internal(format!("no {spec} key could be made: {error}")))?;
-            call.change(|call, change| {
+            let store = request.custom_key_store_id.as_deref();
+            let in_token = store.map(|store| NewInToken::make(call, store)).transpose()?;
+            let created = call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
                 check_quota(call, change.snapshot(), region, account)?;
                 let template = KeyRecord {
@@ -65,7 +69,10 @@ impl Engine {
                     policy: request.policy,
                     ..blank(call)
                 };
-                let key = new_key(change, template, secret, call.now, &*call.shared.entropy)?;
+                let key = match &in_token {
+                    Some(made) => made.enter(call, change, template)?,
+                    None => new_key(change, template, secret, call.now, &*call.shared.entropy)?,
+                };
                 call.concerns(&key);
                 if let Some(policy) = policy.filter(|_| !request.bypass_policy_lockout_safety_check) {
                     policies::check_lockout(call, change.snapshot(), &key, &policy)?;
@@ -73,7 +80,11 @@ impl Engine {
                 let key_metadata = metadata(&key);
                 call.response = json!({ "keyMetadata": audited(&key_metadata) });
                 Ok(CreateKeyResponse { key_metadata })
-            })
+            });
+            if let (Err(_), Some(made)) = (&created, &in_token) {
+                made.discard(call);
+            }
+            created
         })
     }
 
@@ -294,11 +305,31 @@ fn check_kind(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError>
         }
         _ => {}
     }
-    match request.origin {
-        None | Some(Origin::AwsKms | Origin::External) => {}
-        Some(origin) => return unsupported(format!("This key manager does not make keys of origin {origin} yet.")),
+    check_origin(request, spec)
+}
+
+/// Refuses origins that do not fit the rest of the request.
+fn check_origin(request: &CreateKeyRequest, spec: KeySpec) -> Result<(), KmsError> {
+    let origin = request.origin.unwrap_or(Origin::AwsKms);
+    let unsupported = |what: String| Err(KmsError::UnsupportedOperation(what));
+    match (origin, &request.custom_key_store_id) {
+        (Origin::ExternalKeyStore, _) => unsupported(format!("kmsfs does not make keys of origin {origin}.")),
+        (Origin::AwsCloudHsm, None) => {
+            Err(KmsError::Validation(format!("CustomKeyStoreId is required for keys of origin {origin}.")))
+        }
+        (Origin::AwsCloudHsm, Some(_)) if spec != KeySpec::SymmetricDefault || request.multi_region => {
+            unsupported("Custom key stores have symmetric single-Region keys only.".into())
+        }
+        (Origin::AwsKms | Origin::External, Some(_)) => {
+            Err(KmsError::Validation(format!("CustomKeyStoreId is not valid for keys of origin {origin}.")))
+        }
+        (Origin::External, None)
+            if matches!(spec.material(), Some(MaterialKind::Pair(PairKind::MlDsa(_) | PairKind::MlKem(_)))) =>
+        {
+            unsupported(format!("Key material for key spec {spec} cannot be imported."))
+        }
+        (Origin::AwsKms | Origin::External | Origin::AwsCloudHsm, _) => Ok(()),
     }
-    Ok(())
 }
 
 /// A symmetric customer managed key of the caller, without identity and material.
@@ -321,6 +352,7 @@ pub fn blank(call: &Call<'_>) -> KeyRecord {
         rotation: Rotation { enabled: false, period_days: YEAR_DAYS, next: None, on_demand: 0 },
         current_material: None,
         tags: Vec::new(),
+        key_store: None,
         policy: None,
         destroyed: None,
     }
@@ -363,7 +395,7 @@ pub fn material(
     now: Timestamp,
 ) -> Material {
     let material_id = HEXLOWER.encode(&material_id(key_id, &secret));
-    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None };
+    let record = MaterialRecord { material_id, generation, created: now, rotation, import: None, token: None };
     Material::new(record, Some(secret)).expect("the id is hex")
 }
 
@@ -386,24 +418,24 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_id: record.key_id.clone(),
         arn: key.arn.clone(),
         creation_date: record.created,
-        enabled: record.state == KeyState::Enabled,
+        enabled: key.state() == KeyState::Enabled,
         description: record.description.clone(),
         key_usage: record.usage,
-        key_state: record.state,
+        key_state: key.state(),
         deletion_date: record.deletion_date.filter(|_| pending),
         pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
         valid_to: import.and_then(|import| import.valid_to),
         expiration_model: import.map(Import::expiration_model),
         origin: record.origin,
-        custom_key_store_id: None,
-        cloud_hsm_cluster_id: None,
+        custom_key_store_id: record.key_store.as_ref().map(|link| link.id.clone()),
+        cloud_hsm_cluster_id: record.key_store.as_ref().map(|link| link.cluster.clone()),
         key_manager: record.manager,
         key_spec: record.spec,
         customer_master_key_spec: record.spec,
         algorithms: Algorithms::of(record.spec, record.usage),
         multi_region: record.multi_region.is_some(),
         multi_region_configuration: record.multi_region.clone(),
-        current_key_material_id: record.current_material.clone().filter(|_| symmetric),
+        current_key_material_id: record.current_material.clone().filter(|_| symmetric && record.key_store.is_none()),
     }
 }
 

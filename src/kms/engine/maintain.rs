@@ -117,6 +117,7 @@ pub fn rotate(
 /// Ends the life of `key`: its material, metadata and aliases go, a tombstone stays.
 fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
     let row_id = key_row_id(&key.record.region, &key.record.key_id);
+    let in_token = shared.destroy_in_token(change.snapshot(), key);
     for material in &key.materials {
         change.delete_material(&row_id, &material.record.material_id)?;
     }
@@ -138,7 +139,11 @@ fn destroy(shared: &Shared, change: &mut Change<'_>, key: &KeyEntry, now: Timest
         record.destroyed = Some(now);
     })?;
     leave(change, key, now)?;
-    let event = shared.service_event("DeleteKey", json!({ "keyId": key.arn.as_str() }), Some(&key.arn));
+    let mut details = json!({ "keyId": key.arn.as_str() });
+    if let Some(outcome) = in_token {
+        details["keyInToken"] = outcome.into();
+    }
+    let event = shared.service_event("DeleteKey", details, Some(&key.arn));
     change.record(event.render(&*shared.entropy));
     Ok(())
 }

@@ -143,7 +143,7 @@ pub fn does_not_exist(arn: &str) -> KmsError {
 
 /// Refuses keys whose state does not allow their use.
 pub fn usable(key: &KeyEntry) -> Result<(), KmsError> {
-    match key.record.state {
+    match key.state() {
         KeyState::Enabled | KeyState::Updating => Ok(()),
         KeyState::Disabled => Err(KmsError::Disabled(key.arn.clone())),
         state => Err(KmsError::InvalidState { arn: key.arn.clone(), state }),

@@ -179,6 +179,8 @@ pub struct ReEncryptResponse {
 pub struct GenerateRandomRequest {
     /// 1 to 1024, required.
     pub number_of_bytes: Option<u32>,
+    /// The custom key store whose token makes them.
+    pub custom_key_store_id: Option<String>,
 }
 
 /// Answer of `GenerateRandom`.

@@ -228,6 +228,47 @@ words!(
     }
 );
 words!(
+    /// What backs a custom key store.
+    CustomKeyStoreType {
+        /// A PKCS#11 token.
+        AwsCloudHsm = "AWS_CLOUDHSM",
+        /// An external key store proxy; refused.
+        ExternalKeyStore = "EXTERNAL_KEY_STORE",
+    }
+);
+words!(
+    /// Whether the keys of a custom key store can be used. Connecting and disconnecting take no time here.
+    ConnectionState {
+        /// They can.
+        Connected = "CONNECTED",
+        /// Between `DISCONNECTED` and `CONNECTED`; never seen.
+        Connecting = "CONNECTING",
+        /// The last attempt to connect failed.
+        Failed = "FAILED",
+        /// They cannot.
+        Disconnected = "DISCONNECTED",
+        /// Between `CONNECTED` and `DISCONNECTED`; never seen.
+        Disconnecting = "DISCONNECTING",
+    }
+);
+words!(
+    /// Why a custom key store could not be connected.
+    ConnectionErrorCode {
+        /// The password is not the token's user PIN.
+        InvalidCredentials = "INVALID_CREDENTIALS",
+        /// The module has no such token.
+        ClusterNotFound = "CLUSTER_NOT_FOUND",
+        /// The token does not answer.
+        NetworkErrors = "NETWORK_ERRORS",
+        /// The module cannot be loaded, or fails.
+        InternalError = "INTERNAL_ERROR",
+        /// The token's user PIN is locked.
+        UserLockedOut = "USER_LOCKED_OUT",
+        /// The token has no user PIN.
+        UserNotFound = "USER_NOT_FOUND",
+    }
+);
+words!(
     /// Role of a multi-Region key.
     MultiRegionKeyType {
         /// Carries the shared properties.

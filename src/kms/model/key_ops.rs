@@ -28,6 +28,8 @@ pub struct CreateKeyRequest {
     pub tags: Vec<Tag>,
     /// Whether to make a multi-Region primary.
     pub multi_region: bool,
+    /// Where the material will live; with origin `AWS_CLOUDHSM` only, and then required.
+    pub custom_key_store_id: Option<String>,
 }
 
 /// Answer of `CreateKey`.

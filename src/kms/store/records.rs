@@ -49,6 +49,9 @@ pub struct KeyRecord {
     pub rotation: Rotation,
     pub current_material: Option<String>,
     pub tags: Vec<Tag>,
+    /// Only for keys in a custom key store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_store: Option<KeyStoreLink>,
     /// The key policy as it was put; absent: the default policy, or the fixed one of an AWS managed key.
     #[serde(default)]
     pub policy: Option<String>,
@@ -72,6 +75,26 @@ pub struct MaterialRecord {
     /// Only for imported material, whether it is there at present or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<Import>,
+    /// Only for material in a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenUse>,
+}
+
+/// Use of material in a token (KMS.md section 14).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// Encryptions that processes have set aside for themselves so far: their IVs are random, so their number is
+    /// bounded.
+    pub encryptions: u64,
+}
+
+/// The custom key store of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStoreLink {
+    pub id: String,
+    pub cluster: String,
+    /// Whether the store is not connected.
+    pub unavailable: bool,
 }
 
 /// What is known of imported material (KMS.md section 12).
@@ -253,6 +276,16 @@ impl KeyEntry {
 
     pub fn is_replica(&self) -> bool {
         self.role() == Some(MultiRegionKeyType::Replica)
+    }
+
+    /// Its state as everybody sees it. The state in the record is the one that the user set; it counts again when the
+    /// key store is connected.
+    pub fn state(&self) -> KeyState {
+        let unavailable = self.record.key_store.as_ref().is_some_and(|link| link.unavailable);
+        match self.record.state {
+            KeyState::Enabled | KeyState::Disabled if unavailable => KeyState::Unavailable,
+            state => state,
+        }
     }
 
     pub fn is_tombstone(&self) -> bool {

@@ -31,11 +31,13 @@ pub enum Table {
     Grants,
     Principals,
     AccessKeys,
+    KeyStores,
+    Clusters,
 }
 
 impl Table {
     /// Parents before children.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Keys,
         Self::Materials,
         Self::Aliases,
@@ -44,6 +46,8 @@ impl Table {
         Self::Grants,
         Self::Principals,
         Self::AccessKeys,
+        Self::KeyStores,
+        Self::Clusters,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -56,6 +60,8 @@ impl Table {
             Self::Grants => "grants",
             Self::Principals => "principals",
             Self::AccessKeys => "access_keys",
+            Self::KeyStores => "key_stores",
+            Self::Clusters => "clusters",
         }
     }
 

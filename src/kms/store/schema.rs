@@ -35,7 +35,7 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     FIRST,
     REVISIONS,
     concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
@@ -48,6 +48,7 @@ const STEPS: [&str; 5] = [
         index!("access_keys"),
     ),
     LAST_USAGE,
+    KEY_STORES,
 ];
 
 /// Version of the schema, in `PRAGMA user_version`.
@@ -95,6 +96,9 @@ const LAST_USAGE: &str = "
 CREATE TABLE usage(id TEXT PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
 INSERT INTO meta(name, value) VALUES ('usage_since', unixepoch());
 ";
+
+const KEY_STORES: &str =
+    concat!(table!("key_stores", "TEXT"), index!("key_stores"), table!("clusters", "TEXT"), index!("clusters"));
 
 /// Opens the database; never creates it.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::identities::*;
+use super::key_stores::*;
 use super::records::*;
 use super::rows::{Row, Table};
 use crate::crypto::secret::SecretBytes;
@@ -93,6 +94,8 @@ pub struct Snapshot {
     pub aliases: Rows<AliasRecord>,
     pub volumes: Rows<VolumeRow>,
     pub wrapping_keys: Rows<WrappingKey>,
+    pub key_stores: Rows<KeyStoreRecord>,
+    pub clusters: Rows<ClusterRecord>,
     pub grants: Rows<GrantRecord>,
     pub principals: Rows<PrincipalRecord>,
     pub access_keys: Rows<AccessKeyRecord>,
@@ -233,6 +236,8 @@ impl Snapshot {
             (Table::Grants, row) => self.apply_record::<GrantRecord>(id, row, domain),
             (Table::Principals, row) => self.apply_record::<PrincipalRecord>(id, row, domain),
             (Table::AccessKeys, row) => self.apply_record::<AccessKeyRecord>(id, row, domain),
+            (Table::KeyStores, row) => self.apply_record::<KeyStoreRecord>(id, row, domain),
+            (Table::Clusters, row) => self.apply_record::<ClusterRecord>(id, row, domain),
         }
     }
 
@@ -265,7 +270,7 @@ fn read_material<'r>(row: &'r Row, domain: &DomainKeys) -> Result<(&'r str, Mate
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let secret = match &row.sealed {
         Some(_) => Some(SecretBytes::from(&row.unseal(Table::Materials, domain).ok_or_else(unusable)?[..])),
-        None if record.import.is_some() => None,
+        None if record.import.is_some() || record.token.is_some() => None,
         None => return Err(unusable()),
     };
     let material = Material::new(record, secret);

@@ -398,3 +398,78 @@ fn rotation_to_imported_material() {
     let status = bench.engine.get_key_rotation_status(&bench.alice, key.as_str().into()).expect("status");
     assert!(!status.key_rotation_enabled);
 }
+
+#[test]
+fn key_pairs_and_mac_keys_are_imported() {
+    let bench = Bench::new();
+    let create = |spec, usage| {
+        let request = CreateKeyRequest {
+            origin: Some(Origin::External),
+            key_spec: Some(spec),
+            key_usage: Some(usage),
+            ..Default::default()
+        };
+        bench.engine.create_key(&bench.alice, request).expect("created").key_metadata.key_id
+    };
+    let importer = bench.importer();
+    let import = |key: &str, algorithm, wrapping_key, material: &[u8]| {
+        let parameters = importer.parameters_with(key, algorithm, wrapping_key)?;
+        let request = ImportKeyMaterialRequest {
+            key_id: key.to_owned(),
+            import_token: parameters.import_token,
+            encrypted_key_material: wrap(&parameters.public_key, algorithm, material),
+            expiration_model: Some(ExpirationModel::KeyMaterialDoesNotExpire),
+            ..Default::default()
+        };
+        bench.engine.import_key_material(&bench.alice, request)
+    };
+
+    let mac = create(KeySpec::Hmac384, KeyUsage::GenerateVerifyMac);
+    assert_eq!(code(import(&mac, RsaesOaepSha1, WrappingKeySpec::Rsa2048, &[7; 32])), "IncorrectKeyMaterialException");
+    let answer = import(&mac, RsaesOaepSha1, WrappingKeySpec::Rsa2048, &[7; 48]).expect("imported");
+    assert_eq!(answer.key_material_id, None, "only symmetric keys tell it");
+    assert_eq!(bench.state(&mac), KeyState::Enabled);
+    assert_eq!(code(importer.import(&mac, &[7; 48], as_new)), "ValidationException");
+    assert_eq!(code(importer.import(&mac, &[8; 48], |_| {})), "IncorrectKeyMaterialException");
+    bench.importer().forget(&mac, None).expect("deleted");
+    assert_eq!(bench.state(&mac), KeyState::PendingImport);
+    importer.import(&mac, &[7; 48], |_| {}).expect("imported again");
+    assert_eq!(
+        code(bench.engine.rotate_key_on_demand(&bench.alice, mac.as_str().into())),
+        "UnsupportedOperationException"
+    );
+
+    let rsa = create(KeySpec::Rsa2048, KeyUsage::SignVerify);
+    let pair = |spec| crate::kms::object::generate(spec, &SystemEntropy).expect("made");
+    let material = pair(KeySpec::Rsa2048);
+    let oaep = importer.parameters_with(&rsa, RsaesOaepSha256, WrappingKeySpec::Rsa4096);
+    assert_eq!(code(oaep), "UnsupportedOperationException");
+    let hybrid = RsaAesKeyWrapSha256;
+    let p256 = pair(KeySpec::EccNistP256);
+    assert_eq!(code(import(&rsa, hybrid, WrappingKeySpec::Rsa3072, p256.expose())), "IncorrectKeyMaterialException");
+    import(&rsa, hybrid, WrappingKeySpec::Rsa3072, material.expose()).expect("imported");
+    assert_eq!(bench.state(&rsa), KeyState::Enabled);
+
+    let ecc = create(KeySpec::EccNistP256, KeyUsage::SignVerify);
+    import(&ecc, RsaesOaepSha256, WrappingKeySpec::Rsa2048, p256.expose()).expect("imported");
+    importer.forget(&ecc, None).expect("deleted");
+    let other = pair(KeySpec::EccNistP256);
+    assert_eq!(
+        code(import(&ecc, RsaesOaepSha256, WrappingKeySpec::Rsa2048, other.expose())),
+        "IncorrectKeyMaterialException"
+    );
+    import(&ecc, hybrid, WrappingKeySpec::Rsa2048, p256.expose()).expect("imported again");
+    assert_eq!(bench.state(&ecc), KeyState::Enabled);
+    let p521 = create(KeySpec::EccNistP521, KeyUsage::SignVerify);
+    assert_eq!(
+        code(importer.parameters_with(&p521, RsaesOaepSha256, WrappingKeySpec::Rsa2048)),
+        "UnsupportedOperationException"
+    );
+    let ml_dsa = CreateKeyRequest {
+        origin: Some(Origin::External),
+        key_spec: Some(KeySpec::MlDsa44),
+        key_usage: Some(KeyUsage::SignVerify),
+        ..Default::default()
+    };
+    assert_eq!(code(bench.engine.create_key(&bench.alice, ml_dsa)), "UnsupportedOperationException");
+}

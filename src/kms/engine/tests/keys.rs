@@ -29,7 +29,7 @@ fn kinds_that_are_not_built_are_refused() {
     let request = CreateKeyRequest { key_spec: both, customer_master_key_spec: both, ..Default::default() };
     assert_eq!(code(request), "ValidationException");
     let origin = Some(Origin::AwsCloudHsm);
-    assert_eq!(code(CreateKeyRequest { origin, ..Default::default() }), "UnsupportedOperationException");
+    assert_eq!(code(CreateKeyRequest { origin, ..Default::default() }), "ValidationException");
 }
 
 #[test]

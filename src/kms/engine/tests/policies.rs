@@ -89,7 +89,7 @@ fn identity_policies_count_where_the_key_policy_delegates() {
         bench.engine.list_aliases(&nobody, ListAliasesRequest::default()).map(drop).expect_err("no policy"),
         bench
             .engine
-            .generate_random(&nobody, GenerateRandomRequest { number_of_bytes: Some(1) })
+            .generate_random(&nobody, GenerateRandomRequest { number_of_bytes: Some(1), ..Default::default() })
             .map(drop)
             .expect_err("no"),
     ] {

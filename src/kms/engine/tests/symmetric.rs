@@ -74,8 +74,9 @@ fn sizes_of_plaintext() {
     for len in [0, 4097] {
         assert_eq!(bench.encrypt(&key_id, &vec![7; len]).expect_err("out of bounds").code(), "ValidationException");
     }
-    let random =
-        |number_of_bytes| bench.engine.generate_random(&bench.alice, GenerateRandomRequest { number_of_bytes });
+    let random = |number_of_bytes| {
+        bench.engine.generate_random(&bench.alice, GenerateRandomRequest { number_of_bytes, custom_key_store_id: None })
+    };
     assert_eq!(random(Some(1024)).expect("random").plaintext.expose().len(), 1024);
     assert_eq!(random(None).expect_err("required").to_string(), "NumberOfBytes is required.");
     assert_eq!(random(Some(1025)).expect_err("too many").code(), "ValidationException");
