@@ -5,6 +5,7 @@
 pub mod alias;
 pub mod audit;
 pub mod aws;
+pub mod backup;
 pub mod completions;
 pub mod control;
 pub mod daemon;

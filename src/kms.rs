@@ -6,7 +6,9 @@
 
 pub mod api;
 pub mod audit;
+pub mod backup;
 pub mod blob;
+mod crash;
 pub mod custody;
 pub mod engine;
 mod error;
@@ -14,9 +16,11 @@ mod json;
 pub mod model;
 mod object;
 pub(crate) mod policy;
+pub mod quota;
 pub mod registry;
 mod seal;
 pub mod store;
+mod usage;
 mod wrapping;
 
 pub use engine::Engine;

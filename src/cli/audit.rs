@@ -1,5 +1,7 @@
 //! `kmsfs audit`: who did what with which key.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use super::output::table;
 use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
-use crate::kms::audit::AuditFilter;
+use crate::kms::audit::{AuditFilter, AuditPosition};
 use crate::types::Timestamp;
 
 /// How often `tail` looks for new records.
@@ -80,7 +82,16 @@ pub fn run(settings: &Settings, command: &AuditCommand) -> CliResult {
         (AuditCommand::Verify, _) => verify(settings, &session),
         (AuditCommand::Tail(args), _) => tail(settings, &session, filter(args)),
         (AuditCommand::Show(_), show) => {
-            let records = session.engine.audit().read(&show.unwrap_or_default())?;
+            let (filter, audit) = (show.unwrap_or_default(), session.engine.audit());
+            if settings.out.is_json() && filter.last.is_none() {
+                // A log may be long: nothing of it is kept.
+                audit.visit(&filter, &mut AuditPosition::default(), |record| {
+                    settings.out.line(&record, String::new);
+                    ControlFlow::Continue(())
+                })?;
+                return Ok(Exit::Ok);
+            }
+            let records = audit.read(&filter)?;
             if settings.out.is_json() {
                 records.iter().for_each(|record| settings.out.line(record, String::new));
             } else {
@@ -101,15 +112,24 @@ fn filter(args: &FilterArgs) -> AuditFilter {
     }
 }
 
-fn tail(settings: &Settings, session: &Session, mut filter: AuditFilter) -> CliResult {
-    filter.last = Some(TAIL);
-    loop {
-        for record in session.engine.audit().read(&filter)? {
-            filter.after_seq = record["chain"]["seq"].as_u64().or(filter.after_seq);
-            settings.out.line(&record, || row(&record).join("  "));
+fn tail(settings: &Settings, session: &Session, filter: AuditFilter) -> CliResult {
+    let audit = session.engine.audit();
+    let line = |record: &Value| settings.out.line(record, || row(record).join("  "));
+    let (mut position, mut last) = (AuditPosition::default(), VecDeque::new());
+    audit.visit(&filter, &mut position, |record| {
+        last.push_back(record);
+        if last.len() > TAIL {
+            last.pop_front();
         }
-        filter.last = None;
+        ControlFlow::Continue(())
+    })?;
+    last.iter().for_each(line);
+    loop {
         thread::sleep(POLL);
+        audit.visit(&filter, &mut position, |record| {
+            line(&record);
+            ControlFlow::Continue(())
+        })?;
     }
 }
 

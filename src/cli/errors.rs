@@ -8,6 +8,7 @@ use crate::format::Outcome;
 use crate::keys::KeyError;
 use crate::keys::remote::{EndpointError, RemoteError};
 use crate::kms::audit::AuditError;
+use crate::kms::backup::BackupError;
 use crate::kms::custody::CustodyError;
 use crate::kms::model::KeyState;
 use crate::kms::store::StoreError;
@@ -52,6 +53,7 @@ impl From<KmsError> for CliError {
             | KmsError::IncorrectKeyMaterial(_)
             | KmsError::InvalidImportToken
             | KmsError::ExpiredImportToken
+            | KmsError::Throttling
             | KmsError::DryRun => (Exit::Failure, None),
         };
         let message = match &error {
@@ -145,10 +147,23 @@ impl From<StoreError> for CliError {
     }
 }
 
+impl From<BackupError> for CliError {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Store(e) => e.into(),
+            BackupError::Custody(e) => e.into(),
+            BackupError::Open(e) => (*e).into(),
+            BackupError::Exists(_) | BackupError::Present(_) => Self::new(Exit::Failure, "Exists", error),
+            BackupError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
+            BackupError::Io { .. } => Self::new(Exit::Failure, "Io", error),
+        }
+    }
+}
+
 impl From<AuditError> for CliError {
     fn from(error: AuditError) -> Self {
         match error {
-            AuditError::ForgedHead => Self::new(Exit::Integrity, "AuditLogBroken", error),
+            AuditError::ForgedHead | AuditError::ForgedUsage(_) => Self::new(Exit::Integrity, "AuditLogBroken", error),
             AuditError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Self::new(Exit::AccessDenied, "Io", error)
             }

@@ -78,6 +78,11 @@ impl Session {
         Ok(())
     }
 
+    /// The key manager's home, unlocked, whether or not its database is there.
+    pub fn unlock_without_database(settings: &Settings) -> CliResult<Home> {
+        unlock_with(settings, Home::unlock_without_database)
+    }
+
     /// Opens the key manager, or creates it on first use; then the recovery key is in the result, to be shown once.
     pub fn open_or_create(settings: &Settings, flags: &CreateFlags) -> CliResult<(Self, Option<RecoveryKey>)> {
         if Home::exists(&settings.home) {
@@ -175,13 +180,17 @@ fn credential() -> Option<PathBuf> {
 
 /// Named source, systemd credential, key file, terminal: the first that there is.
 fn unlock(settings: &Settings) -> CliResult<Home> {
+    unlock_with(settings, Home::unlock)
+}
+
+fn unlock_with(settings: &Settings, open: fn(&Path, &Unlock) -> Result<Home, CustodyError>) -> CliResult<Home> {
     let dir = &settings.home;
-    let try_secret = |secret: &Secret| Home::unlock(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
+    let try_secret = |secret: &Secret| open(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
     if let Some(file) = &settings.unlock.recovery_key_file {
         let text = passphrase::from_file(file)?;
         let text =
             std::str::from_utf8(&text).map_err(|_| CliError::from(CustodyError::WrongSecret(SlotKind::Recovery)))?;
-        return Ok(Home::unlock(dir, &Unlock::Recovery(RecoveryKey::parse(text)?))?);
+        return Ok(open(dir, &Unlock::Recovery(RecoveryKey::parse(text)?))?);
     }
     if let Some(secret) = settings.unlock.read()? {
         return Ok(try_secret(&secret)?);
@@ -190,7 +199,7 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
         return Ok(try_secret(&passphrase::from_file(&path)?)?);
     }
     if Home::has_key_file(dir) {
-        return Ok(Home::unlock(dir, &Unlock::KeyFile)?);
+        return Ok(open(dir, &Unlock::KeyFile)?);
     }
     if !passphrase::can_ask() {
         return Err(CliError::usage(format_args!(

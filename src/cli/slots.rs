@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use super::backup::{self, BackupArgs, RestoreArgs, VerifyArgs};
 use super::exit::{CliError, CliResult, Exit};
 use super::operation::{self, OperationCommand};
 use super::output::table;
@@ -14,6 +15,12 @@ use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
 /// The key manager itself: slots, and every operation of AWS KMS as `kms OPERATION --cli-input-json JSON`
 #[derive(Debug, Subcommand)]
 pub enum KmsCommand {
+    /// Copy the database to a new file, while it is in use
+    Backup(BackupArgs),
+    /// Put a backup in the place of the database; the database that is there is kept beside it
+    Restore(RestoreArgs),
+    /// Read and authenticate the whole database, or a backup
+    Verify(VerifyArgs),
     /// Passphrases, key files and recovery keys that open it
     #[command(subcommand)]
     Slots(SlotsCommand),
@@ -65,14 +72,14 @@ pub struct RemoveArgs {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
-    let command = match command {
-        KmsCommand::Operation(command) => return operation::run(settings, command),
-        KmsCommand::Slots(command) => command,
-    };
     match command {
-        SlotsCommand::List => list(settings),
-        SlotsCommand::Add(args) => add(settings, args),
-        SlotsCommand::Remove(args) => remove(settings, args.id),
+        KmsCommand::Backup(args) => backup::backup(settings, args),
+        KmsCommand::Restore(args) => backup::restore(settings, args),
+        KmsCommand::Verify(args) => backup::verify(settings, args),
+        KmsCommand::Operation(command) => operation::run(settings, command),
+        KmsCommand::Slots(SlotsCommand::List) => list(settings),
+        KmsCommand::Slots(SlotsCommand::Add(args)) => add(settings, args),
+        KmsCommand::Slots(SlotsCommand::Remove(args)) => remove(settings, args.id),
     }
 }
 

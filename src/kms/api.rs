@@ -29,6 +29,7 @@ mod multi_region;
 mod policies;
 mod rotation;
 mod tags;
+mod usage;
 
 use std::cell::RefCell;
 
@@ -52,6 +53,7 @@ const TABLES: [&[Operation]; 9] = [
     policies::OPERATIONS,
     import::OPERATIONS,
     multi_region::OPERATIONS,
+    usage::OPERATIONS,
 ];
 
 /// One operation that is built.

@@ -19,7 +19,7 @@ pub(in crate::kms) use log::write_first_head;
 pub use recorder::AuditLog;
 
 use crate::kms::store::StoreError;
-use crate::types::Timestamp;
+use crate::types::{KeyArn, Timestamp};
 
 /// Why the audit log could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub enum AuditError {
     /// The head of the chain in the database was not written by this key manager.
     #[error("the head of the audit chain in the database has a wrong MAC; see: kmsfs audit verify")]
     ForgedHead,
+    /// The note of a key's last use was not written by this key manager.
+    #[error("the note of the last use of {0} in the database has a wrong MAC; see: kmsfs audit show --key")]
+    ForgedUsage(KeyArn),
 }
 
 impl From<rusqlite::Error> for AuditError {
@@ -61,10 +64,41 @@ pub struct AuditFilter {
     pub until: Option<Timestamp>,
     /// Only calls that were refused or failed.
     pub errors_only: bool,
-    /// Only records with a greater `chain.seq`: for following the log.
-    pub after_seq: Option<u64>,
     /// Only the last so many of those that match.
     pub last: Option<usize>,
+}
+
+/// How far a reader has come in the log.
+#[derive(Debug, Clone, Default)]
+pub struct AuditPosition {
+    file: Option<PathBuf>,
+    offset: u64,
+}
+
+/// When a cryptographic call is answered with regard to its record. Changes are always durable, record included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuditMode {
+    /// Its record follows within 100 ms; it is answered also while the log cannot be written.
+    #[default]
+    Batched,
+    /// Its record follows within 100 ms; it is refused while the log cannot be written.
+    Required,
+    /// Its record is durable before the answer.
+    Durable,
+}
+
+impl AuditMode {
+    const ALL: [(&'static str, Self); 3] =
+        [("batched", Self::Batched), ("required", Self::Required), ("durable", Self::Durable)];
+}
+
+impl std::str::FromStr for AuditMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, mode)| mode).ok_or_else(|| format!("'{text}' is none of batched, required, durable"))
+    }
 }
 
 /// Outcome of [`AuditLog::verify`].

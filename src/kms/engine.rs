@@ -28,6 +28,7 @@ mod resolve;
 mod rotation;
 mod sign;
 mod tags;
+mod usage;
 
 pub(in crate::kms) use call::Effect;
 pub(in crate::kms) use check::Constraints;
@@ -39,13 +40,16 @@ use evaluate::StandardPolicies;
 
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
+use crate::kms::backup::{BackupError, backup};
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
 use crate::kms::model::{Caller, Principal};
+use crate::kms::quota::{RequestQuotas, ResourceQuotas};
 use crate::kms::registry::Registry;
+use crate::kms::store::Inspection;
 use crate::kms::store::{DueKind, Snapshot, Store};
 use crate::kms::{KmsError, OpenError};
 use crate::sync::atomic::{AtomicI64, Ordering};
-use crate::sync::{Arc, Mutex, lock, thread};
+use crate::sync::{Arc, Mutex, OnceLock, lock, thread};
 use crate::types::{AccountId, Region, Timestamp};
 
 /// How often an idle engine looks for due work and for changes of other processes.
@@ -74,6 +78,9 @@ struct Shared {
     latest: AtomicI64,
     /// After a failed maintenance, the next attempt.
     retry_at: AtomicI64,
+    resources: Mutex<ResourceQuotas>,
+    /// Absent: callers are not limited.
+    requests: OnceLock<RequestQuotas>,
 }
 
 struct Worker {
@@ -123,6 +130,8 @@ impl Engine {
             held_until,
             latest,
             retry_at,
+            resources: Mutex::new(ResourceQuotas::AWS),
+            requests: OnceLock::new(),
         });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
         shared.audit.record(shared.service_event("UnlockStore", details, None));
@@ -163,6 +172,16 @@ impl Engine {
         Caller::local(Principal::user(self.account(), user), self.region().clone())
     }
 
+    /// How much there may be, from now on; AWS's quotas if nothing is said.
+    pub fn set_resource_quotas(&self, quotas: ResourceQuotas) {
+        *lock(&self.shared.resources) = quotas;
+    }
+
+    /// From now on metered callers ([`Caller::metered`]) are limited to AWS's numbers of requests per second.
+    pub fn limit_requests(&self) -> &RequestQuotas {
+        self.shared.requests.get_or_init(RequestQuotas::default)
+    }
+
     /// The audit log.
     pub fn audit(&self) -> &AuditLog {
         &self.shared.audit
@@ -171,6 +190,24 @@ impl Engine {
     /// The volume registry.
     pub fn registry(&self) -> Registry {
         Registry::new(self.shared.store.clone())
+    }
+
+    /// Copies the database to the new file `to` while it is in use ([`backup`](crate::kms::backup)).
+    pub fn backup(&self, caller: &Caller, to: &Path) -> Result<Inspection, BackupError> {
+        let made = backup(self.shared.store.home(), to)?;
+        let details = serde_json::json!({
+            "revision": made.revision, "epoch": made.epoch, "principal": caller.principal().arn(),
+        });
+        self.shared.audit.record(self.shared.service_event("BackupStore", details, None));
+        Ok(made)
+    }
+
+    /// Proves the whole database, which may be in use: a copy of it is read.
+    pub fn inspect(&self) -> Result<Inspection, BackupError> {
+        let copy = self.home_dir().join(format!("kms.db.verify-{}", std::process::id()));
+        let found = backup(self.shared.store.home(), &copy)?;
+        std::fs::remove_file(&copy).map_err(|source| BackupError::Io { path: copy, source })?;
+        Ok(found)
     }
 
     /// The slots that unlock this home.
@@ -208,13 +245,17 @@ impl Drop for Worker {
         {
             tracing::error!("the key manager's background thread panicked");
         }
-        if let Err(error) = self.shared.audit.flush() {
+        if let Err(error) = self.shared.audit.finish() {
             tracing::error!(%error, "the audit log could not be written");
         }
     }
 }
 
 impl Shared {
+    fn resources(&self) -> ResourceQuotas {
+        *lock(&self.resources)
+    }
+
     /// The background thread: writes the audit log in batches, looks for due work when idle.
     fn work(&self) {
         while !self.audit.is_closing() {

@@ -101,6 +101,9 @@ pub enum KmsError {
     /// The key manager has no operation of this name.
     #[error("There is no operation {0}.")]
     UnknownOperation(String),
+    /// More calls per second than the quota allows.
+    #[error("You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")]
+    Throttling,
     /// The key manager itself failed: its database, its files.
     #[error("{0}")]
     Internal(String),
@@ -152,6 +155,7 @@ impl KmsError {
             Self::DryRun => "DryRunOperationException",
             Self::Serialization(_) => "SerializationException",
             Self::UnknownOperation(_) => "UnknownOperationException",
+            Self::Throttling => "ThrottlingException",
             Self::Internal(_) => "KMSInternalException",
         }
     }

@@ -13,6 +13,7 @@ mod multi_region_ops;
 mod plaintext;
 mod serial;
 mod spec;
+mod usage;
 mod words;
 
 pub use asymmetric_ops::*;
@@ -28,4 +29,5 @@ pub use multi_region_ops::*;
 pub use plaintext::Plaintext;
 pub(in crate::kms) use serial::{nanos, opt_nanos};
 pub use spec::*;
+pub use usage::*;
 pub use words::{UnknownWord, Word};

@@ -8,6 +8,7 @@
 mod change;
 mod clock;
 mod identities;
+mod inspect;
 mod records;
 mod rows;
 mod schema;
@@ -18,8 +19,10 @@ use std::path::PathBuf;
 
 pub(in crate::kms) use change::{Change, create};
 pub(in crate::kms) use identities::*;
+pub use inspect::Inspection;
+pub(in crate::kms) use inspect::inspect;
 pub(in crate::kms) use records::*;
-pub(in crate::kms) use schema::connect_audit;
+pub(in crate::kms) use schema::{connect_audit, usage_since};
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
 pub(in crate::kms) use state::Store;
 
@@ -77,4 +80,18 @@ pub enum StoreError {
     /// The root file.
     #[error(transparent)]
     Custody(#[from] CustodyError),
+}
+
+impl StoreError {
+    /// The same of another file: a copy.
+    fn at(mut self, file: &std::path::Path) -> Self {
+        match &mut self {
+            Self::Damaged { path, .. }
+            | Self::Newer { path, .. }
+            | Self::NotCurrent { path, .. }
+            | Self::EpochGone { path, .. } => *path = file.to_owned(),
+            Self::Sqlite(_) | Self::Custody(_) => {}
+        }
+        self
+    }
 }

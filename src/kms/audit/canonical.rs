@@ -7,7 +7,11 @@ pub fn write(value: &Value, out: &mut String) {
     match value {
         Value::Object(members) => {
             let mut members: Vec<_> = members.iter().collect();
-            members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+            // The order of UTF-16 code units is that of the bytes as long as both are ASCII.
+            members.sort_unstable_by(|(a, _), (b, _)| match a.is_ascii() && b.is_ascii() {
+                true => a.cmp(b),
+                false => a.encode_utf16().cmp(b.encode_utf16()),
+            });
             out.push('{');
             for (at, (name, value)) in members.into_iter().enumerate() {
                 if at > 0 {
@@ -30,13 +34,22 @@ pub fn write(value: &Value, out: &mut String) {
             out.push(']');
         }
         Value::String(text) => string(text, out),
-        Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+        Value::Null => out.push_str("null"),
+        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Value::Number(value) => out.push_str(&value.to_string()),
     }
 }
 
 /// Appends a JSON string; serde_json escapes exactly what RFC 8785 demands.
 pub fn string(text: &str, out: &mut String) {
-    out.push_str(&serde_json::to_string(text).expect("a string serialises"));
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.reserve(text.len() + 2);
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&serde_json::to_string(text).expect("a string serialises"));
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One event and its line.
 
+use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 
 use super::canonical;
@@ -13,8 +14,13 @@ use crate::types::{KeyArn, Timestamp};
 pub enum EventKind {
     /// A call of the API.
     Call(Caller),
-    /// The key manager itself; the details are for `serviceEventDetails`.
-    Service(Value),
+    /// The key manager itself.
+    Service {
+        /// For `serviceEventDetails`.
+        details: Value,
+        account: String,
+        region: String,
+    },
 }
 
 /// What is recorded of one call. Nothing in it is secret.
@@ -24,8 +30,6 @@ pub struct Event {
     pub name: &'static str,
     pub kind: EventKind,
     pub read_only: bool,
-    pub account: String,
-    pub region: String,
     pub parameters: Value,
     pub response: Value,
     pub additional: Value,
@@ -34,39 +38,52 @@ pub struct Event {
 }
 
 /// An event's line in two parts, between which the chain member goes: canonical JSON sorts `chain` after `awsRegion`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
     pub event_id: String,
+    /// Empty for events that are no calls.
+    pub request_id: String,
     /// `{` ... up to and without `"chain"`, with the trailing comma.
     pub head: String,
     /// From behind the comma after `"chain"` to `}`.
     pub tail: String,
 }
 
-/// A random UUID.
-pub fn uuid(entropy: &dyn Entropy) -> String {
-    uuid::Builder::from_random_bytes(random(entropy)).into_uuid().hyphenated().to_string()
+/// The random bytes of an event's ids: of the event, and of the request if the transport made none.
+pub const ID_BYTES: usize = 32;
+
+fn uuid(random: [u8; 16], out: &mut String) {
+    let id = uuid::Builder::from_random_bytes(random).into_uuid();
+    out.push_str(id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
 }
 
-struct Members(String);
+/// Members of an object, in order.
+struct Members<'a>(&'a mut String);
 
-impl Members {
+impl Members<'_> {
     fn add(&mut self, name: &str, value: &Value) {
         self.name(name);
-        canonical::write(value, &mut self.0);
+        canonical::write(value, self.0);
     }
 
     fn text(&mut self, name: &str, value: &str) {
         self.name(name);
-        canonical::string(value, &mut self.0);
+        canonical::string(value, self.0);
     }
 
+    fn raw(&mut self, name: &str, json: &str) {
+        self.name(name);
+        self.0.push_str(json);
+    }
+
+    /// A name of ours, which needs no escapes.
     fn name(&mut self, name: &str) {
         if !self.0.is_empty() && !self.0.ends_with('{') {
             self.0.push(',');
         }
-        canonical::string(name, &mut self.0);
-        self.0.push(':');
+        self.0.push('"');
+        self.0.push_str(name);
+        self.0.push_str("\":");
     }
 
     fn present(&mut self, name: &str, value: &Value) {
@@ -79,64 +96,101 @@ impl Members {
 impl Event {
     /// The event's canonical line, with new ids.
     pub fn render(&self, entropy: &dyn Entropy) -> Rendered {
-        let event_id = uuid(entropy);
-        let mut head = Members("{".to_owned());
-        head.present("additionalEventData", &self.additional);
-        head.text("awsRegion", &self.region);
-        head.0.push(',');
+        let mut rendered = Rendered::default();
+        self.render_into(&random(entropy), &mut rendered);
+        rendered
+    }
 
-        let mut tail = Members(String::with_capacity(1024));
+    /// Writes the line over `out`, whose memory is used again.
+    pub fn render_into(&self, ids: &[u8; ID_BYTES], out: &mut Rendered) {
+        let Rendered { event_id, request_id, head, tail } = out;
+        [&mut *event_id, &mut *request_id, &mut *head, &mut *tail].into_iter().for_each(String::clear);
+        let (event_random, request_random) = ids.split_at(16);
+        uuid(event_random.try_into().expect("half of 32"), event_id);
+        head.push('{');
+        let mut members = Members(head);
+        members.present("additionalEventData", &self.additional);
+        members.text("awsRegion", self.region());
+        head.push(',');
+
+        let mut members = Members(tail);
         if let Some(error) = &self.error {
-            tail.text("errorCode", error.code());
-            tail.text("errorMessage", &error.to_string());
+            members.text("errorCode", error.code());
+            members.text("errorMessage", &error.to_string());
         }
-        tail.text("eventCategory", "Management");
-        tail.text("eventID", &event_id);
-        tail.text("eventName", self.name);
-        tail.text("eventSource", "kms.amazonaws.com");
-        tail.text("eventTime", &self.time.to_string());
+        members.raw("eventCategory", "\"Management\"");
+        members.text("eventID", event_id);
+        members.text("eventName", self.name);
+        members.raw("eventSource", "\"kms.amazonaws.com\"");
+        members.text("eventTime", &self.time.to_string());
         let (event_type, details) = match &self.kind {
-            EventKind::Call(_) => ("AwsApiCall", &Value::Null),
-            EventKind::Service(details) => ("AwsServiceEvent", details),
+            EventKind::Call(_) => ("\"AwsApiCall\"", &Value::Null),
+            EventKind::Service { details, .. } => ("\"AwsServiceEvent\"", details),
         };
-        tail.text("eventType", event_type);
-        tail.text("eventVersion", "1.08");
-        tail.add("managementEvent", &Value::Bool(true));
-        tail.add("readOnly", &Value::Bool(self.read_only));
-        tail.text("recipientAccountId", &self.account);
-        match &self.kind {
-            EventKind::Call(caller) if caller.request_id().is_some() => {
-                tail.text("requestID", caller.request_id().unwrap_or_default());
+        members.raw("eventType", event_type);
+        members.raw("eventVersion", "\"1.08\"");
+        members.raw("managementEvent", "true");
+        members.raw("readOnly", if self.read_only { "true" } else { "false" });
+        members.text("recipientAccountId", self.account());
+        if let EventKind::Call(caller) = &self.kind {
+            match caller.request_id() {
+                Some(id) => request_id.push_str(id),
+                None => uuid(request_random.try_into().expect("half of 32"), request_id),
             }
-            EventKind::Call(_) => tail.text("requestID", &uuid(entropy)),
-            EventKind::Service(_) => {}
+            members.text("requestID", request_id);
         }
-        tail.add("requestParameters", &self.parameters);
-        let resources = self
-            .resources
-            .iter()
-            .map(|arn| json!({ "ARN": arn.as_str(), "accountId": arn.account(), "type": "AWS::KMS::Key" }));
-        tail.add("resources", &Value::Array(resources.collect()));
-        tail.add("responseElements", &self.response);
-        tail.present("serviceEventDetails", details);
+        members.add("requestParameters", &self.parameters);
+        members.name("resources");
+        members.0.push('[');
+        for (at, arn) in self.resources.iter().enumerate() {
+            members.0.push_str(if at == 0 { "{" } else { ",{" });
+            members.text("ARN", arn.as_str());
+            members.text("accountId", arn.account());
+            members.raw("type", "\"AWS::KMS::Key\"}");
+        }
+        members.0.push(']');
+        members.add("responseElements", &self.response);
+        members.present("serviceEventDetails", details);
         match &self.kind {
             EventKind::Call(caller) => {
-                tail.text("sourceIPAddress", caller.source_ip());
-                tail.text("userAgent", caller.user_agent());
-                tail.add("userIdentity", &identity(caller));
+                members.text("sourceIPAddress", caller.source_ip());
+                members.text("userAgent", caller.user_agent());
+                members.raw("userIdentity", caller.identity(|| identity(caller)));
             }
-            EventKind::Service(_) => {
-                tail.text("sourceIPAddress", "AWS Internal");
-                tail.text("userAgent", "AWS Internal");
-                tail.add("userIdentity", &json!({ "accountId": self.account, "invokedBy": "AWS Internal" }));
+            EventKind::Service { account, .. } => {
+                members.text("sourceIPAddress", "AWS Internal");
+                members.text("userAgent", "AWS Internal");
+                members.add("userIdentity", &json!({ "accountId": account, "invokedBy": "AWS Internal" }));
             }
         }
-        tail.0.push('}');
-        Rendered { event_id, head: head.0, tail: tail.0 }
+        tail.push('}');
+    }
+
+    /// ARN of the principal that called.
+    pub fn principal(&self) -> Option<&str> {
+        match &self.kind {
+            EventKind::Call(caller) => Some(caller.principal().arn()),
+            EventKind::Service { .. } => None,
+        }
+    }
+
+    fn account(&self) -> &str {
+        match &self.kind {
+            EventKind::Call(caller) => caller.account().as_str(),
+            EventKind::Service { account, .. } => account,
+        }
+    }
+
+    fn region(&self) -> &str {
+        match &self.kind {
+            EventKind::Call(caller) => caller.region().as_str(),
+            EventKind::Service { region, .. } => region,
+        }
     }
 }
 
-fn identity(caller: &Caller) -> Value {
+/// `userIdentity` of a caller, rendered.
+fn identity(caller: &Caller) -> String {
     let principal = caller.principal();
     let kind = match principal.kind() {
         PrincipalKind::Root => "Root",
@@ -155,18 +209,32 @@ fn identity(caller: &Caller) -> Value {
     if let Some(service) = caller.service() {
         identity["invokedBy"] = service.into();
     }
-    identity
+    let mut text = String::new();
+    canonical::write(&identity, &mut text);
+    text
+}
+
+/// What the MAC of a line covers: the line without it.
+pub fn chained_parts<'t>(head: &'t str, prev: &'t str, seq: &'t str, tail: &'t str) -> [&'t str; 7] {
+    [head, "\"chain\":{\"prev\":\"", prev, "\",\"seq\":", seq, "},", tail]
 }
 
 impl Rendered {
-    /// The line without its MAC: what the MAC covers.
-    pub fn unsigned(&self, seq: u64, prev: &str) -> String {
-        format!("{}\"chain\":{{\"prev\":\"{prev}\",\"seq\":{seq}}},{}", self.head, self.tail)
+    /// The line without its MAC, in the parts that the MAC covers.
+    pub fn mac(&self, seq: u64, prev: &str, key: &hmac::Key) -> [u8; 32] {
+        let mut mac = hmac::Context::with_key(key);
+        let seq = seq.to_string();
+        let parts = chained_parts(&self.head, prev, &seq, &self.tail);
+        parts.iter().for_each(|part| mac.update(part.as_bytes()));
+        mac.sign().as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
     }
 
-    /// The whole line, without line feed.
-    pub fn line(&self, seq: u64, prev: &str, mac: &str) -> String {
-        format!("{}\"chain\":{{\"mac\":\"{mac}\",\"prev\":\"{prev}\",\"seq\":{seq}}},{}", self.head, self.tail)
+    /// Appends the whole line, without line feed.
+    pub fn line(&self, seq: u64, prev: &str, mac: &str, out: &mut String) {
+        let chain = ["\"chain\":{\"mac\":\"", mac, "\",\"prev\":\"", prev, "\",\"seq\":", &seq.to_string(), "},"];
+        out.push_str(&self.head);
+        chain.iter().for_each(|part| out.push_str(part));
+        out.push_str(&self.tail);
     }
 }
 
@@ -185,30 +253,39 @@ mod tests {
         for (kind, additional, error) in [
             (EventKind::Call(caller.clone()), json!({"keyMaterialId": "ab"}), Some(KmsError::Disabled(arn.clone()))),
             (EventKind::Call(caller), Value::Null, None),
-            (EventKind::Service(json!({"keyId": "k"})), Value::Null, None),
+            (
+                EventKind::Service {
+                    details: json!({"keyId": "k"}),
+                    account: "111122223333".into(),
+                    region: "us-east-1".into(),
+                },
+                Value::Null,
+                None,
+            ),
         ] {
             let event = Event {
                 time: Timestamp::from_secs(1_767_225_600),
                 name: "Decrypt",
                 kind,
                 read_only: true,
-                account: "111122223333".into(),
-                region: "us-east-1".into(),
                 parameters: json!({"keyId": "k\"\u{1}", "encryptionContext": {"z": "1", "\u{e4}": "2"}}),
                 response: Value::Null,
                 additional,
                 error,
-                resources: vec![arn.clone()],
+                resources: vec![arn.clone(), arn.clone()],
             };
             let rendered = event.render(&SeededEntropy::new(1));
-            for line in [rendered.unsigned(7, "00"), rendered.line(7, "00", "11")] {
-                let value: Value = serde_json::from_str(&line).expect("JSON");
-                let mut canonical = String::new();
-                canonical::write(&value, &mut canonical);
-                assert_eq!(canonical, line);
-                assert_eq!(value["chain"]["seq"], 7);
-                assert_eq!(value["eventID"], rendered.event_id);
-            }
+            let mut line = String::new();
+            rendered.line(7, "00", "11", &mut line);
+            let value: Value = serde_json::from_str(&line).expect("JSON");
+            let mut canonical = String::new();
+            canonical::write(&value, &mut canonical);
+            assert_eq!(canonical, line);
+            assert_eq!((&value["chain"]["seq"], &value["eventID"]), (&7.into(), &rendered.event_id.as_str().into()));
+            // The MAC is over the canonical line without its own member.
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+            let unsigned = line.replace("\"mac\":\"11\",", "");
+            assert_eq!(rendered.mac(7, "00", &key), hmac::sign(&key, unsigned.as_bytes()).as_ref());
         }
     }
 }

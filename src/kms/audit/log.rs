@@ -6,20 +6,24 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::event::Rendered;
+use super::event::{Event, ID_BYTES, Rendered};
 use super::{AuditError, verify};
 use crate::crypto::secret::SecretKey;
-use crate::kms::seal;
+use crate::env::Entropy;
 use crate::kms::store::connect_audit;
+use crate::kms::{crash, seal};
 use crate::types::Timestamp;
 
 /// A file is closed when it has reached this size, or at the end of the day (UTC).
 pub const MAX_FILE: u64 = 64 * 1024 * 1024;
+/// No more than this is written at once.
+const CHUNK: usize = 4 * 1024 * 1024;
 /// `prev` of the first record.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -61,6 +65,8 @@ pub struct Log {
     dir: PathBuf,
     connection: Connection,
     max_file: u64,
+    #[cfg(test)]
+    full: bool,
 }
 
 /// Excludes other appenders and verifiers, in this process and others.
@@ -71,12 +77,25 @@ impl Log {
     pub fn open(dir: PathBuf, database: &Path) -> Result<Self, AuditError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| AuditError::Io { path: dir.clone(), source })?;
-        Ok(Self { dir, connection: connect_audit(database)?, max_file: MAX_FILE })
+        let connection = connect_audit(database)?;
+        Ok(Self {
+            dir,
+            connection,
+            max_file: MAX_FILE,
+            #[cfg(test)]
+            full: false,
+        })
     }
 
     #[cfg(test)]
     pub fn set_max_file(&mut self, bytes: u64) {
         self.max_file = bytes;
+    }
+
+    /// From now on the disk is full, or not any more.
+    #[cfg(test)]
+    pub fn set_full(&mut self, full: bool) {
+        self.full = full;
     }
 
     pub fn lock(&self) -> Result<LogLock, AuditError> {
@@ -117,51 +136,103 @@ impl Log {
         serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
     }
 
-    /// Appends the outbox and `events`, durably.
-    pub fn append(&mut self, events: &[Rendered], now: Timestamp, key: &SecretKey<32>) -> Result<(), AuditError> {
+    /// Appends the outbox and `events`, durably, and shows each of the events to `seen`. Answers how many of the events
+    /// are in the log also when it failed on the way.
+    pub fn append(
+        &mut self,
+        events: &[Event],
+        now: Timestamp,
+        (key, entropy): (&SecretKey<32>, &dyn Entropy),
+        seen: impl FnMut(&Event, &Rendered),
+    ) -> (usize, Result<(), AuditError>) {
+        let mut written = 0;
+        let outcome = self.try_append(events, now, (key, entropy), seen, &mut written);
+        (written, outcome)
+    }
+
+    fn try_append(
+        &mut self,
+        events: &[Event],
+        now: Timestamp,
+        (key, entropy): (&SecretKey<32>, &dyn Entropy),
+        mut seen: impl FnMut(&Event, &Rendered),
+        written: &mut usize,
+    ) -> Result<(), AuditError> {
         let _lock = self.lock()?;
-        let before = self.head(key)?;
-        let mut head = before.clone();
-        let (outbox_end, mut pending) = self.outbox()?;
-        if pending.is_empty() && events.is_empty() {
+        let mut head = self.head(key)?;
+        let (outbox_end, mut outbox) = self.outbox()?;
+        if outbox.is_empty() && events.is_empty() {
             return Ok(());
         }
         let already = self.recover(&mut head, key)?;
-        pending.retain(|event| !already.contains(&event.event_id));
+        outbox.retain(|event| !already.contains(&event.event_id));
 
         let day = now.as_secs().div_euclid(86_400);
-        let mut events = pending.iter().chain(events).peekable();
-        while events.peek().is_some() {
+        let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+        let mut ids = vec![0; events.len() * ID_BYTES];
+        entropy.fill(&mut ids);
+        let (mut outbox, mut queued) = (outbox.into_iter(), events.iter().zip(ids.as_chunks::<ID_BYTES>().0));
+        let mut rendered = Rendered::default();
+        let (mut buffer, mut taken) = (String::new(), 0);
+        let mut next = |rendered: &mut Rendered| {
+            if let Some(event) = outbox.next() {
+                *rendered = event;
+                return Some(0);
+            }
+            let (event, ids) = queued.next()?;
+            event.render_into(ids, rendered);
+            seen(event, rendered);
+            Some(1)
+        };
+        let mut pending = next(&mut rendered);
+        while pending.is_some() {
             if head.length >= self.max_file || (head.day != day && head.length > 0) {
                 head = Head { file: head.file + 1, length: 0, ..head };
             }
             if head.length == 0 {
                 head.day = day;
             }
-            let mut buffer = String::new();
-            while head.length + (buffer.len() as u64) < self.max_file {
-                let Some(event) = events.next() else { break };
+            buffer.clear();
+            while let Some(count) = pending
+                && buffer.len() < CHUNK
+                && head.length + (buffer.len() as u64) < self.max_file
+            {
                 head.seq += 1;
-                let mac = HEXLOWER.encode(&seal::mac(key, &[event.unsigned(head.seq, &head.hash).as_bytes()]));
-                let line = event.line(head.seq, &head.hash, &mac);
-                head.hash = HEXLOWER.encode(&seal::sha256(line.as_bytes()));
-                buffer.push_str(&line);
+                let mac = HEXLOWER.encode(&rendered.mac(head.seq, &head.hash, &mac_key));
+                let start = buffer.len();
+                rendered.line(head.seq, &head.hash, &mac, &mut buffer);
+                head.hash.clear();
+                HEXLOWER.encode_append(&seal::sha256(&buffer.as_bytes()[start..]), &mut head.hash);
                 buffer.push('\n');
+                taken += count;
+                pending = next(&mut rendered);
             }
             self.write(head.file, head.length, buffer.as_bytes())?;
             head.length += buffer.len() as u64;
+            *written = taken;
         }
+        crash::point();
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         write_head(&tx, &head, key)?;
         tx.prepare_cached("DELETE FROM audit_outbox WHERE id <= ?1")?.execute([outbox_end])?;
-        Ok(tx.commit()?)
+        tx.commit()?;
+        crash::point();
+        Ok(())
+    }
+
+    /// The connection to the database.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     fn outbox(&self) -> Result<(i64, Vec<Rendered>), AuditError> {
         let mut statement =
             self.connection.prepare_cached("SELECT id, event_id, head, tail FROM audit_outbox ORDER BY id")?;
         let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, i64>(0)?, Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)? }))
+            Ok((
+                row.get::<_, i64>(0)?,
+                Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)?, ..Rendered::default() },
+            ))
         })?;
         let (mut end, mut events) = (0, Vec::new());
         for row in rows {
@@ -176,11 +247,21 @@ impl Log {
     fn write(&self, number: u64, at: u64, bytes: &[u8]) -> Result<(), AuditError> {
         let path = self.path(number);
         let io = |source| AuditError::Io { path: path.clone(), source };
+        #[cfg(test)]
+        if self.full {
+            return Err(io(std::io::ErrorKind::StorageFull.into()));
+        }
         let fresh = !path.exists();
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(io)?;
-        let written =
-            file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes)).and_then(|()| file.sync_data());
+        crash::point();
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        let written = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(first)).and_then(|()| {
+            // A process that dies in the middle of a write leaves a torn line.
+            crash::point();
+            file.write_all(rest)?;
+            file.sync_data()
+        });
         if let Err(error) = written {
             file.set_len(at).map_err(io)?;
             return Err(io(error));
@@ -195,6 +276,7 @@ impl Log {
     /// file is not what the head says, a new file is begun, so that the evidence stays. Answers the ids taken over.
     fn recover(&self, head: &mut Head, key: &SecretKey<32>) -> Result<HashSet<String>, AuditError> {
         let mut taken = HashSet::new();
+        let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
         loop {
             let path = self.path(head.file);
             let io = |source| AuditError::Io { path: path.clone(), source };
@@ -225,8 +307,9 @@ impl Log {
                     tracing::warn!(file = %path.display(), "a torn line at the end of the audit log was removed");
                     break;
                 };
-                match verify::check_line(text, head.seq + 1, &head.hash, key) {
-                    Ok(record) => {
+                match verify::check_line(text, head.seq + 1, &head.hash, &mac_key) {
+                    Ok(()) => {
+                        let record: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
                         taken.extend(record["eventID"].as_str().map(str::to_owned));
                         head.seq += 1;
                         head.hash = HEXLOWER.encode(&seal::sha256(text));

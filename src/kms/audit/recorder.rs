@@ -1,28 +1,40 @@
 //! The queue in front of the log.
 
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::event::{Event, EventKind, Rendered};
+use super::event::{Event, EventKind};
 use super::log::Log;
-use super::{AuditError, AuditFilter, AuditReport, verify};
+use super::{AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
 use crate::env::Clock;
+use crate::kms::KmsError;
 use crate::kms::store::Store;
+use crate::kms::usage::{LastUsage, Usages};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
+use crate::types::{KeyArn, Timestamp};
 
 /// Records wait at most this long.
 const BATCH: Duration = Duration::from_millis(50);
 /// More records than this wake the writer at once.
-const BATCH_LEN: usize = 8192;
+const BATCH_LEN: usize = QUEUE_MAX / 16;
+/// With more records than this, callers wait for the writer, unless the log cannot be written.
+const QUEUE_FULL: usize = QUEUE_MAX / 2;
+/// How long a caller waits for the writer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// More records than this are not kept while the log cannot be written: they are counted.
-const QUEUE_MAX: usize = 200_000;
+const QUEUE_MAX: usize = if cfg!(test) { 2048 } else { 65_536 };
+/// Last uses are written this often, in nanoseconds.
+const USAGE_PERIOD: i64 = 10_000_000_000;
 
 #[derive(Default)]
 struct Queue {
     events: Vec<Event>,
-    dropped: u64,
+    lost: u64,
     closing: bool,
 }
 
@@ -33,26 +45,67 @@ pub struct AuditLog {
     log: Mutex<Log>,
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// The queue has become shorter.
+    room: Condvar,
+    /// The last attempt to write failed.
+    failing: AtomicBool,
+    mode: AtomicU8,
+    usages: Mutex<Usages>,
 }
 
 impl AuditLog {
     pub(in crate::kms) fn open(store: Arc<Store>, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
         let dir: PathBuf = store.home().dir().join("audit");
         let log = Log::open(dir, &store.home().database())?;
-        Ok(Self { store, clock, log: Mutex::new(log), queue: Mutex::default(), wake: Condvar::new() })
+        Ok(Self {
+            store,
+            clock,
+            log: Mutex::new(log),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            room: Condvar::new(),
+            failing: AtomicBool::new(false),
+            mode: AtomicU8::new(AuditMode::Batched as u8),
+            usages: Mutex::default(),
+        })
+    }
+
+    /// Decides when cryptographic calls are answered.
+    pub fn set_mode(&self, mode: AuditMode) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
     /// Queues an event; it is on disk 100 ms later at the latest.
     pub(in crate::kms) fn record(&self, event: Event) {
         let mut queue = lock(&self.queue);
+        if queue.events.len() >= QUEUE_FULL && !self.failing.load(Ordering::Relaxed) {
+            self.wake.notify_one();
+            let full = |queue: &mut Queue| {
+                queue.events.len() >= QUEUE_FULL && !queue.closing && !self.failing.load(Ordering::Relaxed)
+            };
+            queue = unpoison(self.room.wait_timeout_while(queue, PATIENCE, full)).0;
+        }
         if queue.events.len() >= QUEUE_MAX {
-            queue.dropped += 1;
+            queue.lost += 1;
             return;
         }
         queue.events.push(event);
         if queue.events.len() == 1 || queue.events.len() == BATCH_LEN {
             self.wake.notify_one();
         }
+    }
+
+    /// Queues the record of a call that changes nothing, and refuses its answer if the mode demands it.
+    pub(in crate::kms) fn record_call(&self, event: Event) -> Result<(), KmsError> {
+        self.record(event);
+        let mode = self.mode.load(Ordering::Relaxed);
+        let failing = mode == AuditMode::Required as u8 && self.failing.load(Ordering::Relaxed);
+        if failing || mode == AuditMode::Durable as u8 { self.flush().map_err(refusal) } else { Ok(()) }
+    }
+
+    /// Refuses changes while the log cannot be written (KMS.md section 17): their records would pile up.
+    pub(in crate::kms) fn require_writable(&self) -> Result<(), KmsError> {
+        if self.failing.load(Ordering::Relaxed) { self.flush().map_err(refusal) } else { Ok(()) }
     }
 
     /// Waits for work: true when there are records to write, false when `idle` has passed or the engine closes.
@@ -77,6 +130,7 @@ impl AuditLog {
     pub(in crate::kms) fn close(&self) {
         lock(&self.queue).closing = true;
         self.wake.notify_all();
+        self.room.notify_all();
     }
 
     pub(in crate::kms) fn is_closing(&self) -> bool {
@@ -89,36 +143,66 @@ impl AuditLog {
     /// When the log cannot be written; the records are kept for the next attempt, up to a bound, and counted beyond.
     pub fn flush(&self) -> Result<(), AuditError> {
         let mut log = lock(&self.log);
-        let (events, dropped) = {
+        let (mut events, lost) = {
             let mut queue = lock(&self.queue);
-            (std::mem::take(&mut queue.events), std::mem::take(&mut queue.dropped))
+            let capacity = queue.events.capacity().min(BATCH_LEN);
+            (std::mem::replace(&mut queue.events, Vec::with_capacity(capacity)), std::mem::take(&mut queue.lost))
         };
-        let now = self.clock.now();
-        let mut rendered: Vec<Rendered> = Vec::with_capacity(events.len() + 1);
-        rendered.extend(events.iter().map(|event| event.render(self.store.entropy())));
-        if dropped > 0 {
-            rendered.push(self.gap(dropped).render(self.store.entropy()));
+        self.room.notify_all();
+        let calls = events.len();
+        if lost > 0 {
+            events.push(self.gap(lost));
         }
-        let outcome = log.append(&rendered, now, self.store.audit_key());
+        let mut usages = lock(&self.usages);
+        let secrets = (self.store.audit_key(), self.store.entropy());
+        let (written, outcome) =
+            log.append(&events, self.clock.now(), secrets, |event, rendered| usages.note(event, rendered));
+        self.failing.store(outcome.is_err(), Ordering::Relaxed);
         if outcome.is_err() {
             let mut queue = lock(&self.queue);
-            let newer = std::mem::replace(&mut queue.events, events);
+            if written <= calls {
+                queue.lost += lost;
+            }
+            events.truncate(calls);
+            let newer = std::mem::replace(&mut queue.events, events.split_off(written.min(calls)));
             queue.events.extend(newer);
-            queue.dropped += dropped;
+            self.room.notify_all();
+            return outcome;
         }
-        outcome
+        let now = self.clock.now();
+        if usages.is_due(now, USAGE_PERIOD) {
+            usages.save(log.connection(), self.store.audit_key(), now)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is not written yet, last uses included: the engine closes.
+    pub(in crate::kms) fn finish(&self) -> Result<(), AuditError> {
+        self.flush()?;
+        let mut log = lock(&self.log);
+        lock(&self.usages).save(log.connection(), self.store.audit_key(), self.clock.now())
+    }
+
+    /// The last successful cryptographic use of a key, in this process or as others have written it; and since when uses
+    /// are noted.
+    pub(in crate::kms) fn last_usage(&self, key: &KeyArn) -> Result<(Option<LastUsage>, Timestamp), AuditError> {
+        self.flush()?;
+        let mut log = lock(&self.log);
+        lock(&self.usages).last(key, log.connection(), self.store.audit_key())
     }
 
     /// The record of records that were lost while the log could not be written.
-    fn gap(&self, dropped: u64) -> Event {
+    fn gap(&self, lost: u64) -> Event {
         let home = self.store.home();
         Event {
             time: self.clock.now(),
             name: "AuditGap",
-            kind: EventKind::Service(json!({ "lostRecords": dropped })),
+            kind: EventKind::Service {
+                details: json!({ "lostRecords": lost }),
+                account: home.account().to_string(),
+                region: home.region().to_string(),
+            },
             read_only: false,
-            account: home.account().to_string(),
-            region: home.region().to_string(),
             parameters: Value::Null,
             response: Value::Null,
             additional: Value::Null,
@@ -127,11 +211,30 @@ impl AuditLog {
         }
     }
 
-    /// The records that match, in order; what is queued is written first.
+    /// The records that match, in order; what is queued is written first. All at once: `filter.last` bounds them.
     pub fn read(&self, filter: &AuditFilter) -> Result<Vec<Value>, AuditError> {
+        let mut found = VecDeque::new();
+        self.visit(filter, &mut AuditPosition::default(), |record| {
+            found.push_back(record);
+            if filter.last.is_some_and(|last| found.len() > last) {
+                found.pop_front();
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found.into())
+    }
+
+    /// Visits the records behind `position` that match, in order, and moves it: for long logs, and for following one.
+    /// What is queued is written first. `filter.last` is the visitor's affair.
+    pub fn visit(
+        &self,
+        filter: &AuditFilter,
+        position: &mut AuditPosition,
+        visit: impl FnMut(Value) -> ControlFlow<()>,
+    ) -> Result<(), AuditError> {
         self.flush()?;
         let files = lock(&self.log).files()?;
-        verify::read(&files, filter)
+        verify::visit(&files, filter, position, visit)
     }
 
     /// Proves the chain from the first record to the head in the database and names the first break. What is queued is
@@ -151,6 +254,15 @@ impl AuditLog {
     pub(in crate::kms) fn set_max_file(&self, bytes: u64) {
         lock(&self.log).set_max_file(bytes);
     }
+
+    #[cfg(test)]
+    pub(in crate::kms) fn set_full(&self, full: bool) {
+        lock(&self.log).set_full(full);
+    }
+}
+
+fn refusal(error: AuditError) -> KmsError {
+    KmsError::Internal(format!("The audit log cannot be written, and without its record the call is refused: {error}"))
 }
 
 fn unpoison<T>(outcome: Result<T, std::sync::PoisonError<T>>) -> T {

@@ -1,69 +1,80 @@
 //! Proof of the chain, and reading.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
+use super::event::chained_parts;
 use super::log::{Head, Log, NO_HASH};
-use super::{AuditBreak, AuditError, AuditFilter, AuditReport, canonical};
+use super::{AuditBreak, AuditError, AuditFilter, AuditPosition, AuditReport};
 use crate::crypto::secret::SecretKey;
 use crate::kms::seal;
 
-/// The record in `line`, if it is number `seq`, follows the line with hash `prev` and has the right MAC.
-pub fn check_line(line: &[u8], seq: u64, prev: &str, key: &SecretKey<32>) -> Result<Value, String> {
-    let mut record: Value = serde_json::from_slice(line).map_err(|_| "the line is not JSON".to_owned())?;
-    let mut text = String::with_capacity(line.len());
-    canonical::write(&record, &mut text);
-    if text.as_bytes() != line {
-        return Err("the line is not canonical: it was changed".into());
+/// A line in the parts between which its MAC stands.
+struct Chained<'l> {
+    head: &'l str,
+    mac: &'l str,
+    prev: &'l str,
+    seq: u64,
+    tail: &'l str,
+}
+
+/// Takes a line apart. Where a forger put the parts does not matter: the MAC covers them in their places.
+fn take_apart(line: &[u8]) -> Option<Chained<'_>> {
+    let (head, rest) = std::str::from_utf8(line).ok()?.split_once("\"chain\":{\"mac\":\"")?;
+    let (mac, rest) = rest.split_once("\",\"prev\":\"")?;
+    let (prev, rest) = rest.split_once("\",\"seq\":")?;
+    let (seq, tail) = rest.split_once("},")?;
+    Some(Chained { head, mac, prev, seq: seq.parse().ok()?, tail })
+}
+
+/// Whether `line` is number `seq`, follows the line with hash `prev` and has the right MAC.
+pub fn check_line(line: &[u8], seq: u64, prev: &str, key: &hmac::Key) -> Result<(), String> {
+    let found = take_apart(line).ok_or("the line is not a record of this log: it was changed")?;
+    if found.seq != seq {
+        return Err(format!("record {} stands where record {seq} belongs", found.seq));
     }
-    let found = record["chain"]["seq"].as_u64();
-    if found != Some(seq) {
-        let found = found.map_or_else(|| "no number".to_owned(), |found| format!("record {found}"));
-        return Err(format!("{found} stands where record {seq} belongs"));
-    }
-    if record["chain"]["prev"] != prev {
+    if found.prev != prev {
         return Err("it does not follow the line before: that one was changed, or lines were moved".into());
     }
-    let mac = record["chain"].as_object_mut().and_then(|chain| chain.shift_remove("mac"));
-    text.clear();
-    canonical::write(&record, &mut text);
-    let expected = HEXLOWER.encode(&seal::mac(key, &[text.as_bytes()]));
-    if !seal::same(mac.as_ref().and_then(Value::as_str).unwrap_or("").as_bytes(), expected.as_bytes()) {
-        return Err("its MAC is wrong: the line was changed".into());
+    let mut mac = hmac::Context::with_key(key);
+    let seq = seq.to_string();
+    chained_parts(found.head, prev, &seq, found.tail).iter().for_each(|part| mac.update(part.as_bytes()));
+    let expected = HEXLOWER.encode(mac.sign().as_ref());
+    match seal::same(found.mac.as_bytes(), expected.as_bytes()) {
+        true => Ok(()),
+        false => Err("its MAC is wrong: the line was changed".into()),
     }
-    if let (Some(chain), Some(mac)) = (record["chain"].as_object_mut(), mac) {
-        chain.insert("mac".into(), mac);
-    }
-    Ok(record)
 }
 
 /// Walks the whole log; the caller holds the log's lock.
 pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError> {
     let head: Result<Head, AuditError> = log.head(key);
+    let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
     let files = log.files()?;
     let (mut seq, mut hash) = (0, NO_HASH.to_owned());
     let mut end = (files.last().cloned().unwrap_or_else(|| log.path(1)), 0);
     for file in &files {
         end = (file.clone(), 0);
         let mut broken = None;
-        each_line(file, |line| {
+        let mut reader = open(file, 0)?;
+        let mut line = Vec::new();
+        while read_line(file, &mut reader, &mut line)? > 0 {
             end.1 += 1;
-            match check_line(line, seq + 1, &hash, key) {
-                Ok(_) => {
-                    seq += 1;
-                    hash = HEXLOWER.encode(&seal::sha256(line));
-                    true
-                }
-                Err(reason) => {
-                    broken = Some(AuditBreak { file: file.clone(), line: end.1, reason });
-                    false
-                }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            if let Err(reason) = check_line(text, seq + 1, &hash, &mac_key) {
+                broken = Some(AuditBreak { file: file.clone(), line: end.1, reason });
+                break;
             }
-        })?;
+            seq += 1;
+            hash.clear();
+            HEXLOWER.encode_append(&seal::sha256(text), &mut hash);
+        }
         if broken.is_some() {
             return Ok(AuditReport { records: seq, files: files.len(), first_break: broken });
         }
@@ -78,38 +89,50 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
     Ok(AuditReport { records: seq, files: files.len(), first_break })
 }
 
-/// The records that match, in order. What cannot be read is left to `verify`.
-pub fn read(files: &[PathBuf], filter: &AuditFilter) -> Result<Vec<Value>, AuditError> {
-    let mut found = Vec::new();
-    for file in files {
-        each_line(file, |line| {
-            if let Ok(record) = serde_json::from_slice::<Value>(line)
+/// Visits the records that match behind `position`, in order, which moves behind the last whole line. What cannot be
+/// read is left to `verify`.
+pub fn visit(
+    files: &[PathBuf],
+    filter: &AuditFilter,
+    position: &mut AuditPosition,
+    mut visit: impl FnMut(Value) -> ControlFlow<()>,
+) -> Result<(), AuditError> {
+    // The lines are canonical, so that what must be in a matching one can be looked for before it is parsed.
+    let mut needles: Vec<String> = Vec::new();
+    needles.extend(filter.event.as_ref().map(|event| format!("\"eventName\":\"{event}\"")));
+    needles.extend(filter.errors_only.then(|| "\"errorCode\":\"".to_owned()));
+    let first = position.file.clone();
+    for file in files.iter().filter(|file| first.as_ref().is_none_or(|first| *file >= first)) {
+        if position.file.as_ref() != Some(file) {
+            *position = AuditPosition { file: Some(file.clone()), offset: 0 };
+        }
+        let mut reader = open(file, position.offset)?;
+        let mut line = Vec::new();
+        while read_line(file, &mut reader, &mut line)? > 0 && line.ends_with(b"\n") {
+            position.offset += line.len() as u64;
+            let Ok(text) = std::str::from_utf8(&line) else { continue };
+            if needles.iter().all(|needle| text.contains(needle.as_str()))
+                && let Ok(record) = serde_json::from_str::<Value>(text)
                 && matches(&record, filter)
+                && visit(record).is_break()
             {
-                found.push(record);
+                return Ok(());
             }
-            true
-        })?;
+        }
     }
-    if let Some(last) = filter.last {
-        found.drain(..found.len().saturating_sub(last));
-    }
-    Ok(found)
+    Ok(())
 }
 
-fn each_line(file: &Path, mut visit: impl FnMut(&[u8]) -> bool) -> Result<(), AuditError> {
-    let io = |source| AuditError::Io { path: file.to_owned(), source };
-    let mut reader = BufReader::new(File::open(file).map_err(io)?);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line).map_err(io)? == 0 {
-            return Ok(());
-        }
-        if !visit(line.strip_suffix(b"\n").unwrap_or(&line)) {
-            return Ok(());
-        }
-    }
+fn open(file: &Path, offset: u64) -> Result<BufReader<File>, AuditError> {
+    let open = File::open(file).and_then(|mut file| file.seek(SeekFrom::Start(offset)).map(|_| file));
+    let file = open.map_err(|source| AuditError::Io { path: file.to_owned(), source })?;
+    Ok(BufReader::with_capacity(256 * 1024, file))
+}
+
+/// Reads the next line, or what there is of it; 0 at the end.
+fn read_line(file: &Path, reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<usize, AuditError> {
+    line.clear();
+    reader.read_until(b'\n', line).map_err(|source| AuditError::Io { path: file.to_owned(), source })
 }
 
 fn matches(record: &Value, filter: &AuditFilter) -> bool {
@@ -129,5 +152,4 @@ fn matches(record: &Value, filter: &AuditFilter) -> bool {
         && filter.since.is_none_or(|since| time >= since.to_string())
         && filter.until.is_none_or(|until| time <= until.to_string())
         && (!filter.errors_only || !record["errorCode"].is_null())
-        && filter.after_seq.is_none_or(|after| record["chain"]["seq"].as_u64().is_some_and(|seq| seq > after))
 }

@@ -135,7 +135,19 @@ impl Home {
     /// [`CustodyError::WrongSecret`] when the root file is sound and no slot opens; [`CustodyError::Damaged`] when it
     /// is not sound.
     pub fn unlock(dir: &Path, unlock: &Unlock) -> Result<Self, CustodyError> {
-        let loaded = load(dir)?;
+        Self::open(dir, load(dir)?, unlock)
+    }
+
+    /// As [`Home::unlock`], whether or not there is a database: to restore one.
+    pub fn unlock_without_database(dir: &Path, unlock: &Unlock) -> Result<Self, CustodyError> {
+        if !root_file::path(dir).exists() {
+            // What `load` says of it.
+            load(dir)?;
+        }
+        Self::open(dir, root_file::load(dir)?, unlock)
+    }
+
+    fn open(dir: &Path, loaded: root_file::Loaded, unlock: &Unlock) -> Result<Self, CustodyError> {
         let file_secret;
         let (kind, secret) = match unlock {
             Unlock::Passphrase(passphrase) => {

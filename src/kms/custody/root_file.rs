@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::CustodyError;
 use super::slot::SlotRecord;
 use crate::crypto::secret::SecretKey;
-use crate::kms::seal;
+use crate::kms::{crash, seal};
 
 const NAME: &str = "root.json";
 const VERSION: u32 = 1;
@@ -134,8 +134,12 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), CustodyError>
     let io = |source| CustodyError::Io { path: temporary.clone(), source };
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+    file.write_all(bytes).map_err(io)?;
+    crash::point();
+    file.sync_all().map_err(io)?;
+    crash::point();
     fs::rename(&temporary, dir.join(name)).map_err(io)?;
+    crash::point();
     sync_dir(dir)
 }
 

@@ -14,7 +14,6 @@ use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, k
 use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 
-const MAX_PER_KEY: usize = 50;
 const RESERVED: &str = "alias/aws/";
 /// Services that have AWS managed keys.
 const SERVICES: [&str; 2] = ["kmsfs", "ebs"];
@@ -48,8 +47,9 @@ impl Engine {
                         alias.arn()
                     )));
                 }
-                if change.snapshot().aliases_of(&key_row_id(&alias.region, &alias.key_id)).count() >= MAX_PER_KEY {
-                    let text = format!("The key {} has {MAX_PER_KEY} aliases, which is its quota.", key.arn);
+                let most = call.shared.resources().aliases_per_key;
+                if change.snapshot().aliases_of(&key_row_id(&alias.region, &alias.key_id)).count() >= most {
+                    let text = format!("The key {} has {most} aliases, which is its quota.", key.arn);
                     return Err(KmsError::LimitExceeded(text));
                 }
                 change.put(&row_id, alias);

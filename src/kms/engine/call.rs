@@ -5,8 +5,8 @@ use serde_json::Value;
 use super::{Engine, Shared};
 use crate::kms::KmsError;
 use crate::kms::audit::{Event, EventKind};
-use crate::kms::model::Caller;
-use crate::kms::store::{Change, KeyEntry, Snapshot};
+use crate::kms::model::{Caller, KeySpec};
+use crate::kms::store::{Change, KeyEntry, Snapshot, alias_row_id, key_row_id};
 use crate::sync::Arc;
 use crate::types::{KeyArn, Timestamp};
 
@@ -42,10 +42,19 @@ impl Engine {
         parameters: Value,
         work: impl FnOnce(&mut Call<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
+        let now = self.shared.clock.now();
+        if caller.is_metered()
+            && let Some(quotas) = self.shared.requests.get()
+        {
+            let spec = named_spec(&*self.shared.snapshot(now)?, caller, &parameters);
+            if !quotas.admit(caller, name, &parameters, spec, now) {
+                return Err(KmsError::Throttling);
+            }
+        }
         let mut call = Call {
             shared: &self.shared,
             caller,
-            now: self.shared.clock.now(),
+            now,
             name,
             read_only: effect == Effect::ReadOnly,
             parameters,
@@ -56,11 +65,27 @@ impl Engine {
         };
         let outcome = work(&mut call);
         if !call.recorded {
-            let event = call.into_event(outcome.as_ref().err().cloned());
-            self.shared.audit.record(event);
+            let event = call.event(outcome.as_ref().err().cloned());
+            self.shared.audit.record_call(event)?;
         }
         outcome
     }
+}
+
+/// The spec of the key that a request names: the quotas of its requests depend on it.
+fn named_spec(snapshot: &Snapshot, caller: &Caller, parameters: &Value) -> Option<KeySpec> {
+    let text = parameters["keyId"].as_str()?;
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let (region, own) = (caller.region().as_str(), caller.account().as_str());
+    let (account, name) = match parts[..] {
+        [_, _, _, _, account, name] => (account, name),
+        _ => (own, text),
+    };
+    let key_id = match snapshot.aliases.get(&*alias_row_id(region, account, name)) {
+        Some(alias) => &alias.key_id,
+        None => name.strip_prefix("key/").unwrap_or(name),
+    };
+    snapshot.keys.get(&*key_row_id(region, key_id)).map(|key| key.record.spec)
 }
 
 impl Engine {
@@ -88,15 +113,28 @@ impl Call<'_> {
         &mut self,
         edit: impl FnOnce(&mut Self, &mut Change<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
+        let shared = self.shared;
+        shared.audit.require_writable()?;
         // What is due happens first: a key whose time has come is not changed any more.
         self.snapshot()?;
-        let shared = self.shared;
+        let mut unrecorded = None;
         let answer = shared.store.change(|change| {
             let answer = edit(self, change)?;
-            change.record(self.event(None).render(&*shared.entropy));
+            let event = self.event(None);
+            change.record(event.render(&*shared.entropy));
+            unrecorded = Some(event);
             Ok(answer)
-        })?;
-        self.recorded = true;
+        });
+        match (&answer, unrecorded) {
+            (Ok(_), _) => self.recorded = true,
+            // The commit failed: the record says so, of the same call.
+            (Err(_), Some(event)) => {
+                let Event { parameters, additional, resources, .. } = event;
+                (self.parameters, self.additional, self.resources) = (parameters, additional, resources);
+            }
+            (Err(_), None) => {}
+        }
+        let answer = answer?;
         if let Err(error) = shared.audit.flush() {
             // The record is durable in the database's outbox.
             tracing::error!(%error, "the audit log could not be written; it is tried again");
@@ -111,35 +149,19 @@ impl Call<'_> {
         }
     }
 
-    fn event(&self, error: Option<KmsError>) -> Event {
+    /// The record of this call, once: it takes what was noted of it.
+    fn event(&mut self, error: Option<KmsError>) -> Event {
+        let response = std::mem::take(&mut self.response);
         Event {
             time: self.now,
             name: self.name,
             kind: EventKind::Call(self.caller.clone()),
             read_only: self.read_only,
-            account: self.caller.account().to_string(),
-            region: self.caller.region().to_string(),
-            parameters: self.parameters.clone(),
-            response: self.response.clone(),
-            additional: self.additional.clone(),
+            parameters: std::mem::take(&mut self.parameters),
+            response: if error.is_some() { Value::Null } else { response },
+            additional: std::mem::take(&mut self.additional),
             error,
-            resources: self.resources.clone(),
-        }
-    }
-
-    fn into_event(self, error: Option<KmsError>) -> Event {
-        Event {
-            time: self.now,
-            name: self.name,
-            kind: EventKind::Call(self.caller.clone()),
-            read_only: self.read_only,
-            account: self.caller.account().to_string(),
-            region: self.caller.region().to_string(),
-            parameters: self.parameters,
-            response: if error.is_some() { Value::Null } else { self.response },
-            additional: self.additional,
-            error,
-            resources: self.resources,
+            resources: std::mem::take(&mut self.resources),
         }
     }
 }
@@ -151,10 +173,12 @@ impl Shared {
         Event {
             time: self.clock.now(),
             name,
-            kind: EventKind::Service(details),
+            kind: EventKind::Service {
+                details,
+                account: key.map_or(home.account().as_str(), |arn| arn.account()).to_owned(),
+                region: key.map_or(home.region().as_str(), |arn| arn.region()).to_owned(),
+            },
             read_only: false,
-            account: key.map_or(home.account().as_str(), |arn| arn.account()).to_owned(),
-            region: key.map_or(home.region().as_str(), |arn| arn.region()).to_owned(),
             parameters: Value::Null,
             response: Value::Null,
             additional: Value::Null,

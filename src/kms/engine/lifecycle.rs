@@ -26,8 +26,6 @@ use crate::kms::{KmsError, object, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
-/// Customer managed keys per account and Region (KMS.md section 18).
-const MAX_KEYS: usize = 100_000;
 /// Days of the waiting period.
 const WINDOW: std::ops::RangeInclusive<u32> = 7..=30;
 /// Days between rotations of AWS managed keys, and the default for others.
@@ -56,7 +54,7 @@ impl Engine {
             let secret = secret.map_err(|error| KmsError::Internal(format!("no {spec} key could be made: {error}")))?;
             call.change(|call, change| {
                 let (account, region) = (call.caller.account().as_str(), call.caller.region().as_str());
-                check_quota(change.snapshot(), region, account)?;
+                check_quota(call, change.snapshot(), region, account)?;
                 let template = KeyRecord {
                     description: request.description,
                     spec,
@@ -250,11 +248,12 @@ pub fn put(
 }
 
 /// Refuses a further key when the quota is used up.
-pub fn check_quota(snapshot: &Snapshot, region: &str, account: &str) -> Result<(), KmsError> {
-    if snapshot.count_customer_keys(region, account) < MAX_KEYS {
+pub fn check_quota(call: &Call<'_>, snapshot: &Snapshot, region: &str, account: &str) -> Result<(), KmsError> {
+    let most = call.shared.resources().keys;
+    if snapshot.count_customer_keys(region, account) < most {
         return Ok(());
     }
-    let text = format!("The account has {MAX_KEYS} KMS keys in this Region, which is its quota.");
+    let text = format!("The account has {most} KMS keys in this Region, which is its quota.");
     Err(KmsError::LimitExceeded(text))
 }
 

@@ -57,7 +57,7 @@ impl Engine {
                     let text = format!("{} already has a key in {region}.", primary.arn);
                     return Err(KmsError::AlreadyExists(text));
                 }
-                check_quota(change.snapshot(), region.as_str(), &primary.record.account)?;
+                check_quota(call, change.snapshot(), region.as_str(), &primary.record.account)?;
                 change.put_key(KeyRecord {
                     region: region.to_string(),
                     key_id: primary.record.key_id.clone(),

@@ -20,7 +20,6 @@ use crate::sync::Arc;
 use crate::types::Timestamp;
 
 const PERIOD: std::ops::RangeInclusive<u32> = 90..=2560;
-const MAX_ON_DEMAND: u32 = 25;
 /// An automatic rotation that is due this soon is in the way of one on demand.
 const TOO_CLOSE: Duration = Duration::from_secs(20 * 60);
 
@@ -97,7 +96,7 @@ impl Engine {
             rotatable(key)?;
             not_a_replica(key)?;
             usable(key)?;
-            if key.record.rotation.on_demand >= MAX_ON_DEMAND {
+            if key.record.rotation.on_demand >= call.shared.resources().on_demand_rotations {
                 return Err(KmsError::LimitExceeded(format!(
                     "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations \
                      can be performed for this key: {}",

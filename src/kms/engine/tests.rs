@@ -1,7 +1,9 @@
 //! The engine from outside: through its operations, on real homes.
 
 mod asymmetric;
+mod backups;
 mod catch_up;
+mod crash;
 mod deletion;
 mod grants;
 mod homes;
@@ -14,6 +16,7 @@ mod processes;
 mod records;
 mod scale;
 mod symmetric;
+mod usage;
 
 use tempfile::TempDir;
 

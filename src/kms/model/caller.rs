@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::{AccountId, Region};
 
 /// What kind of principal an ARN names.
@@ -136,27 +136,31 @@ struct Fields {
     region: Region,
     /// Whether the principal is an administrator of its account as long as no identity of its name is made.
     local: bool,
+    metered: bool,
     via_service: Option<String>,
     source_arn: Option<String>,
     source_ip: String,
     user_agent: String,
     request_id: Option<String>,
+    /// The caller's part of audit records, rendered at the first.
+    identity: OnceLock<String>,
 }
 
 impl Caller {
     /// A caller who works in `region` and may do what the identity policies of its user or role say.
     pub fn new(principal: Principal, region: Region) -> Self {
         let user_agent = concat!("kmsfs/", env!("CARGO_PKG_VERSION")).to_owned();
-        let source_ip = "127.0.0.1".to_owned();
         Self(Arc::new(Fields {
             principal,
             region,
             local: false,
+            metered: false,
             via_service: None,
             source_arn: None,
-            source_ip,
+            source_ip: "127.0.0.1".to_owned(),
             user_agent,
             request_id: None,
+            identity: OnceLock::new(),
         }))
     }
 
@@ -167,8 +171,20 @@ impl Caller {
     }
 
     fn changed(mut self, change: impl FnOnce(&mut Fields)) -> Self {
-        change(Arc::make_mut(&mut self.0));
+        let fields = Arc::make_mut(&mut self.0);
+        change(fields);
+        fields.identity = OnceLock::new();
         self
+    }
+
+    /// The caller's requests count against the request quotas, where the engine has some: those from the network.
+    #[must_use]
+    pub fn metered(self) -> Self {
+        self.changed(|fields| fields.metered = true)
+    }
+
+    pub(in crate::kms) fn is_metered(&self) -> bool {
+        self.0.metered
     }
 
     /// The call comes through a service, for example `kmsfs.us-east-1.local` (condition key `kms:ViaService`).
@@ -202,6 +218,11 @@ impl Caller {
     #[must_use]
     pub fn with_request_id(self, id: impl Into<String>) -> Self {
         self.changed(|fields| fields.request_id = Some(id.into()))
+    }
+
+    /// The identity in audit records; `render` makes it once.
+    pub(in crate::kms) fn identity(&self, render: impl FnOnce() -> String) -> &str {
+        self.0.identity.get_or_init(render)
     }
 
     /// The principal.

@@ -18,7 +18,7 @@ use crate::env::Entropy;
 use crate::kms::KmsError;
 use crate::kms::audit::{self, Rendered};
 use crate::kms::custody::{DomainKeys, Home, RootBody};
-use crate::kms::seal;
+use crate::kms::{crash, seal};
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
@@ -134,6 +134,7 @@ impl<'a> Change<'a> {
             }
         }
         rows::set_meta("revision", revision, &tx)?;
+        crash::point();
 
         let mut body = home.read_root()?;
         let before = body.states.clone();
@@ -150,11 +151,13 @@ impl<'a> Change<'a> {
         let state = state::state_record(&ledger, revision, domain.as_ref().unwrap_or(&cache.domain));
         body.states.push(state.clone());
         home.write_root(held, &body)?;
+        crash::point();
         if let Err(error) = tx.commit() {
             Home::settle(&mut body, before);
             home.write_root(held, &body)?;
             return Err(error.into());
         }
+        crash::point();
         cache.revision = revision;
         cache.ledger = ledger;
         cache.snapshot = self.snapshot;
@@ -240,6 +243,7 @@ pub fn create(home: &Home, body: &mut RootBody, now: Timestamp, entropy: &dyn En
     rows::set_meta("epoch", epoch, &tx)?;
     rows::set_meta("revision", 0, &tx)?;
     rows::set_meta(rows::FORGOTTEN, 0, &tx)?;
+    rows::set_meta("usage_since", now.as_unix_time(), &tx)?;
     let audit_key = SecretKey::<32>::random(entropy);
     write_secret(&tx, "audit", audit_key.expose(), &keys, entropy)?;
     write_secret(&tx, "marker", SecretKey::<32>::random(entropy).expose(), &keys, entropy)?;

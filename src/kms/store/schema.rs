@@ -8,7 +8,9 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::StoreError;
+use super::rows::Table;
 use crate::kms::custody::CustodyError;
+use crate::types::Timestamp;
 
 /// A table of rows (`rows::Table`); the parent column is `TEXT`, or `TEXT NOT NULL REFERENCES keys(id)` and the like.
 macro_rules! table {
@@ -33,7 +35,7 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     FIRST,
     REVISIONS,
     concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
@@ -45,6 +47,7 @@ const STEPS: [&str; 4] = [
         table!("access_keys", "TEXT NOT NULL REFERENCES principals(id)"),
         index!("access_keys"),
     ),
+    LAST_USAGE,
 ];
 
 /// Version of the schema, in `PRAGMA user_version`.
@@ -86,6 +89,12 @@ CREATE TABLE deletions(revision INTEGER NOT NULL, place TEXT NOT NULL, id TEXT N
 INSERT INTO meta(name, value) SELECT 'deletions_forgotten', value FROM meta WHERE name = 'revision';
 "
 );
+
+/// Last uses of keys (`kms::usage`), which are no rows: a change of them is no change of the key manager's state.
+const LAST_USAGE: &str = "
+CREATE TABLE usage(id TEXT PRIMARY KEY, at INTEGER NOT NULL, record TEXT NOT NULL, mac BLOB NOT NULL) STRICT;
+INSERT INTO meta(name, value) VALUES ('usage_since', unixepoch());
+";
 
 /// Opens the database; never creates it.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
@@ -141,6 +150,30 @@ fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connect
     Ok(connection)
 }
 
+/// Refuses a file that is no database of this program or an earlier one, or whose structure is damaged.
+pub fn check_readable(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };
+    let found = version(connection).map_err(|error| damaged(error.to_string()))?;
+    match usize::try_from(found) {
+        Ok(1..=VERSION) => {}
+        Ok(newer) if newer > VERSION => {
+            return Err(StoreError::Newer { path: path.to_owned(), version: newer, known: VERSION });
+        }
+        _ => return Err(damaged("it is not a database of a key manager".into())),
+    }
+    let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(damaged(verdict)) }
+}
+
+/// Whether the database has `table`: one of an earlier program may not.
+pub fn has(connection: &Connection, table: Table) -> rusqlite::Result<bool> {
+    if version(connection)? == VERSION as i64 {
+        return Ok(true);
+    }
+    let mut statement = connection.prepare_cached("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?1")?;
+    statement.exists([table.name()])
+}
+
 /// Refuses a database that is damaged.
 pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
@@ -150,4 +183,10 @@ pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 /// The connection of the audit log.
 pub fn connect_audit(path: &Path) -> Result<Connection, StoreError> {
     connect(path, Durability::Normal)
+}
+
+/// Since when last uses are noted.
+pub fn usage_since(from: &Connection) -> rusqlite::Result<Timestamp> {
+    let seconds = from.query_row("SELECT value FROM meta WHERE name = 'usage_since'", [], |row| row.get(0))?;
+    Ok(Timestamp::from_secs(seconds))
 }

@@ -252,7 +252,7 @@ fn not_current(path: PathBuf, body: &RootBody, state: &StateRecord) -> StoreErro
 }
 
 /// Reads the database, or what changed in it since `base`.
-fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -> Result<Cache, StoreError> {
+pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -> Result<Cache, StoreError> {
     let path = home.database();
     let damaged = |what: String| StoreError::Damaged { path: path.clone(), what };
     let number = |name| -> Result<u64, StoreError> {
@@ -283,6 +283,9 @@ fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache>) -
     let Cache { domain, ledger, snapshot, .. } = &mut cache;
     let snapshot = Arc::make_mut(snapshot);
     for table in Table::ALL {
+        if !schema::has(from, table)? {
+            continue;
+        }
         rows::visit(table, above, domain, from, |row| {
             ledger.put(table, &row.id, row.revision, domain);
             snapshot.apply(table, &row.id, Some(&row), domain)

@@ -1,0 +1,117 @@
+//! Speed of the key manager in process, audit included, by number of keys. For figures that count on one core:
+//!
+//! ```sh
+//! taskset -c 0 cargo bench --bench kms            # 1, 10,000 and 100,000 keys; the last takes some minutes
+//! taskset -c 0 cargo bench --bench kms -- 1 10000
+//! ```
+//!
+//! The home is made in memory (`/dev/shm`) if there is one, so that the figures are those of the program and not of a
+//! disk; `KMSFS_BENCH_DIR` names another place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kmsfs::env::{SystemClock, SystemEntropy};
+use kmsfs::kms::Engine;
+use kmsfs::kms::custody::{Home, NewHome, NewSlot, Unlock};
+use kmsfs::kms::model::*;
+use kmsfs::types::EncryptionContext;
+
+/// Each figure is the median of this many rounds.
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_millis(700);
+
+fn main() {
+    let counts: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let counts = if counts.is_empty() { vec![1, 10_000, 100_000] } else { counts };
+    let place = std::env::var("KMSFS_BENCH_DIR").unwrap_or_else(|_| "/dev/shm".to_owned());
+    let place = if std::path::Path::new(&place).is_dir() { place.into() } else { std::env::temp_dir() };
+    let dir = tempfile::TempDir::new_in(place).expect("a directory");
+    let path = dir.path().join("kms");
+    let (home, _) =
+        Home::create(&path, NewHome::with_slots(vec![NewSlot::KeyFile]), &SystemClock, &SystemEntropy).expect("a home");
+    let mut engine = Engine::start(home, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("an engine");
+    let mut keys: Vec<String> = Vec::new();
+    println!("{:<34} {:>10} {:>14} {:>12}", "operation", "keys", "per second", "each");
+    for count in counts {
+        let caller = engine.local_caller("bench");
+        let (made, start) = (count.saturating_sub(keys.len()), Instant::now());
+        while keys.len() < count {
+            let answer = engine.create_key(&caller, CreateKeyRequest::default()).expect("created");
+            keys.push(answer.key_metadata.arn.to_string());
+        }
+        if made > 0 {
+            line("CreateKey, mean up to here", count, start.elapsed() / made as u32);
+        }
+        let key = |n: usize| keys[n.wrapping_mul(7919) % keys.len()].clone();
+        let context =
+            || EncryptionContext::new().with("kmsfs:volume", "0f1e2d3c4b5a69788796a5b4c3d2e1f0").with("kmsfs:fmt", "1");
+        let data_key = |n: usize| GenerateDataKeyRequest {
+            key_id: key(n),
+            encryption_context: context(),
+            number_of_bytes: Some(32),
+            ..Default::default()
+        };
+        measure("GenerateDataKey", count, |n| {
+            engine.generate_data_key(&caller, data_key(n)).expect("generated");
+        });
+        let blobs: Vec<Vec<u8>> = (0..1000)
+            .map(|n| engine.generate_data_key(&caller, data_key(n)).expect("generated").ciphertext_blob)
+            .collect();
+        measure("Decrypt", count, |n| {
+            let request = DecryptRequest {
+                ciphertext_blob: blobs[n % blobs.len()].clone(),
+                encryption_context: context(),
+                ..Default::default()
+            };
+            engine.decrypt(&caller, request).expect("decrypted");
+        });
+        measure("DescribeKey", count, |n| {
+            let request = DescribeKeyRequest { key_id: key(n), ..Default::default() };
+            engine.describe_key(&caller, request).expect("described");
+        });
+        measure("CreateKey", count, |_| {
+            engine.create_key(&caller, CreateKeyRequest::default()).expect("created");
+        });
+        let other = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let other = other.expect("another process");
+        measure("DisableKey there, refused here", count, |n| {
+            other.disable_key(&caller, key(n).as_str().into()).expect("disabled");
+            engine.generate_data_key(&caller, data_key(n)).expect_err("disabled");
+            other.enable_key(&caller, key(n).as_str().into()).expect("enabled");
+        });
+        drop(other);
+        drop(engine);
+        let mut opened = Vec::new();
+        for _ in 0..5 {
+            let start = Instant::now();
+            let open = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy));
+            drop(open.expect("opened"));
+            opened.push(start.elapsed());
+        }
+        opened.sort();
+        line("open and close", count, opened[opened.len() / 2]);
+        engine = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("opened");
+    }
+}
+
+fn measure(what: &str, keys: usize, mut call: impl FnMut(usize)) {
+    let mut each = Vec::new();
+    let mut n = 0;
+    for _ in 0..ROUNDS {
+        let (start, first) = (Instant::now(), n);
+        while start.elapsed() < ROUND {
+            for _ in 0..8 {
+                call(n);
+                n += 1;
+            }
+        }
+        each.push(start.elapsed() / (n - first) as u32);
+    }
+    each.sort();
+    line(what, keys, each[ROUNDS / 2]);
+}
+
+fn line(what: &str, keys: usize, each: Duration) {
+    println!("{what:<34} {keys:>10} {:>14.0} {each:>12.1?}", 1.0 / each.as_secs_f64());
+}

@@ -1,0 +1,46 @@
+//! Proof of a database file that is not in use: a backup.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::{StoreError, schema, state};
+use crate::kms::custody::Home;
+
+/// What a database file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Epoch of the domain key that seals it.
+    pub epoch: u64,
+    /// Number of changes that led to it.
+    pub revision: u64,
+    /// Number of keys, AWS managed ones included, deleted ones not.
+    pub keys: usize,
+    /// Whether it is the state that the root file vouches for: that of the last change.
+    pub current: bool,
+}
+
+/// Reads the whole file: its structure, the MAC of each row, each sealed secret.
+///
+/// # Errors
+/// What is wrong with it; [`StoreError::EpochGone`] if its domain key was destroyed.
+pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
+    // Nobody writes it, and nothing is to appear beside it.
+    let uri = format!("file:{}?immutable=1", encode(path));
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags)?;
+    schema::check_readable(&connection, path)?;
+    let body = home.read_root()?;
+    let cache = state::load(&connection, home, &body, None).map_err(|error| error.at(path))?;
+    let keys = cache.snapshot.keys.values().filter(|key| !key.is_tombstone()).count();
+    let current = body.states.contains(&cache.state());
+    Ok(Inspection { epoch: cache.domain.epoch, revision: cache.revision, keys, current })
+}
+
+/// A path as part of an SQLite URI.
+fn encode(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes.map(|byte| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}

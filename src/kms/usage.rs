@@ -1,0 +1,134 @@
+//! When a key was last used (`GetKeyLastUsage`). Uses are noted where the audit log is written, off the caller's way, and
+//! kept in the database every few seconds and at the end: an orderly end loses none, a crash those of the last seconds,
+//! which the audit log has.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::secret::SecretKey;
+use crate::kms::audit::{AuditError, Event, Rendered};
+use crate::kms::model::nanos;
+use crate::kms::seal;
+use crate::kms::store::usage_since;
+use crate::types::{KeyArn, Timestamp};
+
+/// Operations that count as a use; `ReEncrypt` for both keys.
+const USES: [&str; 14] = [
+    "Decapsulate",
+    "Decrypt",
+    "DeriveSharedSecret",
+    "Encapsulate",
+    "Encrypt",
+    "GenerateDataKey",
+    "GenerateDataKeyPair",
+    "GenerateDataKeyPairWithoutPlaintext",
+    "GenerateDataKeyWithoutPlaintext",
+    "GenerateMac",
+    "ReEncrypt",
+    "Sign",
+    "Verify",
+    "VerifyMac",
+];
+
+/// The last successful cryptographic use of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastUsage {
+    /// The operation.
+    pub operation: String,
+    /// When.
+    #[serde(with = "nanos")]
+    pub time: Timestamp,
+    /// `eventID` of its audit record.
+    pub event_id: String,
+    /// `requestID` of its audit record.
+    pub request_id: String,
+    /// ARN of the principal.
+    pub principal: String,
+}
+
+/// Uses that are not in the database yet, the last of each key.
+#[derive(Default)]
+pub struct Usages {
+    last: HashMap<KeyArn, LastUsage>,
+    saved: Option<Timestamp>,
+}
+
+fn mac(key: &SecretKey<32>, arn: &KeyArn, record: &str) -> [u8; 32] {
+    seal::mac(key, &[&seal::framed(&[b"kmsfs last usage v1", arn.as_str().as_bytes(), record.as_bytes()])])
+}
+
+impl Usages {
+    /// Notes what an event tells of the use of keys.
+    pub fn note(&mut self, event: &Event, rendered: &Rendered) {
+        let Some(principal) = event.principal().filter(|_| event.error.is_none() && USES.contains(&event.name)) else {
+            return;
+        };
+        for arn in &event.resources {
+            let known = self.last.get_mut(arn);
+            if known.as_ref().is_some_and(|known| known.time > event.time) {
+                continue;
+            }
+            let usage = LastUsage {
+                operation: event.name.to_owned(),
+                time: event.time,
+                event_id: rendered.event_id.clone(),
+                request_id: rendered.request_id.clone(),
+                principal: principal.to_owned(),
+            };
+            match known {
+                Some(known) => *known = usage,
+                None => drop(self.last.insert(arn.clone(), usage)),
+            }
+        }
+    }
+
+    /// Whether it is time to save.
+    pub fn is_due(&self, now: Timestamp, period: i64) -> bool {
+        let waited = self.saved.is_none_or(|saved| now.as_nanos().abs_diff(saved.as_nanos()) >= period as u64);
+        waited && !self.last.is_empty()
+    }
+
+    /// Writes what is not written yet; a later use that another process wrote stays.
+    pub fn save(&mut self, to: &mut Connection, key: &SecretKey<32>, now: Timestamp) -> Result<(), AuditError> {
+        if self.last.is_empty() {
+            return Ok(());
+        }
+        let tx = to.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (arn, usage) in &self.last {
+            let record = serde_json::to_string(usage).expect("plain data serialises");
+            tx.prepare_cached(
+                "INSERT INTO usage(id, at, record, mac) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT(id) DO UPDATE SET at = ?2, record = ?3, mac = ?4 WHERE at <= ?2",
+            )?
+            .execute(params![arn.as_str(), usage.time.as_nanos(), record, &mac(key, arn, &record)[..]])?;
+        }
+        tx.commit()?;
+        self.last.clear();
+        self.saved = Some(now);
+        Ok(())
+    }
+
+    /// The last use of a key, and since when uses are noted.
+    pub fn last(
+        &self,
+        arn: &KeyArn,
+        from: &Connection,
+        key: &SecretKey<32>,
+    ) -> Result<(Option<LastUsage>, Timestamp), AuditError> {
+        let mut statement = from.prepare_cached("SELECT record, mac FROM usage WHERE id = ?1")?;
+        let row = statement.query_row([arn.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let kept = match row {
+            None => None,
+            Some((record, found)) => {
+                let (record, found): (String, Vec<u8>) = (record, found);
+                let genuine = seal::same(&found, &mac(key, arn, &record));
+                let usage = serde_json::from_str(&record).ok().filter(|_| genuine);
+                Some(usage.ok_or_else(|| AuditError::ForgedUsage(arn.clone()))?)
+            }
+        };
+        let latest = kept.into_iter().chain(self.last.get(arn).cloned()).max_by_key(|usage: &LastUsage| usage.time);
+        Ok((latest, usage_since(from)?))
+    }
+}
