@@ -111,6 +111,8 @@ if cargo fmt --version > /dev/null 2>&1; then step fmt cargo fmt --all --check; 
 step build build_release
 if cargo clippy --version > /dev/null 2>&1; then
   step clippy cargo clippy --release --locked --all-targets -- -D warnings
+  # The scheduler of the concurrency tests takes the place of every lock: only --long runs it, but it must always build.
+  step clippy-shuttle cargo clippy --release --locked --lib --tests --features shuttle -- -D warnings
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi

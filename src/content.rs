@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod header_io;
 mod life;
+mod live;
 mod locks;
 mod read;
 mod resize;
@@ -21,8 +22,9 @@ mod write;
 
 pub use allocate::FallocateMode;
 pub use error::Error;
-pub use file::{Content, Volume};
+pub use file::{Content, HeaderHeld, Volume};
 pub use header_io::Rewrapped;
+pub use live::{LiveId, LiveIds};
 pub use read::UnitFinding;
 
 /// What content operations answer.

@@ -19,4 +19,4 @@ pub mod unit;
 pub mod volume;
 pub mod xattr;
 
-pub use outcome::Outcome;
+pub use outcome::{Outcome, Severity};

@@ -1,9 +1,21 @@
-//! FUSE: a thin adapter. Each request becomes one call of [`crate::vfs`], each answer one reply.
+//! FUSE: requests of the kernel, each one call of [`crate::vfs`] and one answer.
+//!
+//! The own transport is made of layers: `abi` (structures), `request` and `reply` (bytes in and out), `dispatch` (one
+//! request), `device` (threads on `/dev/fuse`). `operations` says what numbers and flags of the protocol mean; the
+//! reference transport, `reference`, shares it.
 
-mod adapter;
-mod convert;
-mod direct;
+mod abi;
+mod device;
+mod dispatch;
+mod mount;
+mod negotiate;
+mod operations;
+mod reference;
+mod reply;
+mod request;
 mod seek;
 mod session;
 
-pub use session::{MountSpec, serve};
+pub use dispatch::{Dispatcher, PendingSeek};
+pub use reply::Sink;
+pub use session::{MountSpec, Transport, serve};

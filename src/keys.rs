@@ -6,8 +6,10 @@
 mod data_keys;
 pub mod embedded;
 pub mod remote;
+mod rewrap;
 
 pub use data_keys::{DataKeys, NewHeader};
+pub use rewrap::RewrapJob;
 
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;
@@ -36,6 +38,9 @@ pub enum KeyError {
         /// The key manager's own words.
         reason: String,
     },
+    /// The key is of another kind: a volume's keys are symmetric. With the key manager's own words.
+    #[error("a volume needs a symmetric encryption key: {0}")]
+    NotSymmetric(String),
     /// The key manager rejected the ciphertext: wrong key, wrong context, or changed bytes.
     #[error("the wrapped key is not a valid ciphertext of {0} for this file")]
     InvalidCiphertext(KeyArn),
@@ -51,9 +56,11 @@ impl KeyError {
     /// The outcome of FORMAT S12 for a file whose key cannot be had.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Disabled(_) | Self::PendingDeletion(_) | Self::NotFound(_) | Self::Denied { .. } => {
-                Outcome::KeyUnavailable
-            }
+            Self::Disabled(_)
+            | Self::PendingDeletion(_)
+            | Self::NotFound(_)
+            | Self::Denied { .. }
+            | Self::NotSymmetric(_) => Outcome::KeyUnavailable,
             Self::InvalidCiphertext(_) => Outcome::HeaderAuth,
             Self::Unreachable(_) | Self::Failed(_) => Outcome::KeyServiceTimeout,
         }

@@ -17,6 +17,6 @@ pub mod verify;
 mod walk;
 
 pub use error::VolumeError;
-pub use finding::{Finding, Reason};
+pub use finding::{Finding, Paths, Reason};
 pub use progress::{Progress, Silent};
-pub use walk::{Paths, Visit};
+pub use walk::Visit;

@@ -205,6 +205,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     /// Whether a crash keeps metadata operations in order, so that an earlier one is never lost while a later one
     /// survives (FORMAT 8.1): ext4 with a journal, xfs, tmpfs.
     fn ordered_metadata(&self) -> bool;
+    /// The user that this process acts as here: whose objects it may change the modes of.
+    fn user(&self) -> u32;
     /// Flushes the whole filesystem.
     fn sync_all(&self) -> Result<()>;
 
@@ -214,6 +216,9 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn open(&self, dir: &Self::Dir, name: &str, access: Access) -> Result<Self::File>;
     /// Creates a regular file, open for reading and writing; `EEXIST` if the name is taken.
     fn create(&self, dir: &Self::Dir, name: &str, mode: u32) -> Result<Self::File>;
+    /// Creates a regular file without a name, open for reading and writing, and a handle to it; it goes with the last of
+    /// the two, or in a crash, unless [`Self::link_node`] gives it a name. `EOPNOTSUPP` where that cannot be.
+    fn create_unnamed(&self, dir: &Self::Dir, mode: u32) -> Result<(Self::File, Self::Node)>;
     /// A handle to the object behind a name, whatever its type.
     fn pin(&self, dir: &Self::Dir, name: &str) -> Result<Self::Node>;
 
@@ -236,6 +241,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn read_link(&self, dir: &Self::Dir, name: &str) -> Result<Vec<u8>>;
     /// Gives the object at `(dir, name)` a second name.
     fn link(&self, dir: &Self::Dir, name: &str, to_dir: &Self::Dir, to_name: &str) -> Result<()>;
+    /// Gives a file made by [`Self::create_unnamed`] its first name; `ENOENT` for any other without a name.
+    fn link_node(&self, node: &Self::Node, to_dir: &Self::Dir, to_name: &str) -> Result<()>;
     /// Removes a name that is not a directory's.
     fn unlink(&self, dir: &Self::Dir, name: &str) -> Result<()>;
     /// Removes an empty directory.
@@ -247,6 +254,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
 
     /// Attributes.
     fn stat(&self, target: Target<'_, Self>) -> Result<Stat>;
+    /// When the object was made, where that is known.
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>>;
     /// Sets the permission bits, with setuid, setgid and sticky.
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()>;
     /// Sets owner and group where given.
@@ -278,7 +287,7 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Makes the content (and, unless `data_only`, the attributes) durable.
     fn sync(&self, data_only: bool) -> Result<()>;
     /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
-    /// could leave a mixture of both versions after a power cut (FORMAT S1, `backing_io` auto).
+    /// could leave a mixture of both versions after a power cut (FORMAT S1).
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;

@@ -6,6 +6,7 @@
 
 mod attr;
 mod create;
+mod events;
 mod fs;
 mod handle;
 mod inode;
@@ -13,7 +14,9 @@ mod intent;
 mod io;
 mod lookup;
 mod meta;
+mod modes;
 mod moves;
+mod rate_limit;
 mod readdir;
 mod remove;
 mod rename;

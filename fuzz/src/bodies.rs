@@ -41,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("authorization", authorization),
     ("api", api),
     ("ops", ops),
+    ("fuse", fuse),
 ];
 
 /// The volume that the corpus belongs to.
@@ -149,10 +150,21 @@ pub fn xattr(data: &[u8]) -> bool {
     let mut lines = data.splitn(2, |&b| b == b'\n');
     let (disk, value) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     if let Ok(encoded) = xattr::encode_name(&keys, disk) {
-        assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
         let stored = xattr::encode_value(&keys, disk, value, &[1; 24]);
+        if xattr::is_long(&encoded) {
+            assert_eq!(xattr::decode_long(&keys, &encoded, &stored).expect("what was sealed opens").0, disk);
+        } else {
+            assert_eq!(xattr::decode_name(&keys, encoded.as_bytes()).as_deref(), Ok(disk));
+        }
         let back = xattr::decode_value(&keys, disk, &stored).expect("what was sealed opens");
         assert_eq!(back.as_slice(), value);
+    }
+    if let Ok(disk) = std::str::from_utf8(disk)
+        && xattr::is_long(disk)
+    {
+        let Ok((name, _)) = xattr::decode_long(&keys, disk, value) else { return false };
+        assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid"), disk);
+        return true;
     }
     let Ok(name) = xattr::decode_name(&keys, disk) else { return false };
     assert_eq!(xattr::encode_name(&keys, &name).expect("a name that decodes is valid").as_bytes(), disk);
@@ -255,4 +267,45 @@ pub fn ops(data: &[u8]) -> bool {
     let ops: Vec<_> = data.chunks(8).take(200).map(op).collect();
     crate::model::run::compare_with_model(&ops, true).unwrap_or_else(|e| panic!("{e}"));
     !ops.is_empty()
+}
+
+/// Requests of a kernel, one behind the other: each is answered at most once, with bytes that say their own length.
+pub fn fuse(data: &[u8]) -> bool {
+    use kmsfs::env::ManualClock;
+    use kmsfs::store::{Memory, MemoryOptions};
+    use kmsfs::types::Timestamp;
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_700_000_000)));
+    let options = MemoryOptions { capacity_pages: 4096, ..MemoryOptions::default() };
+    let fixture = crate::fixture::Fixture::new(Memory::with_options(clock.clone(), options), clock);
+    let dispatcher = kmsfs::fuse::Dispatcher::new(Arc::new(fixture.mount()), false);
+    let (mut rest, mut served) = (data, 0);
+    while let Some(len) = rest.first_chunk().map(|len| u32::from_ne_bytes(*len) as usize) {
+        let (request, others) = rest.split_at(len.clamp(4, rest.len()));
+        rest = others;
+        let mut answers = Answers::default();
+        dispatcher.handle(request, &mut Vec::new(), &mut answers);
+        match &answers.0[..] {
+            [] => {}
+            [answer] => {
+                assert_eq!(u32::from_ne_bytes(*answer.first_chunk().expect("a header")) as usize, answer.len());
+                if answer[4..8] != [0; 4] {
+                    return false;
+                }
+            }
+            more => panic!("{} answers to one request", more.len()),
+        }
+        served += 1;
+    }
+    served > 0 && rest.is_empty()
+}
+
+/// The answers to one request.
+#[derive(Default)]
+struct Answers(Vec<Vec<u8>>);
+
+impl kmsfs::fuse::Sink for Answers {
+    fn send(&mut self, parts: &[std::io::IoSlice<'_>]) -> std::io::Result<()> {
+        self.0.push(parts.iter().flat_map(|part| part.iter().copied()).collect());
+        Ok(())
+    }
 }

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::aws::to_json;
+use super::aws::{alias_name, to_json};
 use super::exit::{CliResult, Exit};
 use super::key::{all_aliases, control_name};
 use super::output::table;
@@ -51,11 +51,6 @@ pub struct ListArgs {
     key: Option<String>,
 }
 
-/// `NAME` as AWS writes it, `alias/NAME`.
-pub fn full_name(alias: &str) -> String {
-    if alias.starts_with("alias/") || alias.starts_with("arn:") { alias.to_owned() } else { format!("alias/{alias}") }
-}
-
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
     settings.local_only("kmsfs alias")?;
@@ -68,19 +63,19 @@ pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
     };
     match command {
         AliasCommand::Create(args) => {
-            let (alias_name, target_key_id) = (full_name(&args.alias), control_name(&session, &args.key)?);
+            let (alias_name, target_key_id) = (alias_name(&args.alias), control_name(&session, &args.key)?);
             let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
             engine.create_alias(caller, request)?;
             set(&alias_name, &target_key_id)
         }
         AliasCommand::Update(args) => {
-            let (alias_name, target_key_id) = (full_name(&args.alias), control_name(&session, &args.key)?);
+            let (alias_name, target_key_id) = (alias_name(&args.alias), control_name(&session, &args.key)?);
             let request = UpdateAliasRequest { alias_name: alias_name.clone(), target_key_id: target_key_id.clone() };
             engine.update_alias(caller, request)?;
             set(&alias_name, &target_key_id)
         }
         AliasCommand::Delete(args) => {
-            let alias_name = full_name(&args.alias);
+            let alias_name = alias_name(&args.alias);
             engine.delete_alias(caller, DeleteAliasRequest { alias_name: alias_name.clone() })?;
             settings.out.result(&json!({"AliasName": alias_name}), || format!("{alias_name} is deleted"));
             Ok(Exit::Ok)
@@ -96,17 +91,5 @@ pub fn run(settings: &Settings, command: &AliasCommand) -> CliResult {
             });
             Ok(Exit::Ok)
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_prefix_may_be_left_out() {
-        assert_eq!(full_name("a"), "alias/a");
-        assert_eq!(full_name("alias/a"), "alias/a");
-        assert_eq!(full_name("arn:aws:kms:r:1:alias/a"), "arn:aws:kms:r:1:alias/a");
     }
 }

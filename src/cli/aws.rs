@@ -12,6 +12,11 @@ pub fn to_json<T: Serialize>(answer: &T) -> Value {
     value
 }
 
+/// `NAME` as AWS writes it, `alias/NAME`.
+pub fn alias_name(alias: &str) -> String {
+    if alias.starts_with("alias/") || alias.starts_with("arn:") { alias.to_owned() } else { format!("alias/{alias}") }
+}
+
 /// Turns epoch seconds into text in every member whose name says that it is a time.
 fn write_dates(value: &mut Value) {
     match value {
@@ -37,6 +42,13 @@ fn iso(seconds: f64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_prefix_of_an_alias_may_be_left_out() {
+        assert_eq!(alias_name("a"), "alias/a");
+        assert_eq!(alias_name("alias/a"), "alias/a");
+        assert_eq!(alias_name("arn:aws:kms:r:1:alias/a"), "arn:aws:kms:r:1:alias/a");
+    }
 
     #[test]
     fn only_times_become_text() {

@@ -80,6 +80,7 @@ impl From<KeyError> for CliError {
             KeyError::Disabled(_) => (Exit::KeyUnusable, "DisabledException"),
             KeyError::PendingDeletion(_) => (Exit::KeyUnusable, "KMSInvalidStateException"),
             KeyError::NotFound(_) => (Exit::Failure, "NotFoundException"),
+            KeyError::NotSymmetric(_) => (Exit::Failure, "InvalidKeyUsageException"),
             KeyError::Denied { .. } => (Exit::AccessDenied, "AccessDeniedException"),
             KeyError::InvalidCiphertext(_) => (Exit::Integrity, "InvalidCiphertextException"),
             KeyError::Unreachable(_) => (Exit::KmsUnavailable, "KeyUnavailableException"),
@@ -218,6 +219,8 @@ impl From<VolumeError> for CliError {
                      kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
                 ))
             }
+            VolumeError::ForeignCopy { .. } => new(Exit::Integrity, "ForeignVolume")
+                .hint("restore .kmsfs/volume from a backup of this directory; nothing was changed"),
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
                 let hint = format!(

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::aws::to_json;
-use super::exit::{CliResult, Exit};
+use super::exit::{CliError, CliResult, Exit};
 use super::iam::named;
 use super::key::{control_name, pages};
 use super::output::{fields, table};
@@ -110,7 +110,11 @@ pub fn run(settings: &Settings, command: &GrantCommand) -> CliResult {
         GrantCommand::Revoke(args) => {
             let key_id = control_name(&session, &args.key)?;
             let grant_id = args.grant_id.clone();
-            engine.revoke_grant(caller, RevokeGrantRequest { key_id, grant_id, dry_run: false })?;
+            engine.revoke_grant(caller, RevokeGrantRequest { key_id, grant_id, dry_run: false }).map_err(|error| {
+                let absent = error.to_string().starts_with("Grant ID");
+                let error = CliError::from(error);
+                if absent { error.hint("kmsfs grant list KEY shows the grants of a key") } else { error }
+            })?;
             settings.out.result(&json!({ "GrantId": args.grant_id }), || "the grant is revoked".to_owned());
             Ok(Exit::Ok)
         }

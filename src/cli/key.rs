@@ -1,6 +1,7 @@
 //! `kmsfs key`: the KMS keys and their life cycle, in AWS's words.
 
 use clap::{Args, Subcommand};
+use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use super::aws::to_json;
@@ -26,6 +27,8 @@ pub enum KeyCommand {
     List,
     /// Show a key: its state, dates, rotation, aliases and tags
     Describe(KeyArg),
+    /// Print the public key of a key pair as PEM
+    PublicKey(KeyArg),
     /// Make a disabled key usable again
     Enable(KeyArg),
     /// Make a key unusable until it is enabled
@@ -54,6 +57,7 @@ impl KeyCommand {
         Some(match self {
             Self::Create(_) | Self::List => return None,
             Self::Describe(arg)
+            | Self::PublicKey(arg)
             | Self::Enable(arg)
             | Self::Disable(arg)
             | Self::Rotate(arg)
@@ -84,6 +88,12 @@ pub struct CreateArgs {
     /// An alias for it: NAME or alias/NAME
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
+    /// What it is made of, in AWS's words, such as RSA_3072, ECC_NIST_P256 or HMAC_256 [default: SYMMETRIC_DEFAULT]
+    #[arg(long, value_name = "SPEC")]
+    spec: Option<KeySpec>,
+    /// What it may be used for, in AWS's words, such as SIGN_VERIFY; needed where the spec leaves a choice
+    #[arg(long, value_name = "USAGE")]
+    usage: Option<KeyUsage>,
     /// A tag; may be given several times
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = parse_tag)]
     tags: Vec<Tag>,
@@ -153,6 +163,7 @@ pub fn run(settings: &Settings, command: &KeyCommand) -> CliResult {
         KeyCommand::Create(args) => keys.create(args),
         KeyCommand::List => keys.list(),
         KeyCommand::Describe(arg) => keys.describe(&arg.key),
+        KeyCommand::PublicKey(arg) => keys.public_key(&arg.key),
         KeyCommand::Enable(arg) => keys.set_state(&arg.key, KeyState::Enabled, Engine::enable_key),
         KeyCommand::Disable(arg) => keys.set_state(&arg.key, KeyState::Disabled, Engine::disable_key),
         KeyCommand::DisableRotation(arg) => keys.disable_rotation(&arg.key),
@@ -182,12 +193,17 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn create(&self, args: &CreateArgs) -> CliResult {
         let Session { engine, caller, .. } = self.session;
-        let request =
-            CreateKeyRequest { description: args.description.clone(), tags: args.tags.clone(), ..Default::default() };
+        let request = CreateKeyRequest {
+            description: args.description.clone(),
+            key_spec: args.spec,
+            key_usage: args.usage.or_else(|| only_usage(args.spec?)),
+            tags: args.tags.clone(),
+            ..Default::default()
+        };
         let answer = engine.create_key(caller, request)?;
         let arn = answer.key_metadata.arn.clone();
         if let Some(alias) = &args.alias {
-            let alias_name = super::alias::full_name(alias);
+            let alias_name = super::aws::alias_name(alias);
             let request = CreateAliasRequest { alias_name: alias_name.clone(), target_key_id: arn.as_str().to_owned() };
             engine.create_alias(caller, request).map_err(|e| {
                 let hint = format!("the key exists without it: kmsfs alias create NAME {}", arn.key_id());
@@ -252,6 +268,13 @@ impl Keys<'_> {
         value["Aliases"] = aliases.iter().map(|a| Value::from(a.alias_name.as_str())).collect();
         value["Tags"] = to_json(&tags);
         self.settings.out.result(&value, || describe_words(metadata, rotation.as_ref(), &aliases, &tags));
+        Ok(Exit::Ok)
+    }
+
+    fn public_key(&self, key: &str) -> CliResult {
+        let request = GetPublicKeyRequest { key_id: key.to_owned(), ..Default::default() };
+        let answer = self.session.engine.get_public_key(&self.session.caller, request)?;
+        self.settings.out.result(&to_json(&answer), || pem(&answer.public_key));
         Ok(Exit::Ok)
     }
 
@@ -379,6 +402,25 @@ impl Keys<'_> {
     }
 }
 
+/// The usage of keys of `spec` if they have no other.
+fn only_usage(spec: KeySpec) -> Option<KeyUsage> {
+    let mut usages = KeyUsage::ALL.iter().copied().filter(|usage| spec.allows(*usage));
+    usages.next().filter(|_| usages.next().is_none())
+}
+
+/// A SubjectPublicKeyInfo as text (RFC 7468).
+fn pem(der: &[u8]) -> String {
+    let encoded = BASE64.encode(der);
+    let mut text = String::from("-----BEGIN PUBLIC KEY-----");
+    for (at, letter) in encoded.chars().enumerate() {
+        if at % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text + "\n-----END PUBLIC KEY-----"
+}
+
 fn describe_words(
     metadata: &KeyMetadata,
     rotation: Option<&GetKeyRotationStatusResponse>,
@@ -477,6 +519,21 @@ mod tests {
         let tag = parse_tag("a=b=c").expect("valid");
         assert_eq!((tag.tag_key.as_str(), tag.tag_value.as_str()), ("a", "b=c"));
         assert!(parse_tag("a").is_err());
+    }
+
+    #[test]
+    fn the_usage_is_filled_in_where_there_is_one() {
+        assert_eq!(only_usage(KeySpec::Hmac256), Some(KeyUsage::GenerateVerifyMac));
+        assert_eq!(only_usage(KeySpec::Rsa2048), None);
+        assert_eq!(only_usage(KeySpec::Sm2), None);
+    }
+
+    #[test]
+    fn pem_has_lines_of_64() {
+        let text = pem(&[0; 49]);
+        let lengths: Vec<usize> = text.lines().map(str::len).collect();
+        assert_eq!(lengths, [26, 64, 4, 24]);
+        assert!(!text.ends_with('\n'));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::init::{Created, VolumeFlags, make_volume};
 use super::mount_options::MountOptions;
 use super::mountpoint;
+use super::mounts;
 use super::serving::Serving;
 use super::session::{CreateFlags, Session};
 use super::settings::Settings;
@@ -27,8 +28,10 @@ Mount options (-o):
   ro, rw               read-only; any number of read-only mounts beside one read-write mount
   suid, dev            set-id bits and device nodes work (root only; default nosuid,nodev)
   noexec               no program can be executed
+  transport=auto       as --transport
   key-state=ebs        what is open goes on when its key becomes unusable (default)
   trust-new-volume     as --trust-new-volume
+  strict_ids           no changes in files and directories that turn out to be copies of one another
 Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,
 subtype=, x-*, and mount(8)'s own.";
 
@@ -63,20 +66,21 @@ pub struct MountArgs {
     /// Requests handled at once [default: twice the processors, 4 at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// How requests travel between the kernel and kmsfs: auto, dev (/dev/fuse), or fuser (the library that dev is
+    /// compared with) [default: auto]
+    #[arg(long, value_name = "TRANSPORT", env = "KMSFS_TRANSPORT", hide_env_values = true)]
+    transport: Option<String>,
     #[command(flatten)]
     volume: VolumeFlags,
     #[command(flatten)]
     create: CreateFlags,
 }
 
-/// What the lock of a mounted volume says it is held for.
-pub fn lock_purpose(mountpoint: &Path) -> String {
-    format!("mount {}", mountpoint.display())
-}
-
 /// Runs the command; returns when the volume is unmounted, or, with `--daemon`, when it is mounted.
 pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResult {
-    let mut options = MountOptions::parse(&args.options)?;
+    let transport = args.transport.iter().map(|name| format!("transport={name}"));
+    let lists: Vec<String> = transport.chain(args.options.iter().cloned()).collect();
+    let mut options = MountOptions::parse(&lists)?;
     options.read_only |= args.ro;
     options.trust_new_volume |= args.trust_new_volume;
     if (options.suid || options.dev) && !is_root() {
@@ -140,7 +144,7 @@ fn open_or_make(
 ) -> CliResult<(Session, FoundVolume, Option<VolumeLock>)> {
     let lock = |found: &FoundVolume| match options.read_only {
         true => Ok(None),
-        false => found.lock(&lock_purpose(mnt)).map(Some),
+        false => found.lock(&mounts::lock_purpose(mnt)).map(Some),
     };
     match FoundVolume::find(dir) {
         Ok(found) => {

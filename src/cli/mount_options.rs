@@ -1,6 +1,15 @@
 //! `-o` options of `kmsfs mount`, in the form `mount(8)` and fstab write them.
 
 use super::exit::{CliError, CliResult};
+use crate::fuse::Transport;
+
+/// The transports by their names.
+pub const TRANSPORTS: [(&str, Transport); 3] =
+    [("auto", Transport::Auto), ("dev", Transport::Dev), ("fuser", Transport::Fuser)];
+
+fn transport(name: &str) -> Option<Transport> {
+    TRANSPORTS.iter().find(|(known, _)| *known == name).map(|(_, transport)| *transport)
+}
 
 /// The options of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,13 +24,26 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs may be executed.
     pub exec: bool,
+    /// How requests travel between kernel and daemon.
+    pub transport: Transport,
     /// An unknown volume is shown and entered into the registry.
     pub trust_new_volume: bool,
+    /// Nothing is written to files and directories that share an id with another one.
+    pub strict_ids: bool,
 }
 
 impl Default for MountOptions {
     fn default() -> Self {
-        Self { allow_other: false, read_only: false, suid: false, dev: false, exec: true, trust_new_volume: false }
+        Self {
+            allow_other: false,
+            read_only: false,
+            suid: false,
+            dev: false,
+            exec: true,
+            transport: Transport::Auto,
+            trust_new_volume: false,
+            strict_ids: false,
+        }
     }
 }
 
@@ -60,7 +82,17 @@ impl MountOptions {
             ("key-state", Some(other)) => {
                 return Err(CliError::usage(format_args!("key-state={other} is not known; this version has: ebs")));
             }
+            ("transport", Some(name)) => {
+                self.transport = transport(name).ok_or_else(|| {
+                    let known: Vec<&str> = TRANSPORTS.iter().map(|(known, _)| *known).collect();
+                    CliError::usage(format_args!(
+                        "transport={name} is not known; this version has: {}",
+                        known.join(", ")
+                    ))
+                })?;
+            }
             ("trust-new-volume", None) => self.trust_new_volume = true,
+            ("strict_ids", None) => self.strict_ids = true,
             ("remount", None) => {
                 return Err(CliError::usage("a mount is changed by mount(8), not by kmsfs mount")
                     .hint("mount -i -o remount,ro MNT"));
@@ -121,8 +153,14 @@ mod tests {
     }
 
     #[test]
+    fn a_transport_has_a_name() {
+        let options = MountOptions::parse(&["transport=dev,transport=fuser"]).expect("valid");
+        assert_eq!(options.transport, Transport::Fuser);
+    }
+
+    #[test]
     fn unknown_options_are_named() {
-        for bad in ["allow_oter", "ro=1", "key-state=strict", "key-state"] {
+        for bad in ["allow_oter", "ro=1", "key-state=strict", "key-state", "transport=pigeon", "transport"] {
             let e = MountOptions::parse(&[bad]).expect_err(bad);
             assert!(e.message.contains(bad), "{}", e.message);
         }

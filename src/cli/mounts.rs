@@ -42,6 +42,11 @@ impl Mount {
     }
 }
 
+/// What the lock of a mounted volume says it is held for.
+pub fn lock_purpose(mountpoint: &Path) -> String {
+    format!("mount {}", mountpoint.display())
+}
+
 /// Every mount that this process sees.
 pub fn all() -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))

@@ -42,10 +42,9 @@ pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -
 /// What files are opened with. `read_attempts`: more than one only where a writer outside of this process may be at
 /// work.
 pub fn files(service: Arc<dyn KeyService>, opened: OpenedVolume, read_attempts: u32) -> Arc<Volume> {
-    let geometry = opened.config.geometry;
     let entropy = Arc::new(SystemEntropy);
     let keys = DataKeys::new(service, opened, entropy.clone(), system_clock());
-    Arc::new(Volume { geometry, entropy, keys, read_attempts })
+    Arc::new(Volume::new(entropy, keys, read_attempts))
 }
 
 /// The ciphertext tree at `root`.

@@ -71,7 +71,8 @@ impl Serving<'_> {
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
         let volume = offline::files(Arc::clone(&service), opened, attempts);
-        let options = Options { read_only, privileged: rustix::process::geteuid().is_root() };
+        let strict_ids = self.options.strict_ids;
+        let options = Options { read_only, privileged: rustix::process::geteuid().is_root(), strict_ids };
         let backing = offline::backing(&root)?;
         let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
         let vfs = Arc::new(vfs);
@@ -112,6 +113,7 @@ impl Serving<'_> {
             dev: self.options.dev,
             exec: self.options.exec,
             threads: self.threads,
+            transport: self.options.transport,
         };
         let mounted = Arc::new(AtomicBool::new(false));
         let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());

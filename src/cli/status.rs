@@ -91,7 +91,7 @@ fn daemon_pid(mount: &Mount, told: Option<&MountStatus>) -> Option<u32> {
         return Some(status.pid);
     }
     let owner = lock::owner(&mount.source).ok().flatten()?;
-    let purpose = super::mount::lock_purpose(&mount.mountpoint);
+    let purpose = mounts::lock_purpose(&mount.mountpoint);
     (owner.host == lock::host_name() && owner.purpose == purpose).then_some(owner.pid)
 }
 

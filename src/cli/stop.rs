@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How long the kernel may then take to hand over what was written and not synced.
 const WRITE_BACK: Duration = Duration::from_secs(10);
 /// How often an unmount is tried that is refused as busy.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Waits for a signal and unmounts, as soon as nothing is in use. What still is after [`GRACE`] is written back and
 /// cut off: its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once.

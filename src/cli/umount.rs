@@ -143,7 +143,7 @@ pub fn unmount_at(mountpoint: &Path, lazy: bool) -> io::Result<()> {
 /// The lock of `mount`'s ciphertext directory as long as this mount's daemon holds it. A read-only mount has none.
 fn lock_of(mount: &Mount) -> Option<LockOwner> {
     let owner = lock::owner(&mount.source).ok().flatten()?;
-    let purpose = super::mount::lock_purpose(&mount.mountpoint);
+    let purpose = mounts::lock_purpose(&mount.mountpoint);
     (owner.host == lock::host_name() && owner.purpose == purpose).then_some(owner)
 }
 

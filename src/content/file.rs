@@ -1,6 +1,7 @@
 //! The shared state of all handles of one file.
 
 use super::life::Life;
+use super::live::LiveIds;
 use super::locks::UnitLocks;
 use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
@@ -10,7 +11,7 @@ use crate::format::size::Geometry;
 use crate::keys::DataKeys;
 use crate::store::{Access, Backing, BackingFile};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, RwLock, read, write};
+use crate::sync::{Arc, RwLock, RwLockReadGuard, read, write};
 use crate::types::FileId;
 
 /// What every file of a volume is opened with.
@@ -24,6 +25,15 @@ pub struct Volume {
     /// How often a unit that fails is read again: more than once only where a writer outside of this process may be at
     /// work (a read-only mount beside a writer, FORMAT S7).
     pub read_attempts: u32,
+    /// The ids of the files that are open.
+    pub(super) live: LiveIds<FileId>,
+}
+
+impl Volume {
+    /// What files of the volume of `keys` are opened with. For `read_attempts` see [`Self::read_attempts`].
+    pub fn new(entropy: Arc<dyn Entropy>, keys: DataKeys, read_attempts: u32) -> Self {
+        Self { geometry: keys.volume().config.geometry, entropy, keys, read_attempts, live: LiveIds::default() }
+    }
 }
 
 /// One open encrypted file. Every method may be called from several threads at once.
@@ -35,6 +45,11 @@ pub struct Content<B: Backing> {
     pub(super) units: UnitLocks,
     /// Flushes and write-backs that failed since the file was opened.
     failures: AtomicU64,
+}
+
+/// The right to change attributes of a file, see [`Content::hold_header`].
+pub struct HeaderHeld<'a> {
+    _state: RwLockReadGuard<'a, State>,
 }
 
 struct OpenFile<B: Backing> {
@@ -82,6 +97,23 @@ impl<B: Backing> Content<B> {
         }
     }
 
+    /// The inode number, in the backing, of another open file with the same id: one of the two is a copy.
+    pub fn duplicate(&self) -> Option<u64> {
+        match &read(&self.state).body {
+            Body::Units { life, .. } => life.live.duplicate(),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with the whole file, although it could be opened: `NeverSynced` or `HeaderLost`.
+    pub fn damage(&self) -> Option<Outcome> {
+        match &read(&self.state).body {
+            Body::NeverSynced => Some(Outcome::NeverSynced),
+            Body::Unusable(outcome) => Some(*outcome),
+            Body::Units { .. } | Body::Empty => None,
+        }
+    }
+
     /// Whether writes can go through: the backing file is open for writing.
     pub fn is_writable(&self) -> bool {
         read(&self.file).access == Access::ReadWrite
@@ -100,12 +132,19 @@ impl<B: Backing> Content<B> {
     pub fn check_key(&self) -> Result<()> {
         // Held while the header is read: a record or slot that is being written would look damaged.
         let state = read(&self.state);
-        if !matches!(state.body, Body::Units { .. }) {
+        let Body::Units { life, .. } = &state.body else { return Ok(()) };
+        if self.volume.keys.may_reopen(&life.fixed) {
             return Ok(());
         }
         let mut header = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut header, 0)?;
         Ok(self.volume.keys.check(&header)?)
+    }
+
+    /// Keeps the header as it is while a user changes attributes: a header write in that moment would put back those it
+    /// saw before (FORMAT 5.5).
+    pub fn hold_header(&self) -> HeaderHeld<'_> {
+        HeaderHeld { _state: read(&self.state) }
     }
 
     /// How many flushes have failed so far. The system reports a lost write once per descriptor, and all handles of the file
@@ -128,7 +167,8 @@ impl<B: Backing> Content<B> {
 }
 
 fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
-    let stored = file.stat()?.size;
+    let stat = file.stat()?;
+    let stored = stat.size;
     if stored == 0 {
         return Ok(State::empty());
     }
@@ -138,18 +178,14 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         return Err(Outcome::BadSize.into());
     }
     if header.iter().all(|&b| b == 0) {
-        let (outcome, body) = if reads_as_zeros(file, stored)? {
-            (Outcome::NeverSynced, Body::NeverSynced)
-        } else {
-            (Outcome::HeaderLost, Body::Unusable(Outcome::HeaderLost))
-        };
-        tracing::warn!(target: "kmsfs::integrity", ?outcome, size, "{outcome}");
+        let zeros = reads_as_zeros(file, stored)?;
+        let body = if zeros { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
         return Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true });
     }
     let opened = volume.keys.open_header(&header)?;
     opened.record.check_size(size)?;
     let body = Body::Units {
-        life: Arc::new(Life::new(opened.header.file_id(), opened.keys)),
+        life: Arc::new(Life::new(&header, volume.live.enter(opened.header.file_id(), stat.ino), opened.keys)),
         durable: DurableRecord::found(&opened.record, size),
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,

@@ -10,9 +10,9 @@ use super::{Error, Result};
 use crate::format::header::STATIC_LEN;
 use crate::format::record::Record;
 use crate::format::size::unit_count;
+use crate::keys::RewrapJob;
 use crate::store::{Backing, BackingFile, SetTime, Target, XattrMode};
 use crate::sync::{read, write};
-use crate::types::KeyArn;
 
 const CAPABILITY: &str = "security.capability";
 /// Mode bits that a write by an unprivileged daemon clears.
@@ -157,13 +157,12 @@ impl<B: Backing> Content<B> {
         self.noted(self.file().sync(true))
     }
 
-    /// Wraps the data key anew: under the current material of its own key, or under `to`; only if it is wrapped by
-    /// `from`, where that is given. No content is read. At every moment one valid slot is on disk (FORMAT 5.3).
+    /// Wraps the data key anew as the job says. No content is read. At every moment one valid slot is on disk (FORMAT 5.3).
     ///
     /// # Errors
     /// Key outcomes, `SlotOverflow`, or the backing's error. The file opens under the old or the new key after any of
     /// them.
-    pub fn rewrap(&self, from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Rewrapped> {
+    pub fn rewrap(&self, job: &RewrapJob) -> Result<Rewrapped> {
         let mut state = write(&self.state);
         match &state.body {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
@@ -172,7 +171,7 @@ impl<B: Backing> Content<B> {
             Body::Units { .. } => {}
         }
         let header = self.read_header()?;
-        let Some(with_new_slot) = self.volume.keys.rewrap(&header, from, to)? else { return Ok(Rewrapped::No) };
+        let Some(with_new_slot) = self.volume.keys.rewrap(&header, job)? else { return Ok(Rewrapped::No) };
         self.write_slots(&with_new_slot)?;
         if let Body::Units { unfinished_rewrap, .. } = &mut state.body {
             *unfinished_rewrap = true;

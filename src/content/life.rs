@@ -1,10 +1,12 @@
 //! One life of a file: from its header to the next truncation to zero. Keys, nonces, and units in and out of them.
 
 use super::error::Error;
+use super::live::LiveId;
 use super::sealer::{Epoch, Sealer, boot_time};
 use crate::crypto::aead::Aes256Gcm;
 use crate::env::Entropy;
 use crate::format::Outcome;
+use crate::format::header::STATIC_LEN;
 use crate::format::keys::FileKeys;
 use crate::format::record::Record;
 use crate::format::size::{DATA, UNIT};
@@ -16,6 +18,10 @@ use crate::types::FileId;
 pub(super) struct Life {
     pub(super) file_id: FileId,
     pub(super) keys: FileKeys,
+    /// The header up to its slots, which never changes during a life.
+    pub(super) fixed: [u8; STATIC_LEN],
+    /// Its id among those of the open files.
+    pub(super) live: LiveId<FileId>,
     sealer: Sealer,
     /// The sub-key of the epoch that was read last: neighbouring units mostly share it.
     last_read: Mutex<Option<([u8; 12], Arc<Aes256Gcm>)>>,
@@ -28,8 +34,10 @@ pub(super) struct UnitReader<'a> {
 }
 
 impl Life {
-    pub(super) fn new(file_id: FileId, keys: FileKeys) -> Self {
-        Self { file_id, keys, sealer: Sealer::new(), last_read: Mutex::new(None) }
+    /// The life that `header` begins.
+    pub(super) fn new(header: &[u8], live: LiveId<FileId>, keys: FileKeys) -> Self {
+        let fixed = *header.first_chunk().expect("a header has a page at least");
+        Self { file_id: live.id(), keys, fixed, live, sealer: Sealer::new(), last_read: Mutex::new(None) }
     }
 
     pub(super) fn reader(&self) -> UnitReader<'_> {

@@ -1,7 +1,5 @@
 //! Interleavings of requests for one file.
 
-use std::time::Duration;
-
 use super::{Content, Volume};
 use crate::crypto::aead::Backend;
 use crate::crypto::secret::SecretKey;
@@ -11,7 +9,7 @@ use crate::format::recipient::Recipient;
 use crate::format::size::{DATA, Geometry};
 use crate::format::volume::{OpenedVolume, VolumeConfig};
 use crate::keys::{DataKeys, GeneratedKey, KeyError, KeyService};
-use crate::store::{Access, Backing, Memory};
+use crate::store::{Access, Backing, FileTime, Memory, SetTime, Target};
 use crate::sync::{Arc, explore, thread};
 use crate::types::{AccountId, EncryptionContext, KeyArn, Region, Timestamp, VolumeId};
 
@@ -25,8 +23,8 @@ impl KeyService for SameKey {
         Ok(self.0.clone())
     }
 
-    fn cache_time(&self) -> Duration {
-        Duration::from_secs(300)
+    fn check(&self, _key: &KeyArn) -> Result<(), KeyError> {
+        Ok(())
     }
 
     fn generate_data_key(&self, _key: &KeyArn, _context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
@@ -72,7 +70,7 @@ fn volume() -> Arc<Volume> {
     let entropy = Arc::new(SeededEntropy::new(1));
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1)));
     let keys = DataKeys::new(Arc::new(SameKey(key)), opened, entropy.clone(), clock);
-    Arc::new(Volume { geometry: Geometry::P1, entropy, keys, read_attempts: 1 })
+    Arc::new(Volume::new(entropy, keys, 1))
 }
 
 /// A new file, and how to open it again.
@@ -163,6 +161,28 @@ fn cuts_growth_and_flushes_leave_a_file_that_opens() {
         assert_eq!(file.content.size(), 2 * UNIT);
         file.content.sync(false).expect("sync");
         file.check_stored();
+    });
+}
+
+#[test]
+fn a_header_write_puts_back_no_attribute_that_a_user_changes() {
+    explore(1000, || {
+        let file = File::new();
+        file.content.write(0, &[1; DATA + 50]).expect("write");
+        let syncer = {
+            let content = Arc::clone(&file.content);
+            // Raises the floor, which writes the header and sets the modification time back.
+            thread::spawn(move || content.sync(false).expect("sync"))
+        };
+        let root = file.backing.root().expect("a root");
+        let target = || Target::Named(&root, "file");
+        let set = SetTime::At(FileTime { secs: 77, nanos: 0 });
+        {
+            let _held = file.content.hold_header();
+            file.backing.set_times(target(), SetTime::Omit, set).expect("set");
+        }
+        syncer.join().expect("no panic");
+        assert_eq!(file.backing.stat(target()).expect("there").mtime.secs, 77);
     });
 }
 

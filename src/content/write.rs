@@ -97,9 +97,10 @@ impl<B: Backing> Content<B> {
         let geometry = self.volume.geometry;
         let stored = geometry.stored_size(size)?;
         let new = self.volume.keys.new_header(has_holes)?;
-        let life = Life::new(new.header.file_id(), new.keys);
-        let rule = new.record;
         let file = self.file();
+        let live = self.volume.live.enter(new.header.file_id(), file.stat()?.ino);
+        let life = Life::new(&new.bytes, live, new.keys);
+        let rule = new.record;
         // A size that survived a crash alone gives way only now that there is a key for the new header.
         let survived = if let Body::NeverSynced = state.body { Some(geometry.stored_size(state.size)?) } else { None };
         let sized = survived.map_or(Ok(()), |_| file.set_len(0)).and_then(|()| file.set_len(stored));

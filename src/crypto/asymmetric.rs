@@ -1,4 +1,4 @@
-//! Key pairs: typed wrappers around AWS-LC, and around two crates for what its Rust interface lacks (ADR 7).
+//! Key pairs: typed wrappers around AWS-LC, and around two crates for what its Rust interface lacks (ADR 9).
 //!
 //! A private key travels as PKCS#8 (RFC 5208) in one canonical form per kind, so that equal keys are equal bytes:
 //! RSA and ECC as AWS-LC writes them, Ed25519 (RFC 8410) and ML-DSA (RFC 9881) as their seeds, ML-KEM (RFC 9935) as the

@@ -96,7 +96,9 @@ pub enum Outcome {
     #[error("the symlink's target is damaged or forged; restore the symlink from a backup")]
     SymlinkAuth,
     /// An extended attribute's name cannot be stored.
-    #[error("the extended attribute's name is too long to be stored encrypted (at most 167 bytes)")]
+    #[error(
+        "the extended attribute's name is not one that can be stored (at most 255 bytes, and something behind `user.`)"
+    )]
     XattrNameRange,
     /// An extended attribute's value is damaged or forged.
     #[error("the extended attribute's value is damaged or forged; restore it from a backup")]
@@ -122,6 +124,15 @@ pub enum Outcome {
     /// Another mount or tool holds the volume.
     #[error("the volume is in use by another mount or tool")]
     VolumeBusy,
+}
+
+/// How grave an integrity event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Stored bytes are damaged, forged or copied: logged as an error.
+    Damage,
+    /// There can be a harmless cause, a crash or a newer version: logged as a warning.
+    Suspicion,
 }
 
 impl Outcome {
@@ -195,6 +206,41 @@ impl Outcome {
             | Self::VolumeRollback
             | Self::VolumeBusy => return None,
         })
+    }
+
+    /// How grave the integrity event is that goes with it; `None` for those that say nothing of the stored bytes: limits,
+    /// names that a user chose, keys that may not be used now, volumes that are refused before anything is mounted.
+    pub const fn severity(self) -> Option<Severity> {
+        match self {
+            Self::NotKfs
+            | Self::ForeignVolume
+            | Self::HeaderAuth
+            | Self::HeaderLost
+            | Self::NoRecipient
+            | Self::RecordAuth
+            | Self::Truncated
+            | Self::BadSize
+            | Self::UnitAuth
+            | Self::UnitZero
+            | Self::NoDirId
+            | Self::BadDirId
+            | Self::WrongDirId
+            | Self::SymlinkAuth
+            | Self::XattrAuth
+            | Self::DuplicateId => Some(Severity::Damage),
+            Self::UnknownFeature | Self::NeverSynced | Self::KeyForbidden | Self::BadName => Some(Severity::Suspicion),
+            Self::KeyUnavailable
+            | Self::KeyServiceTimeout
+            | Self::SlotOverflow
+            | Self::TooBig
+            | Self::NameInvalid
+            | Self::NameTooLong
+            | Self::XattrNameRange
+            | Self::VolumeUnknown
+            | Self::VolumeAuth
+            | Self::VolumeRollback
+            | Self::VolumeBusy => None,
+        }
     }
 
     /// The worse of two outcomes of recipients (FORMAT 5.1): what says more about the file wins over what says

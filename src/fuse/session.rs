@@ -4,11 +4,9 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use fuser::{Config, MountOption, Session, SessionACL};
-use rustix::mount::UnmountFlags;
-
-use super::adapter::Adapter;
-use super::{direct, seek};
+use super::device::Server;
+use super::dispatch::Dispatcher;
+use super::{mount, reference};
 use crate::store::Backing;
 use crate::sync::{Arc, thread};
 use crate::vfs::Vfs;
@@ -32,6 +30,21 @@ pub struct MountSpec {
     pub exec: bool,
     /// Threads that serve requests, at least 2.
     pub threads: usize,
+    /// How requests travel.
+    pub transport: Transport,
+}
+
+/// How requests and answers travel between the kernel and the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// The best there is: [`Self::Dev`].
+    #[default]
+    Auto,
+    /// By read(2) and writev(2) on `/dev/fuse`.
+    Dev,
+    /// By the crate `fuser`: the reference that the own transport is compared with. It knows less of the protocol: no
+    /// files without a name, no birth time, no emptying while a file is opened, more requests per write.
+    Fuser,
 }
 
 /// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable.
@@ -39,56 +52,43 @@ pub struct MountSpec {
 /// # Errors
 /// What keeps the mount from being made, or the end of the connection other than by an unmount.
 pub fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce()) -> io::Result<()> {
-    let (sender, jobs) = seek::queue();
-    let adapter = Adapter::new(Arc::clone(&vfs), spec.read_only, sender);
-    let config = config(spec);
-    let session = if rustix::process::geteuid().is_root() {
-        let device = direct::mount(spec)?;
-        Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
-            // Nobody will serve it.
-            let _ = rustix::mount::unmount(&spec.mountpoint, UnmountFlags::DETACH);
-        })?
-    } else {
-        Session::new(adapter, &spec.mountpoint, &config)?
-    };
-    seek::start(vfs, jobs, session.notifier())?;
-    raise_readahead(&spec.mountpoint)?;
-    ready();
-    session.run()
-}
-
-fn config(spec: &MountSpec) -> Config {
-    let mut config = Config::default();
-    config.acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(spec.threads.max(2));
-    config.mount_options = vec![
-        MountOption::FSName(spec.source.clone()),
-        MountOption::Subtype("kmsfs".to_owned()),
-        MountOption::DefaultPermissions,
-        if spec.read_only { MountOption::RO } else { MountOption::RW },
-        if spec.suid { MountOption::Suid } else { MountOption::NoSuid },
-        if spec.dev { MountOption::Dev } else { MountOption::NoDev },
-        if spec.exec { MountOption::Exec } else { MountOption::NoExec },
-    ];
-    config
-}
-
-/// Raises the kernel's readahead from 128 KiB to 1 MiB where that is allowed (root). Asking for the mount's device number
-/// needs the mount to answer, so a thread does it.
-fn raise_readahead(mountpoint: &Path) -> io::Result<()> {
-    const READAHEAD_KIB: &str = "1024";
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
+    if spec.transport == Transport::Fuser {
+        return reference::serve(vfs, spec, ready);
     }
-    let mountpoint = mountpoint.to_owned();
-    thread::Builder::new().name("kmsfs-readahead".to_owned()).spawn(move || {
-        let raised = std::fs::metadata(&mountpoint).and_then(|meta| {
-            let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-            std::fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), READAHEAD_KIB)
-        });
-        if let Err(error) = raised {
-            tracing::debug!("readahead stays at the kernel's default: {error}");
+    let connection = mount::mount(spec)?;
+    let server = Server::start(Dispatcher::new(vfs, spec.read_only), connection);
+    let server = server.inspect_err(|_| mount::abandon(spec))?;
+    let tuned = spec.mountpoint.clone();
+    server.run(spec.threads.max(2), || {
+        tune(tuned);
+        ready();
+    })
+}
+
+/// Raises the kernel's readahead from 128 KiB to 1 MiB, and the share of memory that dirty pages of the mount may take,
+/// where that is allowed (root). Asking for the mount's device number needs the mount to answer, so a thread does it.
+pub(super) fn tune(mountpoint: PathBuf) {
+    /// In KiB.
+    const READAHEAD: (&str, &str) = ("read_ahead_kb", "1024");
+    /// In percent of what all filesystems together may have dirty; FUSE mounts begin with 1.
+    const DIRTY_SHARE: (&str, &str) = ("max_ratio", "20");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let work = move || {
+        for (name, value) in [READAHEAD, DIRTY_SHARE] {
+            if let Err(error) = set(&mountpoint, name, value) {
+                tracing::debug!("{name} of the mount stays at the kernel's default: {error}");
+            }
         }
-    })?;
-    Ok(())
+    };
+    if let Err(error) = thread::Builder::new().name("kmsfs-tune".to_owned()).spawn(work) {
+        tracing::debug!("the mount stays at the kernel's defaults: {error}");
+    }
+}
+
+fn set(mountpoint: &Path, name: &str, value: &str) -> io::Result<()> {
+    let device = std::fs::metadata(mountpoint)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/{name}"), value)
 }

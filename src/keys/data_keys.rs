@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
-use super::{KeyError, KeyService};
+use super::{KeyError, KeyService, RewrapJob};
 use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, Entropy, random, random_nonzero};
 use crate::format::Outcome;
@@ -108,6 +108,11 @@ impl DataKeys {
         self.volume.load_full()
     }
 
+    /// The clock that cache times are measured by.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// Puts a changed configuration of the same volume in force: another default key, a longer allow-list.
     pub fn replace_volume(&self, volume: OpenedVolume) {
         self.volume.store(Arc::new(volume));
@@ -128,16 +133,26 @@ impl DataKeys {
         self.unwrap_header(bytes, &volume)
     }
 
-    /// A copy of the data key behind a header, if it was unwrapped within the cache time.
+    /// A copy of the data key behind a header, if it was unwrapped within the cache time and may be used.
     fn cached(&self, bytes: &[u8]) -> Option<SecretKey<32>> {
-        let id = bytes.first_chunk::<STATIC_LEN>()?;
+        let cached = self.usable(bytes.first_chunk()?)?;
+        SecretKey::from_slice(cached.dek.expose())
+    }
+
+    fn usable(&self, id: &[u8; STATIC_LEN]) -> Option<Arc<CachedKey>> {
         let cached = self.cache.get(id)?;
         let usable = cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
         if self.clock.now() >= cached.expires || !usable {
             self.cache.remove(id);
             return None;
         }
-        SecretKey::from_slice(cached.dek.expose())
+        Some(cached)
+    }
+
+    /// Whether the file behind a header that begins with these bytes may be opened once more by what is in memory: its data
+    /// key was unwrapped within the cache time, and its KMS key may be used now (ADR 4). If not, [`Self::check`] decides.
+    pub fn may_reopen(&self, fixed: &[u8; STATIC_LEN]) -> bool {
+        self.usable(fixed).is_some()
     }
 
     fn remember(&self, bytes: &[u8], dek: &SecretKey<32>, key: Option<KeyArn>) {
@@ -247,12 +262,12 @@ impl DataKeys {
         Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
     }
 
-    /// The header with a new slot beside the present one, its KMS recipients wrapped anew under `to` or the current
-    /// material of their own key; `None` if there is nothing to do.
+    /// The header with a new slot beside the present one, its KMS recipients wrapped anew as the job says; `None` if there
+    /// is nothing to do.
     ///
     /// # Errors
-    /// `KeyForbidden` if `to` is not in the allow-list, key outcomes, `SlotOverflow`, `NoRecipient`.
-    pub fn rewrap(&self, bytes: &[u8], from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Option<Vec<u8>>, Outcome> {
+    /// `KeyForbidden` if the job's target is not in the allow-list, key outcomes, `SlotOverflow`, `NoRecipient`.
+    pub fn rewrap(&self, bytes: &[u8], job: &RewrapJob) -> Result<Option<Vec<u8>>, Outcome> {
         let volume = self.volume();
         let fixed = header::check_static(bytes, &volume.header_policy())?;
         let geometry = volume.config.geometry;
@@ -263,8 +278,9 @@ impl DataKeys {
         let mut changed = false;
         let mut recipients = Vec::with_capacity(active.recipients.len());
         for old in &active.recipients {
-            let selected = old.scheme == Scheme::Kms && from.is_none_or(|key| key.as_str() == old.key_id);
-            let new = if selected { self.rewrap_one(&volume, old, to, &context, time, fixed.file_id())? } else { None };
+            let selected = old.scheme == Scheme::Kms && job.from.as_ref().is_none_or(|key| key.as_str() == old.key_id);
+            let new =
+                if selected { self.rewrap_one(&volume, old, job, &context, time, fixed.file_id())? } else { None };
             changed |= new.is_some();
             recipients.push(new.unwrap_or_else(|| old.clone()));
         }
@@ -284,23 +300,24 @@ impl DataKeys {
         &self,
         volume: &OpenedVolume,
         old: &Recipient,
-        to: Option<&KeyArn>,
+        job: &RewrapJob,
         context: &crate::types::EncryptionContext,
         time: u64,
         file: FileId,
     ) -> Result<Option<Recipient>, Outcome> {
         let source = volume.allowed.find(&old.key_id)?;
-        let target = match to {
+        let target = match &job.to {
             Some(key) => volume.allowed.find(key.as_str())?,
             None => source,
         };
         if source == target {
-            let current = self.service.current_material_id(target).map_err(|e| self.failed(e, file))?;
+            let current = job.current(&*self.service, target).map_err(|e| self.failed(e, file))?;
             if current.is_some() && current == self.service.material_id(&old.blob) {
                 return Ok(None);
             }
         }
         let blob = self.service.re_encrypt(source, &old.blob, target, context).map_err(|e| self.failed(e, file))?;
+        job.wrapped_with(target, self.service.material_id(&blob));
         Ok(Some(Recipient::kms(target, blob, time)))
     }
 

@@ -50,6 +50,7 @@ fn key_error(error: KmsError, key: &str) -> KeyError {
         }
         KmsError::NotFound(_) | KmsError::InvalidArn(_) => KeyError::NotFound(key.to_owned()),
         KmsError::AccessDenied(reason) => KeyError::Denied { key: key.to_owned(), reason },
+        KmsError::InvalidKeyUsage(reason) => KeyError::NotSymmetric(reason),
         KmsError::InvalidCiphertext | KmsError::IncorrectKey => match key.parse() {
             Ok(arn) => KeyError::InvalidCiphertext(arn),
             Err(_) => KeyError::Failed(text(&error)),

@@ -20,7 +20,7 @@ pub struct VolumeRecord {
     pub vrk_commitment: [u8; 32],
     /// The KMS keys that it may use.
     pub keys: Vec<KeyArn>,
-    /// Highest sequence number of its config that was ever accepted: an older config is a rollback.
+    /// Highest sequence number of its config that was accepted: an older config is a rollback.
     pub config_seq: u64,
     /// Where it was last seen.
     pub path: PathBuf,
@@ -73,6 +73,11 @@ impl Registry {
             row.config_seq = row.config_seq.max(seq);
             row.config_seq
         })
+    }
+
+    /// Sets `config_seq` to `seq`, durably, although a higher one was seen: the owner accepted an older config.
+    pub fn lower_config_seq(&self, volume: &VolumeId, seq: u64) -> Result<(), KmsError> {
+        self.edit(volume, |row| row.config_seq = seq)
     }
 
     /// Notes where the volume was seen.

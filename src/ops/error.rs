@@ -57,6 +57,16 @@ pub enum VolumeError {
         /// The id in `volume.bak`.
         copy: VolumeId,
     },
+    /// The copy of the configuration is authentic, but another volume's than the tree.
+    #[error(
+        "{root}/.kmsfs/volume.bak is the configuration of volume {copy}, and the files of {root} are not of that volume"
+    )]
+    ForeignCopy {
+        /// The directory.
+        root: PathBuf,
+        /// The id in `volume.bak`.
+        copy: VolumeId,
+    },
     /// The volume is not in this host's registry (`VolumeUnknown`).
     #[error("the volume {} is not known on this host", .0.volume_id)]
     Unknown(Box<UnknownVolume>),

@@ -2,7 +2,6 @@
 
 use rustix::io::Errno;
 
-use super::walk::Paths;
 use crate::content;
 use crate::format::Outcome;
 
@@ -52,6 +51,31 @@ impl From<content::Error> for Reason {
             content::Error::Os(errno) => Self::Os(errno),
             content::Error::Format(outcome) | content::Error::Unit { outcome, .. } => Self::Format(outcome),
         }
+    }
+}
+
+/// Where something lies: its names in the ciphertext directory and, where each name on the way decodes, its names in
+/// the mount. Both are relative to the root and begin without a slash; the root's are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// In the ciphertext directory.
+    pub ciphertext: Vec<u8>,
+    /// In the mount, if it can be known.
+    pub plaintext: Option<Vec<u8>>,
+}
+
+impl Paths {
+    pub(super) fn root() -> Self {
+        Self { ciphertext: Vec::new(), plaintext: Some(Vec::new()) }
+    }
+
+    pub(super) fn child(&self, entry: &[u8], name: Option<&[u8]>) -> Self {
+        let join = |base: &[u8], last: &[u8]| match base.is_empty() {
+            true => last.to_vec(),
+            false => [base, b"/", last].concat(),
+        };
+        let plaintext = self.plaintext.as_deref().zip(name).map(|(base, name)| join(base, name));
+        Self { ciphertext: join(&self.ciphertext, entry), plaintext }
     }
 }
 

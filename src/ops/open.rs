@@ -105,6 +105,19 @@ impl FoundVolume {
         registry: &Registry,
         options: OpenOptions,
     ) -> Result<OpenedVolume, VolumeError> {
+        self.authenticate(service, registry, options)?.enter(registry)
+    }
+
+    /// As [`Self::open`], but nothing is entered into the registry yet.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(super) fn authenticate(
+        self,
+        service: &dyn KeyService,
+        registry: &Registry,
+        options: OpenOptions,
+    ) -> Result<Authenticated, VolumeError> {
         let id = self.volume_id();
         let known = registry.get(&id)?;
         let row = match &known {
@@ -129,22 +142,7 @@ impl FoundVolume {
             (Err(Outcome::KeyUnavailable | Outcome::KeyServiceTimeout), Some(e)) => return Err(e.into()),
             (Err(outcome), _) => return Err(VolumeError::Refused { path, outcome, other_copy_readable: true }),
         };
-        match known {
-            Some(record) => {
-                registry.raise_config_seq(&id, opened.config.config_seq)?;
-                if record.path != root {
-                    registry.set_path(&id, &root)?;
-                }
-            }
-            None => registry.put(&VolumeRecord {
-                volume: id,
-                vrk_commitment: row.commit,
-                keys: row.pinned.keys().to_vec(),
-                config_seq: opened.config.config_seq,
-                path: root,
-            })?,
-        }
-        Ok(opened)
+        Ok(Authenticated { opened, known, row, root })
     }
 
     fn row_of(&self, record: &VolumeRecord, options: OpenOptions) -> Result<RegistryRow, VolumeError> {
@@ -155,7 +153,11 @@ impl FoundVolume {
             if !options.accept_rollback {
                 return Err(VolumeError::Rollback { path, found, known: config_seq });
             }
-            tracing::warn!(found, known = config_seq, "an older volume configuration is accepted as asked");
+            tracing::warn!(
+                found,
+                known = config_seq,
+                "an older volume configuration is accepted as asked, from now on"
+            );
             config_seq = found;
         }
         Ok(RegistryRow { commit: record.vrk_commitment, pinned: record.keys.iter().cloned().collect(), config_seq })
@@ -169,6 +171,49 @@ impl FoundVolume {
             commit: self.commit(),
             label: config.label.clone(),
         }))
+    }
+}
+
+/// A volume whose configuration is authentic.
+pub(super) struct Authenticated {
+    pub(super) opened: OpenedVolume,
+    /// What the registry had of it.
+    known: Option<VolumeRecord>,
+    /// What it was authenticated by.
+    row: RegistryRow,
+    root: PathBuf,
+}
+
+impl Authenticated {
+    /// Whether the registry knows the volume as the one that lies here.
+    pub(super) fn is_known_here(&self) -> bool {
+        self.known.as_ref().is_some_and(|record| record.path == self.root)
+    }
+
+    /// Notes in the registry what was accepted: the sequence number, a lower one too, and where the volume lies.
+    pub(super) fn enter(self, registry: &Registry) -> Result<OpenedVolume, VolumeError> {
+        let Self { opened, known, row, root } = self;
+        let config = &opened.config;
+        match known {
+            Some(record) => {
+                if config.config_seq < record.config_seq {
+                    registry.lower_config_seq(&config.volume_id, config.config_seq)?;
+                } else {
+                    registry.raise_config_seq(&config.volume_id, config.config_seq)?;
+                }
+                if record.path != root {
+                    registry.set_path(&config.volume_id, &root)?;
+                }
+            }
+            None => registry.put(&VolumeRecord {
+                volume: config.volume_id,
+                vrk_commitment: row.commit,
+                keys: row.pinned.keys().to_vec(),
+                config_seq: config.config_seq,
+                path: root,
+            })?,
+        }
+        Ok(opened)
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use super::VolumeError;
 use super::config::{self, BACKUP, VOLUME, path_of};
-use super::open::{FoundVolume, OpenOptions};
+use super::open::{Authenticated, FoundVolume, OpenOptions};
+use crate::format::dirid;
 use crate::format::volume::MAX_LEN;
 use crate::keys::KeyService;
 use crate::kms::registry::Registry;
+use crate::store::tree::read_meta;
+use crate::store::{Backing, LocalDir};
 use crate::types::VolumeId;
 
 /// Name under which a replaced configuration is kept.
@@ -55,11 +60,12 @@ pub fn compare_config(root: &Path) -> Result<([ConfigCopy; 2], bool), VolumeErro
     Ok(([look(VOLUME), look(BACKUP)], same))
 }
 
-/// Replaces the configuration by its copy, after the copy was authenticated as at a mount. What is replaced is kept
+/// Replaces the configuration by its copy, after the copy was authenticated as at a mount and found to belong to this
+/// tree: a host knows many volumes, and each one's copy is authentic. What is replaced is kept
 /// as `.kmsfs/volume.damaged`.
 ///
 /// # Errors
-/// As [`FoundVolume::open`] for the copy; [`VolumeError::Busy`] while the volume is mounted.
+/// As [`FoundVolume::open`] for the copy; [`VolumeError::ForeignCopy`]; [`VolumeError::Busy`] while the volume is mounted.
 pub fn restore_config(
     found: FoundVolume,
     service: &dyn KeyService,
@@ -70,10 +76,24 @@ pub fn restore_config(
     let _lock = found.lock("repair")?;
     let meta = config::open_meta(&root)?;
     let good = meta.read(BACKUP, MAX_LEN).map_err(|e| VolumeError::io(path_of(&root, BACKUP), "read", e))?;
-    found.open(service, registry, options)?;
+    let authentic = found.authenticate(service, registry, options)?;
+    if !is_of_tree(&root, &authentic)? {
+        return Err(VolumeError::ForeignCopy { root, copy: authentic.opened.config.volume_id });
+    }
     // What cannot even be read holds nothing to keep.
     if let Ok(bad) = meta.read(VOLUME, MAX_LEN) {
         meta.replace(REPLACED, &bad).map_err(|e| VolumeError::io(path_of(&root, REPLACED), "write", e))?;
     }
-    meta.replace(VOLUME, &good).map_err(|e| VolumeError::io(path_of(&root, VOLUME), "write", e))
+    meta.replace(VOLUME, &good).map_err(|e| VolumeError::io(path_of(&root, VOLUME), "write", e))?;
+    authentic.enter(registry).map(drop)
+}
+
+/// Whether the tree at `root` is the volume's: the id of its root directory carries a MAC by the volume's keys. Where that
+/// id is lost too, the registry's word counts.
+fn is_of_tree(root: &Path, authentic: &Authenticated) -> Result<bool, VolumeError> {
+    let unreadable = |e: Errno| VolumeError::io(root.join(dirid::ENTRY), "read", e);
+    let backing = LocalDir::open(root).map_err(|e| VolumeError::io(root, "open", e))?;
+    let dir = backing.root().map_err(|e| VolumeError::io(root, "open", e))?;
+    let found = read_meta(&backing, &dir, dirid::ENTRY, dirid::TEXT_LEN).map_err(unreadable)?;
+    Ok(dirid::decode(&authentic.opened.keys, found.as_found()).is_ok() || authentic.is_known_here())
 }

@@ -8,16 +8,16 @@ use rustix::io::Errno;
 use super::VolumeError;
 use super::config;
 use super::files::MetaDir;
-use super::finding::Finding;
+use super::finding::{Finding, Paths};
 use super::progress::Progress;
-use super::walk::{Paths, Visit, Visitor, walk};
+use super::walk::{Visit, Visitor, walk};
 use crate::content::{self, Content, Rewrapped, Volume};
 use crate::env::Clock;
 use crate::format::context::context_vrk;
 use crate::format::name::NameCodec;
 use crate::format::recipient::{AllowList, Recipient};
 use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
-use crate::keys::{KeyError, KeyService};
+use crate::keys::{KeyError, KeyService, RewrapJob};
 use crate::kms::registry::Registry;
 use crate::store::{Access, Backing};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -148,14 +148,14 @@ pub fn rewrap_files<B: Backing>(
     options: &RewrapOptions,
     progress: &dyn Progress,
 ) -> Result<RewrapReport, Errno> {
-    let (from, to) = (options.from.as_ref(), options.to.as_ref());
+    let job = RewrapJob::new(options.from.clone(), options.to.clone());
     let rewrap = |file: &Visit<'_, B>| {
         if file.stat.size == 0 {
             return Ok(Rewrapped::No);
         }
         let opened = file.backing.open(file.dir, file.entry, Access::ReadWrite)?;
         let content = Content::open(Arc::clone(file.backing), Arc::clone(volume), opened, Access::ReadWrite)?;
-        content.rewrap(from, to)
+        content.rewrap(&job)
     };
     rewrap_files_by(backing, &volume.keys.volume(), options.threads, progress, &rewrap)
 }

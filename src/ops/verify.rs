@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::finding::{Finding, Reason};
+use super::finding::{Finding, Paths, Reason};
 use super::progress::Progress;
-use super::walk::{Paths, Visit, Visitor, walk};
+use super::walk::{Visit, Visitor, walk};
 use crate::content::{self, Content, Volume};
 use crate::format::Outcome;
 use crate::format::name::NameCodec;

@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 
-use super::finding::{Finding, Reason};
+use super::finding::{Finding, Paths, Reason};
 use super::progress::Progress;
 use crate::format::Outcome;
 use crate::format::dirid;
@@ -26,31 +26,6 @@ pub trait Visitor<B: Backing>: Send + Sync {
     fn directory(&self, paths: &Paths, id: DirId);
     /// Something is wrong.
     fn finding(&self, finding: Finding);
-}
-
-/// Where something lies: its names in the ciphertext directory and, where each name on the way decodes, its names in
-/// the mount. Both are relative to the root and begin without a slash; the root's are empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Paths {
-    /// In the ciphertext directory.
-    pub ciphertext: Vec<u8>,
-    /// In the mount, if it can be known.
-    pub plaintext: Option<Vec<u8>>,
-}
-
-impl Paths {
-    fn root() -> Self {
-        Self { ciphertext: Vec::new(), plaintext: Some(Vec::new()) }
-    }
-
-    fn child(&self, entry: &[u8], name: Option<&[u8]>) -> Self {
-        let join = |base: &[u8], last: &[u8]| match base.is_empty() {
-            true => last.to_vec(),
-            false => [base, b"/", last].concat(),
-        };
-        let plaintext = self.plaintext.as_deref().zip(name).map(|(base, name)| join(base, name));
-        Self { ciphertext: join(&self.ciphertext, entry), plaintext }
-    }
 }
 
 /// A regular file that was met.
@@ -310,8 +285,13 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                     continue;
                 }
             };
-            let name = xattr::decode_name(self.keys, disk.as_bytes());
-            if let Err(outcome) = name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop)) {
+            let decoded = if xattr::is_long(disk) {
+                xattr::decode_long(self.keys, disk, &value).map(drop)
+            } else {
+                let name = xattr::decode_name(self.keys, disk.as_bytes());
+                name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop))
+            };
+            if let Err(outcome) = decoded {
                 self.report(paths, outcome);
             }
         }

@@ -4,8 +4,8 @@ use rustix::io::Errno;
 
 use super::record::{Made, Record};
 use super::{
-    Access, Allocate, Backing, BackingFile, FileKind, FsStat, RawEntry, RenameMode, Result, SetTime, Stat, Target,
-    XattrMode,
+    Access, Allocate, Backing, BackingFile, FileKind, FileTime, FsStat, RawEntry, RenameMode, Result, SetTime, Stat,
+    Target, XattrMode,
 };
 use crate::sync::{Arc, Mutex, lock};
 
@@ -26,8 +26,10 @@ pub enum OpClass {
     Link,
     /// `unlink`, `rmdir`.
     Remove,
-    /// `rename`.
+    /// `rename`, but for the next.
     Rename,
+    /// `rename` that lets two entries change places, which not every filesystem can.
+    Exchange,
     /// `write_at`.
     Write,
     /// `set_len`.
@@ -53,6 +55,7 @@ impl OpClass {
         Self::Link,
         Self::Remove,
         Self::Rename,
+        Self::Exchange,
         Self::Write,
         Self::SetLen,
         Self::Allocate,
@@ -67,6 +70,7 @@ impl OpClass {
         Self::Link,
         Self::Remove,
         Self::Rename,
+        Self::Exchange,
         Self::Write,
         Self::SetLen,
         Self::Allocate,
@@ -76,7 +80,7 @@ impl OpClass {
 
     /// Those that a full filesystem or an exhausted quota refuses.
     pub const NEED_SPACE: &'static [Self] =
-        &[Self::Make, Self::Link, Self::Rename, Self::Write, Self::Allocate, Self::SetXattr];
+        &[Self::Make, Self::Link, Self::Rename, Self::Exchange, Self::Write, Self::Allocate, Self::SetXattr];
 }
 
 /// An error to inject.
@@ -92,17 +96,24 @@ pub struct Fault {
     pub errno: Errno,
     /// Bytes that a failing `write_at` writes before it fails, as far as it has that many.
     pub partial: usize,
+    /// It does not fail, it panics.
+    pub panics: bool,
 }
 
 impl Fault {
     /// One operation of these classes fails, after so many that don't.
     pub fn once(on: &'static [OpClass], after: u64, errno: Errno) -> Self {
-        Self { on, after, lasting: false, errno, partial: 0 }
+        Self { on, after, lasting: false, errno, partial: 0, panics: false }
     }
 
     /// All operations of these classes fail, after so many that don't.
     pub fn from(on: &'static [OpClass], after: u64, errno: Errno) -> Self {
-        Self { on, after, lasting: true, errno, partial: 0 }
+        Self { on, after, lasting: true, errno, partial: 0, panics: false }
+    }
+
+    /// One operation of these classes panics, after so many that don't: a bug that is met.
+    pub fn panic(on: &'static [OpClass], after: u64) -> Self {
+        Self { panics: true, ..Self::once(on, after, Errno::IO) }
     }
 
     /// A failing write leaves this many bytes behind.
@@ -162,6 +173,8 @@ impl FaultPlan {
             *seen += 1;
         }
         plan.injected += u64::from(hit.is_some());
+        drop(plan);
+        assert!(!hit.is_some_and(|fault| fault.panics), "a fault that panics");
         hit
     }
 }
@@ -253,13 +266,22 @@ impl<B: Backing> Faulty<B> {
 impl Log {
     /// Makes a change and, if recording is on, records it. Other changes wait meanwhile.
     fn change<T>(&self, change: impl FnOnce() -> Result<T>, record: impl FnOnce() -> Result<Record>) -> Result<T> {
+        self.change_with(change, |_| record())
+    }
+
+    /// As [`Self::change`], for a record that tells what the change made.
+    fn change_with<T>(
+        &self,
+        change: impl FnOnce() -> Result<T>,
+        record: impl FnOnce(&T) -> Result<Record>,
+    ) -> Result<T> {
         let mut log = lock(&self.0);
         let Some(records) = &mut *log else {
             drop(log);
             return change();
         };
         let done = change()?;
-        records.push(record()?);
+        records.push(record(&done)?);
         Ok(done)
     }
 }
@@ -297,6 +319,10 @@ impl<B: Backing> Backing for Faulty<B> {
         self.inner.ordered_metadata()
     }
 
+    fn user(&self) -> u32 {
+        self.inner.user()
+    }
+
     fn sync_all(&self) -> Result<()> {
         self.change(OpClass::Sync, |b| b.sync_all(), |_| Ok(Record::SyncAll))
     }
@@ -315,6 +341,15 @@ impl<B: Backing> Backing for Faulty<B> {
         let what = Made::Node { kind: FileKind::Regular, rdev: 0 };
         let record = |b: &B| Self::made(b, dir, name, what, mode);
         self.change(OpClass::Make, |b| b.create(dir, name, mode), record).map(|file| self.wrap(file))
+    }
+
+    fn create_unnamed(&self, dir: &B::Dir, mode: u32) -> Result<(Self::File, B::Node)> {
+        self.may(OpClass::Make)?;
+        let made = self.log.change_with(
+            || self.inner.create_unnamed(dir, mode),
+            |(file, _)| Ok(Record::MakeUnnamed { dir: ino_of(&*self.inner, dir)?, mode, ino: file.stat()?.ino }),
+        );
+        made.map(|(file, node)| (self.wrap(file), node))
     }
 
     fn pin(&self, dir: &B::Dir, name: &str) -> Result<B::Node> {
@@ -365,6 +400,14 @@ impl<B: Backing> Backing for Faulty<B> {
         self.change(OpClass::Link, |b| b.link(dir, name, to_dir, to_name), record)
     }
 
+    fn link_node(&self, node: &B::Node, to_dir: &B::Dir, to_name: &str) -> Result<()> {
+        let record = |b: &B| {
+            let ino = b.stat(Target::Node(node))?.ino;
+            Ok(Record::LinkNode { ino, to_dir: ino_of(b, to_dir)?, to_name: to_name.into() })
+        };
+        self.change(OpClass::Link, |b| b.link_node(node, to_dir, to_name), record)
+    }
+
     fn unlink(&self, dir: &B::Dir, name: &str) -> Result<()> {
         let record = |b: &B| Ok(Record::Unlink { dir: ino_of(b, dir)?, name: name.into() });
         self.change(OpClass::Remove, |b| b.unlink(dir, name), record)
@@ -380,7 +423,8 @@ impl<B: Backing> Backing for Faulty<B> {
             let (dir, to_dir) = (ino_of(b, dir)?, ino_of(b, to_dir)?);
             Ok(Record::Rename { dir, name: name.into(), to_dir, to_name: to_name.into(), mode })
         };
-        self.change(OpClass::Rename, |b| b.rename(dir, name, to_dir, to_name, mode), record)
+        let class = if mode == RenameMode::Exchange { OpClass::Exchange } else { OpClass::Rename };
+        self.change(class, |b| b.rename(dir, name, to_dir, to_name, mode), record)
     }
 
     fn sync_dir(&self, dir: &B::Dir) -> Result<()> {
@@ -390,6 +434,11 @@ impl<B: Backing> Backing for Faulty<B> {
     fn stat(&self, target: Target<'_, Self>) -> Result<Stat> {
         self.may(OpClass::Stat)?;
         self.inner.stat(inner_target(target))
+    }
+
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>> {
+        self.may(OpClass::Stat)?;
+        self.inner.birth_time(inner_target(target))
     }
 
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {

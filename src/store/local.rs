@@ -101,6 +101,10 @@ impl Backing for LocalDir {
         self.ordered_metadata
     }
 
+    fn user(&self) -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
     fn sync_all(&self) -> Result<()> {
         rustix::fs::syncfs(Self::readable(&self.root)?)
     }
@@ -116,6 +120,13 @@ impl Backing for LocalDir {
 
     fn create(&self, dir: &LocalHandle, name: &str, mode: u32) -> Result<LocalFile> {
         Self::open_at(&dir.0, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode).map(LocalFile)
+    }
+
+    fn create_unnamed(&self, dir: &LocalHandle, mode: u32) -> Result<(LocalFile, LocalHandle)> {
+        // O_TMPFILE wants the directory itself, and no O_EXCL: that would forbid a name for ever.
+        let file = Self::open_at(&dir.0, ".", OFlags::RDWR | OFlags::TMPFILE, mode)?;
+        let node = rustix::io::fcntl_dupfd_cloexec(&file, 0)?;
+        Ok((LocalFile(file), LocalHandle(node)))
     }
 
     fn pin(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {
@@ -183,6 +194,12 @@ impl Backing for LocalDir {
         rustix::fs::linkat(&dir.0, name, &to_dir.0, to_name, AtFlags::empty())
     }
 
+    fn link_node(&self, node: &LocalHandle, to_dir: &LocalHandle, to_name: &str) -> Result<()> {
+        // AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH.
+        let link = format!("/proc/self/fd/{}", node.0.as_raw_fd());
+        rustix::fs::linkat(rustix::fs::CWD, link, &to_dir.0, to_name, AtFlags::SYMLINK_FOLLOW)
+    }
+
     fn unlink(&self, dir: &LocalHandle, name: &str) -> Result<()> {
         rustix::fs::unlinkat(&dir.0, name, AtFlags::empty())
     }
@@ -218,6 +235,10 @@ impl Backing for LocalDir {
             Target::Dir(handle) | Target::Node(handle) => local_attr::stat_fd(&handle.0),
             Target::File(file) => local_attr::stat_fd(&file.0),
         }
+    }
+
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>> {
+        local_attr::birth_time(target)
     }
 
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {

@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, IFlags, Mode, OFlags, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, IFlags, Mode, OFlags, StatxFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::local::LocalDir;
@@ -65,6 +65,17 @@ fn convert(s: &rustix::fs::Stat) -> Result<Stat> {
         mtime: time(s.st_mtime, s.st_mtime_nsec),
         ctime: time(s.st_ctime, s.st_ctime_nsec),
     })
+}
+
+pub(super) fn birth_time(target: Target<'_, LocalDir>) -> Result<Option<FileTime>> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    let found = match target {
+        Target::Named(dir, name) => rustix::fs::statx(&dir.0, name, flags, StatxFlags::BTIME),
+        Target::Dir(handle) | Target::Node(handle) => rustix::fs::statx(&handle.0, c"", flags, StatxFlags::BTIME),
+        Target::File(file) => rustix::fs::statx(&file.0, c"", flags, StatxFlags::BTIME),
+    }?;
+    let known = found.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Ok(known.then_some(FileTime { secs: found.stx_btime.tv_sec, nanos: found.stx_btime.tv_nsec }))
 }
 
 fn magic_link(fd: impl AsFd) -> String {

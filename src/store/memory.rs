@@ -24,6 +24,11 @@ use crate::sync::{Arc, RwLock, read, write};
 /// Longest symlink target: a path with its terminating NUL has 4096 bytes.
 const SYMLINK_MAX: usize = 4095;
 
+/// Ways to use an object, as the lowest three bits of a mode name them.
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const SEARCH: u32 = 1;
+
 /// What a [`Memory`] is like.
 #[derive(Clone, Debug)]
 pub struct MemoryOptions {
@@ -32,7 +37,7 @@ pub struct MemoryOptions {
     /// Space for file content in pages of 4096 bytes; `ENOSPC` beyond it.
     pub capacity_pages: u64,
     /// User and group that everything is made by. User 0 has all privileges; any other loses the setuid and setgid
-    /// bits on a write and has no `trusted` attributes. Permissions are not checked for either.
+    /// bits on a write, has no `trusted` attributes, and may do what the owner's bits of a mode say.
     pub owner: (u32, u32),
 }
 
@@ -94,7 +99,14 @@ impl Memory {
         Self(Arc::new(Shared { options, clock, space, next_ino, root, tree: RwLock::new(tree) }))
     }
 
+    /// Whether the owner may use an object in these ways, as the lowest three bits of a mode name them.
+    fn permit(&self, inode: &Inode, ways: u32) -> Result<()> {
+        let may = self.0.privileged() || inode.meta().mode >> 6 & ways == ways;
+        if may { Ok(()) } else { Err(Errno::ACCESS) }
+    }
+
     fn find(&self, dir: &MemoryDir, name: &str) -> Result<Arc<Inode>> {
+        self.permit(&dir.0, SEARCH)?;
         read(&self.0.tree).find(dir.0.ino, name)
     }
 
@@ -110,6 +122,7 @@ impl Memory {
     fn open_file(&self, inode: Arc<Inode>, access: Access) -> Result<MemoryFile> {
         match inode.kind {
             FileKind::Regular => {
+                self.permit(&inode, if access == Access::Read { READ } else { READ | WRITE })?;
                 Ok(MemoryFile { shared: self.0.clone(), inode, writable: access == Access::ReadWrite })
             }
             FileKind::Directory => Err(Errno::ISDIR),
@@ -127,6 +140,7 @@ impl Memory {
         rdev: u64,
         link: &[u8],
     ) -> Result<Arc<Inode>> {
+        self.permit(&dir.0, WRITE | SEARCH)?;
         let mut tree = write(&self.0.tree);
         tree.require_free(dir.0.ino, name)?;
         let now = self.0.now();
@@ -184,6 +198,10 @@ impl Backing for Memory {
         self.0.options.ordered_metadata
     }
 
+    fn user(&self) -> u32 {
+        self.0.options.owner.0
+    }
+
     fn sync_all(&self) -> Result<()> {
         Ok(())
     }
@@ -199,8 +217,18 @@ impl Backing for Memory {
     }
 
     fn create(&self, dir: &MemoryDir, name: &str, mode: u32) -> Result<MemoryFile> {
+        // As open(2) does it, whatever the new file's mode.
         let inode = self.make(dir, name, FileKind::Regular, mode, 0, &[])?;
-        self.open_file(inode, Access::ReadWrite)
+        Ok(MemoryFile { shared: self.0.clone(), inode, writable: true })
+    }
+
+    fn create_unnamed(&self, dir: &MemoryDir, mode: u32) -> Result<(MemoryFile, MemoryNode)> {
+        let mut meta = new_meta(&self.0.options, mode & 0o7777, 0, self.0.now());
+        inherit(&dir.0.meta(), FileKind::Regular, &mut meta);
+        let ino = self.0.next_ino.fetch_add(1, Ordering::SeqCst);
+        let inode = Arc::new(Inode::new(ino, FileKind::Regular, 0, &[], Pages::new(self.0.space.clone()), meta));
+        inode.allow_first_link();
+        Ok((self.open_file(inode.clone(), Access::ReadWrite)?, MemoryNode(inode)))
     }
 
     fn pin(&self, dir: &MemoryDir, name: &str) -> Result<MemoryNode> {
@@ -212,6 +240,7 @@ impl Backing for Memory {
     }
 
     fn list(&self, dir: &MemoryDir) -> Result<MemoryList> {
+        self.permit(&dir.0, READ | SEARCH)?;
         Ok(MemoryList(dir.0.clone()))
     }
 
@@ -253,6 +282,8 @@ impl Backing for Memory {
     }
 
     fn link(&self, dir: &MemoryDir, name: &str, to_dir: &MemoryDir, to_name: &str) -> Result<()> {
+        self.permit(&dir.0, SEARCH)?;
+        self.permit(&to_dir.0, WRITE | SEARCH)?;
         let mut tree = write(&self.0.tree);
         let inode = tree.find(dir.0.ino, name)?;
         tree.require_free(to_dir.0.ino, to_name)?;
@@ -269,7 +300,21 @@ impl Backing for Memory {
         Ok(())
     }
 
+    fn link_node(&self, node: &MemoryNode, to_dir: &MemoryDir, to_name: &str) -> Result<()> {
+        let mut tree = write(&self.0.tree);
+        tree.require_free(to_dir.0.ino, to_name)?;
+        if !node.0.take_first_link() {
+            return Err(Errno::NOENT);
+        }
+        let now = self.0.now();
+        node.0.add_links(1, now);
+        tree.insert(to_dir.0.ino, to_name, node.0.clone());
+        to_dir.0.entries_changed(now);
+        Ok(())
+    }
+
     fn unlink(&self, dir: &MemoryDir, name: &str) -> Result<()> {
+        self.permit(&dir.0, WRITE | SEARCH)?;
         let mut tree = write(&self.0.tree);
         let inode = tree.find(dir.0.ino, name)?;
         if inode.is_dir() {
@@ -283,6 +328,7 @@ impl Backing for Memory {
     }
 
     fn rmdir(&self, dir: &MemoryDir, name: &str) -> Result<()> {
+        self.permit(&dir.0, WRITE | SEARCH)?;
         let mut tree = write(&self.0.tree);
         let inode = tree.find(dir.0.ino, name)?;
         if !inode.is_dir() {
@@ -299,6 +345,8 @@ impl Backing for Memory {
     }
 
     fn rename(&self, dir: &MemoryDir, name: &str, to_dir: &MemoryDir, to_name: &str, mode: RenameMode) -> Result<()> {
+        self.permit(&dir.0, WRITE | SEARCH)?;
+        self.permit(&to_dir.0, WRITE | SEARCH)?;
         let mut guard = write(&self.0.tree);
         let tree = &mut *guard;
         let moved = tree.find(dir.0.ino, name)?;
@@ -354,6 +402,10 @@ impl Backing for Memory {
 
     fn stat(&self, target: Target<'_, Self>) -> Result<Stat> {
         Ok(self.object(target)?.stat())
+    }
+
+    fn birth_time(&self, target: Target<'_, Self>) -> Result<Option<FileTime>> {
+        Ok(Some(self.object(target)?.meta().btime))
     }
 
     fn set_mode(&self, target: Target<'_, Self>, mode: u32) -> Result<()> {
@@ -434,7 +486,18 @@ fn inherit(parent: &Meta, kind: FileKind, child: &mut Meta) {
 
 fn new_meta(options: &MemoryOptions, mode: u32, nlink: u64, now: FileTime) -> Meta {
     let (uid, gid) = options.owner;
-    Meta { mode, nlink, uid, gid, atime: now, mtime: now, ctime: now, xattrs: Default::default() }
+    Meta {
+        mode,
+        nlink,
+        uid,
+        gid,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        btime: now,
+        linkable: false,
+        xattrs: Default::default(),
+    }
 }
 
 fn file_time(clock: &dyn Clock) -> FileTime {

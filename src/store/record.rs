@@ -25,6 +25,24 @@ pub enum Record {
         /// Its number.
         ino: u64,
     },
+    /// A new regular file without a name.
+    MakeUnnamed {
+        /// The directory that it was made for.
+        dir: u64,
+        /// Permission bits that it was made with.
+        mode: u32,
+        /// Its number.
+        ino: u64,
+    },
+    /// The first name of a file that was made without one.
+    LinkNode {
+        /// The file.
+        ino: u64,
+        /// Directory of the name.
+        to_dir: u64,
+        /// The name.
+        to_name: String,
+    },
     /// Inode flags that were set.
     SetInodeFlags {
         /// The object's number.
@@ -190,6 +208,15 @@ impl<B: Backing> Replay<B> {
         let b = &self.backing;
         match record {
             Record::Make { dir, name, what, mode, ino } => self.make(*dir, name, what, *mode, *ino),
+            Record::MakeUnnamed { dir, mode, ino } => {
+                let (file, node) = b.create_unnamed(self.dir(*dir)?, *mode)?;
+                self.files.insert(*ino, file);
+                self.nodes.insert(*ino, node);
+                Ok(())
+            }
+            Record::LinkNode { ino, to_dir, to_name } => {
+                b.link_node(self.nodes.get(ino).ok_or(Errno::STALE)?, self.dir(*to_dir)?, to_name)
+            }
             Record::Link { dir, name, to_dir, to_name } => b.link(self.dir(*dir)?, name, self.dir(*to_dir)?, to_name),
             Record::Unlink { dir, name } => b.unlink(self.dir(*dir)?, name),
             Record::Rmdir { dir, name } => b.rmdir(self.dir(*dir)?, name),

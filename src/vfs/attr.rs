@@ -1,11 +1,6 @@
 //! Attributes of an inode as applications see them.
 
-use super::fs::Vfs;
-use super::inode::Inode;
-use super::table::ROOT;
-use crate::format::symlink;
-use crate::store::{Backing, FileKind, FileTime, SetTime, Stat};
-use crate::sync::lock;
+use crate::store::{FileKind, FileTime, SetTime, Stat};
 
 /// Attributes as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,25 +64,5 @@ impl Attr {
             gid: stat.gid,
             rdev: stat.rdev,
         }
-    }
-}
-
-impl<B: Backing> Vfs<B> {
-    /// Plaintext size: from the open content where there is one, else by arithmetic on the stored size. Never an error:
-    /// a damaged file must stay listable.
-    pub(super) fn plain_size(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
-        match stat.kind {
-            FileKind::Regular => {
-                let open = lock(&inode.content).content.as_ref().map(|content| content.size());
-                open.unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
-            }
-            FileKind::Symlink => symlink::shown_size(stat.size),
-            _ => stat.size,
-        }
-    }
-
-    /// Names of an inode. The root's backing directory counts `.kmsfs`, which nobody sees.
-    pub(super) fn plain_nlink(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
-        if inode.number == ROOT && stat.nlink > 2 { stat.nlink - 1 } else { stat.nlink }
     }
 }

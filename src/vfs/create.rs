@@ -7,6 +7,7 @@ use super::attr::Attr;
 use super::fs::{Caller, Located, Vfs};
 use super::inode::Inode;
 use super::io::Opened;
+use super::modes::{CHANGE, Held, SEARCH};
 use crate::content::Content;
 use crate::env::{random, random_nonzero};
 use crate::format::{dirid, symlink};
@@ -43,6 +44,25 @@ impl<B: Backing> Vfs<B> {
         Ok((self.attr_of(&inode, &stat), opened))
     }
 
+    /// Creates a regular file without a name (`O_TMPFILE`) and opens it for reading and writing. Unless it is given a name
+    /// by [`Self::link`], it goes with its last handle, or in a crash: the backing file has no name either.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the backing cannot; the outcome for a key that cannot be used; the backing's error.
+    pub fn tmpfile(&self, parent: u64, mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
+        let parent = self.changeable(parent)?;
+        let mode = self.effective_mode(&parent, mode, caller)?;
+        self.volume.keys.check_default()?;
+        let (file, node) = self.backing.create_unnamed(&*self.dir(&parent)?, mode)?;
+        self.give_to_caller(&parent, Target::File(&file), caller, mode)?;
+        let stat = self.backing.stat(Target::File(&file))?;
+        let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
+        write(&inode.place).orphan = Some(node);
+        let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+        let opened = self.install(&inode, Arc::new(content), true);
+        Ok((self.attr_of(&inode, &stat), opened))
+    }
+
     /// Makes a fifo, socket, device node or regular file.
     ///
     /// # Errors
@@ -72,10 +92,10 @@ impl<B: Backing> Vfs<B> {
         })
     }
 
-    /// Gives an inode one more name.
+    /// Gives an inode one more name, or a file that was made without one its first.
     ///
     /// # Errors
-    /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`.
+    /// As [`Self::create`]; `EPERM` for a directory, `EMLINK`; `ENOENT` for a file whose last name was removed.
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
         let moving = self.moves.enter();
         let inode = self.inode(ino)?;
@@ -88,13 +108,20 @@ impl<B: Backing> Vfs<B> {
         self.make_side(&located)?;
         let linked = {
             let place = crate::sync::read(&inode.place);
-            let (dir, entry) = place.names.first().ok_or(Errno::NOENT)?;
             moving.note(&self.table, inode.number, inode.kind);
-            self.backing.link(&*self.dir(dir)?, entry, &located.dir, located.entry())
+            match (place.names.first(), &place.orphan) {
+                (Some((dir, entry)), _) => {
+                    let (dir, _wide) = self.enter(dir, SEARCH)?;
+                    self.backing.link(&dir, entry, &located.dir, located.entry())
+                }
+                (None, Some(node)) => self.backing.link_node(node, &located.dir, located.entry()),
+                (None, None) => Err(Errno::NOENT),
+            }
         };
         self.undo_side(&located, linked)?;
         let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
+        write(&inode.place).orphan = None;
         Ok(self.attr_of(&inode, &stat))
     }
 
@@ -117,34 +144,38 @@ impl<B: Backing> Vfs<B> {
         let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         // A directory that this mount made needs no reading of its id and no proof of it.
-        inode.dir.id.get_or_init(|| id);
+        inode.dir.id.get_or_init(|| self.live_dirs.enter(id, inode.number));
         inode.dir.id_proven.store(true, Ordering::Relaxed);
         Ok(self.attr_of(&inode, &stat))
     }
 
     fn finish_mkdir(
         &self,
-        parent: &Inode<B>,
+        parent: &Arc<Inode<B>>,
         located: &Located<B>,
         temporary: &str,
         mode: u32,
         caller: &Caller,
     ) -> Result<DirId> {
         let id = DirId::from_bytes(random_nonzero(&*self.volume.entropy));
-        let made = self.backing.open_dir(&located.dir, temporary)?;
+        let made = Arc::new(self.backing.open_dir(&located.dir, temporary)?);
+        // A default ACL can take rights from the owner too.
+        let _wide = self.modes.widen(Held::Dir(Arc::clone(&made)), CHANGE, None)?;
         self.make_meta(&made, dirid::ENTRY, &dirid::encode(&self.keys, id))?;
         if self.dir_meta_file {
             self.backing.sync_dir(&made)?;
         }
-        self.give_to_caller(parent, Target::Dir(&made), caller, mode | OWNER_ALL)?;
+        self.give_to_caller(parent, Target::Dir(&*made), caller, mode | OWNER_ALL)?;
         self.make_side(located)?;
         let dir = &located.dir;
         let renamed = self.backing.rename(dir, temporary, dir, located.entry(), RenameMode::NoReplace);
         self.undo_side(located, renamed)?;
         if mode & OWNER_ALL != OWNER_ALL {
             // Only these bits: the others are what a default ACL left of the mode.
-            let made_with = self.backing.stat(Target::Dir(&made))?.mode;
-            self.backing.set_mode(Target::Dir(&made), made_with & !(OWNER_ALL & !mode))?;
+            let target = Target::Dir(&*made);
+            let made_with = self.modes.stat(target)?.mode;
+            let mode = made_with & !(OWNER_ALL & !mode);
+            self.modes.change(target, None, || self.backing.set_mode(target, mode))?;
         }
         Ok(id)
     }
@@ -173,7 +204,7 @@ impl<B: Backing> Vfs<B> {
 
     /// Where a new name will stand, in a directory whose id is known to be its own.
     pub(super) fn locate_new(&self, parent: &Arc<Inode<B>>, name: &[u8]) -> Result<Located<B>> {
-        let located = self.locate(parent, name)?;
+        let located = self.locate(parent, name, CHANGE)?;
         self.prove_id(parent)?;
         Ok(located)
     }
@@ -198,7 +229,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// The mode to create with: a default ACL takes the place of the file mode creation mask (acl(5)).
-    fn effective_mode(&self, parent: &Inode<B>, mode: u32, caller: &Caller) -> Result<u32> {
+    fn effective_mode(&self, parent: &Arc<Inode<B>>, mode: u32, caller: &Caller) -> Result<u32> {
         let mut known = lock(&parent.dir.default_acl);
         let has_default_acl = match *known {
             Some(answer) => answer,
@@ -217,7 +248,7 @@ impl<B: Backing> Vfs<B> {
 
     /// A new object belongs to whoever asked for it, its group to the directory if that is setgid. Without privilege
     /// the daemon and the caller are the same user, and the backing did it already.
-    fn give_to_caller(&self, parent: &Inode<B>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
+    fn give_to_caller(&self, parent: &Arc<Inode<B>>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
         if !self.options.privileged || (caller.uid == 0 && caller.gid == 0) {
             return Ok(());
         }

@@ -1,7 +1,5 @@
 //! The filesystem object: how inodes, names and directory handles come together.
 
-use std::collections::HashMap;
-
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
 
@@ -9,26 +7,31 @@ use super::Result;
 use super::attr::Attr;
 use super::handle::{DirHandle, FileHandle, Handles};
 use super::inode::Inode;
+use super::modes::{Held, Modes, READ_WRITE, SEARCH, Wide};
 use super::moves::Moves;
+use super::rate_limit::RateLimit;
 use super::table::{InodeTable, ROOT};
-use crate::content::Volume;
+use crate::content::{LiveIds, Volume};
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
+use crate::format::{Outcome, symlink};
 use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Mutex, read, write};
-use crate::types::FileId;
+use crate::sync::{Arc, Mutex, lock, read, write};
+use crate::types::DirId;
 
 /// Directory handles kept open at most; any other is opened anew, one component at a time.
 const OPEN_DIRECTORIES: usize = 2048;
 
 /// How a volume is mounted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Nothing may be changed.
     pub read_only: bool,
     /// The process may give files to other users and open files whatever their mode (root).
     pub privileged: bool,
+    /// Nothing is changed in files and directories that share their id with another one (FORMAT S12, `DuplicateId`).
+    pub strict_ids: bool,
 }
 
 /// Who asks for an operation that creates something.
@@ -55,11 +58,14 @@ pub struct Vfs<B: Backing> {
     /// Held by whatever locks two directories' entries: a rename orders them by number, the removal of a directory locks
     /// a parent before its child. Lock order: before any entries.
     pub(super) tree: Mutex<()>,
-    /// Which inode has which file id, of those that are open: two with one id are copies made behind the mount's back.
-    pub(super) live_ids: Mutex<HashMap<FileId, u64>>,
+    /// The ids of the directories that are known. Those of open files are in `volume`.
+    pub(super) live_dirs: LiveIds<DirId>,
+    /// Which integrity events are written.
+    pub(super) events: RateLimit,
     pub(super) files: Handles<FileHandle<B>>,
     pub(super) dirs: Handles<DirHandle<B>>,
     pub(super) moves: Moves<B>,
+    pub(super) modes: Arc<Modes<B>>,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
 }
@@ -69,6 +75,8 @@ pub(super) struct Located<B: Backing> {
     pub(super) parent: Arc<Inode<B>>,
     pub(super) dir: Arc<B::Dir>,
     pub(super) name: EncodedName,
+    /// The daemon may use the directory as long as this lives.
+    pub(super) _wide: Option<Wide<B>>,
 }
 
 impl<B: Backing> Located<B> {
@@ -95,6 +103,7 @@ impl<B: Backing> Vfs<B> {
         let root = Arc::new(backing.root()?);
         let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();
+        let modes = Modes::new(Arc::clone(&backing), !options.privileged && !options.read_only);
         let vfs = Self {
             backing,
             volume,
@@ -104,10 +113,12 @@ impl<B: Backing> Vfs<B> {
             dir_meta_file,
             table: InodeTable::new(stat.ino),
             tree: Mutex::new(()),
-            live_ids: Mutex::new(HashMap::new()),
+            live_dirs: LiveIds::default(),
+            events: RateLimit::default(),
             files: Handles::new(),
             dirs: Handles::new(),
             moves: Moves::new(),
+            modes,
             root,
             open_dirs: Cache::new(OPEN_DIRECTORIES),
         };
@@ -138,7 +149,16 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn changeable(&self, ino: u64) -> Result<Arc<Inode<B>>> {
         self.check_writable()?;
         let inode = self.directory(ino)?;
-        if inode.dir.removed.load(Ordering::Acquire) { Err(Errno::NOENT.into()) } else { Ok(inode) }
+        if inode.dir.removed.load(Ordering::Acquire) {
+            return Err(Errno::NOENT.into());
+        }
+        if self.options.strict_ids {
+            self.dir_id(&inode)?;
+            if inode.dir.id.get().is_some_and(|id| id.duplicate().is_some()) {
+                return Err(Outcome::DuplicateId.into());
+            }
+        }
+        Ok(inode)
     }
 
     pub(super) fn check_writable(&self) -> Result<()> {
@@ -146,22 +166,65 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// A handle to a directory, from the cache or opened by way of its parents.
-    pub(super) fn dir(&self, inode: &Inode<B>) -> Result<Arc<B::Dir>> {
-        if inode.number == ROOT {
-            return Ok(Arc::clone(&self.root));
+    ///
+    /// However deep the directory lies: the way up is walked first, without locks, then the way down. A directory that
+    /// moves meanwhile takes its handle with it, so only its own name has to be checked when it is opened.
+    pub(super) fn dir(&self, inode: &Arc<Inode<B>>) -> Result<Arc<B::Dir>> {
+        let mut way = Vec::new();
+        'again: loop {
+            way.clear();
+            let mut at = Arc::clone(inode);
+            let mut handle = loop {
+                if let Some(known) = self.known_dir(&at) {
+                    break known;
+                }
+                let parent = Arc::clone(&read(&at.place).names.first().ok_or(Errno::NOENT)?.0);
+                way.push(std::mem::replace(&mut at, parent));
+            };
+            while let Some(child) = way.pop() {
+                match self.open_child(&at, &handle, &child)? {
+                    Some(opened) => (at, handle) = (child, opened),
+                    // It was moved since the way was looked up.
+                    None => continue 'again,
+                }
+            }
+            return Ok(handle);
         }
-        if let Some(known) = self.open_dirs.get(&inode.number) {
-            return Ok(known);
+    }
+
+    /// A handle to a directory, which the daemon may use as `need` says, whatever the directory's mode (FORMAT 8.6), as long
+    /// as the second value lives.
+    pub(super) fn enter(&self, inode: &Arc<Inode<B>>, need: u32) -> Result<(Arc<B::Dir>, Option<Wide<B>>)> {
+        let handle = self.dir(inode)?;
+        let wide = self.widen_dir(inode, &handle, need)?;
+        Ok((handle, wide))
+    }
+
+    fn widen_dir(&self, inode: &Inode<B>, handle: &Arc<B::Dir>, need: u32) -> Result<Option<Wide<B>>> {
+        if !self.modes.matter() || inode.dir.rights.load(Ordering::Acquire) & need == need {
+            return Ok(None);
         }
-        let place = read(&inode.place);
-        let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
-        let handle = Arc::new(self.backing.open_dir(&*self.dir(parent)?, entry)?);
-        if self.table.number_of(self.backing.stat(Target::Dir(&*handle))?.ino) != inode.number {
+        Ok(self.modes.widen(Held::Dir(Arc::clone(handle)), need, Some(&inode.dir.rights))?)
+    }
+
+    fn known_dir(&self, inode: &Inode<B>) -> Option<Arc<B::Dir>> {
+        if inode.number == ROOT { Some(Arc::clone(&self.root)) } else { self.open_dirs.get(&inode.number) }
+    }
+
+    /// Opens a directory in its parent; `None` if that is its parent no more.
+    fn open_child(&self, parent: &Inode<B>, handle: &Arc<B::Dir>, child: &Inode<B>) -> Result<Option<Arc<B::Dir>>> {
+        let place = read(&child.place);
+        let Some((_, entry)) = place.names.first().filter(|(dir, _)| dir.number == parent.number) else {
+            return Ok(None);
+        };
+        let _wide = self.widen_dir(parent, handle, SEARCH)?;
+        let opened = Arc::new(self.backing.open_dir(handle, entry)?);
+        if self.table.number_of(self.backing.stat(Target::Dir(&*opened))?.ino) != child.number {
             // Somebody put another directory there behind the mount's back.
             return Err(Errno::STALE.into());
         }
-        self.open_dirs.insert(inode.number, Arc::clone(&handle));
-        Ok(handle)
+        self.open_dirs.insert(child.number, Arc::clone(&opened));
+        Ok(Some(opened))
     }
 
     /// A directory that was removed: its handle must not serve an inode that gets the same number.
@@ -180,7 +243,7 @@ impl<B: Backing> Vfs<B> {
         }
         let place = read(&inode.place);
         if let Some((parent, entry)) = place.names.first() {
-            let dir = self.dir(parent)?;
+            let (dir, _wide) = self.enter(parent, SEARCH)?;
             return Ok(work(Target::Named(&*dir, entry))?);
         }
         match &place.orphan {
@@ -189,9 +252,48 @@ impl<B: Backing> Vfs<B> {
         }
     }
 
+    /// As [`Self::with_target`], to change attributes: of an open file no header is written meanwhile, which would put back
+    /// what it saw before (FORMAT 5.5).
+    pub(super) fn change_target<R>(
+        &self,
+        inode: &Inode<B>,
+        change: impl FnOnce(Target<'_, B>) -> crate::store::Result<R>,
+    ) -> Result<R> {
+        if inode.kind != FileKind::Regular {
+            return self.with_target(inode, change);
+        }
+        // Held to the end: the file cannot be opened meanwhile.
+        let slot = lock(&inode.content);
+        self.with_target(inode, |target| {
+            let _held = slot.content.as_ref().map(|content| content.hold_header());
+            change(target)
+        })
+    }
+
     /// Opens the backing file of a regular inode, whatever its mode if this process owns it.
     pub(super) fn open_backing(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
         self.open_by(inode, access, |dir, entry| self.open_entry(dir, entry, access))
+    }
+
+    /// Opens a backing file by its entry, whatever its mode, if this process owns it.
+    pub(super) fn open_entry(&self, dir: &B::Dir, entry: &str, access: Access) -> Result<B::File> {
+        match self.backing.open(dir, entry, access) {
+            Err(Errno::ACCESS) if self.modes.matter() => {
+                let _wide = self.modes.widen(Held::Node(self.backing.pin(dir, entry)?), READ_WRITE, None)?;
+                Ok(self.backing.open(dir, entry, access)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Changes the mode of an object.
+    pub(super) fn change_mode(
+        &self,
+        inode: &Inode<B>,
+        change: impl FnOnce(Target<'_, B>) -> crate::store::Result<()>,
+    ) -> Result<()> {
+        let known = Some(&inode.dir.rights);
+        self.change_target(inode, |target| self.modes.change(target, known, || change(target)))
     }
 
     /// Opens the backing file of a regular inode if its mode allows it.
@@ -207,7 +309,8 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<B::File> {
         let place = read(&inode.place);
         if let Some((parent, entry)) = place.names.first() {
-            let file = open(&*self.dir(parent)?, entry)?;
+            let (dir, _wide) = self.enter(parent, SEARCH)?;
+            let file = open(&dir, entry)?;
             return if self.is_same(inode, &file.stat()?) { Ok(file) } else { Err(Errno::STALE.into()) };
         }
         match &place.orphan {
@@ -217,7 +320,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     pub(super) fn stat(&self, inode: &Inode<B>) -> Result<Stat> {
-        let stat = self.with_target(inode, |target| self.backing.stat(target))?;
+        let stat = self.with_target(inode, |target| self.modes.stat(target))?;
         if self.is_same(inode, &stat) { Ok(stat) } else { Err(Errno::STALE.into()) }
     }
 
@@ -232,11 +335,31 @@ impl<B: Backing> Vfs<B> {
         Attr::new(inode.number, self.plain_size(inode, stat), self.plain_nlink(inode, stat), stat)
     }
 
-    /// Where a plaintext name of a directory stands in the backing. The caller holds the directory's entries.
-    pub(super) fn locate(&self, parent: &Arc<Inode<B>>, name: &[u8]) -> Result<Located<B>> {
+    /// Plaintext size: from the open content where there is one, else by arithmetic on the stored size. Never an error:
+    /// a damaged file must stay listable.
+    fn plain_size(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
+        match stat.kind {
+            FileKind::Regular => {
+                let open = lock(&inode.content).content.as_ref().map(|content| content.size());
+                open.unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
+            }
+            FileKind::Symlink => symlink::shown_size(stat.size),
+            _ => stat.size,
+        }
+    }
+
+    /// Names of an inode. The root's backing directory counts `.kmsfs`, which nobody sees.
+    fn plain_nlink(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
+        if inode.number == ROOT && stat.nlink > 2 { stat.nlink - 1 } else { stat.nlink }
+    }
+
+    /// Where a plaintext name of a directory stands in the backing, for what `need` says. The caller holds the
+    /// directory's entries.
+    pub(super) fn locate(&self, parent: &Arc<Inode<B>>, name: &[u8], need: u32) -> Result<Located<B>> {
+        let (dir, wide) = self.enter(parent, need)?;
         let id = self.dir_id(parent)?;
         let name = self.names.encode(id, name)?;
-        Ok(Located { parent: Arc::clone(parent), dir: self.dir(parent)?, name })
+        Ok(Located { parent: Arc::clone(parent), dir, name, _wide: wide })
     }
 
     /// The inode behind an entry that was just seen or made, with one more reference of the kernel.

@@ -25,7 +25,8 @@ pub(super) struct DirHandle<B: Backing> {
 
 /// A directory's entries as far as they were read.
 pub(super) struct DirStream<B: Backing> {
-    pub(super) list: B::List,
+    /// Opened by the first read: listings that the kernel has cached need none.
+    pub(super) list: Option<B::List>,
     /// Entries read and not yet delivered, with the position of the first of them.
     pub(super) pending: std::collections::VecDeque<RawEntry>,
     pub(super) position: u64,

@@ -1,10 +1,10 @@
 //! One inode as the mount knows it: its names in the backing, and what is open of it.
 
-use crate::content::Content;
+use crate::content::{Content, LiveId};
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Arc, Mutex, OnceLock, RwLock};
-use crate::types::{DirId, FileId};
+use crate::types::DirId;
 
 /// An inode known to the kernel or to an open handle.
 ///
@@ -39,14 +39,12 @@ pub(super) struct Place<B: Backing> {
 pub(super) struct OpenContent<B: Backing> {
     pub(super) content: Option<Arc<Content<B>>>,
     pub(super) handles: u32,
-    /// The file id that the mount's list of live ids has for this inode.
-    pub(super) listed: Option<FileId>,
 }
 
 /// State of a directory inode.
 pub(super) struct Directory {
     /// Its id, once read and verified.
-    pub(super) id: OnceLock<DirId>,
+    pub(super) id: OnceLock<LiveId<DirId>>,
     /// Whether a name in it has been found to verify under its id, or this mount made it (FORMAT 8.1).
     pub(super) id_proven: AtomicBool,
     /// Changes of the namespace hold it for writing, lookups for reading. Lock order: before any inode's `place`; two
@@ -54,6 +52,8 @@ pub(super) struct Directory {
     pub(super) entries: RwLock<()>,
     /// Whether it has a default ACL; `None` while unknown.
     pub(super) default_acl: Mutex<Option<bool>>,
+    /// Which of its owner's rights its mode is known to have, to a daemon without privilege.
+    pub(super) rights: AtomicU32,
     /// Set when it was removed: nothing can be made in it any more.
     pub(super) removed: AtomicBool,
 }
@@ -66,12 +66,13 @@ impl<B: Backing> Inode<B> {
             lookups: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),
-            content: Mutex::new(OpenContent { content: None, handles: 0, listed: None }),
+            content: Mutex::new(OpenContent { content: None, handles: 0 }),
             dir: Directory {
                 id: OnceLock::new(),
                 id_proven: AtomicBool::new(false),
                 entries: RwLock::new(()),
                 default_acl: Mutex::new(None),
+                rights: AtomicU32::new(0),
                 removed: AtomicBool::new(false),
             },
         }

@@ -1,75 +1,30 @@
-//! Files that their own, unprivileged daemon may not open because of their mode (FORMAT 8.6): the mode is changed for
-//! the moment, and an entry under `.kmsfs/intent` tells the next mount what it was, should this one not come back.
-
-use rustix::io::Errno;
+//! Giving back the modes that an interrupted mount had changed for the moment (FORMAT 8.6).
 
 use super::Result;
 use super::fs::Vfs;
+use super::modes::{Held, LIST, intents};
 use crate::format::name::CONTROL_ENTRY;
-use crate::store::{Access, Backing, FileKind, Target};
+use crate::store::{Backing, FileKind, Target};
 use crate::sync::Arc;
 
-const INTENT: &str = "intent";
-const OWNER_RW: u32 = 0o600;
+/// A walk over the backing tree for the objects with an intent.
+struct Search<B: Backing> {
+    /// Inode number and mode.
+    pending: Vec<(u64, u32)>,
+    /// Directories that wait are named below their parents: only those on the way down are open.
+    waiting: Vec<(Arc<B::Dir>, String)>,
+    /// Directories among the objects: their modes would stand in the way of the walk.
+    directories: Vec<(Arc<B::Dir>, u32)>,
+}
 
 impl<B: Backing> Vfs<B> {
-    /// Opens a backing file by its entry, whatever its mode, if this process owns it.
-    pub(super) fn open_entry(&self, dir: &B::Dir, entry: &str, access: Access) -> Result<B::File> {
-        match self.backing.open(dir, entry, access) {
-            Err(Errno::ACCESS) if !self.options.privileged && !self.options.read_only => {
-                self.open_despite_mode(dir, entry, access)
-            }
-            other => Ok(other?),
-        }
-    }
-
-    fn open_despite_mode(&self, dir: &B::Dir, entry: &str, access: Access) -> Result<B::File> {
-        let stat = self.backing.stat(Target::Named(dir, entry))?;
-        if stat.kind != FileKind::Regular || !self.is_owner(Target::Named(dir, entry))? {
-            return Err(Errno::ACCESS.into());
-        }
-        let intents = self.intents()?;
-        let intent = format!("{}.{:o}", stat.ino, stat.mode);
-        match self.backing.create(&intents, &intent, OWNER_RW) {
-            Ok(_) | Err(Errno::EXIST) => {}
-            Err(other) => return Err(other.into()),
-        }
-        if !self.backing.ordered_metadata() {
-            self.backing.sync_dir(&intents)?;
-        }
-        let widened = self.backing.set_mode(Target::Named(dir, entry), stat.mode | OWNER_RW);
-        let opened = widened.and_then(|()| self.backing.open(dir, entry, access));
-        if widened.is_ok() {
-            self.backing.set_mode(Target::Named(dir, entry), stat.mode)?;
-        }
-        self.backing.unlink(&intents, &intent)?;
-        Ok(opened?)
-    }
-
-    fn intents(&self) -> Result<B::Dir> {
-        let control = self.backing.open_dir(&self.backing.root()?, CONTROL_ENTRY)?;
-        match self.backing.mkdir(&control, INTENT, 0o700) {
-            Ok(()) | Err(Errno::EXIST) => Ok(self.backing.open_dir(&control, INTENT)?),
-            Err(other) => Err(other.into()),
-        }
-    }
-
-    /// Gives every file with an intent its mode back: a mount that was killed between the two changes left it readable
-    /// by its owner. Walks over the tree only if there is an intent.
+    /// Gives every file and directory with an intent its mode back: a mount that was killed between the two changes left it
+    /// open for its owner. Walks over the tree only if there is an intent.
     ///
     /// # Errors
     /// The backing's error.
     pub fn recover_intents(&self) -> Result<()> {
-        let control = match self.backing.open_dir(&self.backing.root()?, CONTROL_ENTRY) {
-            Ok(control) => control,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(other) => return Err(other.into()),
-        };
-        let intents = match self.backing.open_dir(&control, INTENT) {
-            Ok(intents) => intents,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(other) => return Err(other.into()),
-        };
+        let Some(intents) = intents(&*self.backing, false)? else { return Ok(()) };
         let mut pending = Vec::new();
         self.each_entry(&intents, |raw| {
             if let Some(intent) = std::str::from_utf8(&raw.name).ok().and_then(parse) {
@@ -81,40 +36,48 @@ impl<B: Backing> Vfs<B> {
             return Ok(());
         }
         tracing::info!(count = pending.len(), "giving files back the modes that an interrupted mount changed");
+        let mut search = Search { pending, waiting: Vec::new(), directories: Vec::new() };
         let mut complete = true;
-        // Directories that wait are named below their parents: only those on the way down are open.
-        let mut waiting = Vec::new();
-        let mut searched = self.restore_modes(&Arc::new(self.backing.root()?), &pending, &mut waiting);
+        let mut searched = self.restore_modes(Arc::new(self.backing.root()?), true, &mut search);
         loop {
             if let Err(error) = searched {
                 tracing::warn!("a directory cannot be searched for files whose mode has to be given back: {error}");
                 complete = false;
             }
-            let Some((parent, name)) = waiting.pop() else { break };
+            let Some((parent, name)) = search.waiting.pop() else { break };
             let dir = self.backing.open_dir(&parent, &name).map(Arc::new).map_err(Into::into);
-            searched = dir.and_then(|dir| self.restore_modes(&dir, &pending, &mut waiting));
+            searched = dir.and_then(|dir| self.restore_modes(dir, false, &mut search));
+        }
+        for (dir, mode) in search.directories {
+            self.backing.set_mode(Target::Dir(&*dir), mode)?;
         }
         if complete {
-            for (ino, mode) in pending {
+            for (ino, mode) in search.pending {
                 self.backing.unlink(&intents, &format!("{ino}.{mode:o}"))?;
             }
         }
         Ok(())
     }
 
-    fn restore_modes(
-        &self,
-        dir: &Arc<B::Dir>,
-        pending: &[(u64, u32)],
-        waiting: &mut Vec<(Arc<B::Dir>, String)>,
-    ) -> Result<()> {
-        self.each_entry(dir, |raw| {
+    fn restore_modes(&self, dir: Arc<B::Dir>, is_root: bool, search: &mut Search<B>) -> Result<()> {
+        // One that was never opened for its owner can be above one that was.
+        let _wide = self.modes.widen(Held::Dir(Arc::clone(&dir)), LIST, None)?;
+        self.each_entry(&dir, |raw| {
             let Ok(name) = std::str::from_utf8(&raw.name) else { return Ok(true) };
-            let stat = self.backing.stat(Target::Named(&**dir, name))?;
-            if stat.kind == FileKind::Directory {
-                waiting.push((Arc::clone(dir), name.to_owned()));
-            } else if let Some((_, mode)) = pending.iter().find(|(ino, _)| *ino == stat.ino) {
-                self.backing.set_mode(Target::Named(&**dir, name), *mode)?;
+            if is_root && name == CONTROL_ENTRY {
+                return Ok(true);
+            }
+            let stat = self.backing.stat(Target::Named(&*dir, name))?;
+            let intent = search.pending.iter().find(|(ino, _)| *ino == stat.ino).map(|(_, mode)| *mode);
+            match (stat.kind, intent) {
+                (FileKind::Directory, intent) => {
+                    if let Some(mode) = intent {
+                        search.directories.push((Arc::new(self.backing.open_dir(&dir, name)?), mode));
+                    }
+                    search.waiting.push((Arc::clone(&dir), name.to_owned()));
+                }
+                (_, Some(mode)) => self.backing.set_mode(Target::Named(&*dir, name), mode)?,
+                (_, None) => {}
             }
             Ok(true)
         })

@@ -1,23 +1,30 @@
 //! Open files: opening, reading, writing, syncing, closing.
 
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use super::Result;
 use super::fs::Vfs;
 use super::handle::FileHandle;
 use super::inode::Inode;
-use crate::content::{Content, Error, FallocateMode};
+use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
-use crate::store::{Access, Backing, FileKind};
+use crate::store::{Access, Backing, BackingFile, FileKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
-use crate::types::FileId;
+
+/// Bytes that a copy reads and writes at once, and that it copies before it answers.
+const COPY_STEP: u64 = 1 << 20;
+const COPY_AT_ONCE: u64 = 16 << 20;
 
 /// A file that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// Number of the handle, for the other calls.
     pub handle: u64,
+    /// Writes through it should not wait in a cache: the file is empty, and the key that its first write needs cannot be
+    /// used at present. The program is told by write(2) then, and not by a lost write-back.
+    pub uncached: bool,
 }
 
 impl<B: Backing> Vfs<B> {
@@ -30,13 +37,39 @@ impl<B: Backing> Vfs<B> {
             self.check_writable()?;
         }
         let inode = self.inode(ino)?;
-        match inode.kind {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(Errno::ISDIR.into()),
-            _ => return Err(Errno::NXIO.into()),
-        }
+        check_regular(&inode)?;
         let content = self.acquire(&inode, writable)?;
         Ok(self.hand_out(&inode, content, writable))
+    }
+
+    /// Opens a regular file and empties it. That needs no key (FORMAT 5): neither the one of the old content, nor the
+    /// volume's present one, which only a write needs.
+    ///
+    /// # Errors
+    /// `EROFS`, `EISDIR`, `ENXIO`, or the backing's error.
+    pub fn open_emptied(&self, ino: u64, writable: bool) -> Result<Opened> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        check_regular(&inode)?;
+        let content = {
+            let mut slot = lock(&inode.content);
+            let content = match &slot.content {
+                Some(content) => {
+                    self.empty(&inode, content)?;
+                    Arc::clone(content)
+                }
+                None => {
+                    let file = self.open_backing(&inode, Access::ReadWrite)?;
+                    file.set_len(0)?;
+                    Arc::new(Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file))
+                }
+            };
+            slot.content = Some(Arc::clone(&content));
+            slot.handles += 1;
+            content
+        };
+        let uncached = writable && self.volume.keys.check_default().is_err();
+        Ok(Opened { uncached, ..self.hand_out(&inode, content, writable) })
     }
 
     /// The shared content of an inode with one more user, opened if it is not.
@@ -53,10 +86,7 @@ impl<B: Backing> Vfs<B> {
             None if self.options.read_only => Arc::new(self.open_unchanged(inode)?),
             None => {
                 let (file, access) = self.open_best(inode, writable)?;
-                let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
-                let content = Arc::new(self.report(inode, opened)?);
-                slot.listed = self.list_id(inode, &content);
-                content
+                Arc::new(self.open_content(inode, file, access)?)
             }
         };
         if writable && content.size() == 0 {
@@ -64,6 +94,14 @@ impl<B: Backing> Vfs<B> {
         }
         slot.content = Some(Arc::clone(&content));
         slot.handles += 1;
+        Ok(content)
+    }
+
+    /// Opens the content of a file; the caller holds the inode's content slot.
+    pub(super) fn open_content(&self, inode: &Inode<B>, file: B::File, access: Access) -> Result<Content<B>> {
+        let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
+        let content = self.report(inode, opened)?;
+        self.report_opened(inode, &content);
         Ok(content)
     }
 
@@ -75,7 +113,11 @@ impl<B: Backing> Vfs<B> {
             let file = self.open_backing(inode, Access::Read)?;
             match Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, Access::Read) {
                 Err(error) if error.errno() == Errno::IO && attempt < self.volume.read_attempts => attempt += 1,
-                opened => return self.report(inode, opened),
+                opened => {
+                    let content = self.report(inode, opened)?;
+                    self.report_opened(inode, &content);
+                    return Ok(content);
+                }
             }
         }
     }
@@ -100,31 +142,8 @@ impl<B: Backing> Vfs<B> {
         let mut slot = lock(&inode.content);
         slot.handles = slot.handles.saturating_sub(1);
         let last = if slot.handles == 0 { slot.content.take() } else { None };
-        if last.is_some()
-            && let Some(id) = slot.listed.take()
-        {
-            lock(&self.live_ids).remove(&id);
-        }
         drop(slot);
         drop(last);
-    }
-
-    /// Notes the file id of a content just opened; `None` if another open inode has the same one, which is an event: units
-    /// of the two can be exchanged unnoticed (FORMAT S12, `DuplicateId`).
-    fn list_id(&self, inode: &Inode<B>, content: &Content<B>) -> Option<FileId> {
-        let id = content.file_id()?;
-        let mut live = lock(&self.live_ids);
-        match live.get(&id) {
-            Some(other) if *other != inode.number => {
-                tracing::error!(target: "kmsfs::integrity", ino = inode.number, other, file = %id,
-                    outcome = "DuplicateId", "{}", Outcome::DuplicateId);
-                None
-            }
-            _ => {
-                live.insert(id, inode.number);
-                Some(id)
-            }
-        }
     }
 
     /// Makes `content` the inode's, which nobody else can have opened yet.
@@ -143,11 +162,20 @@ impl<B: Backing> Vfs<B> {
         }
         let failures_seen = AtomicU64::new(content.failures());
         let handle = FileHandle { inode: Arc::clone(inode), content, writable, failures_seen };
-        Opened { handle: self.files.insert(handle) }
+        Opened { handle: self.files.insert(handle), uncached: false }
     }
 
     pub(super) fn file(&self, handle: u64) -> Result<Arc<FileHandle<B>>> {
         self.files.get(handle).ok_or_else(|| Errno::BADF.into())
+    }
+
+    /// With strict ids, refuses a change of a file that shares its id with another open one: what is written could be
+    /// exchanged with the other's unnoticed.
+    pub(super) fn check_id(&self, content: &Content<B>) -> Result<()> {
+        if self.options.strict_ids && content.duplicate().is_some() {
+            return Err(Outcome::DuplicateId.into());
+        }
+        Ok(())
     }
 
     /// Hands up to `len` bytes from `offset` to `sink`.
@@ -156,7 +184,7 @@ impl<B: Backing> Vfs<B> {
     /// `EIO` for a range that touches a damaged unit, or the backing's error.
     pub fn read<R>(&self, handle: u64, offset: u64, len: usize, sink: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let file = self.file(handle)?;
-        self.report(&file.inode, file.content.read(offset, len, sink))
+        self.report_of(&file.inode, Some(&file.content), file.content.read(offset, len, sink))
     }
 
     /// Writes all of `data` at `offset`.
@@ -169,7 +197,34 @@ impl<B: Backing> Vfs<B> {
         if !file.writable {
             return Err(Errno::BADF.into());
         }
-        self.report(&file.inode, file.content.write(offset, data))
+        self.check_id(&file.content)?;
+        self.report_of(&file.inode, Some(&file.content), file.content.write(offset, data))
+    }
+
+    /// Copies up to `len` bytes from one file to another, as copy_file_range(2) does: less if the source ends before or a
+    /// request would take too long. Answers how many. What the kernel holds dirty must have been written before.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Self::write`], if nothing was copied.
+    pub fn copy_range(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) -> Result<u64> {
+        let len = len.min(COPY_AT_ONCE);
+        let mut copied = 0;
+        let mut bytes = Zeroizing::new(Vec::new());
+        while copied < len {
+            let part = (len - copied).min(COPY_STEP) as usize;
+            let (read_at, write_at) = (from_offset.checked_add(copied), to_offset.checked_add(copied));
+            let (read_at, write_at) = read_at.zip(write_at).ok_or(Errno::OVERFLOW)?;
+            bytes.clear();
+            let step = self
+                .read(from, read_at, part, |read| bytes.extend_from_slice(read))
+                .and_then(|()| self.write(to, write_at, &bytes));
+            match step {
+                Err(error) if copied == 0 => return Err(error),
+                Ok(()) if !bytes.is_empty() => copied += bytes.len() as u64,
+                _ => break,
+            }
+        }
+        Ok(copied)
     }
 
     /// Makes what was written through any handle of the file durable.
@@ -181,7 +236,7 @@ impl<B: Backing> Vfs<B> {
         if self.options.read_only {
             return Ok(());
         }
-        let synced = self.report(&file.inode, file.content.sync(data_only));
+        let synced = self.report_of(&file.inode, Some(&file.content), file.content.sync(data_only));
         // A loss that another handle's flush was told of is a loss to this one too, once.
         let failures = file.content.failures();
         let missed = file.failures_seen.swap(failures, Ordering::AcqRel) < failures;
@@ -197,7 +252,8 @@ impl<B: Backing> Vfs<B> {
         if !file.writable {
             return Err(Errno::BADF.into());
         }
-        self.report(&file.inode, file.content.fallocate(mode, offset, len))
+        self.check_id(&file.content)?;
+        self.report_of(&file.inode, Some(&file.content), file.content.fallocate(mode, offset, len))
     }
 
     /// Where data begins at or behind `offset`. What the kernel holds dirty must have been written before.
@@ -206,7 +262,8 @@ impl<B: Backing> Vfs<B> {
     /// `ENXIO` if only holes follow.
     pub fn seek_data(&self, handle: u64, offset: u64) -> Result<u64> {
         let file = self.file(handle)?;
-        self.report(&file.inode, file.content.seek_data(offset))?.ok_or_else(|| Errno::NXIO.into())
+        self.report_of(&file.inode, Some(&file.content), file.content.seek_data(offset))?
+            .ok_or_else(|| Errno::NXIO.into())
     }
 
     /// Where a hole begins at or behind `offset`, the end of the file at the latest. As [`Self::seek_data`].
@@ -215,7 +272,8 @@ impl<B: Backing> Vfs<B> {
     /// `ENXIO` behind the end.
     pub fn seek_hole(&self, handle: u64, offset: u64) -> Result<u64> {
         let file = self.file(handle)?;
-        self.report(&file.inode, file.content.seek_hole(offset))?.ok_or_else(|| Errno::NXIO.into())
+        self.report_of(&file.inode, Some(&file.content), file.content.seek_hole(offset))?
+            .ok_or_else(|| Errno::NXIO.into())
     }
 
     /// Whether any handle of the file is open for writing, so that the kernel may hold dirty pages of it.
@@ -234,16 +292,12 @@ impl<B: Backing> Vfs<B> {
         }
         self.relinquish(&file.inode);
     }
+}
 
-    /// Writes the event that goes with every integrity outcome (FORMAT S12).
-    pub(super) fn report<T>(&self, inode: &Inode<B>, result: crate::content::Result<T>) -> Result<T> {
-        if let Err(error) = &result
-            && let Some(outcome) = error.outcome()
-            && error.errno() == Errno::IO
-        {
-            let unit = if let Error::Unit { unit, .. } = error { Some(*unit) } else { None };
-            tracing::error!(target: "kmsfs::integrity", ino = inode.number, unit, ?outcome, "{error}");
-        }
-        result
+fn check_regular<B: Backing>(inode: &Inode<B>) -> Result<()> {
+    match inode.kind {
+        FileKind::Regular => Ok(()),
+        FileKind::Directory => Err(Errno::ISDIR.into()),
+        _ => Err(Errno::NXIO.into()),
     }
 }

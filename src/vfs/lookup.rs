@@ -3,9 +3,10 @@
 use super::Result;
 use super::attr::Attr;
 use super::fs::Vfs;
+use super::modes::SEARCH;
 use super::table::ROOT;
 use crate::format::symlink;
-use crate::store::{Backing, FileKind, FsStat};
+use crate::store::{Backing, FileKind, FileTime, FsStat};
 use crate::sync::atomic::Ordering;
 use crate::sync::read;
 use rustix::io::Errno;
@@ -18,8 +19,8 @@ impl<B: Backing> Vfs<B> {
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
         let parent = self.directory(parent)?;
         let _held = read(&parent.dir.entries);
-        let located = self.locate(&parent, name)?;
-        let stat = self.backing.stat(located.target())?;
+        let located = self.locate(&parent, name, SEARCH)?;
+        let stat = self.modes.stat(located.target())?;
         parent.dir.id_proven.store(true, Ordering::Relaxed);
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))
@@ -35,6 +36,15 @@ impl<B: Backing> Vfs<B> {
         Ok(self.attr_of(&inode, &stat))
     }
 
+    /// When an inode was made, where the backing knows it.
+    ///
+    /// # Errors
+    /// As [`Self::getattr`].
+    pub fn birth_time(&self, ino: u64) -> Result<Option<FileTime>> {
+        let inode = self.inode(ino)?;
+        self.with_target(&inode, |target| self.backing.birth_time(target))
+    }
+
     /// The target of a symlink.
     ///
     /// # Errors
@@ -44,10 +54,13 @@ impl<B: Backing> Vfs<B> {
         if inode.kind != FileKind::Symlink {
             return Err(Errno::INVAL.into());
         }
-        let place = read(&inode.place);
-        let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
-        let text = self.backing.read_link(&*self.dir(parent)?, entry)?;
-        Ok(symlink::decode(&self.keys, &text)?)
+        let text = {
+            let place = read(&inode.place);
+            let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
+            let (dir, _wide) = self.enter(parent, SEARCH)?;
+            self.backing.read_link(&dir, entry)?
+        };
+        self.report(&inode, symlink::decode(&self.keys, &text).map_err(Into::into))
     }
 
     /// Capacity; names have up to 255 bytes whatever the backing offers.

@@ -3,29 +3,34 @@
 use rustix::io::Errno;
 
 use super::Result;
+use super::events::Event;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
+use super::modes::SEARCH;
 use crate::env::random;
 use crate::format::Outcome;
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
 use crate::store::tree::{self, MetaText};
 use crate::store::{Backing, BackingFile, RawEntry, RenameMode};
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::DirId;
 
 impl<B: Backing> Vfs<B> {
     /// The id of a directory, read once.
-    pub(super) fn dir_id(&self, inode: &Inode<B>) -> Result<DirId> {
+    pub(super) fn dir_id(&self, inode: &Arc<Inode<B>>) -> Result<DirId> {
         if let Some(id) = inode.dir.id.get() {
-            return Ok(*id);
+            return Ok(id.id());
         }
-        let dir = self.dir(inode)?;
+        let (dir, _wide) = self.enter(inode, SEARCH)?;
         let text = self.read_meta(&dir, dirid::ENTRY, dirid::TEXT_LEN)?;
-        let id = dirid::decode(&self.keys, text.as_found()).inspect_err(|outcome| {
-            tracing::error!(target: "kmsfs::integrity", ino = inode.number, ?outcome, "directory id: {outcome}");
-        })?;
-        Ok(*inode.dir.id.get_or_init(|| id))
+        let id = self.report(inode, dirid::decode(&self.keys, text.as_found()).map_err(Into::into))?;
+        let live = inode.dir.id.get_or_init(|| self.live_dirs.enter(id, inode.number));
+        if let Some(other) = live.duplicate() {
+            self.event(inode, None, Event::duplicate(other));
+        }
+        Ok(id)
     }
 
     /// Makes a directory id or side entry in the form that this backing keeps in order.
@@ -76,7 +81,7 @@ impl<B: Backing> Vfs<B> {
 
     /// Checks, before the first change in a directory in which no name was found yet that verifies, that its id is its
     /// own: names of two ids must never be mixed (FORMAT 8.1, `WrongDirId`).
-    pub(super) fn prove_id(&self, inode: &Inode<B>) -> Result<()> {
+    pub(super) fn prove_id(&self, inode: &Arc<Inode<B>>) -> Result<()> {
         if inode.dir.id_proven.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -104,9 +109,7 @@ impl<B: Backing> Vfs<B> {
             return Ok(());
         }
         if names_seen {
-            tracing::error!(target: "kmsfs::integrity", ino = inode.number, outcome = "WrongDirId",
-                "{}", Outcome::WrongDirId);
-            return Err(Outcome::WrongDirId.into());
+            return self.report(inode, Err(Outcome::WrongDirId.into()));
         }
         inode.dir.id_proven.store(true, Ordering::Relaxed);
         Ok(())

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 
 use super::Result;
 use super::attr::Attr;
+use super::events::Event;
 use super::fs::{Located, Vfs};
 use super::handle::{DirHandle, DirStream};
 use super::inode::Inode;
+use super::modes::{LIST, SEARCH};
 use super::table::ROOT;
+use crate::format::Outcome;
 use crate::format::name::{EncodedName, EntryKind, MAX_SIDE, side_entry};
 use crate::store::{Backing, FileKind, RawEntry, Target};
 use crate::sync::{Arc, Mutex, lock, read};
@@ -36,8 +39,7 @@ impl<B: Backing> Vfs<B> {
     pub fn open_dir(&self, ino: u64) -> Result<u64> {
         let inode = self.directory(ino)?;
         self.dir_id(&inode)?;
-        let list = self.backing.list(&*self.dir(&inode)?)?;
-        let stream = DirStream { list, pending: VecDeque::new(), position: 0 };
+        let stream = DirStream { list: None, pending: VecDeque::new(), position: 0 };
         Ok(self.dirs.insert(DirHandle { inode, stream: Mutex::new(stream) }))
     }
 
@@ -56,6 +58,8 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<()> {
         let dir = self.dirs.get(handle).ok_or(Errno::BADF)?;
         let _held = read(&dir.inode.dir.entries);
+        // Listing alone asks for nothing more, but side entries are read, and attributes.
+        let _wide = self.enter(&dir.inode, SEARCH).ok();
         let mut stream = lock(&dir.stream);
         if stream.position != offset {
             stream.pending.clear();
@@ -65,7 +69,14 @@ impl<B: Backing> Vfs<B> {
             if stream.pending.is_empty() {
                 let mut batch = Vec::new();
                 let from = stream.position;
-                self.backing.read_list(&mut stream.list, from, &mut batch)?;
+                let list = match &mut stream.list {
+                    Some(list) => list,
+                    none => {
+                        let (handle, _wide) = self.enter(&dir.inode, LIST)?;
+                        none.insert(self.backing.list(&handle)?)
+                    }
+                };
+                self.backing.read_list(list, from, &mut batch)?;
                 if batch.is_empty() {
                     return Ok(());
                 }
@@ -95,7 +106,8 @@ impl<B: Backing> Vfs<B> {
         if self.options.read_only {
             return Ok(());
         }
-        Ok(self.backing.sync_dir(&*self.dir(&dir.inode)?)?)
+        let (handle, _wide) = self.enter(&dir.inode, LIST)?;
+        Ok(self.backing.sync_dir(&handle)?)
     }
 
     /// Delivers one entry if it is a user's; false when `emit` is full.
@@ -135,7 +147,7 @@ impl<B: Backing> Vfs<B> {
         if !with_attr && let Some(kind) = raw.kind {
             return Ok(emit(&entry(name, self.table.number_of(raw.ino), kind, None)));
         }
-        let stat = match self.backing.stat(Target::Named(&*dir, &disk)) {
+        let stat = match self.modes.stat(Target::Named(&*dir, &disk)) {
             Ok(stat) => stat,
             // Removed since it was listed.
             Err(Errno::NOENT) => return Ok(true),
@@ -150,7 +162,7 @@ impl<B: Backing> Vfs<B> {
         if !with_attr {
             return Ok(emit(&entry(name, number, stat.kind, None)));
         }
-        let located = Located { parent: Arc::clone(parent), dir, name: EncodedName::Short(disk) };
+        let located = Located { parent: Arc::clone(parent), dir, name: EncodedName::Short(disk), _wide: None };
         let inode = self.refer(&located, &stat);
         let taken = emit(&entry(name, number, stat.kind, Some(self.attr_of(&inode, &stat))));
         if !taken {
@@ -160,7 +172,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// The plaintext name of an entry and the entry as text; `None`, with an event, if it does not decode.
-    fn decode(&self, parent: &Inode<B>, raw: &[u8]) -> Result<Option<(Vec<u8>, String)>> {
+    fn decode(&self, parent: &Arc<Inode<B>>, raw: &[u8]) -> Result<Option<(Vec<u8>, String)>> {
         let id = self.dir_id(parent)?;
         let text = std::str::from_utf8(raw).ok();
         let side = match text {
@@ -175,8 +187,7 @@ impl<B: Backing> Vfs<B> {
                 Ok(Some((name, entry.to_owned())))
             }
             _ => {
-                tracing::warn!(target: "kmsfs::integrity", ino = parent.number, outcome = "BadName",
-                    entry = %String::from_utf8_lossy(raw), "an entry whose name does not decrypt is not shown");
+                self.event(parent, None, Event::of_entry(Outcome::BadName, raw));
                 Ok(None)
             }
         }

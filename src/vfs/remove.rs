@@ -5,13 +5,15 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
+use super::modes::{CHANGE, Held, Wide};
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE};
 use crate::store::{Backing, FileKind, RawEntry, RenameMode, Stat, Target};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock, write};
 
-const OWNER_ALL: u32 = 0o700;
+/// Leftovers within leftovers: kmsfs makes two levels at most, and whoever writes the storage could make any number.
+const LEFTOVER_DEPTH: u32 = 8;
 
 impl<B: Backing> Vfs<B> {
     /// Removes a name that is not a directory's. What is open of the file stays usable. Needs no key.
@@ -21,7 +23,7 @@ impl<B: Backing> Vfs<B> {
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
         let _held = write(&parent.dir.entries);
-        let located = self.locate(&parent, name)?;
+        let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind == FileKind::Directory {
             return Err(Errno::ISDIR.into());
@@ -39,7 +41,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.changeable(parent)?;
         let _tree = lock(&self.tree);
         let _held = write(&parent.dir.entries);
-        let located = self.locate(&parent, name)?;
+        let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind != FileKind::Directory {
             return Err(Errno::NOTDIR.into());
@@ -49,22 +51,18 @@ impl<B: Backing> Vfs<B> {
 
     /// Removes the empty directory at `located`. The caller holds the tree and the entries of the directory's parent.
     pub(super) fn remove_directory(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
+        let hidden = self.hide_directory(located, stat)?;
+        self.remove_side(located);
+        self.discard_directory(&located.dir, &hidden);
+        Ok(())
+    }
+
+    /// Gives the empty directory at `located` a name that nobody sees, which is returned: for its users it is removed.
+    /// The caller holds what [`Self::remove_directory`] asks for.
+    pub(super) fn hide_directory(&self, located: &Located<B>, stat: &Stat) -> Result<String> {
         let known = self.known(stat);
         let _children = known.as_ref().map(|inode| write(&inode.dir.entries));
-        if self.options.privileged {
-            self.check_empty(&self.backing.open_dir(&located.dir, located.entry())?)?;
-        } else {
-            if stat.mode & OWNER_ALL != OWNER_ALL {
-                let target = located.target();
-                self.backing.set_mode(target, stat.mode | OWNER_ALL)?;
-            }
-            let empty = self.backing.open_dir(&located.dir, located.entry()).map_err(Into::into);
-            if let Err(error) = empty.and_then(|dir| self.check_empty(&dir)) {
-                let target = located.target();
-                self.backing.set_mode(target, stat.mode)?;
-                return Err(error);
-            }
-        }
+        let _open = self.open_empty(located)?;
         let temporary = self.temporary_name();
         let (dir, entry) = (&located.dir, located.entry());
         self.detach(located, stat, || self.backing.rename(dir, entry, dir, &temporary, RenameMode::NoReplace))?;
@@ -72,8 +70,27 @@ impl<B: Backing> Vfs<B> {
             inode.dir.removed.store(true, Ordering::Release);
             self.close_dir(inode);
         }
-        self.remove_side(located);
-        self.discard_directory(dir, &temporary);
+        Ok(temporary)
+    }
+
+    /// Checks that a directory is empty. The daemon may use it as long as what this returns lives.
+    pub(super) fn open_empty(&self, located: &Located<B>) -> Result<Option<Wide<B>>> {
+        let dir = Arc::new(self.backing.open_dir(&located.dir, located.entry())?);
+        let wide = self.modes.widen(Held::Dir(Arc::clone(&dir)), CHANGE, None)?;
+        self.check_empty(&dir)?;
+        Ok(wide)
+    }
+
+    /// Takes back what [`Self::hide_directory`] did.
+    pub(super) fn show_directory(&self, located: &Located<B>, stat: &Stat, hidden: &str) -> Result<()> {
+        self.make_side(located)?;
+        self.backing.rename(&located.dir, hidden, &located.dir, located.entry(), RenameMode::NoReplace)?;
+        if let Some(inode) = self.known(stat) {
+            let mut place = write(&inode.place);
+            place.add(&located.parent, located.entry());
+            place.orphan = None;
+            inode.dir.removed.store(false, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -101,15 +118,16 @@ impl<B: Backing> Vfs<B> {
     /// Removes a directory that nobody sees any more, as far as nothing but its id, side entries and further leftovers is
     /// in it. What cannot be removed stays for the next mount that meets it.
     pub(super) fn discard_directory(&self, dir: &B::Dir, temporary: &str) {
-        if let Err(error) = self.try_discard(dir, temporary) {
+        if let Err(error) = self.try_discard(dir, temporary, LEFTOVER_DEPTH) {
             tracing::warn!("a removed directory stays behind under a hidden name: {error}");
         }
     }
 
-    fn try_discard(&self, dir: &B::Dir, temporary: &str) -> Result<()> {
-        let inner = self.backing.open_dir(dir, temporary)?;
+    fn try_discard(&self, dir: &B::Dir, temporary: &str, depth: u32) -> Result<()> {
+        let inner = Arc::new(self.backing.open_dir(dir, temporary)?);
+        let _wide = self.modes.widen(Held::Dir(Arc::clone(&inner)), CHANGE, None)?;
         // Before anything is taken away: its id and side entries are all that makes a user's directory readable.
-        self.check_empty(&inner)?;
+        self.check_empty_within(&inner, depth)?;
         let mut leftovers = Vec::new();
         self.each_entry(&inner, |raw| {
             let kind = EntryKind::of(&raw.name, false);
@@ -122,7 +140,9 @@ impl<B: Backing> Vfs<B> {
         })?;
         for (kind, name) in leftovers.iter().filter(|(kind, _)| *kind != EntryKind::DirId) {
             match self.backing.unlink(&inner, name) {
-                Err(Errno::ISDIR) if *kind == EntryKind::Temporary => self.try_discard(&inner, name)?,
+                Err(Errno::ISDIR) if *kind == EntryKind::Temporary => {
+                    self.try_discard(&inner, name, depth.saturating_sub(1))?
+                }
                 other => other?,
             }
         }
@@ -137,6 +157,10 @@ impl<B: Backing> Vfs<B> {
     /// leftovers under names that nobody sees of which the same is true. An entry that does not decode counts: it may be
     /// the only copy of something.
     pub(super) fn check_empty(&self, dir: &B::Dir) -> Result<()> {
+        self.check_empty_within(dir, LEFTOVER_DEPTH)
+    }
+
+    fn check_empty_within(&self, dir: &B::Dir, depth: u32) -> Result<()> {
         let mut nested = Vec::new();
         self.each_entry(dir, |raw| {
             match EntryKind::of(&raw.name, false) {
@@ -148,7 +172,8 @@ impl<B: Backing> Vfs<B> {
         })?;
         for name in nested {
             match self.backing.open_dir(dir, &name) {
-                Ok(inner) => self.check_empty(&inner)?,
+                Ok(_) if depth == 0 => return Err(Errno::NOTEMPTY.into()),
+                Ok(inner) => self.check_empty_within(&inner, depth - 1)?,
                 Err(Errno::NOTDIR | Errno::LOOP) => {}
                 Err(other) => return Err(other.into()),
             }
@@ -159,7 +184,7 @@ impl<B: Backing> Vfs<B> {
     /// Removes something under a hidden name that a crash left behind. The caller holds the entries of `parent`, and
     /// whatever this mount has under way there holds them for writing: what is met now belongs to nobody. A directory with
     /// anything but an id and side entries in it stays, with an event.
-    pub(super) fn clear_leftover(&self, parent: &Inode<B>, raw: &RawEntry) {
+    pub(super) fn clear_leftover(&self, parent: &Arc<Inode<B>>, raw: &RawEntry) {
         if self.options.read_only {
             return;
         }
@@ -167,7 +192,7 @@ impl<B: Backing> Vfs<B> {
             let name = std::str::from_utf8(&raw.name).map_err(|_| Errno::INVAL)?;
             let stat = self.backing.stat(Target::Named(&*dir, name))?;
             match stat.kind {
-                FileKind::Directory => self.try_discard(&dir, name),
+                FileKind::Directory => self.try_discard(&dir, name, LEFTOVER_DEPTH),
                 FileKind::Symlink => Ok(self.backing.unlink(&dir, name)?),
                 FileKind::Regular if stat.size <= MAX_SIDE as u64 => Ok(self.backing.unlink(&dir, name)?),
                 _ => Err(Errno::NOTEMPTY.into()),

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
+use super::modes::CHANGE;
 use crate::store::{Backing, FileKind, RenameMode, Stat};
 use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
@@ -20,7 +21,7 @@ impl<B: Backing> Vfs<B> {
         let to_dir = self.changeable(to_parent)?;
         let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
-        let from = self.locate(&from_dir, name)?;
+        let from = self.locate(&from_dir, name, CHANGE)?;
         let to = self.locate_new(&to_dir, to_name)?;
         let source = self.backing.stat(from.target())?;
         let target = match self.backing.stat(to.target()) {
@@ -59,14 +60,38 @@ impl<B: Backing> Vfs<B> {
             (true, true) if mode == RenameMode::Whiteout => Err(Errno::INVAL.into()),
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
-                self.check_empty(&self.backing.open_dir(&to.dir, to.entry())?)?;
-                self.exchange(from, source, to, target)?;
-                self.remove_directory(from, target).inspect_err(|_| {
-                    // What failed shall not have happened.
-                    if let Err(error) = self.exchange(from, target, to, source) {
-                        tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
-                    }
-                })
+                drop(self.open_empty(to)?);
+                match self.exchange(from, source, to, target) {
+                    Ok(()) => self.remove_directory(from, target).inspect_err(|_| {
+                        // What failed shall not have happened.
+                        if let Err(error) = self.exchange(from, target, to, source) {
+                            tracing::warn!("a failed rename of a directory took place, its old name is empty: {error}");
+                        }
+                    }),
+                    // Not every filesystem can exchange two entries.
+                    Err(error) if error.errno() == Errno::INVAL => self.replace_directory(from, source, to, target),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Moves a directory over an empty one in two steps. A crash between them leaves no entry at the new name, and the
+    /// directory that moves at the old one (FORMAT 8.1).
+    fn replace_directory(&self, from: &Located<B>, source: &Stat, to: &Located<B>, target: &Stat) -> Result<()> {
+        let hidden = self.hide_directory(to, target)?;
+        match self.move_to(from, source, to, None, RenameMode::Replace) {
+            Ok(()) => {
+                self.discard_directory(&to.dir, &hidden);
+                Ok(())
+            }
+            Err(error) => {
+                if let Err(second) = self.show_directory(to, target, &hidden) {
+                    tracing::warn!(
+                        "a failed rename of a directory removed the empty directory at its target: {second}"
+                    );
+                }
+                Err(error)
             }
         }
     }

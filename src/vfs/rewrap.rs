@@ -6,13 +6,14 @@
 use rustix::io::Errno;
 
 use super::Result;
+use super::events::ciphertext_path;
 use super::fs::Vfs;
 use super::inode::Inode;
 use super::moves::Moved;
-use crate::content::{Content, Rewrapped};
+use crate::content::Rewrapped;
+use crate::keys::RewrapJob;
 use crate::store::{Access, Backing, BackingFile, FileKind, Target};
-use crate::sync::{Arc, lock, read};
-use crate::types::KeyArn;
+use crate::sync::{Arc, lock};
 
 /// Notes which files move while a walk over the backing tree is under way.
 pub struct MoveWatch<'a, B: Backing> {
@@ -37,7 +38,7 @@ impl<B: Backing> Vfs<B> {
     ///
     /// # Errors
     /// `ENOENT` if there is no regular file (any more); `EROFS`; what [`Content::rewrap`] answers.
-    pub fn rewrap(&self, dir: &B::Dir, entry: &str, from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Rewrapped> {
+    pub fn rewrap(&self, dir: &B::Dir, entry: &str, job: &RewrapJob) -> Result<Rewrapped> {
         self.check_writable()?;
         // Held until the end: as long as it is, the inode number belongs to this object.
         let node = self.backing.pin(dir, entry)?;
@@ -51,7 +52,7 @@ impl<B: Backing> Vfs<B> {
             // Another file may have taken the name since.
             if file.stat()?.ino == stat.ino { Ok(file) } else { Err(Errno::NOENT.into()) }
         };
-        let done = self.rewrap_inode(&inode, open, from, to);
+        let done = self.rewrap_inode(&inode, open, job);
         self.table.forget(inode.number, 1);
         done
     }
@@ -60,8 +61,7 @@ impl<B: Backing> Vfs<B> {
         &self,
         inode: &Arc<Inode<B>>,
         open: impl FnOnce() -> Result<B::File>,
-        from: Option<&KeyArn>,
-        to: Option<&KeyArn>,
+        job: &RewrapJob,
     ) -> Result<Rewrapped> {
         let content = {
             let mut slot = lock(&inode.content);
@@ -72,17 +72,13 @@ impl<B: Backing> Vfs<B> {
                     }
                     Arc::clone(content)
                 }
-                None => {
-                    let (backing, volume) = (Arc::clone(&self.backing), Arc::clone(&self.volume));
-                    let opened = Content::open(backing, volume, open()?, Access::ReadWrite);
-                    Arc::new(self.report(inode, opened)?)
-                }
+                None => Arc::new(self.open_content(inode, open()?, Access::ReadWrite)?),
             };
             slot.content = Some(Arc::clone(&content));
             slot.handles += 1;
             content
         };
-        let done = content.rewrap(from, to);
+        let done = content.rewrap(job);
         self.relinquish(inode);
         self.report(inode, done)
     }
@@ -139,26 +135,17 @@ impl<B: Backing> MovedFile<'_, B> {
     ///
     /// # Errors
     /// As [`Vfs::rewrap`].
-    pub fn rewrap(&self, from: Option<&KeyArn>, to: Option<&KeyArn>) -> Result<Rewrapped> {
+    pub fn rewrap(&self, job: &RewrapJob) -> Result<Rewrapped> {
         let open = || match self.vfs.open_backing(self.inode, Access::ReadWrite) {
             // A file without any name was removed since.
             Err(error) if error.errno() == Errno::STALE => Err(Errno::NOENT.into()),
             other => other,
         };
-        self.vfs.rewrap_inode(self.inode, open, from, to)
+        self.vfs.rewrap_inode(self.inode, open, job)
     }
 
     /// Where it lies in the ciphertext directory at present, relative to the root; empty if it has no name any more.
     pub fn ciphertext_path(&self) -> Vec<u8> {
-        let mut parts = Vec::new();
-        let mut at = Arc::clone(self.inode);
-        loop {
-            let up = read(&at.place).names.first().cloned();
-            let Some((parent, entry)) = up else { break };
-            parts.push(entry.into_bytes());
-            at = parent;
-        }
-        parts.reverse();
-        parts.join(&b'/')
+        ciphertext_path(self.inode)
     }
 }

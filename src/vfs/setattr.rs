@@ -7,8 +7,13 @@ use super::Result;
 use super::attr::{Attr, SetAttr};
 use super::fs::Vfs;
 use super::inode::Inode;
-use crate::store::{Access, Backing, BackingFile, FileKind, SetTime, Target};
+use crate::content::Content;
+use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
 use crate::sync::{Arc, lock};
+
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
 
 impl<B: Backing> Vfs<B> {
     /// Changes attributes. `handle` is the open file that asks, if one does.
@@ -22,14 +27,14 @@ impl<B: Backing> Vfs<B> {
             self.truncate(&inode, handle, size)?;
         }
         if change.uid.is_some() || change.gid.is_some() {
-            self.with_target(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
+            self.change_mode(&inode, |target| self.backing.set_owner(target, change.uid, change.gid))?;
         }
         if let Some(mode) = change.mode {
-            self.with_target(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
+            self.change_mode(&inode, |target| self.backing.set_mode(target, mode & 0o7777))?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let (atime, mtime) = (change.atime.unwrap_or(SetTime::Omit), change.mtime.unwrap_or(SetTime::Omit));
-            self.with_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
+            self.change_target(&inode, |target| self.backing.set_times(target, atime, mtime))?;
         }
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))
@@ -42,27 +47,58 @@ impl<B: Backing> Vfs<B> {
             _ => return Err(Errno::INVAL.into()),
         }
         if let Some(file) = handle.and_then(|number| self.files.get(number)) {
-            return self.report(inode, file.content.truncate(size));
+            self.check_id(&file.content)?;
+            return self.report_of(inode, Some(&file.content), file.content.truncate(size));
         }
         if size == 0 {
-            return self.empty(inode);
+            let slot = lock(&inode.content);
+            return match &slot.content {
+                Some(content) => self.empty(inode, content),
+                None => Ok(self.open_backing(inode, Access::ReadWrite)?.set_len(0)?),
+            };
         }
         let content = self.acquire(inode, true)?;
-        let done = content.truncate(size);
+        let done = self.check_id(&content).and_then(|()| content.truncate(size));
         self.relinquish(inode);
         self.report(inode, done)
     }
 
-    /// Empties a file. That needs no key, so it works on damaged and shredded files too.
-    fn empty(&self, inode: &Inode<B>) -> Result<()> {
-        let slot = lock(&inode.content);
-        let Some(content) = &slot.content else {
-            return Ok(self.open_backing(inode, Access::ReadWrite)?.set_len(0)?);
-        };
+    /// Empties an open file. That needs no key, so it works on damaged and shredded files too.
+    pub(super) fn empty(&self, inode: &Inode<B>, content: &Content<B>) -> Result<()> {
         if !content.is_writable() {
             content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
         }
         self.report(inode, content.truncate(0))
+    }
+
+    /// Takes setuid away, and setgid where it stands for the group that programs run with: what Linux does when somebody
+    /// without privilege writes to, cuts, or gives away a file. Answers whether there was something to take.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn kill_set_id(&self, ino: u64) -> Result<bool> {
+        self.drop_mode_bits(ino, |mode| if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID })
+    }
+
+    /// Takes setgid away: what Linux does when somebody outside of the file's group sets its ACL.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn kill_set_gid(&self, ino: u64) -> Result<bool> {
+        self.drop_mode_bits(ino, |_| SET_GID)
+    }
+
+    fn drop_mode_bits(&self, ino: u64, bits: impl FnOnce(u32) -> u32) -> Result<bool> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Regular {
+            return Ok(false);
+        }
+        let mode = self.stat(&inode)?.mode;
+        let left = mode & !bits(mode);
+        if left != mode {
+            self.change_mode(&inode, |target| self.backing.set_mode(target, left))?;
+        }
+        Ok(left != mode)
     }
 
     /// Inode flags as chattr(1) sets them.
@@ -89,11 +125,6 @@ impl<B: Backing> Vfs<B> {
         if flags & !known & REFUSED != 0 {
             return Err(Errno::OPNOTSUPP.into());
         }
-        self.with_target(&inode, |target| self.backing.set_inode_flags(target, flags))
-    }
-
-    /// Whether the backing object is owned by this process's user, which may then change its mode.
-    pub(super) fn is_owner(&self, target: Target<'_, B>) -> Result<bool> {
-        Ok(self.backing.stat(target)?.uid == rustix::process::geteuid().as_raw())
+        self.change_target(&inode, |target| self.backing.set_inode_flags(target, flags))
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::inode::Inode;
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Mutex, MutexGuard, lock, read};
+use crate::sync::{Arc, Mutex, MutexGuard, lock, read, write};
 
 const SHARDS: u64 = 16;
 
@@ -117,5 +117,16 @@ impl<B: Backing> InodeTable<B> {
     /// How many inodes are known.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+}
+
+impl<B: Backing> Drop for InodeTable<B> {
+    /// Inodes keep their parents. Were they left to end one by another, a deep tree would need as deep a stack.
+    fn drop(&mut self) {
+        for shard in &self.shards {
+            for inode in lock(shard).values() {
+                write(&inode.place).names.clear();
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use super::fs::Vfs;
 use super::inode::Inode;
 use crate::env::random;
 use crate::format::{Outcome, xattr};
-use crate::store::{Backing, FileKind, XattrMode};
+use crate::store::{Backing, FileKind, Target, XattrMode};
 use crate::sync::lock;
 
 const USER: &str = "user.";
@@ -78,14 +78,15 @@ impl<B: Backing> Vfs<B> {
         let stored = match &disk {
             DiskName::Plain(_) => value,
             DiskName::Encrypted(_) => {
-                if value.len() > xattr::MAX_VALUE {
+                if value.len() > xattr::max_value(name) {
                     return Err(Errno::TOOBIG.into());
                 }
                 sealed = xattr::encode_value(&self.keys, name, value, &random(&*self.volume.entropy));
                 &sealed
             }
         };
-        self.with_target(&inode, |target| self.backing.set_xattr(target, disk.as_str(), stored, mode))?;
+        let set = |target: Target<'_, B>| self.backing.set_xattr(target, disk.as_str(), stored, mode);
+        if disk.as_str() == ACL_ACCESS { self.change_mode(&inode, set) } else { self.change_target(&inode, set) }?;
         self.note_acl(&inode, disk.as_str());
         Ok(())
     }
@@ -98,6 +99,9 @@ impl<B: Backing> Vfs<B> {
         let inode = self.inode(ino)?;
         let names = self.with_target(&inode, |target| self.backing.list_xattrs(target))?;
         let plain = |disk: String| {
+            if xattr::is_long(&disk) {
+                return self.long_name(&inode, &disk);
+            }
             if disk.starts_with(USER) {
                 return xattr::decode_name(&self.keys, disk.as_bytes())
                     .inspect_err(|_: &Outcome| {
@@ -110,6 +114,14 @@ impl<B: Backing> Vfs<B> {
         Ok(names.into_iter().filter_map(plain).collect())
     }
 
+    /// The full name of an attribute that holds it beside its value.
+    fn long_name(&self, inode: &Inode<B>, disk: &str) -> Option<Vec<u8>> {
+        // What cannot be read now, or was removed, is not there; what is forged is an event.
+        let data = self.with_target(inode, |target| self.backing.get_xattr(target, disk)).ok()?;
+        let decoded = xattr::decode_long(&self.keys, disk, &data).map_err(Into::into);
+        self.report(inode, decoded).ok().map(|(name, _)| name)
+    }
+
     /// Removes an attribute.
     ///
     /// # Errors
@@ -118,7 +130,7 @@ impl<B: Backing> Vfs<B> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let disk = self.disk_name(&inode, name)?;
-        self.with_target(&inode, |target| self.backing.remove_xattr(target, disk.as_str()))?;
+        self.change_target(&inode, |target| self.backing.remove_xattr(target, disk.as_str()))?;
         self.note_acl(&inode, disk.as_str());
         Ok(())
     }

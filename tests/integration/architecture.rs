@@ -28,6 +28,16 @@ const LAYERS: [(&str, u32); 16] = [
     ("cli", 9),
 ];
 
+/// Modules side by side that import one another in a circle because they are two halves of one thing.
+const HALVES: [(&str, &[&str]); 4] = [
+    // A signing key of any kind, and the kinds.
+    ("crypto::asymmetric", &["ec", "ed25519", "ml_dsa", "rsa", "signing"]),
+    // A file's header, the recipients in it and the keys that it derives; names and the id that they hang on.
+    ("format", &["branch", "dirid", "header", "keys", "name", "recipient"]),
+    ("fuse", &["direct", "session"]),
+    ("store", &["local", "local_attr"]),
+];
+
 /// Locks that `sync` offers in a form that the scheduler of the concurrency tests can take over. `sys` is below it: its
 /// memory outlives every test.
 const LOCKS: [&str; 3] = ["Mutex", "RwLock", "Condvar"];
@@ -69,6 +79,7 @@ fn findings(sources: &[Source]) -> Vec<String> {
         }
     }
     findings.extend(cycle(&imports).map(|modules| format!("a cycle of imports: {}", modules.join(" -> "))));
+    findings.extend(circles_side_by_side(sources));
     for source in sources {
         let path = &source.path;
         for (line, word) in source.words() {
@@ -86,6 +97,32 @@ fn findings(sources: &[Source]) -> Vec<String> {
                 findings.push(format!("{path}:{line}: `{name}!` outside src/cli"));
             }
         }
+    }
+    findings
+}
+
+/// Modules below one parent that import one another in a circle, themselves or by what is below them.
+fn circles_side_by_side(sources: &[Source]) -> Vec<String> {
+    let modules: BTreeSet<&[String]> = sources.iter().map(|source| source.module.as_slice()).collect();
+    let mut imports: BTreeMap<String, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
+    for source in sources.iter().filter(|source| !source.is_root()) {
+        for path in source.paths() {
+            let own = &source.module;
+            let Some(other) = (1..=path.len()).rev().find_map(|len| modules.get(&path[..len])) else { continue };
+            let shared = own.iter().zip(other.iter()).take_while(|(a, b)| a == b).count();
+            if let (1.., Some(from), Some(to)) = (shared, own.get(shared), other.get(shared)) {
+                imports.entry(own[..shared].join("::")).or_default().entry(from).or_default().insert(to);
+            }
+        }
+    }
+    let mut findings = Vec::new();
+    // The key manager's parts are one state machine: its store, its audit log and the custody of its keys need one another.
+    for (parent, mut imports) in imports.into_iter().filter(|(parent, _)| !parent.starts_with("kms")) {
+        let halves = HALVES.iter().find(|(of, _)| *of == parent).map_or(&[][..], |(_, halves)| halves);
+        for (from, to) in &mut imports {
+            to.retain(|to| !(halves.contains(from) && halves.contains(to)));
+        }
+        findings.extend(cycle(&imports).map(|modules| format!("a cycle within `{parent}`: {}", modules.join(" -> "))));
     }
     findings
 }
@@ -211,6 +248,20 @@ fn every_rule_finds_what_it_is_for() {
 
     let cyclic = [Source::new("src/env.rs", "use crate::types::A;"), Source::new("src/types.rs", "use crate::env::B;")];
     assert_eq!(findings(&cyclic).len(), 1);
+
+    let side_by_side = |a: &str, b: &str| {
+        let files =
+            [Source::new("src/cli/a.rs", a), Source::new("src/cli/a/inner.rs", ""), Source::new("src/cli/b.rs", b)];
+        circles_side_by_side(&files).len()
+    };
+    assert_eq!(side_by_side("use super::b::X;", "use super::a::Y;"), 1);
+    assert_eq!(side_by_side("fn f() { super::b::x() }", "use crate::cli::{c::Z, a::inner::{Y, Z}};"), 1);
+    assert_eq!(
+        side_by_side("use self::inner::X; use super::b::{self, X as Y};", "mod tests { use super::super::a; }"),
+        1
+    );
+    assert_eq!(side_by_side("use super::b::X;", "mod tests { use super::a::Y; } mod a {}"), 0);
+    assert_eq!(side_by_side("use super::b::X;", "use crate::types::a::Y;"), 0);
 
     let long = Source::new("src/a.rs", &"\n".repeat(MAX_LINES + 1));
     let foreign = Source::new("src/b.rs", "// \u{e4}\n");

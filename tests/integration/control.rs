@@ -72,7 +72,7 @@ impl Mount {
 fn serve(host: &Host, root: &Path) -> Served<LocalDir> {
     let volume = host.files(root);
     let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
-    let options = Options { read_only: false, privileged: rustix::process::geteuid().is_root() };
+    let options = Options { privileged: rustix::process::geteuid().is_root(), ..Options::default() };
     let vfs = Arc::new(Vfs::new(backing.clone(), volume.clone(), options).expect("mount"));
     let service = host.service(&volume.keys.volume().config.volume_id);
     let registry = host.engine.registry();

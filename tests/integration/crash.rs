@@ -20,8 +20,8 @@ use disk::{Cut, Disk, Pages, draw};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
-    Create, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, Link, Mkdir, Punch, Remount, Rename, Reserve, Rewrap,
-    Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
+    Create, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, Mkdir, Punch, Remount, Rename,
+    Reserve, Rewrap, Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -161,6 +161,24 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     (
         "a directory over a directory",
         &[Mkdir("d"), Create("d/f"), Write("d/f", 0, 9), Fsync("d/f"), Mkdir("e"), Rename("d", "e"), FsyncDir("")],
+    ),
+    (
+        "a directory over a directory, without an exchange",
+        &[
+            LackExchange,
+            Mkdir("d"),
+            Create("d/f"),
+            Write("d/f", 0, 9),
+            Fsync("d/f"),
+            Mkdir("e"),
+            Rename("d", "e"),
+            FsyncDir(""),
+            Mkdir(LONGEST),
+            Rename("e", LONGEST),
+            Mkdir("e"),
+            Rename(LONGEST, "e"),
+            FsyncDir(""),
+        ],
     ),
     (
         "long names",

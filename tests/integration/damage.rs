@@ -243,6 +243,19 @@ fn every_handle_learns_once_of_a_flush_that_failed() {
 }
 
 #[test]
+fn a_file_that_is_open_opens_again_without_its_header() {
+    let clock = Arc::new(SystemClock);
+    let plan = FaultPlan::new();
+    let fixture = Fixture::new(Faulty::new(Memory::new(clock.clone()), plan.clone()), clock);
+    let vfs = fixture.mount();
+    let (attr, one) = vfs.create(ROOT, b"f", 0o644, &ROOT_USER).expect("created");
+    vfs.write(one.handle, 0, &[7; 10_000]).expect("written");
+    let before = plan.count(&[OpClass::Read]);
+    vfs.open(attr.ino, true).expect("opened");
+    assert_eq!(plan.count(&[OpClass::Read]), before, "what its key's state is asked with is in memory");
+}
+
+#[test]
 fn a_mode_that_a_killed_mount_had_changed_is_given_back() {
     let fixture = volume();
     let vfs = fixture.mount();

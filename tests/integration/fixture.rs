@@ -1,6 +1,7 @@
 //! A volume in memory, ready to be mounted without a kernel.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use kmsfs::content::Volume;
@@ -26,6 +27,7 @@ type Bound = ([u8; 32], EncryptionContext);
 pub struct OneKey {
     key: KeyArn,
     entropy: SeededEntropy,
+    disabled: AtomicBool,
     /// By blob, the data key and the context that it is bound to.
     wrapped: Mutex<HashMap<Vec<u8>, Bound>>,
 }
@@ -34,7 +36,11 @@ impl OneKey {
     pub fn new() -> Self {
         let (region, account): (Region, AccountId) = ("eu-central-1".parse().unwrap(), "111122223333".parse().unwrap());
         let key = KeyArn::new(&region, &account, "1234abcd-12ab-34cd-56ef-1234567890ab");
-        Self { key, entropy: SeededEntropy::new(7), wrapped: Mutex::default() }
+        Self { key, entropy: SeededEntropy::new(7), disabled: AtomicBool::new(false), wrapped: Mutex::default() }
+    }
+
+    fn usable(&self) -> Result<(), KeyError> {
+        if self.disabled.load(Ordering::SeqCst) { Err(KeyError::Disabled(self.key.clone())) } else { Ok(()) }
     }
 
     fn wrap(&self, key: [u8; 32], context: &EncryptionContext) -> Vec<u8> {
@@ -56,16 +62,18 @@ impl KeyService for OneKey {
     }
 
     fn check(&self, _key: &KeyArn) -> Result<(), KeyError> {
-        Ok(())
+        self.usable()
     }
 
     fn generate_data_key(&self, _key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
+        self.usable()?;
         let bytes = random::<32>(&self.entropy);
         let key = SecretKey::from_slice(&bytes).unwrap();
         Ok(GeneratedKey { key, blob: self.wrap(bytes, context) })
     }
 
     fn decrypt(&self, _key: &KeyArn, blob: &[u8], context: &EncryptionContext) -> Result<SecretKey<32>, KeyError> {
+        self.usable()?;
         Ok(SecretKey::from_slice(&self.unwrap(blob, context)?).unwrap())
     }
 
@@ -125,9 +133,18 @@ impl<B: Backing + Clone> Fixture<B> {
         Fixture { backing, service, clock, entropy, volume_id: *volume_id }
     }
 
+    /// Enables or disables the one key.
+    pub fn set_key_enabled(&self, enabled: bool) {
+        self.service.disabled.store(!enabled, Ordering::SeqCst);
+    }
+
     /// Mounts the volume, with an empty cache of data keys.
     pub fn mount(&self) -> Vfs<B> {
-        let options = Options { read_only: false, privileged: true };
+        self.mount_with(Options { privileged: true, ..Options::default() })
+    }
+
+    /// As [`Self::mount`], with other options.
+    pub fn mount_with(&self, options: Options) -> Vfs<B> {
         Vfs::new(Arc::new(self.backing.clone()), Arc::new(self.volume()), options).unwrap()
     }
 
@@ -139,7 +156,7 @@ impl<B: Backing + Clone> Fixture<B> {
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
-        Volume { geometry: Geometry::P1, entropy: self.entropy.clone(), keys, read_attempts: 1 }
+        Volume::new(self.entropy.clone(), keys, 1)
     }
 
     fn keys(&self) -> VolumeKeys {

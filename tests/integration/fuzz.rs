@@ -143,6 +143,7 @@ fn write_corpus() {
     };
     put("xattr", "comment", &xattr(b"user.comment", b"value"));
     put("xattr", "empty", &xattr(b"user.a", b""));
+    put("xattr", "long", &xattr(&[b"user.", &[b'x'; 200][..]].concat(), b"value"));
     let home = tempfile::tempdir().unwrap();
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
     let entropy = SeededEntropy::new(1);
@@ -180,6 +181,9 @@ fn write_corpus() {
         ("list", r#"ListAliases {"Limit":10}"#),
     ] {
         put("api", name, request.replacen(' ', "\n", 1).as_bytes());
+    }
+    for (name, requests) in crate::transport::sequences() {
+        put("fuse", name, &requests);
     }
     for seed in 0..4_u8 {
         put("ops", &format!("random-{seed}"), &random::<800>(&SeededEntropy::new(seed.into())));

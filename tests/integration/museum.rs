@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use kmsfs::env::ManualClock;
-use kmsfs::keys::KeyService;
 use kmsfs::kms::custody::{Home, Passphrase, Unlock};
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::Silent;
@@ -208,6 +207,19 @@ fn stored(dir: &Path) -> BTreeMap<PathBuf, (i64, i64, u64, Vec<u8>)> {
         }
     }
     found
+}
+
+/// A released version without an exhibit would be forgotten by this test.
+#[test]
+fn every_released_version_has_its_exhibit() {
+    let log = fs::read_to_string(museum().join("../../CHANGELOG.md")).expect("a changelog");
+    let versions = log.lines().filter_map(|line| line.strip_prefix("## [")?.split_once("] - "));
+    let versions: Vec<_> = versions.collect();
+    assert!(!versions.is_empty(), "no version was found");
+    for (version, date) in versions {
+        let made = museum().join(version).join("manifest.json").exists();
+        assert!(made || date == "unreleased", "{version}: tests/museum/make.py makes its exhibit");
+    }
 }
 
 #[test]

@@ -408,12 +408,15 @@ for signal in TERM INT; do
   foreground
   python3 "$WORK/writer.py" "$M/busy-$signal" > "$WORK/synced-$signal" &
   writer=$!
+  exec 9> "$M/unsynced-$signal"
+  echo written >&9
   sleep 1
   kill -$signal $pid
   sleep 1
   expect 0 "a mount in use goes on for a while after SIG$signal" mountpoint -q "$M"
   ended 11 22 "SIG$signal ends a mount in use within its bound, with status 11"
   wait $writer
+  exec 9>&-
   expect 0 "no dead mount stays" bash -c "! mountpoint -q '$M' && ls '$M'"
 done
 foreground
@@ -437,6 +440,7 @@ for signal in TERM INT; do
   synced=$(cat "$WORK/synced-$signal")
   lines=$(wc -l < "$M/busy-$signal")
   : > "$WORK/out"
+  expect 0 "what was written without a sync is there as well" grep -q written "$M/unsynced-$signal"
   if [ "${synced:-0}" -gt 0 ] && [ "$lines" -ge "$synced" ]; then pass "all $synced synced writes are there after SIG$signal"; else fail "$lines lines after SIG$signal, ${synced:-0} were synced"; fi
 done
 expect 0 "unmount" "$K" umount "$M"

@@ -55,6 +55,13 @@ check "it is a mount" mountpoint -q plain
 check "write" bash -c 'head -c 3000000 /dev/urandom > data && cp data plain/data && mkdir plain/d && echo hello > plain/d/f && ln -s f plain/d/l && sync plain/data'
 check "the file is mine" test "$(stat -c %u plain/data)" = "$(id -u)"
 check "a file that its owner may not read" bash -c 'echo x > plain/locked && chmod 000 plain/locked && ! cat plain/locked && chmod 600 plain/locked && grep -q x plain/locked'
+check "directories that their owner may not search or list" bash -c 'mkdir plain/shut && echo x > plain/shut/f && exec 9<> plain/shut/f &&
+  chmod 0 plain/shut && ! ls plain/shut && stat -L -c %s /proc/self/fd/9 && echo more >&9 && chmod 400 plain/shut && ls plain/shut | grep -qx f &&
+  ! cat plain/shut/f && chmod 300 plain/shut && ! ls plain/shut && touch plain/shut/g && grep -q more plain/shut/f && chmod 700 plain/shut && rm -r plain/shut'
+check "an empty directory without any right is removed" bash -c 'mkdir -m 0 plain/none && rmdir plain/none'
+check "a write-protected tree is used as it is" bash -c 'mkdir -p plain/mod/sub && echo x > plain/mod/sub/f && chmod -R a-w plain/mod && ls -lR plain/mod &&
+  grep -q x plain/mod/sub/f && ! touch plain/mod/sub/g && chmod -R u+w plain/mod && rm -r plain/mod'
+check "no mode is left to give back" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
 check "names and content are encrypted" bash -c '! ls -R cipher | grep -q data && ! grep -rq hello cipher'
 check "unmount" "$k" umount plain
 check "it is no mount any more" bash -c '! mountpoint -q plain'

@@ -616,7 +616,9 @@ def symlink_size(disk_size):                                    # getattr: arith
 
 
 def xattr_name_seal(vk, name):                                  # name: the full name, e.g. b"user.comment"
-    need(name.startswith(b"user.") and 5 < len(name) <= 167 and b"\0" not in name, "XattrNameRange")
+    need(name.startswith(b"user.") and 5 < len(name) <= 255 and b"\0" not in name, "XattrNameRange")
+    if len(name) > 167:
+        return "user.kmsfs.~" + b64(mac32(vk["longname"], XATTR_NAME_AD + name))
     return "user.kmsfs." + b64(siv_seal(vk["names"], XATTR_NAME_AD, _pad16(name, 167)))
 
 
@@ -631,10 +633,25 @@ def xattr_name_open(vk, disk_name):
 
 
 def xattr_value_seal(vk, name, value, nonce24):
+    if len(name) > 167:
+        return nonce24 + xaes_seal(vk["xattr"], nonce24, bytes([len(name)]) + name + value, b"KFS1 long xattr" + xattr_name_seal(vk, name).encode())
     return nonce24 + xaes_seal(vk["xattr"], nonce24, value, name)
 
 
+def xattr_long_open(vk, disk_name, data):                       # -> (full name, value)
+    need(len(data) >= 40, "XattrAuth")
+    text = xaes_open(vk["xattr"], data[:24], data[24:], b"KFS1 long xattr" + disk_name.encode(), "XattrAuth")
+    need(len(text) > 0 and 167 < text[0] < len(text), "XattrAuth")
+    name = text[1:1 + text[0]]
+    need(name.startswith(b"user.") and b"\0" not in name and eq(xattr_name_seal(vk, name).encode(), disk_name.encode()), "XattrAuth")
+    return name, text[1 + text[0]:]
+
+
 def xattr_value_open(vk, name, data):
+    if len(name) > 167:
+        found, value = xattr_long_open(vk, xattr_name_seal(vk, name), data)
+        need(found == name, "XattrAuth")
+        return value
     need(len(data) >= 40, "XattrAuth")
     return xaes_open(vk["xattr"], data[:24], data[24:], name, "XattrAuth")
 
@@ -899,6 +916,7 @@ OPS = {
     "symlink_open": lambda bl, i: dict(target=symlink_open(volume_keys(VRK, VID), i["text"]).hex()),
     "xattr_name": lambda bl, i: (lambda t: dict(disk=t, chars=len(t)))(xattr_name_seal(volume_keys(VRK, VID), X(i["name"]))),
     "xattr_name_open": lambda bl, i: dict(name=xattr_name_open(volume_keys(VRK, VID), i["disk"]).hex()),
+    "xattr_long_open": lambda bl, i: (lambda nv: dict(name=nv[0].hex(), value=nv[1].hex()))(xattr_long_open(volume_keys(VRK, VID), i["disk"], X(i["data"]))),
     "xattr_value": lambda bl, i: dict(data=xattr_value_seal(volume_keys(VRK, VID), X(i["name"]), X(i["value"]), X(i["nonce"])).hex()),
     "xattr_value_open": lambda bl, i: dict(value=xattr_value_open(volume_keys(VRK, VID), X(i["name"]), X(i["data"])).hex()),
     "volume_open": op_volume_open,
@@ -1320,7 +1338,24 @@ def make():
         o = add("xattr/name-%d" % len(nm), "xattr_name", name=nm.hex())
         add("xattr/name-back-%d" % len(nm), "xattr_name_open", dict(name=nm.hex()), disk=o["disk"])
     assert o["chars"] == 255
-    add("xattr/name-168", "xattr_name", "XattrNameRange", name=(b"user." + b"n" * 163).hex())
+    add("xattr/name-256", "xattr_name", "XattrNameRange", name=(b"user." + b"n" * 251).hex())
+    for nm in (b"user." + b"n" * 163, b"user." + b"m" * 250):
+        d = add("xattr/long-%d" % len(nm), "xattr_name", name=nm.hex())["disk"]
+        assert len(d) == 55
+        add("xattr/long-name-only-%d" % len(nm), "xattr_name_open", "BadName", disk=d)
+        for val in (b"", b"value " * 100):
+            o = add("xattr/long-value-%d-%d" % (len(nm), len(val)), "xattr_value", name=nm.hex(), value=val.hex(), nonce=seq(0x45, 24).hex())
+            add("xattr/long-back-%d-%d" % (len(nm), len(val)), "xattr_long_open", dict(name=nm.hex(), value=val.hex()), disk=d, data=o["data"])
+            add("xattr/long-value-back-%d-%d" % (len(nm), len(val)), "xattr_value_open", dict(value=val.hex()), name=nm.hex(), data=o["data"])
+    add("xattr/long-flip", "xattr_long_open", "XattrAuth", disk=d, data=o["data"][:-2] + "%02x" % (int(o["data"][-2:], 16) ^ 1))
+    add("xattr/long-short", "xattr_long_open", "XattrAuth", disk=d, data="00" * 39)
+    add("xattr/long-other-name", "xattr_value_open", "XattrAuth", name=(b"user." + b"x" * 250).hex(), data=o["data"])
+    n45 = seq(0x45, 24)
+    def long_text(text):
+        return (n45 + xaes_seal(vk["xattr"], n45, text, b"KFS1 long xattr" + d.encode())).hex()
+    for what, text in (("empty", b""), ("cut", bytes([255]) + nm[:200]), ("of-another", bytes([255]) + b"user." + b"x" * 250), ("name-short", bytes([6]) + b"user.a")):
+        add("xattr/long-" + what, "xattr_long_open", "XattrAuth", disk=d, data=long_text(text))
+    add("xattr/long-planted", "xattr_long_open", "XattrAuth", disk=d, data=xattr_value_seal(vk, d.encode(), bytes([255]) + nm + b"v", n45).hex())
     add("xattr/name-no-namespace", "xattr_name", "XattrNameRange", name=b"trusted.a".hex())
     add("xattr/name-is-a-file-name", "xattr_name_open", "BadName", disk="user.kmsfs." + e1)
     add("xattr/name-plain", "xattr_name_open", "BadName", disk="user.comment")

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::content::{self, Rewrapped, Volume};
 use crate::env::system_clock;
-use crate::keys::KeyService;
+use crate::keys::{KeyService, RewrapJob};
 use crate::kms::registry::Registry;
 use crate::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files_by};
 use crate::ops::{Finding, Paths, Progress, Visit, config};
@@ -61,15 +61,15 @@ pub fn rewrap<B: Backing>(
     if root_key {
         keys.replace_volume(opened);
     }
-    let (from, to) = (options.from.as_ref(), options.to.as_ref());
-    let one = |file: &Visit<'_, B>| served.vfs.rewrap(file.dir, file.entry, from, to);
+    let job = RewrapJob::new(options.from.clone(), options.to.clone());
+    let one = |file: &Visit<'_, B>| served.vfs.rewrap(file.dir, file.entry, &job);
     let mut rewrapped = 0;
     for _ in 0..MAX_PASSES {
         let volume = keys.volume();
         let mut report = rewrap_files_by(&served.backing, &volume, options.threads, progress, &one)
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         let moved = watch.end();
-        rewrap_moved(&moved, options, progress, &mut report);
+        rewrap_moved(&moved, &job, progress, &mut report);
         // What an earlier pass moved, this one found to need nothing.
         report.unchanged = report.unchanged.saturating_sub(rewrapped);
         rewrapped += report.rewrapped;
@@ -96,7 +96,7 @@ pub(super) fn under_way() -> CliError {
 /// The files that got another name during a walk: it may have missed them.
 fn rewrap_moved<B: Backing>(
     moved: &MovedFiles<'_, B>,
-    options: &RewrapOptions,
+    job: &RewrapJob,
     progress: &dyn Progress,
     report: &mut RewrapReport,
 ) {
@@ -104,7 +104,7 @@ fn rewrap_moved<B: Backing>(
         if progress.is_cancelled() {
             return;
         }
-        match file.rewrap(options.from.as_ref(), options.to.as_ref()) {
+        match file.rewrap(job) {
             Ok(Rewrapped::Yes) => report.rewrapped += 1,
             // Most of them were met by the walk and are counted already.
             Ok(Rewrapped::No) | Err(content::Error::Os(Errno::NOENT)) => {}

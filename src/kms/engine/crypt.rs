@@ -5,12 +5,15 @@ use serde_json::{Map, Value, json};
 use super::Engine;
 use super::aliases::create_managed;
 use super::authorise::Access;
-use super::call::Effect::*;
+use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::cipher::{Ciphertext, Use, symmetric_id};
-use super::resolve::{Forms, usable};
+use super::evaluate::flag;
+use super::resolve::{Forms, find, usable};
 use crate::kms::KmsError;
+use crate::kms::blob::Header;
 use crate::kms::model::*;
+use crate::kms::store::Snapshot;
 use crate::types::EncryptionContext;
 
 const MAX_PLAINTEXT: usize = 4096;
@@ -163,14 +166,17 @@ impl Engine {
             let using = Use { operation: "ReEncrypt", algorithm: from, context: &request.source_encryption_context };
             let blob = (!ignored).then_some(&request.ciphertext_blob[..]);
             let ciphertext = Ciphertext { blob, key_id: request.source_key_id.as_deref(), using: &using };
+            let same_key = flag(is_same_key(call, &*call.snapshot()?, &request));
             let access = Access::to("ReEncryptFrom")
                 .tokens(&request.grant_tokens)
                 .context(&request.source_encryption_context)
+                .with("kms:ReEncryptOnSameKey", same_key)
                 .with("kms:EncryptionAlgorithm", from.as_str());
             let opened = call.open(&ciphertext, access)?;
             let access = Access::to("ReEncryptTo")
                 .tokens(&request.grant_tokens)
                 .context(&request.destination_encryption_context)
+                .with("kms:ReEncryptOnSameKey", same_key)
                 .with("kms:EncryptionAlgorithm", to.as_str());
             let snapshot = call.snapshot()?;
             let key = call.key(&snapshot, &request.destination_key_id, Forms::Any, access)?;
@@ -236,6 +242,19 @@ fn present<const N: usize>(members: [(&str, Option<String>); N]) -> Value {
     let members: Map<String, Value> =
         members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect();
     if members.is_empty() { Value::Null } else { members.into() }
+}
+
+/// Whether a re-encryption stays under its key, as far as the request tells; what it names wrongly is refused later.
+fn is_same_key(call: &Call<'_>, snapshot: &Snapshot, request: &ReEncryptRequest) -> bool {
+    let id_of = |text: &str| {
+        let found = find(call.caller, snapshot, text, Forms::Any, "ReEncryptTo").ok();
+        found.map(|found| found.key.record.key_id.clone())
+    };
+    let source = match &request.source_key_id {
+        Some(text) => id_of(text),
+        None => Header::parse(&request.ciphertext_blob).map(|header| header.key_id_text().to_string()),
+    };
+    source.is_some() && source == id_of(&request.destination_key_id)
 }
 
 /// Ends a dry run, when everything has been checked.

@@ -193,16 +193,16 @@ impl Caller {
         self.changed(|fields| fields.via_service = Some(service.into()))
     }
 
-    /// The same caller in another Region.
-    #[must_use]
-    pub fn in_region(self, region: Region) -> Self {
-        self.changed(|fields| fields.region = region)
-    }
-
     /// The service calls for this resource (condition key `aws:SourceArn`).
     #[must_use]
     pub fn for_resource(self, arn: impl Into<String>) -> Self {
         self.changed(|fields| fields.source_arn = Some(arn.into()))
+    }
+
+    /// The same caller in another Region.
+    #[must_use]
+    pub fn in_region(self, region: Region) -> Self {
+        self.changed(|fields| fields.region = region)
     }
 
     /// Address and user agent of a remote caller.

@@ -53,6 +53,10 @@ pub(super) struct Meta {
     pub(super) atime: FileTime,
     pub(super) mtime: FileTime,
     pub(super) ctime: FileTime,
+    /// When it was made.
+    pub(super) btime: FileTime,
+    /// Made without a name, and may be given one.
+    pub(super) linkable: bool,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
 }
 
@@ -89,6 +93,17 @@ impl Inode {
         let mut meta = lock(&self.meta);
         meta.nlink = meta.nlink.saturating_add_signed(by);
         meta.ctime = now;
+    }
+
+    /// A file made without a name may be given one.
+    pub(super) fn allow_first_link(&self) {
+        lock(&self.meta).linkable = true;
+    }
+
+    /// Whether it may be given a name although it has none.
+    pub(super) fn take_first_link(&self) -> bool {
+        let mut meta = lock(&self.meta);
+        std::mem::take(&mut meta.linkable) || meta.nlink > 0
     }
 
     /// A directory that lost its name has no link left.

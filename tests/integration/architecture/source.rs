@@ -1,5 +1,6 @@
 //! Just enough of Rust's grammar to see what a source file imports.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// One source file.
@@ -125,6 +126,78 @@ impl Source {
             at += 1;
         }
         imports
+    }
+
+    /// Paths within the library that the file names by `crate::`, `super::` and `self::`, each name of a group by itself.
+    /// They end in what they name, a module or something in it.
+    pub fn paths(&self) -> BTreeSet<Vec<String>> {
+        let text = |at: usize| self.tokens.get(at).map_or("", |token| token.text.as_str());
+        let mut paths = BTreeSet::new();
+        let mut depth = 0;
+        let mut inline: Vec<usize> = Vec::new();
+        let mut at = 0;
+        while at < self.tokens.len() {
+            let base = match text(at) {
+                "{" => {
+                    depth += 1;
+                    None
+                }
+                "}" => {
+                    if inline.last() == Some(&depth) {
+                        inline.pop();
+                    }
+                    depth -= 1;
+                    None
+                }
+                "mod" if text(at + 2) == "{" => {
+                    inline.push(depth + 1);
+                    None
+                }
+                "crate" => Some(Vec::new()),
+                // What an inline module calls itself is part of the file's module.
+                "self" if inline.is_empty() => Some(self.module.clone()),
+                "super" => {
+                    let mut ups = 1;
+                    while text(at + 1) == "::" && text(at + 2) == "super" {
+                        at += 2;
+                        ups += 1;
+                    }
+                    let up = self.module.len().checked_sub(ups - inline.len().min(ups));
+                    up.map(|len| self.module[..len].to_vec())
+                }
+                _ => None,
+            };
+            if let Some(base) = base
+                && text(at + 1) == "::"
+            {
+                self.tree(at + 2, base, &mut paths);
+            }
+            at += 1;
+        }
+        paths
+    }
+
+    /// The paths of the tree of names at this token, below `base`; answers the token behind it.
+    fn tree(&self, mut at: usize, mut base: Vec<String>, paths: &mut BTreeSet<Vec<String>>) -> usize {
+        let text = |at: usize| self.tokens.get(at).map_or("", |token| token.text.as_str());
+        while text(at) != "{" {
+            base.push(text(at).to_owned());
+            if text(at + 1) != "::" {
+                paths.insert(base);
+                return at + 1;
+            }
+            at += 2;
+        }
+        at += 1;
+        while !matches!(text(at), "}" | "") {
+            at = self.tree(at, base.clone(), paths);
+            // A new name for it, and the comma.
+            while !matches!(text(at), "," | "}" | "") {
+                at += 1;
+            }
+            at += usize::from(text(at) == ",");
+        }
+        at + 1
     }
 
     /// The first names of the path, or the group of paths, at this token.

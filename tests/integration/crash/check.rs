@@ -55,6 +55,14 @@ fn check_tree(run: &Run, cut: Cut, volume: &Volume) -> Tree {
             allowed.push(next.clone());
             allowed.last_mut().unwrap().insert(path.clone(), Node::Directory);
         }
+        // Without an exchange the empty directory goes first.
+        let is_empty = |path: &str| !run.trees[last].keys().any(|other| other.starts_with(&format!("{path}/")));
+        for (path, node) in run.trees[last].iter().filter(|_| run.lacks_exchange) {
+            if *node == Node::Directory && next.get(path) == Some(node) && is_empty(path) {
+                allowed.push(run.trees[last].clone());
+                allowed.last_mut().unwrap().remove(path);
+            }
+        }
     }
     let found = visible(volume);
     let fits = |tree: &&Tree| {

@@ -119,7 +119,7 @@ impl Disk {
 
     fn follow(&mut self, number: usize, record: &Record) {
         match record {
-            Record::Make { ino, what: Made::Node { .. }, .. } => {
+            Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => {
                 self.files.insert(*ino, File::default());
             }
             Record::Write { ino, offset, data } => self.file(*ino).write(number, *offset, data),
@@ -148,7 +148,7 @@ impl Disk {
             match record {
                 Record::Write { .. } | Record::SetLen { .. } | Record::Allocate { .. } => continue,
                 Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => continue,
-                Record::Make { ino, what: Made::Node { .. }, .. } => made.push(*ino),
+                Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => made.push(*ino),
                 _ => {}
             }
             replay.apply(record).unwrap();
@@ -286,6 +286,11 @@ impl Touched {
             Record::Make { dir, name, ino, .. } => {
                 self.names.insert((*dir, name.clone()), *ino);
                 self.touch(number, &[*dir, *ino]);
+            }
+            Record::MakeUnnamed { dir, ino, .. } => self.touch(number, &[*dir, *ino]),
+            Record::LinkNode { ino, to_dir, to_name } => {
+                self.names.insert((*to_dir, to_name.clone()), *ino);
+                self.touch(number, &[*to_dir, *ino]);
             }
             Record::Link { dir, name, to_dir, to_name } => {
                 let ino = self.names[&(*dir, name.clone())];

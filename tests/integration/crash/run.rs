@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kmsfs::content::{Content, Rewrapped};
+use kmsfs::keys::RewrapJob;
 use kmsfs::store::{Access, Allocate, Backing, Fault, Faulty, FileKind, Memory, OpClass, Record, RenameMode};
 use rustix::io::Errno;
 
@@ -41,6 +42,8 @@ pub enum Step {
     Remount,
     /// The next flush fails.
     FailNextSync,
+    /// From now on the backing cannot let two entries change places.
+    LackExchange,
 }
 
 /// An object of the tree.
@@ -77,6 +80,8 @@ pub struct Run {
     /// By step number.
     pub trees: Vec<Tree>,
     pub files: Vec<File>,
+    /// Whether a directory takes the place of another in two steps, with none at its name between them (FORMAT 8.1).
+    pub lacks_exchange: bool,
     open: HashMap<usize, usize>,
 }
 
@@ -96,6 +101,7 @@ impl Run {
             records,
             trees: vec![tree],
             files: content.into_iter().map(file).collect(),
+            lacks_exchange: false,
             open: HashMap::new(),
         }
     }
@@ -216,6 +222,10 @@ impl Run {
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
             }
+            Step::LackExchange => {
+                self.volume.fixture.backing.plan().inject(Fault::from(&[OpClass::Exchange], 0, Errno::INVAL));
+                self.lacks_exchange = true;
+            }
         }
         Ok(())
     }
@@ -274,7 +284,7 @@ impl Run {
         let file = fixture.backing.open(&root, only, Access::ReadWrite)?;
         let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
         let content = Content::open(backing, volume, file, Access::ReadWrite).map_err(|e| e.errno())?;
-        let rewrapped = content.rewrap(None, None).map_err(|e| e.errno())?;
+        let rewrapped = content.rewrap(&RewrapJob::default()).map_err(|e| e.errno())?;
         assert_eq!(rewrapped, Rewrapped::Yes);
         Ok(())
     }

@@ -50,6 +50,14 @@ pub enum Op {
 /// Plaintext bytes of a unit, whose borders are where mistakes are made.
 pub const UNIT: u64 = 4064;
 
+/// A name of an attribute that does not fit into its name on disk.
+const LONG_ATTRIBUTE: &str = concat!(
+    "user.",
+    "xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789",
+    "xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789",
+    "xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789xyz0123456789",
+);
+
 /// Longest name that there is: stored with a side entry.
 pub const LONGEST: &str = concat!(
     "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789",
@@ -104,7 +112,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     let renames = select(vec![RenameMode::Replace, RenameMode::Replace, RenameMode::NoReplace, RenameMode::Exchange]);
     let hows = select(vec![Allocate::PunchHole, Allocate::PunchHole, Allocate::ZeroRange, Allocate::KeepSize]);
     let sets = select(vec![XattrMode::Set, XattrMode::Set, XattrMode::Create, XattrMode::Replace]);
-    let xattr = || select(vec!["user.a", "user.kmsfs.b", "user.long attribute name"]);
+    let xattr = || select(vec!["user.a", "user.kmsfs.b", "user.long attribute name", LONG_ATTRIBUTE]);
     let times = (0..2_000_000_000_i64, 0..1_000_000_000_u32).prop_map(|(secs, nanos)| FileTime { secs, nanos });
     let len = || prop_oneof![3 => 1..12_000_usize, 1 => Just(UNIT as usize), 1 => 1..40_000_usize];
     let content = prop_oneof![

@@ -90,10 +90,9 @@ impl Host {
 
     pub fn files_of(&self, opened: OpenedVolume) -> Arc<content::Volume> {
         let service = self.service(&opened.config.volume_id);
-        let geometry = opened.config.geometry;
         let entropy = Arc::new(SystemEntropy);
         let keys = DataKeys::new(service, opened, entropy.clone(), self.clock.clone());
-        Arc::new(content::Volume { geometry, entropy, keys, read_attempts: 1 })
+        Arc::new(content::Volume::new(entropy, keys, 1))
     }
 
     /// The volume as a mount would serve it.
@@ -104,7 +103,7 @@ impl Host {
     pub fn mount_as(&self, root: &Path, read_only: bool) -> Mounted {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { read_only, privileged };
+        let options = Options { read_only, privileged, ..Options::default() };
         Mounted(Vfs::new(backing, self.files(root), options).expect("mount"))
     }
 

@@ -160,6 +160,33 @@ fn an_older_configuration_needs_consent() {
     }
     let accept = OpenOptions { accept_rollback: true, ..OpenOptions::default() };
     host.open(dir.path(), accept).expect("accepted");
+    assert_eq!(host.engine.registry().get(&id).expect("registry").expect("a row").config_seq, 1);
+    host.open(dir.path(), OpenOptions::default()).expect("accepted once and for all");
+}
+
+#[test]
+fn the_authentic_copy_of_another_volume_restores_nothing() {
+    let host = Host::new();
+    let (dir, other) = (host.volume(), host.volume());
+    let (volume, copy) = (dir.path().join(".kmsfs/volume"), dir.path().join(".kmsfs/volume.bak"));
+    let theirs = FoundVolume::find(other.path()).expect("found").volume_id();
+    fs::write(&volume, b"damaged").expect("write");
+    fs::copy(other.path().join(".kmsfs/volume.bak"), &copy).expect("copy");
+    let restore = || {
+        let found = FoundVolume::find_by_backup(dir.path()).expect("well-formed");
+        let service = host.service(&found.volume_id());
+        restore_config(found, &*service, &host.engine.registry(), OpenOptions::default())
+    };
+    match restore() {
+        Err(VolumeError::ForeignCopy { copy, .. }) => assert_eq!(copy, theirs),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read(&volume).expect("read"), b"damaged");
+    let row = host.engine.registry().get(&theirs).expect("registry").expect("a row");
+    assert_eq!(row.path, fs::canonicalize(other.path()).expect("resolve"), "its entry is untouched");
+    // Without an id of the root there is nothing to compare with but the registry, which knows better.
+    fs::remove_file(dir.path().join(".kmsfs.dir")).expect("remove");
+    assert!(matches!(restore(), Err(VolumeError::ForeignCopy { .. })));
 }
 
 #[test]

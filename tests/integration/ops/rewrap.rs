@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kmsfs::kms::audit::AuditFilter;
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::info::{HeaderFacts, file_info};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
@@ -73,6 +74,28 @@ fn rotation_changes_nothing_and_rewrap_moves_to_the_new_material() {
 
     let again = rewrap(&host, dir.path(), None, None, &Silent);
     assert_eq!((again.rewrapped, again.unchanged, again.root_key), (0, 2, false));
+}
+
+#[test]
+fn a_job_asks_for_the_current_material_once() {
+    let host = Host::new();
+    host.key("mine");
+    let dir = TempDir::new().expect("temporary directory");
+    host.init(dir.path(), "alias/mine").expect("init");
+    let mounted = host.mount(dir.path());
+    for i in 0..20 {
+        mounted.write(ROOT, &format!("file {i}"), b"content");
+    }
+    drop(mounted);
+    let asked = || {
+        let filter = AuditFilter { event: Some("DescribeKey".to_owned()), ..AuditFilter::default() };
+        host.engine.audit().read(&filter).expect("audit log").len()
+    };
+    let before = asked();
+    let report = rewrap(&host, dir.path(), None, None, &Silent);
+    assert_eq!((report.rewrapped, report.unchanged), (0, 20));
+    // Once for the root key, once for the files.
+    assert_eq!(asked() - before, 2);
 }
 
 #[test]

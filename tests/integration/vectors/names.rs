@@ -67,6 +67,8 @@ pub fn run(all: &Vectors, backend: Backend, op: &str, i: &Value) -> Option<Answe
         "xattr_name_open" => {
             xattr::decode_name(&keys, str(&i["disk"]).as_bytes()).map(|name| json!({ "name": hex(&name) }))
         }
+        "xattr_long_open" => xattr::decode_long(&keys, str(&i["disk"]), &bytes("data"))
+            .map(|(name, value)| json!({ "name": hex(&name), "value": hex(&value) })),
         "xattr_value" => {
             let data = xattr::encode_value(&keys, &bytes("name"), &bytes("value"), &array(&bytes("nonce")));
             Ok(json!({ "data": hex(&data) }))

@@ -282,7 +282,12 @@ fn re_encryption_takes_two_permissions() {
     let blob = bench.encrypt(&from, b"x").expect("encrypted");
     let error = re_encrypt(blob.clone(), &to).expect_err("denied");
     assert_eq!(reason(error), "with an explicit deny in a resource-based policy");
-    assert!(re_encrypt(blob, &from).is_ok());
+    assert!(re_encrypt(blob.clone(), &from).is_ok());
+    let elsewhere = json!({"Effect": "Deny", "Principal": "*", "Action": "kms:ReEncrypt*", "Resource": "*",
+        "Condition": {"Bool": {"kms:ReEncryptOnSameKey": "false"}}});
+    put(&bench, &from, &root_and(&[elsewhere])).expect("put");
+    assert!(re_encrypt(blob.clone(), &from).is_ok());
+    assert_eq!(re_encrypt(blob, &bench.key()).expect_err("leaves the key").code(), "AccessDeniedException");
 }
 
 #[test]

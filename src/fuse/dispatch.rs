@@ -1,0 +1,287 @@
+//! Bytes in, bytes out: one request of the kernel becomes one call of the filesystem and one answer. Knows nothing of
+//! devices, so that all of it is tested without a kernel.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
+
+use super::abi::{
+    FSYNC_FDATASYNC, GetxattrOut, InHeader, InitIn, IoctlOut, OPEN_KILL_SUIDGID, OffsetOut, SETXATTR_ACL_KILL_SGID,
+    SetattrIn, StatfsOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
+};
+use super::negotiate::{Agreed, agree};
+use super::operations::{MAX_WRITE, Operations, Sized, Sought};
+use super::reply::{self, Entries, Reply, Sink};
+use super::request::{Malformed, Operation, Request, forgotten};
+use super::seek::Whence;
+use crate::store::{Backing, FileTime, SetTime};
+use crate::sync::{Arc, OnceLock};
+use crate::vfs::{Caller, Result, SetAttr, Vfs};
+
+/// Answers requests.
+pub struct Dispatcher<B: Backing> {
+    pub(super) operations: Arc<Operations<B>>,
+    agreed: OnceLock<Agreed>,
+}
+
+/// A seek that is answered when the kernel has written back what it holds dirty of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PendingSeek {
+    pub(super) unique: u64,
+    pub(super) ino: u64,
+    pub(super) handle: u64,
+    pub(super) offset: u64,
+    pub(super) whence: Whence,
+}
+
+impl<B: Backing> Dispatcher<B> {
+    /// For a filesystem; `read_only` as it was mounted.
+    pub fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
+        Self { operations: Arc::new(Operations::new(vfs, read_only)), agreed: OnceLock::new() }
+    }
+
+    /// Serves one request and gives its answer, if it has one, to `sink`. `scratch` is memory for listings. A request
+    /// that panics is answered with `EIO`, one that cannot be read with `EINVAL`.
+    pub fn handle<S: Sink>(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut S) -> Option<PendingSeek> {
+        let request = match Request::parse(request) {
+            Ok(request) => request,
+            Err(Malformed { unique }) => {
+                tracing::error!(unique, len = request.len(), "a request of the kernel that cannot be read");
+                if let Some(unique) = unique {
+                    Reply::new(unique, sink).error(Errno::INVAL);
+                }
+                return None;
+            }
+        };
+        let mut reply = Reply::new(request.header.unique, sink);
+        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&request, scratch, &mut reply)));
+        match served {
+            Ok(Ok(pending)) => pending,
+            Ok(Err(error)) => {
+                if !reply.is_given() {
+                    reply.error(error.errno());
+                }
+                None
+            }
+            Err(_) => {
+                tracing::error!(
+                    opcode = request.header.opcode,
+                    "a request failed by a bug in kmsfs and was answered with EIO; please report it"
+                );
+                if !reply.is_given() {
+                    reply.error(Errno::IO);
+                }
+                None
+            }
+        }
+    }
+
+    /// Gives the answer to a seek that waited.
+    pub(super) fn finish<S: Sink>(unique: u64, sought: Result<u64>, sink: &mut S) {
+        let mut reply = Reply::new(unique, sink);
+        match sought {
+            Ok(offset) => reply.structure(&OffsetOut { offset }),
+            Err(error) => reply.error(error.errno()),
+        }
+    }
+
+    /// Serves one request. An error is still to be answered; without one an answer was given, unless there is none.
+    fn serve<S: Sink>(
+        &self,
+        request: &Request<'_>,
+        scratch: &mut Vec<u8>,
+        reply: &mut Reply<'_, S>,
+    ) -> Result<Option<PendingSeek>> {
+        let operations = &*self.operations;
+        let vfs = &*operations.vfs;
+        let (ttl, header) = (operations.ttl, &request.header);
+        let node = header.nodeid;
+        match &request.operation {
+            Operation::Lookup(name) => {
+                let found = operations.lookup(node, name)?;
+                reply.structure(&found.map_or_else(|| reply::no_entry(ttl), |attr| reply::entry(&attr, ttl)));
+            }
+            Operation::Forget(forget) => {
+                reply.none();
+                vfs.forget(node, forget.nlookup);
+            }
+            Operation::BatchForget(entries) => {
+                reply.none();
+                forgotten(entries).for_each(|one| vfs.forget(one.nodeid, one.nlookup));
+            }
+            Operation::Getattr => reply.structure(&reply::attributes(&vfs.getattr(node)?, ttl)),
+            Operation::Statx => {
+                let (attr, birth) = (vfs.getattr(node)?, vfs.birth_time(node)?);
+                reply.structure(&reply::statx(&attr, birth, ttl));
+            }
+            Operation::Setattr(change) => {
+                let handle = (change.valid & fattr::FH != 0).then_some(change.fh);
+                let kill = change.valid & fattr::KILL_SUIDGID != 0;
+                let attr = operations.setattr(node, handle, &set_attr(change), kill)?;
+                reply.structure(&reply::attributes(&attr, ttl));
+            }
+            Operation::Readlink => reply.bytes(&vfs.read_link(node)?),
+            Operation::Symlink { name, target } => {
+                reply.structure(&reply::entry(&vfs.symlink(node, name, target, &caller(header, 0))?, ttl));
+            }
+            Operation::Mknod(made, name) => {
+                let attr = operations.mknod(node, name, made.mode, made.rdev, &caller(header, made.umask))?;
+                reply.structure(&reply::entry(&attr, ttl));
+            }
+            Operation::Mkdir(made, name) => {
+                let attr = vfs.mkdir(node, name, made.mode & 0o7777, &caller(header, made.umask))?;
+                reply.structure(&reply::entry(&attr, ttl));
+            }
+            Operation::Unlink(name) => done(reply, vfs.unlink(node, name))?,
+            Operation::Rmdir(name) => done(reply, vfs.rmdir(node, name))?,
+            Operation::Rename { new_dir, flags, name, new_name } => {
+                done(reply, operations.rename(node, name, *new_dir, new_name, *flags))?;
+            }
+            Operation::Link(link, name) => {
+                reply.structure(&reply::entry(&vfs.link(link.oldnodeid, node, name)?, ttl));
+            }
+            Operation::Open(open) => {
+                let kill = open.open_flags & OPEN_KILL_SUIDGID != 0;
+                reply.structure(&reply::opened(operations.open(node, open.flags, kill)?));
+            }
+            Operation::Create(made, name) => {
+                let (attr, opened) = vfs.create(node, name, made.mode & 0o7777, &caller(header, made.umask))?;
+                reply.structure(&reply::created(&attr, ttl, operations.opened(&opened)));
+            }
+            Operation::Tmpfile(made) => {
+                let (attr, opened) = vfs.tmpfile(node, made.mode & 0o7777, &caller(header, made.umask))?;
+                reply.structure(&reply::created(&attr, ttl, operations.opened(&opened)));
+            }
+            Operation::Read(read) => {
+                let size = read.size.min(MAX_WRITE) as usize;
+                vfs.read(read.fh, read.offset, size, |bytes| reply.bytes(bytes))?;
+            }
+            Operation::Write(write, data) => {
+                let kill = write.write_flags & WRITE_KILL_SUIDGID != 0;
+                let size = operations.write(node, write.fh, write.offset, data, kill)?;
+                reply.structure(&WriteOut { size, padding: 0 });
+            }
+            Operation::Release(release) => {
+                vfs.release(release.fh);
+                reply.ok();
+            }
+            Operation::Fsync(sync) => done(reply, vfs.fsync(sync.fh, sync.fsync_flags & FSYNC_FDATASYNC != 0))?,
+            Operation::Opendir => reply.structure(&reply::opened(operations.opendir(node)?)),
+            Operation::Readdir { request, plus } => {
+                let mut entries = Entries::new(scratch, request.size, plus.then_some(ttl));
+                vfs.read_dir(request.fh, request.offset, *plus, |entry| entries.add(entry))?;
+                reply.bytes(scratch);
+            }
+            Operation::Releasedir(release) => {
+                vfs.release_dir(release.fh);
+                reply.ok();
+            }
+            Operation::Fsyncdir(sync) => done(reply, vfs.fsync_dir(sync.fh))?,
+            Operation::Statfs => reply.structure(&statfs(&vfs.stat_fs()?)),
+            Operation::Setxattr(set, name, value) => {
+                let kill = set.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
+                done(reply, operations.setxattr(node, name, value, set.flags, kill))?;
+            }
+            Operation::Getxattr(get, name) => sized(reply, operations.getxattr(node, name, get.size)?),
+            Operation::Listxattr(get) => sized(reply, operations.listxattr(node, header.uid, get.size)?),
+            Operation::Removexattr(name) => done(reply, vfs.remove_xattr(node, name))?,
+            Operation::Fallocate(f) => {
+                operations.fallocate(f.fh, f.mode, f.offset, f.length)?;
+                done(reply, operations.changed_by(header.uid, node))?;
+            }
+            Operation::Ioctl(ioctl, data) => {
+                let answer = operations.ioctl(node, ioctl.cmd, data, ioctl.out_size)?;
+                let out = IoctlOut::default();
+                reply.bytes(&[out.as_bytes(), &answer].concat());
+            }
+            Operation::Lseek(seek) => match operations.lseek(seek.fh, seek.offset.cast_signed(), seek.whence)? {
+                Sought::At(offset) => reply.structure(&OffsetOut { offset }),
+                Sought::AfterWriteback(whence) => {
+                    reply.none();
+                    let (unique, handle, offset) = (header.unique, seek.fh, seek.offset);
+                    return Ok(Some(PendingSeek { unique, ino: node, handle, offset, whence }));
+                }
+            },
+            Operation::CopyFileRange { request: c, wide } => {
+                let copied = vfs.copy_range(c.fh_in, c.off_in, c.fh_out, c.off_out, c.len)?;
+                operations.changed_by(header.uid, c.nodeid_out)?;
+                match wide {
+                    true => reply.structure(&OffsetOut { offset: copied }),
+                    false => reply.structure(&WriteOut { size: copied as u32, padding: 0 }),
+                }
+            }
+            Operation::Init(kernel) => self.init(kernel, reply)?,
+            Operation::Destroy => reply.ok(),
+            // INTERRUPT among them: the kernel then sends no further one. Requests are short, or wait for a disk.
+            // FLUSH too: nothing is held back per handle. The kernel writes its dirty pages before it asks, and after
+            // this answer it does not ask again.
+            Operation::Unknown => reply.error(Errno::NOSYS),
+        }
+        Ok(None)
+    }
+
+    fn init<S: Sink>(&self, kernel: &InitIn, reply: &mut Reply<'_, S>) -> Result<()> {
+        let (agreed, answer) = agree(kernel, self.operations.read_only).inspect_err(|_| {
+            tracing::error!(
+                "the kernel speaks FUSE {}.{}; kmsfs needs 7.31 (Linux 5.4) or newer",
+                kernel.major,
+                kernel.minor
+            );
+        })?;
+        tracing::debug!(minor = agreed.minor, flags = format_args!("{:#x}", agreed.flags), "FUSE connection");
+        self.agreed.get_or_init(|| agreed);
+        reply.structure(&answer);
+        Ok(())
+    }
+
+    /// Whether `INIT` was answered.
+    pub(super) fn is_ready(&self) -> bool {
+        self.agreed.get().is_some()
+    }
+}
+
+fn done<S: Sink>(reply: &mut Reply<'_, S>, result: Result<()>) -> Result<()> {
+    result.map(|()| reply.ok())
+}
+
+fn sized<S: Sink>(reply: &mut Reply<'_, S>, value: Sized) {
+    match value {
+        Sized::Size(size) => reply.structure(&GetxattrOut { size, padding: 0 }),
+        Sized::Value(value) => reply.bytes(&value),
+    }
+}
+
+fn caller(header: &InHeader, umask: u32) -> Caller {
+    Caller { uid: header.uid, gid: header.gid, umask: umask & 0o777 }
+}
+
+fn set_attr(change: &SetattrIn) -> SetAttr {
+    let has = |bit| change.valid & bit != 0;
+    let time = |bit, now, secs: u64, nanos| {
+        let at = FileTime { secs: secs.cast_signed(), nanos };
+        has(bit).then_some(if has(now) { SetTime::Now } else { SetTime::At(at) })
+    };
+    SetAttr {
+        mode: has(fattr::MODE).then_some(change.mode),
+        uid: has(fattr::UID).then_some(change.uid),
+        gid: has(fattr::GID).then_some(change.gid),
+        size: has(fattr::SIZE).then_some(change.size),
+        atime: time(fattr::ATIME, fattr::ATIME_NOW, change.atime, change.atimensec),
+        mtime: time(fattr::MTIME, fattr::MTIME_NOW, change.mtime, change.mtimensec),
+    }
+}
+
+fn statfs(s: &crate::store::FsStat) -> StatfsOut {
+    StatfsOut {
+        blocks: s.blocks,
+        bfree: s.bfree,
+        bavail: s.bavail,
+        files: s.files,
+        ffree: s.ffree,
+        bsize: s.bsize as u32,
+        namelen: s.name_max as u32,
+        frsize: s.frsize as u32,
+        ..StatfsOut::default()
+    }
+}

@@ -1,0 +1,161 @@
+//! Making a mount: by mount(2) for root, else through fusermount3(1).
+
+use std::ffi::CString;
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+use super::session::MountSpec;
+
+/// The type of a mount that root makes reads `fuse.kmsfs`, by which mount(8) and `/etc/fstab` find the mount helper;
+/// fusermount3 makes the same of the subtype.
+const TYPE: &str = "fuse.kmsfs";
+const SUBTYPE: &str = "kmsfs";
+
+/// Mounts, and returns the descriptor of the FUSE connection.
+pub(super) fn mount(spec: &MountSpec) -> io::Result<OwnedFd> {
+    if rustix::process::geteuid().is_root() { mount_directly(spec) } else { mount_by_helper(spec) }
+}
+
+/// Takes a mount away that nobody will serve.
+pub(super) fn abandon(spec: &MountSpec) {
+    let done = if rustix::process::geteuid().is_root() {
+        rustix::mount::unmount(&spec.mountpoint, UnmountFlags::DETACH).map_err(io::Error::from)
+    } else {
+        Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(&spec.mountpoint).status().map(drop)
+    };
+    if let Err(error) = done {
+        tracing::debug!("a mount that failed stays behind: {error}");
+    }
+}
+
+fn mount_directly(spec: &MountSpec) -> io::Result<OwnedFd> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let root_mode = std::fs::metadata(&spec.mountpoint)?.mode() & libc::S_IFMT;
+    let mut options = format!(
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    if spec.allow_other {
+        options.push_str(",allow_other");
+    }
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, spec.read_only);
+    flags.set(MountFlags::NOSUID, !spec.suid);
+    flags.set(MountFlags::NODEV, !spec.dev);
+    flags.set(MountFlags::NOEXEC, !spec.exec);
+    let options = CString::new(options).map_err(io::Error::other)?;
+    rustix::mount::mount(&*spec.source, &spec.mountpoint, TYPE, flags, &*options)?;
+    Ok(device)
+}
+
+/// fusermount3 opens the device, mounts, and sends the descriptor over a socket whose number stands in a variable: here
+/// its standard input.
+fn mount_by_helper(spec: &MountSpec) -> io::Result<OwnedFd> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut child = Command::new("fusermount3")
+        .args(["-o", &helper_options(spec), "--"])
+        .arg(&spec.mountpoint)
+        .env("_FUSE_COMMFD", "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| {
+            io::Error::new(e.kind(), format!("fusermount3, which mounts for ordinary users, cannot be run: {e}"))
+        })?;
+    let received = receive_descriptor(&ours);
+    let mut words = String::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_string(&mut words)?;
+    }
+    let status = child.wait()?;
+    match received? {
+        Some(device) if status.success() => Ok(device),
+        _ if words.trim().is_empty() => Err(io::Error::other(format!("fusermount3: {status}"))),
+        _ => Err(io::Error::other(words.trim().to_owned())),
+    }
+}
+
+fn helper_options(spec: &MountSpec) -> String {
+    // Commas and backslashes in the source would end the option.
+    let source = spec.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut options = vec![format!("fsname={source}"), format!("subtype={SUBTYPE}"), "default_permissions".to_owned()];
+    let mut add = |word: &str| options.push(word.to_owned());
+    add(if spec.read_only { "ro" } else { "rw" });
+    add(if spec.suid { "suid" } else { "nosuid" });
+    add(if spec.dev { "dev" } else { "nodev" });
+    add(if spec.exec { "exec" } else { "noexec" });
+    if spec.allow_other {
+        add("allow_other");
+    }
+    options.join(",")
+}
+
+/// A descriptor that the other side sends; `None` if it closes the socket without.
+fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(&mut byte)];
+        rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    Ok(received)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+    #[test]
+    fn a_descriptor_comes_through_a_socket_or_does_not() {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        let file = tempfile::tempfile().expect("temporary file");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [file.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        rustix::net::sendmsg(&theirs, &[IoSlice::new(&[0])], &mut control, SendFlags::empty()).expect("sent");
+        let received = receive_descriptor(&ours).expect("received").expect("a descriptor");
+        let ino =
+            |fd: &dyn AsRawFd| std::fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("open").ino();
+        assert_eq!(ino(&received), ino(&file));
+        drop(theirs);
+        assert!(receive_descriptor(&ours).expect("closed").is_none());
+    }
+
+    #[test]
+    fn the_helper_is_told_everything() {
+        let spec = MountSpec {
+            mountpoint: "/mnt".into(),
+            source: "/a,b\\c".to_owned(),
+            read_only: true,
+            allow_other: true,
+            suid: false,
+            dev: false,
+            exec: true,
+            threads: 2,
+            transport: super::super::Transport::Dev,
+        };
+        let expected = "fsname=/a\\,b\\\\c,subtype=kmsfs,default_permissions,ro,nosuid,nodev,exec,allow_other";
+        assert_eq!(helper_options(&spec), expected);
+    }
+}

@@ -1,0 +1,248 @@
+//! What a request means to the filesystem: numbers and flags of the protocol into calls of [`crate::vfs`]. Every
+//! transport uses it; what needs no translation, transports ask of [`Operations::vfs`] themselves.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::abi::fopen;
+use super::seek::Whence;
+use crate::store::{Backing, FileKind, RenameMode, XattrMode};
+use crate::sync::Arc;
+use crate::vfs::{Attr, Caller, FallocateMode, Opened, Result, SetAttr, Vfs};
+
+/// How long the kernel may keep names and attributes of a volume that nobody else changes.
+const EXCLUSIVE_TTL: Duration = Duration::from_secs(3600);
+/// The same where another process may be writing.
+const SHARED_TTL: Duration = Duration::from_secs(1);
+/// Requests that the kernel may have under way in the background: readahead, asynchronous direct I/O, write-back.
+pub(super) const MAX_BACKGROUND: u16 = 64;
+/// From how many on it lets programs wait.
+pub(super) const CONGESTION_THRESHOLD: u16 = 48;
+/// Bytes of the largest READ and WRITE.
+pub(super) const MAX_WRITE: u32 = 1 << 20;
+/// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h: inode flags of chattr(1).
+const GET_FLAGS: u32 = 0x8008_6601;
+const SET_FLAGS: u32 = 0x4008_6602;
+/// `FS_IOC_FSGETXATTR`, with which the kernel reads the present flags before it sets some.
+const GET_XFLAGS: u32 = 0x801c_581f;
+
+/// The filesystem as transports see it.
+pub(super) struct Operations<B: Backing> {
+    /// The filesystem.
+    pub(super) vfs: Arc<Vfs<B>>,
+    /// Nothing may be changed, by this mount.
+    pub(super) read_only: bool,
+    /// How long the kernel may keep what it is told.
+    pub(super) ttl: Duration,
+}
+
+/// Where data or a hole begins.
+pub(super) enum Sought {
+    /// There.
+    At(u64),
+    /// To be asked again, with this, when the kernel has written back what it holds dirty.
+    AfterWriteback(Whence),
+}
+
+/// A value whose size a caller may want to know first, or an attribute's size.
+pub(super) enum Sized {
+    /// So many bytes.
+    Size(u32),
+    /// These bytes.
+    Value(Vec<u8>),
+}
+
+impl<B: Backing> Operations<B> {
+    pub(super) fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
+        let ttl = if read_only { SHARED_TTL } else { EXCLUSIVE_TTL };
+        Self { vfs, read_only, ttl }
+    }
+
+    /// The entry of a name; `None` if there is none, which the kernel may remember.
+    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
+        match self.vfs.lookup(parent, name) {
+            Err(error) if error.errno() == Errno::NOENT => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Changes attributes. `kill_set_id`: what else is changed takes setuid and setgid away.
+    pub(super) fn setattr(&self, ino: u64, handle: Option<u64>, change: &SetAttr, kill_set_id: bool) -> Result<Attr> {
+        let changed = self.vfs.setattr(ino, handle, change)?;
+        if kill_set_id && self.vfs.kill_set_id(ino)? { self.vfs.getattr(ino) } else { Ok(changed) }
+    }
+
+    pub(super) fn mknod(&self, parent: u64, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
+        let kind = kind_of_mode(mode).ok_or(Errno::INVAL)?;
+        self.vfs.mknod(parent, name, kind, mode & 0o7777, rdev.into(), caller)
+    }
+
+    pub(super) fn rename(&self, parent: u64, name: &[u8], to: u64, to_name: &[u8], flags: u32) -> Result<()> {
+        let mode = match flags {
+            0 => RenameMode::Replace,
+            libc::RENAME_NOREPLACE => RenameMode::NoReplace,
+            libc::RENAME_EXCHANGE => RenameMode::Exchange,
+            libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            _ => return Err(Errno::INVAL.into()),
+        };
+        self.vfs.rename(parent, name, to, to_name, mode)
+    }
+
+    /// Opens a file, by open(2)'s flags; the handle and the flags of the answer.
+    pub(super) fn open(&self, ino: u64, flags: u32, kill_set_id: bool) -> Result<(u64, u32)> {
+        let flags = flags.cast_signed();
+        let writable = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        if flags & libc::O_TRUNC == 0 {
+            return Ok(self.opened(&self.vfs.open(ino, writable)?));
+        }
+        let opened = self.vfs.open_emptied(ino, writable)?;
+        if kill_set_id && let Err(error) = self.vfs.kill_set_id(ino) {
+            self.vfs.release(opened.handle);
+            return Err(error);
+        }
+        Ok(self.opened(&opened))
+    }
+
+    /// Handle and flags of the answer for a file that was opened.
+    pub(super) fn opened(&self, opened: &Opened) -> (u64, u32) {
+        let flags = match (opened.uncached, self.read_only) {
+            (true, _) => fopen::DIRECT_IO,
+            // All changes pass this mount, so what the kernel holds stays true from open to open.
+            (false, false) => fopen::KEEP_CACHE,
+            (false, true) => 0,
+        };
+        (opened.handle, flags)
+    }
+
+    /// Opens a directory; the handle and the flags of the answer.
+    pub(super) fn opendir(&self, ino: u64) -> Result<(u64, u32)> {
+        let handle = self.vfs.open_dir(ino)?;
+        Ok((handle, if self.read_only { 0 } else { fopen::KEEP_CACHE | fopen::CACHE_DIR }))
+    }
+
+    /// Writes all of `data`; `kill_set_id`: somebody writes who may not keep a file's setuid and setgid bits.
+    pub(super) fn write(&self, ino: u64, handle: u64, offset: u64, data: &[u8], kill_set_id: bool) -> Result<u32> {
+        self.vfs.write(handle, offset, data)?;
+        if kill_set_id {
+            self.vfs.kill_set_id(ino)?;
+        }
+        u32::try_from(data.len()).map_err(|_| Errno::FBIG.into())
+    }
+
+    pub(super) fn fallocate(&self, handle: u64, mode: u32, offset: u64, len: u64) -> Result<()> {
+        const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
+        const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
+        const ZERO_KEEP: i32 = ZERO | KEEP;
+        let mode = match mode.cast_signed() {
+            0 => FallocateMode::Allocate,
+            KEEP => FallocateMode::KeepSize,
+            PUNCH => FallocateMode::PunchHole,
+            ZERO => FallocateMode::ZeroRange { keep_size: false },
+            ZERO_KEEP => FallocateMode::ZeroRange { keep_size: true },
+            _ => return Err(Errno::OPNOTSUPP.into()),
+        };
+        self.vfs.fallocate(handle, mode, offset, len)
+    }
+
+    /// What a change by `uid` takes away of a file where the request does not say: everything but root's writes do.
+    pub(super) fn changed_by(&self, uid: u32, ino: u64) -> Result<()> {
+        if uid != 0 {
+            self.vfs.kill_set_id(ino)?;
+        }
+        Ok(())
+    }
+
+    /// Sets an attribute; `kill_set_gid`: it is an ACL, set by somebody who may not keep the file's setgid bit.
+    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32, kill_set_gid: bool) -> Result<()> {
+        let mode = match flags.cast_signed() {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return Err(Errno::INVAL.into()),
+        };
+        self.vfs.set_xattr(ino, name, value, mode)?;
+        if kill_set_gid {
+            self.vfs.kill_set_gid(ino)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
+        sized(self.vfs.get_xattr(ino, name)?, size)
+    }
+
+    /// Names, each with a NUL behind it.
+    pub(super) fn listxattr(&self, ino: u64, uid: u32, size: u32) -> Result<Sized> {
+        let names = self.vfs.list_xattrs(ino, uid == 0)?;
+        sized(names.iter().flat_map(|name| name.iter().chain(&[0])).copied().collect(), size)
+    }
+
+    /// Answers the ioctls of inode flags.
+    pub(super) fn ioctl(&self, ino: u64, command: u32, data: &[u8], room: u32) -> Result<Vec<u8>> {
+        let answer = match command {
+            GET_FLAGS => self.vfs.inode_flags(ino)?.to_ne_bytes().to_vec(),
+            GET_XFLAGS => fsxattr(self.vfs.inode_flags(ino)?).to_vec(),
+            SET_FLAGS => {
+                let flags = data.first_chunk().ok_or(Errno::INVAL)?;
+                self.vfs.set_inode_flags(ino, u32::from_ne_bytes(*flags))?;
+                Vec::new()
+            }
+            _ => return Err(Errno::NOTTY.into()),
+        };
+        if answer.len() > room as usize { Err(Errno::INVAL.into()) } else { Ok(answer) }
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`.
+    pub(super) fn lseek(&self, handle: u64, offset: i64, whence: u32) -> Result<Sought> {
+        let whence = match whence.cast_signed() {
+            libc::SEEK_DATA => Whence::Data,
+            libc::SEEK_HOLE => Whence::Hole,
+            _ => return Err(Errno::INVAL.into()),
+        };
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        if self.vfs.has_writers(handle)? {
+            return Ok(Sought::AfterWriteback(whence));
+        }
+        self.seek(handle, offset, whence).map(Sought::At)
+    }
+
+    /// As [`Self::lseek`], when nothing is dirty.
+    pub(super) fn seek(&self, handle: u64, offset: u64, whence: Whence) -> Result<u64> {
+        match whence {
+            Whence::Data => self.vfs.seek_data(handle, offset),
+            Whence::Hole => self.vfs.seek_hole(handle, offset),
+        }
+    }
+}
+
+fn sized(value: Vec<u8>, room: u32) -> Result<Sized> {
+    match u32::try_from(value.len()) {
+        Ok(len) if room == 0 => Ok(Sized::Size(len)),
+        Ok(len) if len <= room => Ok(Sized::Value(value)),
+        _ => Err(Errno::RANGE.into()),
+    }
+}
+
+/// Inode flags as `struct fsxattr` of linux/fs.h tells them: 28 bytes that begin with `fsx_xflags`.
+fn fsxattr(flags: u32) -> [u8; 28] {
+    // (FS_*_FL, FS_XFLAG_*)
+    const PAIRS: [(u32, u32); 5] = [(0x10, 0x8), (0x20, 0x10), (0x8, 0x20), (0x80, 0x40), (0x40, 0x80)];
+    let xflags = PAIRS.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |all, (_, xflag)| all | xflag);
+    let mut bytes = [0; 28];
+    bytes[..4].copy_from_slice(&u32::to_ne_bytes(xflags));
+    bytes
+}
+
+/// The type in a mode as mknod(2) takes it; none means a regular file.
+fn kind_of_mode(mode: u32) -> Option<FileKind> {
+    match mode & libc::S_IFMT {
+        0 | libc::S_IFREG => Some(FileKind::Regular),
+        libc::S_IFIFO => Some(FileKind::Fifo),
+        libc::S_IFSOCK => Some(FileKind::Socket),
+        libc::S_IFCHR => Some(FileKind::CharDevice),
+        libc::S_IFBLK => Some(FileKind::BlockDevice),
+        _ => None,
+    }
+}

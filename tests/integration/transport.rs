@@ -1,0 +1,397 @@
+//! The own FUSE transport without a kernel: bytes of requests in, bytes of answers out.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use kmsfs::env::ManualClock;
+use kmsfs::fuse::{Dispatcher, PendingSeek, Sink};
+use kmsfs::store::{Fault, FaultPlan, Faulty, Memory, OpClass};
+use kmsfs::types::Timestamp;
+use rustix::io::Errno;
+
+use crate::fixture::Fixture;
+
+/// Numbers of linux/fuse.h.
+const LOOKUP: u32 = 1;
+const FORGET: u32 = 2;
+const GETATTR: u32 = 3;
+const SETATTR: u32 = 4;
+const LINK: u32 = 13;
+const OPEN: u32 = 14;
+const READ: u32 = 15;
+const WRITE: u32 = 16;
+const RELEASE: u32 = 18;
+const FSYNC: u32 = 20;
+const SETXATTR: u32 = 21;
+const GETXATTR: u32 = 22;
+const INIT: u32 = 26;
+const OPENDIR: u32 = 27;
+const READDIR: u32 = 28;
+const ACCESS: u32 = 34;
+const CREATE: u32 = 35;
+const INTERRUPT: u32 = 36;
+const BATCH_FORGET: u32 = 42;
+const READDIRPLUS: u32 = 44;
+const LSEEK: u32 = 46;
+const TMPFILE: u32 = 51;
+const STATX: u32 = 52;
+const COPY_FILE_RANGE_64: u32 = 53;
+
+/// Lengths of what stands in front of what the tests look at.
+const OUT_HEADER: usize = 16;
+const ENTRY: usize = 128;
+
+/// A request as the kernel sends it.
+pub fn frame(opcode: u32, node: u64, uid: u32, parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let len = 40 + body.len() as u32;
+    let words = [len, opcode, 7, 0, node as u32, (node >> 32) as u32, uid, uid, 1, 0];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn longs(longs: &[u64]) -> Vec<u8> {
+    longs.iter().flat_map(|long| long.to_ne_bytes()).collect()
+}
+
+/// The requests of the fuzz corpus, by name: each a sequence that a mount could see.
+pub fn sequences() -> Vec<(&'static str, Vec<u8>)> {
+    let init = frame(INIT, 0, 0, &[&words(&[7, 45, 1 << 17, u32::MAX, u32::MAX]), &[0; 44]]);
+    let create = frame(CREATE, 1, 0, &[&words(&[2, 0o644, 0o022, 0]), b"file\0"]);
+    let write = frame(WRITE, 4, 0, &[&longs(&[1, 0]), &words(&[5, 0]), &longs(&[0]), &words(&[2, 0]), b"hello"]);
+    let read = frame(READ, 4, 0, &[&longs(&[1, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[2, 0])]);
+    let seek = frame(LSEEK, 4, 0, &[&longs(&[1, 0]), &words(&[3, 0])]);
+    let release = frame(RELEASE, 4, 0, &[&longs(&[1]), &words(&[2, 0]), &longs(&[0])]);
+    let set = frame(SETXATTR, 1, 0, &[&words(&[5, 0, 0, 0]), b"user.a\0", b"value"]);
+    let get = frame(GETXATTR, 1, 0, &[&words(&[100, 0]), b"user.a\0"]);
+    let opendir = frame(OPENDIR, 1, 0, &[&words(&[0, 0])]);
+    let list = |code| frame(code, 1, 0, &[&longs(&[1, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]);
+    let forget = frame(BATCH_FORGET, 0, 0, &[&words(&[1, 0]), &longs(&[4, 1])]);
+    vec![
+        ("file", [&init[..], &create, &write, &read, &seek, &release, &forget].concat()),
+        ("attributes", [&init[..], &set, &get, &frame(GETATTR, 1, 0, &[&[0; 16]])].concat()),
+        ("listing", [&init[..], &opendir, &list(READDIR), &list(READDIRPLUS)].concat()),
+    ]
+}
+
+/// The last answer, whole.
+#[derive(Default)]
+pub struct Answers(pub Vec<Vec<u8>>);
+
+impl Sink for Answers {
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.0.push(parts.iter().flat_map(|part| part.iter().copied()).collect());
+        Ok(())
+    }
+}
+
+/// A volume and what it is asked.
+struct Mount {
+    fixture: Fixture<Faulty<Memory>>,
+    plan: FaultPlan,
+    dispatcher: Dispatcher<Faulty<Memory>>,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+impl Mount {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_700_000_000)));
+        let plan = FaultPlan::new();
+        let fixture = Fixture::new(Faulty::new(Memory::new(clock.clone()), plan.clone()), clock);
+        let dispatcher = Dispatcher::new(Arc::new(fixture.mount()), false);
+        Self { fixture, plan, dispatcher }
+    }
+
+    /// All answers to a request, and the seek that is to be answered later.
+    fn raw(&self, request: &[u8]) -> (Vec<Vec<u8>>, Option<PendingSeek>) {
+        let mut answers = Answers::default();
+        let pending = self.dispatcher.handle(request, &mut Vec::new(), &mut answers);
+        (answers.0, pending)
+    }
+
+    /// The one answer to a request by `uid`, without its header.
+    fn ask_as(&self, uid: u32, opcode: u32, node: u64, parts: &[&[u8]]) -> Result<Vec<u8>, Errno> {
+        let (answers, pending) = self.raw(&frame(opcode, node, uid, parts));
+        assert!(pending.is_none());
+        let [answer] = &answers[..] else { panic!("{} answers", answers.len()) };
+        assert_eq!((u32_at(answer, 0) as usize, u64_at(answer, 8)), (answer.len(), 7));
+        match u32_at(answer, 4).cast_signed() {
+            0 => Ok(answer[OUT_HEADER..].to_vec()),
+            error => Err(Errno::from_raw_os_error(-error)),
+        }
+    }
+
+    fn ask(&self, opcode: u32, node: u64, parts: &[&[u8]]) -> Result<Vec<u8>, Errno> {
+        self.ask_as(0, opcode, node, parts)
+    }
+
+    /// Creates a file; its node and handle.
+    fn create(&self, name: &[u8], mode: u32) -> (u64, u64) {
+        let made = self.ask(CREATE, 1, &[&words(&[2, mode, 0, 0]), name, &[0]]).unwrap();
+        (u64_at(&made, 0), u64_at(&made, ENTRY))
+    }
+
+    fn write(&self, node: u64, handle: u64, data: &[u8], flags: u32) -> Result<Vec<u8>, Errno> {
+        let size = data.len() as u32;
+        self.ask(WRITE, node, &[&longs(&[handle, 0]), &words(&[size, flags]), &longs(&[0]), &words(&[2, 0]), data])
+    }
+
+    fn read(&self, node: u64, handle: u64) -> Result<Vec<u8>, Errno> {
+        self.ask(READ, node, &[&longs(&[handle, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])])
+    }
+
+    fn open(&self, node: u64, flags: i32, open_flags: u32) -> Result<(u64, u32), Errno> {
+        let opened = self.ask(OPEN, node, &[&words(&[flags.cast_unsigned(), open_flags])])?;
+        Ok((u64_at(&opened, 0), u32_at(&opened, 8)))
+    }
+
+    /// Size, mode and number of names.
+    fn attributes(&self, node: u64) -> (u64, u32, u32) {
+        let answer = self.ask(GETATTR, node, &[&[0; 16]]).unwrap();
+        (u64_at(&answer, 24), u32_at(&answer, 76), u32_at(&answer, 80))
+    }
+
+    fn setattr(&self, node: u64, valid: u32, size: u64) -> Result<Vec<u8>, Errno> {
+        self.ask(SETATTR, node, &[&words(&[valid, 0]), &longs(&[0, size, 0, 0, 0, 0]), &words(&[0; 8])])
+    }
+}
+
+#[test]
+fn init_agrees_and_an_old_kernel_is_refused() {
+    let mount = Mount::new();
+    let answer = mount.ask(INIT, 0, &[&words(&[7, 45, 1 << 17, u32::MAX, u32::MAX]), &[0; 44]]).unwrap();
+    assert_eq!((answer.len(), u32_at(&answer, 0), u32_at(&answer, 4)), (64, 7, 45));
+    assert_eq!((u32_at(&answer, 20), u32_at(&answer, 28) & 0xffff), (1 << 20, 256), "1 MiB requests");
+    assert_eq!(mount.ask(INIT, 0, &[&words(&[7, 30, 0, 0])]), Err(Errno::PROTO));
+}
+
+#[test]
+fn a_file_is_made_written_read_and_closed() {
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o644);
+    assert_eq!(mount.write(node, handle, b"hello", 0).unwrap(), words(&[5, 0]));
+    assert_eq!(mount.read(node, handle).unwrap(), b"hello");
+    assert_eq!(mount.attributes(node), (5, libc_regular() | 0o644, 1));
+    let found = mount.ask(LOOKUP, 1, &[b"file\0"]).unwrap();
+    assert_eq!((found.len(), u64_at(&found, 0), u64_at(&found, 16)), (ENTRY, node, 3600));
+    let missing = mount.ask(LOOKUP, 1, &[b"none\0"]).unwrap();
+    assert_eq!((u64_at(&missing, 0), u64_at(&missing, 16)), (0, 3600), "a name that is not there is remembered");
+    let close = [&longs(&[handle])[..], &words(&[2, 0]), &longs(&[0])].concat();
+    assert_eq!(mount.ask(RELEASE, node, &[&close]).unwrap(), b"");
+    assert_eq!(mount.read(node, handle), Err(Errno::BADF));
+}
+
+fn libc_regular() -> u32 {
+    0o100_000
+}
+
+#[test]
+fn requests_without_an_answer_get_none() {
+    let mount = Mount::new();
+    let (node, _) = mount.create(b"file", 0o644);
+    assert!(mount.raw(&frame(FORGET, node, 0, &[&longs(&[1])])).0.is_empty());
+    assert!(mount.raw(&frame(BATCH_FORGET, 0, 0, &[&words(&[1, 0]), &longs(&[node, 1])])).0.is_empty());
+}
+
+#[test]
+fn what_is_not_served_says_so_once_and_for_all() {
+    let mount = Mount::new();
+    for opcode in [INTERRUPT, ACCESS, 25, 4095, u32::MAX] {
+        assert_eq!(mount.ask(opcode, 1, &[&[0; 16]]), Err(Errno::NOSYS), "{opcode}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_refused() {
+    let mount = Mount::new();
+    assert_eq!(mount.ask(LOOKUP, 1, &[b"no end"]), Err(Errno::INVAL));
+    assert!(mount.raw(&[1; 39]).0.is_empty(), "there is nobody to answer");
+    let mut longer = frame(GETATTR, 1, 0, &[&[0; 16]]);
+    longer.push(0);
+    assert_eq!(mount.raw(&longer).0[0][4..8], (-Errno::INVAL.raw_os_error()).to_ne_bytes());
+}
+
+#[test]
+fn a_panic_is_answered_with_eio_and_the_mount_goes_on() {
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o644);
+    mount.write(node, handle, b"hello", 0).unwrap();
+    mount.plan.inject(Fault::panic(&[OpClass::Read], 0));
+    assert_eq!(mount.read(node, handle), Err(Errno::IO));
+    assert_eq!(mount.plan.injected(), 1);
+    assert_eq!(mount.read(node, handle).unwrap(), b"hello");
+}
+
+#[test]
+fn a_listing_has_what_fits_and_goes_on_behind_it() {
+    let mount = Mount::new();
+    for name in [b"one", b"two", b"six"] {
+        mount.create(name, 0o600);
+    }
+    for (opcode, front) in [(READDIR, 0), (READDIRPLUS, ENTRY)] {
+        let handle = u64_at(&mount.ask(OPENDIR, 1, &[&words(&[0, 0])]).unwrap(), 0);
+        let (mut names, mut offset) = (Vec::new(), 0);
+        loop {
+            let room = 2 * (front as u32 + 32);
+            let request = [&longs(&[handle, offset])[..], &words(&[room, 0]), &longs(&[0]), &words(&[0, 0])].concat();
+            let mut rest = &mount.ask(opcode, 1, &[&request]).unwrap()[..];
+            assert!(rest.len() <= room as usize);
+            if rest.is_empty() {
+                break;
+            }
+            while !rest.is_empty() {
+                let len = u32_at(rest, front + 16) as usize;
+                offset = u64_at(rest, front + 8);
+                names.push(rest[front + 24..front + 24 + len].to_vec());
+                rest = &rest[(front + 24 + len).next_multiple_of(8)..];
+            }
+        }
+        names.sort();
+        assert_eq!(names, [&b"."[..], b"..", b"one", b"six", b"two"]);
+    }
+}
+
+#[test]
+fn a_file_without_a_name_gets_one_and_is_the_same() {
+    let mount = Mount::new();
+    let made = mount.ask(TMPFILE, 1, &[&words(&[2, 0o640, 0o022, 0]), b"/\0"]).unwrap();
+    let (node, handle) = (u64_at(&made, 0), u64_at(&made, ENTRY));
+    mount.write(node, handle, b"hello", 0).unwrap();
+    assert_eq!(mount.attributes(node), (5, libc_regular() | 0o640, 0));
+    let long_name = [&[b'n'; 255][..], &[0]].concat();
+    let linked = mount.ask(LINK, 1, &[&longs(&[node]), &long_name]).unwrap();
+    assert_eq!(u64_at(&linked, 0), node);
+    assert_eq!(mount.attributes(node).2, 1);
+    // Beside the mount's own state: what lies in the backing is a whole file.
+    let again = Dispatcher::new(Arc::new(mount.fixture.mount()), false);
+    let other =
+        Mount { fixture: mount.fixture.on(mount.fixture.backing.clone()), plan: FaultPlan::new(), dispatcher: again };
+    let found = u64_at(&other.ask(LOOKUP, 1, &[&long_name]).unwrap(), 0);
+    let (opened, _) = other.open(found, 0, 0).unwrap();
+    assert_eq!(other.read(found, opened).unwrap(), b"hello");
+}
+
+#[test]
+fn a_file_whose_last_name_went_gets_no_other() {
+    let mount = Mount::new();
+    let (node, _) = mount.create(b"file", 0o600);
+    mount.ask(10, 1, &[b"file\0"]).unwrap();
+    assert_eq!(mount.ask(LINK, 1, &[&longs(&[node]), b"again\0"]), Err(Errno::NOENT));
+}
+
+#[test]
+fn statx_has_the_time_of_birth() {
+    let mount = Mount::new();
+    let answer = mount.ask(STATX, 1, &[&[0; 24]]).unwrap();
+    // Mask, and seconds of the birth time, within `struct fuse_statx`.
+    assert_eq!((answer.len(), u32_at(&answer, 32)), (288, 0xfff));
+    assert_eq!(u64_at(&answer, 32 + 80), 1_700_000_000);
+}
+
+#[test]
+fn opening_can_empty_a_file_whose_key_cannot_be_used() {
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o600);
+    mount.write(node, handle, b"hello", 0).unwrap();
+    mount.ask(RELEASE, node, &[&longs(&[handle]), &words(&[2, 0]), &longs(&[0])]).unwrap();
+    let cold = Mount { dispatcher: Dispatcher::new(Arc::new(mount.fixture.mount()), false), ..mount };
+    let node = u64_at(&cold.ask(LOOKUP, 1, &[b"file\0"]).unwrap(), 0);
+    cold.fixture.set_key_enabled(false);
+    assert_eq!(cold.open(node, libc::O_WRONLY, 0), Err(Errno::ACCESS));
+    assert_eq!(cold.attributes(node).0, 5);
+    let (handle, flags) = cold.open(node, libc::O_WRONLY | libc::O_TRUNC, 0).unwrap();
+    assert_eq!((cold.attributes(node).0, flags & 1), (0, 1), "direct I/O, so that writing fails at once");
+    assert_eq!(cold.write(node, handle, b"new", 0), Err(Errno::ACCESS));
+    cold.fixture.set_key_enabled(true);
+    assert_eq!(cold.write(node, handle, b"new", 0).unwrap(), words(&[3, 0]));
+    let (_, flags) = cold.open(node, libc::O_WRONLY | libc::O_TRUNC, 0).unwrap();
+    assert_eq!(flags & 1, 0);
+}
+
+#[test]
+fn setuid_and_setgid_go_exactly_when_the_kernel_says_so() {
+    const KILL_ON_WRITE: u32 = 1 << 2;
+    const KILL_ON_OPEN: u32 = 1;
+    const SIZE: u32 = 1 << 3;
+    const KILL: u32 = 1 << 11;
+    let mount = Mount::new();
+    let set = |mode: u32| {
+        let (node, handle) = mount.create(format!("f{mode:o}{}", mount.plan.count(OpClass::ALL)).as_bytes(), 0o600);
+        let change = [&words(&[1, 0])[..], &longs(&[0; 6]), &words(&[0, 0, 0, mode, 0, 0, 0, 0])].concat();
+        mount.ask(SETATTR, node, &[&change]).unwrap();
+        (node, handle)
+    };
+    let mode = |node| mount.attributes(node).1 & 0o7777;
+    let (node, handle) = set(0o6755);
+    mount.write(node, handle, b"x", 0).unwrap();
+    mount.setattr(node, SIZE, 5).unwrap();
+    mount.open(node, libc::O_RDWR | libc::O_TRUNC, 0).unwrap();
+    assert_eq!(mode(node), 0o6755, "by somebody who may keep them");
+    mount.write(node, handle, b"x", KILL_ON_WRITE).unwrap();
+    assert_eq!(mode(node), 0o755);
+    let (node, _) = set(0o6755);
+    let answer = mount.setattr(node, SIZE | KILL, 5).unwrap();
+    assert_eq!((mode(node), u32_at(&answer, 76) & 0o7777), (0o755, 0o755));
+    let (node, _) = set(0o6755);
+    mount.open(node, libc::O_RDWR | libc::O_TRUNC, KILL_ON_OPEN).unwrap();
+    assert_eq!(mode(node), 0o755);
+    let (node, handle) = set(0o6745);
+    mount.write(node, handle, b"x", KILL_ON_WRITE).unwrap();
+    assert_eq!(mode(node), 0o2745, "setgid without group execution is no right");
+    let (node, _) = set(0o2745);
+    let acl = [2, 0, 0, 0].iter().copied().chain(acl_entries()).collect::<Vec<u8>>();
+    let size = acl.len() as u32;
+    let name = b"system.posix_acl_access\0";
+    mount.ask(SETXATTR, node, &[&words(&[size, 0, 0, 0]), name, &acl]).unwrap();
+    assert_eq!(mode(node), 0o2745);
+    mount.ask(SETXATTR, node, &[&words(&[size, 0, 1, 0]), name, &acl]).unwrap();
+    assert_eq!(mode(node), 0o745);
+}
+
+/// Owner rwx, group r, others rx: the entries of an ACL as the kernel passes them.
+fn acl_entries() -> impl Iterator<Item = u8> {
+    [(1_u16, 7_u16), (4, 4), (32, 5)]
+        .into_iter()
+        .flat_map(|(tag, perm)| [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &u32::MAX.to_le_bytes()].concat())
+}
+
+#[test]
+fn a_range_is_copied_without_passing_the_kernel() {
+    let mount = Mount::new();
+    let (from, from_handle) = mount.create(b"from", 0o600);
+    let (to, to_handle) = mount.create(b"to", 0o600);
+    mount.write(from, from_handle, b"hello, world", 0).unwrap();
+    let copy = |len| mount.ask(COPY_FILE_RANGE_64, from, &[&longs(&[from_handle, 7, to, to_handle, 2, len, 0])]);
+    assert_eq!(copy(3).unwrap(), longs(&[3]));
+    assert_eq!(copy(u64::MAX).unwrap(), longs(&[5]), "as far as the source goes");
+    assert_eq!(mount.read(to, to_handle).unwrap(), b"\0\0world");
+    assert_eq!(mount.ask(COPY_FILE_RANGE_64, from, &[&longs(&[99, 0, to, to_handle, 0, 1, 0])]), Err(Errno::BADF));
+}
+
+#[test]
+fn a_seek_in_a_file_with_writers_waits_for_write_back() {
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o600);
+    mount.write(node, handle, b"hello", 0).unwrap();
+    let seek = |handle| frame(LSEEK, node, 0, &[&longs(&[handle, 0]), &words(&[3, 0])]);
+    let (answers, pending) = mount.raw(&seek(handle));
+    assert!(answers.is_empty() && pending.is_some());
+    mount.ask(RELEASE, node, &[&longs(&[handle]), &words(&[2, 0]), &longs(&[0])]).unwrap();
+    let (reader, _) = mount.open(node, libc::O_RDONLY, 0).unwrap();
+    let (answers, pending) = mount.raw(&seek(reader));
+    assert!(pending.is_none());
+    assert_eq!(answers[0][OUT_HEADER..], longs(&[0]));
+    assert_eq!(mount.ask(FSYNC, node, &[&longs(&[reader]), &words(&[0, 0])]).unwrap(), b"");
+}
