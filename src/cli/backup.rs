@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::exit::{CliError, CliResult, Exit};
+use super::exit::{CliResult, Exit};
 use super::session::Session;
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
