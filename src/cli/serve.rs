@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::daemon::{self, notify_systemd};
@@ -42,9 +42,21 @@ pub struct ServeArgs {
     /// then crosses the network in the clear
     #[arg(long)]
     allow_plaintext: bool,
+    /// Requests per second: off, or aws for those of AWS (callers at the Unix socket are not limited)
+    #[arg(long, value_enum, value_name = "QUOTA", default_value = "off")]
+    quota: Quota,
     /// Connections at once
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = parse_connections)]
     max_connections: usize,
+}
+
+/// Whose requests per second are limited, and to what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Quota {
+    /// None
+    Off,
+    /// Signed ones, to AWS's request quotas per account and Region
+    Aws,
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
@@ -85,6 +97,9 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     let tcp = tcp.transpose()?;
     let session = Session::open(settings)?;
     let unix = args.unix.as_deref().map(|path| listen_unix(path, args.unix_mode)).transpose()?;
+    if args.quota == Quota::Aws {
+        session.engine.limit_requests();
+    }
     daemon::raise_nofile();
     announce(settings, tcp.as_ref(), tls.is_some(), args.unix.as_deref());
     let stop = Stop::new();

@@ -44,7 +44,7 @@ use crate::kms::model::Caller;
 use crate::kms::{Engine, KmsError};
 
 /// The tables of what is built.
-const TABLES: [&[Operation]; 11] = [
+const TABLES: &[&[Operation]] = &[
     keys::OPERATIONS,
     aliases::OPERATIONS,
     rotation::OPERATIONS,
@@ -126,7 +126,7 @@ impl Operation {
     /// # Errors
     /// `UnsupportedOperationException` if it is not built, `UnknownOperationException` if AWS KMS has none of this name.
     pub fn find(name: &str) -> Result<&'static Self, KmsError> {
-        let built = || TABLES.into_iter().flatten();
+        let built = || TABLES.iter().copied().flatten();
         if let Some(operation) = built().find(|operation| operation.name == name) {
             return Ok(operation);
         }

@@ -135,13 +135,14 @@ impl<'de> Deserialize<'de> for Json<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Json<'de>, A::Error> {
                 let mut object: Vec<(Text<'de>, Json<'de>)> = Vec::new();
-                let mut names = std::collections::HashSet::new();
-                while let Some((name, value)) = members.next_entry::<Text<'de>, Json<'de>>()? {
-                    // One reader might take the first, another the last: an encryption context must mean one thing.
-                    if !names.insert(name.as_str().to_owned()) {
-                        return Err(A::Error::custom(format_args!("duplicate member {:?}", name.as_str())));
-                    }
-                    object.push((name, value));
+                while let Some(member) = members.next_entry()? {
+                    object.push(member);
+                }
+                let mut names: Vec<&str> = object.iter().map(|(name, _)| name.as_str()).collect();
+                names.sort_unstable();
+                // One reader might take the first, another the last: an encryption context must mean one thing.
+                if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                    return Err(A::Error::custom(format_args!("duplicate member {:?}", pair[0])));
                 }
                 Ok(Json::Object(object))
             }

@@ -156,7 +156,7 @@ impl Shared {
             Peer::Tcp(_) => {
                 let lookup = |access_key_id: &str| self.engine.credentials(access_key_id);
                 let signer = self.verifier.verify(&request.received, service, self.clock.now(), lookup)?;
-                Caller::new(signer.principal, signer.region)
+                Caller::new(signer.principal, signer.region).metered()
             }
         };
         let agent = request.received.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");

@@ -12,7 +12,7 @@ MOTO_PID=
 stop() { serve_stop; [ -z "$MOTO_PID" ] || kill "$MOTO_PID" 2> /dev/null; }
 trap stop EXIT
 serve_start || exit
-echo "kmsfs serve, release build"
+echo "kmsfs serve: $KMSFS_BIN"
 "$python" "$here/bench.py" "$ENDPOINT" "${1:-5}" || exit
 echo "moto_server $("$python" -c 'import moto; print(moto.__version__)')"
 port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')

@@ -15,7 +15,7 @@ aws kms decrypt --ciphertext-blob "fileb://$work/blob" --encryption-context file
 if aws kms decrypt --ciphertext-blob "fileb://$work/blob" --encryption-context fs=w 2> "$work/error"; then exit 1; fi
 grep -q InvalidCiphertextException "$work/error"
 aws kms generate-data-key --key-id "$key" --key-spec AES_256 --query Plaintext --output text | base64 -d | wc -c | grep -qx 32
-aws kms schedule-key-deletion --key-id "$key" --pending-window-in-days 7 --query DeletionDate --output text | grep -q T
+aws kms schedule-key-deletion --key-id "$key" --pending-window-in-days 7 --query DeletionDate --output text | grep -q "^[0-9]"
 aws kms cancel-key-deletion --key-id "$key" > /dev/null
 aws kms describe-key --key-id "$key" --query KeyMetadata.KeyState --output text | grep -qx Disabled
 aws kms list-resource-tags --key-id "$key" --query 'Tags[0].TagValue' --output text | grep -qx b

@@ -39,13 +39,13 @@ check "a volume under a remote key" k init --keyfile --key alias/remote "$work/c
 check "its key is the remote one" bash -c "'$KMSFS_BIN' info '$work/cipher' | grep -q '$key'"
 check "mount" k mount --daemon --log-file "$work/log" "$work/cipher" "$work/mnt"
 check "write and read" bash -c "for i in 1 2 3 4; do echo content \$i > '$work/mnt/f'\$i; done; sync; grep -q 'content 3' '$work/mnt/f3'"
+check "rewrap" k rewrap "$work/cipher"
 check "commands for local keys refuse to guess" fails_with "local key manager" k key list
 check "any operation on the remote key manager" bash -c "AWS_ACCESS_KEY_ID=$KMS_AK AWS_SECRET_ACCESS_KEY=$KMS_SK '$KMSFS_BIN' kms DescribeKey --cli-input-json '{\"KeyId\":\"alias/remote\"}' | grep -q '$key'"
 check "unmount" k umount "$work/mnt"
 check "without credentials there is no mount" fails_with "credentials" env -u AWS_ACCESS_KEY_ID HOME="$work" "$KMSFS_BIN" mount "$work/cipher" "$work/mnt"
 check "mount again" k mount --daemon --log-file "$work/log" "$work/cipher" "$work/mnt"
 check "a file's key is fetched" grep -q 'content 1' "$work/mnt/f1"
-check "rewrap" k rewrap "$work/cipher"
 
 kill -9 "$SERVE_PID"
 wait "$SERVE_PID" 2> /dev/null

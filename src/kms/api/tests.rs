@@ -22,8 +22,8 @@ fn code(bench: &Bench, name: &str, request: &Value) -> (&'static str, String) {
 #[test]
 fn rows_keep_to_the_model() {
     assert!(MODEL.is_sorted_by(|(a, _), (b, _)| a < b));
-    let mut names: Vec<_> = TABLES.into_iter().flatten().map(Operation::name).collect();
-    for operation in TABLES.into_iter().flatten() {
+    let mut names: Vec<_> = TABLES.iter().copied().flatten().map(Operation::name).collect();
+    for operation in TABLES.iter().copied().flatten() {
         let members = model_members(operation.name).unwrap_or_else(|| panic!("{} is none of AWS's", operation.name));
         for (field, presence) in operation.fields {
             let name = answer::pascal(field);

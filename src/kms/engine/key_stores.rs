@@ -84,6 +84,7 @@ impl Engine {
                 request.key_store_password.as_ref(),
                 request.trust_anchor_certificate.as_deref(),
             )?;
+            call.permit(&*call.snapshot()?, "CreateCustomKeyStore", "*")?;
             if kind == CustomKeyStoreType::ExternalKeyStore {
                 let text = "kmsfs has no custom key stores of type EXTERNAL_KEY_STORE.";
                 return Err(KmsError::UnsupportedOperation(text.into()));
@@ -151,6 +152,7 @@ impl Engine {
     pub fn connect_custom_key_store(&self, caller: &Caller, request: CustomKeyStoreIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("ConnectCustomKeyStore", Changes), parameters, |call| {
+            call.permit(&*call.snapshot()?, "ConnectCustomKeyStore", "*")?;
             let (row_id, store) = found(call, &*call.snapshot()?, &request.custom_key_store_id)?;
             match store.state {
                 ConnectionState::Connected => return Ok(()),
@@ -186,6 +188,7 @@ impl Engine {
     ) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("DisconnectCustomKeyStore", Changes), parameters, |call| {
+            call.permit(&*call.snapshot()?, "DisconnectCustomKeyStore", "*")?;
             let row_id = call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
                 if matches!(store.state, ConnectionState::Disconnected | ConnectionState::Disconnecting) {
@@ -223,6 +226,7 @@ impl Engine {
                 return Err(KmsError::Validation(text.into()));
             }
             let snapshot = call.snapshot()?;
+            call.permit(&snapshot, "DescribeCustomKeyStores", "*")?;
             let wanted = |store: &KeyStoreRecord| {
                 id.is_none_or(|id| id == store.id) && name.is_none_or(|name| name == store.name)
             };
@@ -264,6 +268,7 @@ impl Engine {
         });
         self.call(caller, ("UpdateCustomKeyStore", Changes), parameters, |call| {
             check_members(name.as_deref(), cluster.as_deref(), password.as_ref(), None)?;
+            call.permit(&*call.snapshot()?, "UpdateCustomKeyStore", "*")?;
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &custom_key_store_id)?;
                 let only_name = password.is_none() && cluster.is_none();
@@ -308,6 +313,7 @@ impl Engine {
     pub fn delete_custom_key_store(&self, caller: &Caller, request: CustomKeyStoreIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("DeleteCustomKeyStore", Changes), parameters, |call| {
+            call.permit(&*call.snapshot()?, "DeleteCustomKeyStore", "*")?;
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
                 if !keys_of(change.snapshot(), &store).is_empty() {

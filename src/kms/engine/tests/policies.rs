@@ -48,6 +48,10 @@ pub fn reason(error: KmsError) -> String {
     text[at + 1..].to_owned()
 }
 
+fn a_store() -> CustomKeyStoreIdRequest {
+    CustomKeyStoreIdRequest { custom_key_store_id: "cks-1234567890abcdef0".into() }
+}
+
 #[test]
 fn a_new_key_has_the_default_policy() {
     let bench = Bench::new();
@@ -92,6 +96,14 @@ fn identity_policies_count_where_the_key_policy_delegates() {
             .generate_random(&nobody, GenerateRandomRequest { number_of_bytes: Some(1), ..Default::default() })
             .map(drop)
             .expect_err("no"),
+        bench
+            .engine
+            .describe_custom_key_stores(&nobody, DescribeCustomKeyStoresRequest::default())
+            .map(drop)
+            .expect_err("no policy"),
+        bench.engine.connect_custom_key_store(&nobody, a_store()).expect_err("no policy"),
+        bench.engine.disconnect_custom_key_store(&nobody, a_store()).expect_err("no policy"),
+        bench.engine.delete_custom_key_store(&nobody, a_store()).expect_err("no policy"),
     ] {
         assert!(reason(error).starts_with("because no identity-based policy allows the kms:"));
     }
