@@ -100,8 +100,12 @@ INSERT INTO meta(name, value) VALUES ('usage_since', unixepoch());
 const KEY_STORES: &str =
     concat!(table!("key_stores", "TEXT"), index!("key_stores"), table!("clusters", "TEXT"), index!("clusters"));
 
-/// Opens the database; never creates it.
+/// Opens the database; never creates it, not in a file that lost its content either: SQLite would begin a new one there.
 pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+    let len = std::fs::metadata(path).map_err(|source| CustodyError::Io { path: path.to_owned(), source })?.len();
+    if len == 0 {
+        return Err(StoreError::Damaged { path: path.to_owned(), what: "it is empty".into() });
+    }
     open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, durability)
 }
 
