@@ -15,7 +15,10 @@ mod reply;
 mod request;
 mod seek;
 mod session;
+mod spec;
+mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
-pub use session::{MountSpec, Transport, serve};
+pub use session::serve;
+pub use spec::{MountSpec, Transport};

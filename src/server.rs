@@ -5,6 +5,7 @@
 //! [`kms::api`](crate::kms::api) ([`protocol`]), `sts:GetCallerIdentity` is answered here ([`sts`]), `GET /healthz` and
 //! `GET /metrics` need no signature.
 
+mod exchange;
 mod http;
 mod listen;
 mod metrics;

@@ -1,6 +1,8 @@
 //! `kmsfs iam`: users, roles, their policies and access keys.
 
-use std::path::PathBuf;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -8,7 +10,6 @@ use serde_json::json;
 use super::aws::to_json;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::table;
-use super::policy::read_document;
 use super::session::Session;
 use super::settings::Settings;
 use crate::kms::KmsError;
@@ -207,6 +208,17 @@ fn create_access_key(settings: &Settings, session: &Session, args: &AccessKeyArg
     });
     settings.out.note("The secret is shown only now.");
     Ok(Exit::Ok)
+}
+
+/// A document from a file or from standard input.
+pub fn read_document(path: &Path) -> CliResult<String> {
+    let read = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    read.map_err(|error| CliError::usage(format_args!("cannot read {}: {error}", path.display())))
 }
 
 /// `user/NAME` and `role/NAME` in the key manager's account, or any ARN.

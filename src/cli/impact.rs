@@ -49,8 +49,7 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
             true => Ok(None),
             false => impact(&volume.path, &key, &progress).map(Some),
         };
-        complete &=
-            !matches!(&scanned, Err(_)) && scanned.as_ref().ok().and_then(Option::as_ref).is_none_or(is_complete);
+        complete &= scanned.is_ok() && scanned.as_ref().ok().and_then(Option::as_ref).is_none_or(is_complete);
         volumes.push((volume, scanned));
     }
     progress.finish();

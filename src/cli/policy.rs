@@ -1,15 +1,13 @@
 //! `kmsfs policy`: key policies, and why something is allowed or denied.
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::aws::to_json;
-use super::exit::{CliError, CliResult, Exit};
-use super::iam::named;
+use super::exit::{CliResult, Exit};
+use super::iam::{named, read_document};
 use super::key::control_name;
 use super::output::table;
 use super::session::Session;
@@ -79,17 +77,6 @@ pub struct ExplainArgs {
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("a pair is written NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
-}
-
-/// A document from a file or from standard input.
-pub fn read_document(path: &Path) -> CliResult<String> {
-    let read = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        fs::read_to_string(path)
-    };
-    read.map_err(|error| CliError::usage(format_args!("cannot read {}: {error}", path.display())))
 }
 
 /// Runs one of the commands.

@@ -26,7 +26,7 @@ impl MacHash {
     }
 
     /// Bytes of a whole MAC, and of a key as long as it.
-    pub fn len(self) -> usize {
+    pub fn size(self) -> usize {
         self.algorithm().tag_len()
     }
 }
@@ -75,7 +75,7 @@ mod tests {
         ] {
             let key = MacKey::new(hash, b"Jefe");
             let made = key.sign(b"what do ya want for nothing?");
-            assert_eq!((HEXLOWER.encode(&made), made.len()), (mac.to_owned(), hash.len()));
+            assert_eq!((HEXLOWER.encode(&made), made.len()), (mac.to_owned(), hash.size()));
             assert!(key.verify(b"what do ya want for nothing?", &made));
             assert!(!key.verify(b"what do ya want for nothing!", &made));
             assert!(!key.verify(b"what do ya want for nothing?", &made[..made.len() - 1]));

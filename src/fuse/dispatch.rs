@@ -11,10 +11,9 @@ use super::abi::{
     SetattrIn, StatfsOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
 use super::negotiate::{Agreed, agree};
-use super::operations::{MAX_WRITE, Operations, Sized, Sought};
+use super::operations::{MAX_WRITE, Operations, Sized, Sought, Whence};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
-use super::seek::Whence;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
 use crate::vfs::{Caller, Result, SetAttr, Vfs};

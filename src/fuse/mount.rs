@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-use super::session::MountSpec;
+use super::spec::MountSpec;
 
 /// The type of a mount that root makes reads `fuse.kmsfs`, by which mount(8) and `/etc/fstab` find the mount helper;
 /// fusermount3 makes the same of the subtype.

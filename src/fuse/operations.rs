@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::abi::fopen;
-use super::seek::Whence;
 use crate::store::{Backing, FileKind, RenameMode, XattrMode};
 use crate::sync::Arc;
 use crate::vfs::{Attr, Caller, FallocateMode, Opened, Result, SetAttr, Vfs};
@@ -35,6 +34,13 @@ pub(super) struct Operations<B: Backing> {
     pub(super) read_only: bool,
     /// How long the kernel may keep what it is told.
     pub(super) ttl: Duration,
+}
+
+/// What is sought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whence {
+    Data,
+    Hole,
 }
 
 /// Where data or a hole begins.

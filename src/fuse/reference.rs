@@ -18,7 +18,8 @@ use fuser::{
 use super::mount;
 use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Sized, Sought};
 use super::seek::{self, Job};
-use super::session::{MountSpec, tune};
+use super::spec::MountSpec;
+use super::tune::tune;
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
 use crate::vfs::{Attr, Caller, Error, Result, SetAttr, Vfs};

@@ -9,7 +9,7 @@
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::operations::Operations;
+use super::operations::{Operations, Whence};
 use crate::store::Backing;
 use crate::sync::{Arc, thread};
 use crate::vfs::Result;
@@ -22,13 +22,6 @@ pub(super) struct Job {
     pub(super) whence: Whence,
     /// Gives the answer.
     pub(super) done: Box<dyn FnOnce(Result<u64>) + Send>,
-}
-
-/// What is sought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whence {
-    Data,
-    Hole,
 }
 
 /// A queue of seeks; the worker that empties it starts when there is a connection to send notices on.

@@ -11,7 +11,7 @@ const SYMMETRIC_LEN: usize = 32;
 
 /// A key of one usage, parsed. Symmetric keys have none: each message has a key of its own (`blob`).
 pub enum KeyObject {
-    Mac(MacKey),
+    Mac(Box<MacKey>),
     Signing(SigningKey),
     Decryption(DecryptionKey),
     Agreement(AgreementKey),
@@ -23,7 +23,9 @@ impl KeyObject {
     pub fn parse(spec: KeySpec, usage: KeyUsage, secret: &SecretBytes) -> Result<Self, PairError> {
         let bytes = secret.expose();
         match (usage, spec.material()) {
-            (KeyUsage::GenerateVerifyMac, Some(MaterialKind::Mac(hash))) => Ok(Self::Mac(MacKey::new(hash, bytes))),
+            (KeyUsage::GenerateVerifyMac, Some(MaterialKind::Mac(hash))) => {
+                Ok(Self::Mac(Box::new(MacKey::new(hash, bytes))))
+            }
             (KeyUsage::SignVerify, Some(MaterialKind::Pair(kind))) => SigningKey::new(kind, bytes).map(Self::Signing),
             (KeyUsage::EncryptDecrypt, Some(MaterialKind::Pair(PairKind::Rsa(size)))) => {
                 DecryptionKey::new(size, bytes).map(Self::Decryption)
@@ -54,7 +56,7 @@ impl KeyObject {
 pub fn generate(spec: KeySpec, entropy: &dyn Entropy) -> Result<SecretBytes, PairError> {
     match spec.material().ok_or(PairError::Unfit)? {
         MaterialKind::Symmetric => Ok(symmetric(entropy)),
-        MaterialKind::Mac(hash) => Ok(SecretBytes::random(hash.len(), entropy)),
+        MaterialKind::Mac(hash) => Ok(SecretBytes::random(hash.size(), entropy)),
         MaterialKind::Pair(kind) => kind.generate(),
     }
 }
@@ -68,7 +70,7 @@ pub fn symmetric(entropy: &dyn Entropy) -> SecretBytes {
 pub fn import(spec: KeySpec, material: SecretBytes) -> Result<SecretBytes, PairError> {
     let len = match spec.material().ok_or(PairError::Unfit)? {
         MaterialKind::Symmetric => SYMMETRIC_LEN,
-        MaterialKind::Mac(hash) => hash.len(),
+        MaterialKind::Mac(hash) => hash.size(),
         MaterialKind::Pair(kind) => return kind.canonical(material.expose()),
     };
     if material.expose().len() == len { Ok(material) } else { Err(PairError::Rejected) }

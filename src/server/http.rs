@@ -1,22 +1,19 @@
 //! One HTTP request: whose it is, which service it is for, and its answer.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request, StatusCode};
 use zeroize::Zeroizing;
 
-use super::Limits;
-use super::metrics::Metrics;
+use super::exchange::{Answered, Incomplete, Peer, Shared, json, plain, with_type};
 use super::protocol::{self, Failure};
-use super::sigv4::{AuthError, Received, Verifier};
+use super::sigv4::{AuthError, Received};
 use super::sts;
-use crate::env::Clock;
 use crate::kms::model::{Caller, Principal};
 use crate::kms::{Engine, KmsError};
 use crate::sync::Arc;
@@ -26,49 +23,6 @@ use crate::types::Region;
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 /// The request's id in the answer.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
-
-/// The answer to a request.
-pub type Answered = Response<Full<Bytes>>;
-
-/// What all requests share.
-pub struct Shared {
-    pub engine: Engine,
-    pub clock: Arc<dyn Clock>,
-    pub verifier: Verifier,
-    pub metrics: Metrics,
-    pub limits: Limits,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone)]
-pub enum Peer {
-    /// Whoever signs.
-    Tcp(IpAddr),
-    /// A local user, known from the system.
-    Unix(Caller),
-}
-
-impl Peer {
-    fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp(address) => address.is_loopback(),
-            Self::Unix(_) => true,
-        }
-    }
-
-    fn address(&self) -> String {
-        match self {
-            Self::Tcp(address) => address.to_canonical().to_string(),
-            Self::Unix(_) => "127.0.0.1".to_owned(),
-        }
-    }
-}
-
-/// A request with its body, and the id that its record and its answer carry.
-pub struct Incomplete<'a> {
-    pub received: Received<'a>,
-    pub id: &'a str,
-}
 
 /// Answers one request, whatever it is.
 pub async fn answer(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>) -> Result<Answered, Infallible> {
@@ -88,7 +42,7 @@ async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id
     let (head, body) = request.into_parts();
     match (&head.method, head.uri.path()) {
         (&Method::GET, "/healthz") => return health(shared),
-        (&Method::GET, "/metrics") if peer.is_local() => return shared.metrics.answer(),
+        (&Method::GET, "/metrics") if peer.is_local() => return metrics(shared),
         (&Method::GET | &Method::POST, "/") => {}
         _ => return plain(StatusCode::NOT_FOUND, "there is nothing here; the API is POST /\n"),
     }
@@ -176,6 +130,20 @@ fn in_scope(caller: Caller, headers: &HeaderMap) -> Caller {
     }
 }
 
+/// The metrics, for whoever is on this computer.
+fn metrics(shared: &Shared) -> Answered {
+    match shared.metrics.text() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            with_type(StatusCode::OK, kind, Bytes::from(text))
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
+        }
+    }
+}
+
 fn health(shared: &Shared) -> Answered {
     match shared.engine.credentials("") {
         Ok(_) => plain(StatusCode::OK, "ok\n"),
@@ -184,24 +152,6 @@ fn health(shared: &Shared) -> Answered {
             plain(StatusCode::SERVICE_UNAVAILABLE, "the key manager is not usable; the log says why\n")
         }
     }
-}
-
-/// An answer in plain text.
-pub fn plain(status: StatusCode, text: &str) -> Answered {
-    with_type(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(text.as_bytes()))
-}
-
-/// An answer of KMS.
-pub fn json(status: StatusCode, body: Bytes) -> Answered {
-    with_type(status, "application/x-amz-json-1.1", body)
-}
-
-/// An answer of some type.
-pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Answered {
-    let mut answered = Response::new(Full::new(body));
-    *answered.status_mut() = status;
-    answered.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answered
 }
 
 /// The principal of the local user `uid`, who needs no signature. Who runs the server, and root, could open the key manager

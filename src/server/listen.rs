@@ -10,7 +10,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::http::{Peer, Shared, answer, local_caller};
+use super::exchange::{Peer, Shared};
+use super::http::{answer, local_caller};
 use super::metrics::Metrics;
 use super::sigv4::Verifier;
 use super::{Server, ServerError};

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,8 +10,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-
-use super::http::{Answered, plain, with_type};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -51,17 +47,8 @@ impl Metrics {
     }
 
     /// All of them.
-    pub fn answer(&self) -> Answered {
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        match encode(&mut text, &self.registry) {
-            Ok(()) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                with_type(StatusCode::OK, kind, Bytes::from(text))
-            }
-            Err(error) => {
-                tracing::error!(%error, "the metrics could not be written");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
-            }
-        }
+        encode(&mut text, &self.registry).map(|()| text)
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use super::http::{Answered, Incomplete, Peer, Shared, json};
+use super::exchange::{Answered, Incomplete, Peer, Shared, json};
 use super::sigv4::AuthError;
 use crate::kms::KmsError;
 use crate::kms::api::{Answer, Kind, Operation};

@@ -191,8 +191,11 @@ fn signed_at(headers: &HeaderMap) -> Result<SignedAt, AuthError> {
     Ok(SignedAt { text: text.to_owned(), at })
 }
 
-/// The values of the signed headers, each as often as it was sent.
-fn signed_headers<'a>(headers: &'a HeaderMap, names: &[&'a str]) -> Result<Vec<(&'a str, Vec<&'a [u8]>)>, AuthError> {
+/// A header's name and its values, as often as it was sent.
+type Values<'a> = (&'a str, Vec<&'a [u8]>);
+
+/// The values of the signed headers.
+fn signed_headers<'a>(headers: &'a HeaderMap, names: &[&'a str]) -> Result<Vec<Values<'a>>, AuthError> {
     for must in MUST_BE_SIGNED {
         if headers.contains_key(must) && !names.contains(&must) {
             let text = format!("'{must}' must be a 'SignedHeader' in the AWS Authorization.");

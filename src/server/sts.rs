@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::CONTENT_TYPE;
 
-use super::http::{Answered, Incomplete, Peer, Shared, with_type};
+use super::exchange::{Answered, Incomplete, Peer, Shared, with_type};
 use super::sigv4::{AuthError, Received};
 use crate::crypto::sigv4::percent_decode;
 use crate::kms::model::Caller;

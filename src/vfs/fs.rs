@@ -45,6 +45,9 @@ pub struct Caller {
     pub umask: u32,
 }
 
+/// An open directory, and what widened its mode for the time of its use.
+pub(super) type Entered<B> = (Arc<<B as Backing>::Dir>, Option<Wide<B>>);
+
 /// A mounted volume: POSIX semantics over encrypted entries. Every method may be called from several threads.
 pub struct Vfs<B: Backing> {
     pub(super) backing: Arc<B>,
@@ -194,7 +197,7 @@ impl<B: Backing> Vfs<B> {
 
     /// A handle to a directory, which the daemon may use as `need` says, whatever the directory's mode (FORMAT 8.6), as long
     /// as the second value lives.
-    pub(super) fn enter(&self, inode: &Arc<Inode<B>>, need: u32) -> Result<(Arc<B::Dir>, Option<Wide<B>>)> {
+    pub(super) fn enter(&self, inode: &Arc<Inode<B>>, need: u32) -> Result<Entered<B>> {
         let handle = self.dir(inode)?;
         let wide = self.widen_dir(inode, &handle, need)?;
         Ok((handle, wide))

@@ -29,12 +29,11 @@ const LAYERS: [(&str, u32); 16] = [
 ];
 
 /// Modules side by side that import one another in a circle because they are two halves of one thing.
-const HALVES: [(&str, &[&str]); 4] = [
+const HALVES: [(&str, &[&str]); 3] = [
     // A signing key of any kind, and the kinds.
     ("crypto::asymmetric", &["ec", "ed25519", "ml_dsa", "rsa", "signing"]),
     // A file's header, the recipients in it and the keys that it derives; names and the id that they hang on.
     ("format", &["branch", "dirid", "header", "keys", "name", "recipient"]),
-    ("fuse", &["direct", "session"]),
     ("store", &["local", "local_attr"]),
 ];
 

@@ -39,7 +39,8 @@ fn run(program: &str, args: &[&str], conf: &Path) {
 /// Runs `body` in a process whose tokens are its own; `name` is that of the calling test.
 fn with_tokens(name: &str, body: impl FnOnce(&Bench)) {
     let Some(module) = module() else {
-        println!("skipped: SoftHSM2 is not installed (package softhsm2)");
+        std::io::Write::write_all(&mut std::io::stderr(), b"skipped: SoftHSM2 is not installed (package softhsm2)\n")
+            .expect("standard error");
         return;
     };
     if let Some(tokens) = std::env::var_os(INSIDE) {

@@ -219,7 +219,6 @@ fn value(json: &Json<'_>) -> Option<String> {
 impl Test {
     /// The operator `name` with its values, and whether it is a negated one; `None` if there is no such operator, `Err`
     /// with the first value that it does not take.
-    #[expect(clippy::type_complexity, reason = "said above")]
     fn parse(name: &str, values: &[String]) -> Option<(Result<Self, String>, bool)> {
         fn all<T>(values: &[String], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
             values.iter().map(|text| parse(text).ok_or_else(|| text.clone())).collect()

@@ -332,7 +332,7 @@ fn access_keys_authenticate_who_they_were_made_for() {
     assert_eq!(*found.secret_access_key, *made.secret_access_key);
     assert!(another.credentials("AKIANOBODY").expect("read").is_none());
     let identities = bench.engine.identities().expect("read");
-    assert_eq!(identities[0].access_key_ids, [made.access_key_id.clone()]);
+    assert_eq!(identities[0].access_key_ids, std::slice::from_ref(&made.access_key_id));
     bench.engine.delete_identity(&bench.alice, &administrator).expect("deleted");
     assert!(another.credentials(&made.access_key_id).expect("read").is_none());
     assert_eq!(

@@ -1,0 +1,35 @@
+//! What the kernel keeps ahead and dirty of a mount.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::sync::thread;
+
+/// Raises the kernel's readahead from 128 KiB to 1 MiB, and the share of memory that dirty pages of the mount may take,
+/// where that is allowed (root). Asking for the mount's device number needs the mount to answer, so a thread does it.
+pub(super) fn tune(mountpoint: PathBuf) {
+    /// In KiB.
+    const READAHEAD: (&str, &str) = ("read_ahead_kb", "1024");
+    /// In percent of what all filesystems together may have dirty; FUSE mounts begin with 1.
+    const DIRTY_SHARE: (&str, &str) = ("max_ratio", "20");
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let work = move || {
+        for (name, value) in [READAHEAD, DIRTY_SHARE] {
+            if let Err(error) = set(&mountpoint, name, value) {
+                tracing::debug!("{name} of the mount stays at the kernel's default: {error}");
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("kmsfs-tune".to_owned()).spawn(work) {
+        tracing::debug!("the mount stays at the kernel's defaults: {error}");
+    }
+}
+
+fn set(mountpoint: &Path, name: &str, value: &str) -> io::Result<()> {
+    let device = std::fs::metadata(mountpoint)?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::write(format!("/sys/class/bdi/{major}:{minor}/{name}"), value)
+}
