@@ -8,6 +8,8 @@
 //! The home is made in memory (`/dev/shm`) if there is one, so that the figures are those of the program and not of a
 //! disk; `KMSFS_BENCH_DIR` names another place.
 
+#![expect(clippy::disallowed_macros, reason = "a benchmark prints its figures")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
