@@ -212,34 +212,11 @@ impl Outcome {
     /// names that a user chose, keys that may not be used now, volumes that are refused before anything is mounted.
     pub const fn severity(self) -> Option<Severity> {
         match self {
-            Self::NotKfs
-            | Self::ForeignVolume
-            | Self::HeaderAuth
-            | Self::HeaderLost
-            | Self::NoRecipient
-            | Self::RecordAuth
-            | Self::Truncated
-            | Self::BadSize
-            | Self::UnitAuth
-            | Self::UnitZero
-            | Self::NoDirId
-            | Self::BadDirId
-            | Self::WrongDirId
-            | Self::SymlinkAuth
-            | Self::XattrAuth
-            | Self::DuplicateId => Some(Severity::Damage),
+            Self::DuplicateId => Some(Severity::Damage),
             Self::UnknownFeature | Self::NeverSynced | Self::KeyForbidden | Self::BadName => Some(Severity::Suspicion),
-            Self::KeyUnavailable
-            | Self::KeyServiceTimeout
-            | Self::SlotOverflow
-            | Self::TooBig
-            | Self::NameInvalid
-            | Self::NameTooLong
-            | Self::XattrNameRange
-            | Self::VolumeUnknown
-            | Self::VolumeAuth
-            | Self::VolumeRollback
-            | Self::VolumeBusy => None,
+            // Whatever a system call on the mount answers with EIO is damage.
+            _ if matches!(self.errno(), Some(Errno::IO)) => Some(Severity::Damage),
+            _ => None,
         }
     }
 
