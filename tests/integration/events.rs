@@ -1,7 +1,7 @@
 //! Integrity events in the log: what they say, and how many there are (FORMAT S12).
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use kmsfs::env::ManualClock;
 use kmsfs::format::{Outcome, Severity, dirid};
@@ -9,6 +9,8 @@ use kmsfs::store::{Access, Backing, BackingFile, Memory, RenameMode};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Options, ROOT, Vfs};
 use rustix::io::Errno;
+use tracing::Dispatch;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::fixture::{Fixture, ROOT_USER};
@@ -35,8 +37,13 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// A subscriber that lives as long as the tests. While there is just one, `tracing` asks the thread that reaches an event
+/// first whether anybody wants it, which may be a test without a log: the event would then be off in all threads.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+
 /// The integrity events that `work` leaves in the log, a line each.
 fn events(work: impl FnOnce()) -> Vec<String> {
+    LazyLock::force(&SECOND);
     let log = Log::default();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(log.clone()).finish();
     tracing::subscriber::with_default(subscriber, work);
