@@ -7,6 +7,7 @@
 mod abi;
 mod device;
 mod dispatch;
+mod listings;
 mod mount;
 mod negotiate;
 mod operations;
