@@ -18,9 +18,11 @@ mod rings;
 mod seek;
 mod session;
 mod spec;
+mod statistics;
 mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
 pub use session::serve;
 pub use spec::{MountSpec, Transport};
+pub use statistics::{OperationCount, Statistics};
