@@ -13,6 +13,7 @@ pub mod lock;
 pub mod open;
 mod progress;
 pub mod repair;
+pub mod resume;
 pub mod rewrap;
 pub mod verify;
 mod walk;

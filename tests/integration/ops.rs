@@ -5,3 +5,4 @@ mod damage;
 pub mod host;
 mod open;
 mod rewrap;
+mod verify;
