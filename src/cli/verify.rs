@@ -10,6 +10,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked, finding_json, finding_words};
 use super::output::{bytes, path_text};
 use super::progress::Shown;
+use super::salvage;
 use super::settings::Settings;
 use crate::ops::lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
@@ -29,6 +30,9 @@ pub struct VerifyArgs {
     /// Note in FILE what is found to be sound, and go on there after an interruption; FILE goes when all is done
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    /// Write everything that authenticates to the empty directory OUT, in plaintext, around whatever is damaged
+    #[arg(long, value_name = "OUT", conflicts_with = "resume")]
+    salvage: Option<PathBuf>,
     /// Accept a volume that this host has never seen
     #[arg(long)]
     trust_new_volume: bool,
@@ -53,8 +57,12 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
         settings.out.note("The volume is in use: what changes meanwhile is read again before it counts as damaged.");
     }
     let volume = offline::files(service, opened, if in_use { 3 } else { 1 });
+    let threads = offline::threads(args.threads);
+    if let Some(out) = &args.salvage {
+        return salvage::run(settings, (&args.dir, out), &volume, threads, &progress);
+    }
     let notes = args.resume.as_deref().map(|path| notes(path, volume.keys.volume().config.volume_id)).transpose()?;
-    let how = VerifyOptions { threads: offline::threads(args.threads), in_use, resume: notes.as_ref() };
+    let how = VerifyOptions { threads, in_use, resume: notes.as_ref() };
     let out = settings.out;
     let tell = |finding: &crate::ops::Finding| {
         if !out.is_json() {

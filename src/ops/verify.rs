@@ -10,7 +10,7 @@ use super::config;
 use super::finding::{Finding, Paths, Reason};
 use super::progress::Progress;
 use super::resume::{Known, Resume};
-use super::walk::{Visit, Visitor, walk};
+use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
 use crate::format::name::{CONTROL_ENTRY, NameCodec};
@@ -81,7 +81,8 @@ pub fn verify<B: Backing>(
         bytes: AtomicU64::new(0),
         findings: Mutex::new(Vec::new()),
     };
-    walk(backing, &names, &opened.keys, options.threads, &verifier, progress)?;
+    let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: None };
+    walk(backing, how, &verifier, progress)?;
     if !options.in_use {
         // Whoever has it mounted for writing may be replacing it.
         check_copy(&**backing)?.into_iter().for_each(|finding| verifier.add(finding));
@@ -144,9 +145,11 @@ impl<B: Backing> Visitor<B> for Verifier<'_> {
         self.bytes.fetch_add(file.stat.size, Ordering::Relaxed);
     }
 
-    fn directory(&self, paths: &Paths, id: DirId) {
-        self.directories.fetch_add(1, Ordering::Relaxed);
-        self.once(&self.dir_ids, id, paths);
+    fn directory(&self, dir: &DirVisit<'_, B>) {
+        if let Ok(id) = dir.identity.stored {
+            self.directories.fetch_add(1, Ordering::Relaxed);
+            self.once(&self.dir_ids, id, dir.paths);
+        }
     }
 
     fn finding(&self, finding: Finding) {
