@@ -22,6 +22,7 @@ use crate::vfs::{Caller, Result, SetAttr, Vfs};
 pub struct Dispatcher<B: Backing> {
     pub(super) operations: Arc<Operations<B>>,
     agreed: OnceLock<Agreed>,
+    rings: bool,
 }
 
 /// A seek that is answered when the kernel has written back what it holds dirty of the file.
@@ -37,16 +38,31 @@ pub struct PendingSeek {
 impl<B: Backing> Dispatcher<B> {
     /// For a filesystem; `read_only` as it was mounted.
     pub fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
-        Self { operations: Arc::new(Operations::new(vfs, read_only)), agreed: OnceLock::new() }
+        Self { operations: Arc::new(Operations::new(vfs, read_only)), agreed: OnceLock::new(), rings: false }
+    }
+
+    /// The same, which agrees to requests that come through rings.
+    pub(super) fn with_rings(self) -> Self {
+        Self { rings: true, ..self }
     }
 
     /// Serves one request and gives its answer, if it has one, to `sink`. `scratch` is memory for listings. A request
     /// that panics is answered with `EIO`, one that cannot be read with `EINVAL`.
     pub fn handle<S: Sink>(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut S) -> Option<PendingSeek> {
-        let request = match Request::parse(request) {
+        self.handle_parsed(Request::parse(request), scratch, sink)
+    }
+
+    /// As [`Self::handle`], for a request that was read already.
+    pub(super) fn handle_parsed<S: Sink>(
+        &self,
+        request: std::result::Result<Request<'_>, Malformed>,
+        scratch: &mut Vec<u8>,
+        sink: &mut S,
+    ) -> Option<PendingSeek> {
+        let request = match request {
             Ok(request) => request,
             Err(Malformed { unique }) => {
-                tracing::error!(unique, len = request.len(), "a request of the kernel that cannot be read");
+                tracing::error!(unique, "a request of the kernel that cannot be read");
                 if let Some(unique) = unique {
                     Reply::new(unique, sink).error(Errno::INVAL);
                 }
@@ -221,7 +237,7 @@ impl<B: Backing> Dispatcher<B> {
     }
 
     fn init<S: Sink>(&self, kernel: &InitIn, reply: &mut Reply<'_, S>) -> Result<()> {
-        let (agreed, answer) = agree(kernel, self.operations.read_only).inspect_err(|_| {
+        let (agreed, answer) = agree(kernel, self.operations.read_only, self.rings).inspect_err(|_| {
             tracing::error!(
                 "the kernel speaks FUSE {}.{}; kmsfs needs 7.31 (Linux 5.4) or newer",
                 kernel.major,
@@ -234,9 +250,9 @@ impl<B: Backing> Dispatcher<B> {
         Ok(())
     }
 
-    /// Whether `INIT` was answered.
-    pub(super) fn is_ready(&self) -> bool {
-        self.agreed.get().is_some()
+    /// What was agreed on, once `INIT` was answered.
+    pub(super) fn agreed(&self) -> Option<Agreed> {
+        self.agreed.get().copied()
     }
 }
 
