@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 
 use super::finding::{Finding, Paths, Reason};
-use super::names::{Entry, Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
+use super::names::{Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
 use super::progress::Progress;
 use crate::format::Outcome;
 use crate::format::header::StaticHeader;
@@ -56,8 +56,6 @@ pub struct DirVisit<'a, B: Backing> {
     pub paths: &'a Paths,
     /// Its id.
     pub identity: Identity,
-    /// What is in it, kmsfs' own entries included.
-    pub entries: &'a [Entry],
 }
 
 /// How a walk goes.
@@ -221,7 +219,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             None => read_strictly(names, stored, &mut entries),
             Some(live) => read_leniently(names, keys, stored, &mut entries, live),
         };
-        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity, entries: &entries });
+        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity });
         for entry in entries.iter().filter(|entry| !entry.kind.is_hidden()) {
             let name = entry.name.as_ref().map(|(name, _)| name.as_slice());
             let mut child = paths.child(entry.raw.as_bytes(), name);
