@@ -34,6 +34,7 @@ pub mod progress;
 pub mod repair;
 pub mod replica;
 pub mod rewrap;
+mod salvage;
 pub mod serve;
 mod serving;
 pub mod session;

@@ -210,16 +210,12 @@ impl DataKeys {
             return Err(Outcome::KeyServiceTimeout);
         }
         let mut used = None;
-        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
-            WrappedKey::Kms { key, blob } => {
-                let context = context_file(fixed.volume_id(), fixed.file_id());
-                used = Some(key.clone());
-                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
-            }
-            WrappedKey::Branch(blob) => {
-                used = None;
-                self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob)
-            }
+        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| {
+            used = match wrapped {
+                WrappedKey::Kms { key, .. } => Some(key.clone()),
+                WrappedKey::Branch(_) => None,
+            };
+            self.unwrap(volume, fixed, wrapped)
         });
         match &result {
             Ok(opened) => {
@@ -236,6 +232,47 @@ impl DataKeys {
             Err(_) => {}
         }
         result
+    }
+
+    fn unwrap(
+        &self,
+        volume: &OpenedVolume,
+        fixed: &StaticHeader,
+        wrapped: WrappedKey<'_>,
+    ) -> Result<SecretKey<32>, Outcome> {
+        match wrapped {
+            WrappedKey::Kms { key, blob } => {
+                let context = context_file(fixed.volume_id(), fixed.file_id());
+                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
+            }
+            WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
+        }
+    }
+
+    /// Opens a header to read around its damage: by the older of two slots where the newer one does not open, and without a
+    /// record, which then vouches for nothing. Also returned is what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Self::open_header`], where nothing opens it.
+    pub fn open_damaged(&self, bytes: &[u8]) -> Result<(OpenedHeader, Option<Outcome>), Outcome> {
+        let outcome = match self.open_header(bytes) {
+            Ok(opened) => return Ok((opened, None)),
+            Err(outcome) => outcome,
+        };
+        let volume = self.volume();
+        let policy = volume.header_policy();
+        let other = match outcome {
+            Outcome::RecordAuth => {
+                let record = Record::first(true);
+                header::with_record(bytes, &policy, &mut |fixed, key| self.unwrap(&volume, fixed, key), record).ok()
+            }
+            _ => header::without_newest_slot(bytes, policy.geometry).map(|(_, header)| header),
+        };
+        match other {
+            // Each step leaves less to try, so this ends.
+            Some(other) => self.open_damaged(&other).map(|(opened, _)| (opened, Some(outcome))),
+            None => Err(outcome),
+        }
     }
 
     /// Whether the file behind a header may be opened once more: its data key is unwrapped again, unless that was done
