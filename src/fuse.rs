@@ -23,6 +23,7 @@ mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
+pub use rings::available as rings_available;
 pub use session::serve;
 pub use spec::{MountSpec, Transport};
 pub use statistics::{OperationCount, Statistics};
