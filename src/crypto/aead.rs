@@ -91,6 +91,7 @@ impl Aes256Gcm {
                 Inner::Ring(Box::new(Wiped::new(ring::aead::LessSafeKey::new(key))))
             }
             Backend::AwsLc => {
+                // AWS-LC keeps the expanded key on its own heap, which OPENSSL_free wipes before it gives memory back.
                 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
                 let key = UnboundKey::new(&AES_256_GCM, key).expect("the key has 32 bytes");
                 Inner::AwsLc(Box::new(Wiped::new(LessSafeKey::new(key))))
