@@ -11,7 +11,6 @@ use super::progress::Progress;
 use super::walk::{Visit, Visitor, walk};
 use crate::content::{self, Content, Volume};
 use crate::format::Outcome;
-use crate::format::name::NameCodec;
 use crate::store::{Access, Backing};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -58,7 +57,7 @@ pub fn verify<B: Backing>(
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let verifier = Verifier {
         volume,
         options,

@@ -233,7 +233,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
         };
         let own = dirid::decode(self.keys, found.as_found()).and_then(|id| {
             let encrypted = entries.iter().filter(|e| !e.kind.is_hidden());
-            dirid::check(self.keys, id, encrypted.map(|e| (e.name.as_bytes(), e.side.as_deref())))?;
+            dirid::check(self.names, id, encrypted.map(|e| (e.name.as_bytes(), e.side.as_deref())))?;
             Ok(id)
         });
         own.inspect_err(|outcome| self.report(paths, *outcome)).ok()

@@ -9,6 +9,7 @@ pub mod subject;
 use std::sync::Arc;
 
 use kmsfs::env::ManualClock;
+use kmsfs::format::name::NameForm;
 use kmsfs::store::{Allocate, LocalDir, Memory};
 use kmsfs::types::Timestamp;
 use proptest::prelude::*;
@@ -21,12 +22,20 @@ use subject::{Mounted, PlainTree, Subject};
 proptest! {
     #[test]
     fn behaves_as_a_plain_tree(ops in prop::collection::vec(ops::op(), 1..100)) {
-        compare_with_model(&ops, true)?;
+        compare_with_model(&ops, true, NameForm::Encrypted)?;
     }
 
     #[test]
     fn behaves_as_a_plain_tree_where_metadata_is_not_ordered(ops in prop::collection::vec(ops::op(), 1..60)) {
-        compare_with_model(&ops, false)?;
+        compare_with_model(&ops, false, NameForm::Encrypted)?;
+    }
+
+    #[test]
+    fn behaves_as_a_plain_tree_with_plain_names(
+        ops in prop::collection::vec(ops::op(), 1..100),
+        ordered_metadata: bool,
+    ) {
+        compare_with_model(&ops, ordered_metadata, NameForm::Plain)?;
     }
 }
 

@@ -4,4 +4,5 @@
 mod damage;
 pub mod host;
 mod open;
+mod plain_names;
 mod rewrap;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kmsfs::env::ManualClock;
+use kmsfs::format::name::NameForm;
 use kmsfs::store::{Allocate, FileKind, Memory, MemoryOptions};
 use kmsfs::types::Timestamp;
 use proptest::prelude::*;
@@ -291,11 +292,16 @@ impl Comparison {
 }
 
 /// Does the same operations on a volume and on a plain tree, both in memory.
-pub fn compare_with_model(ops: &[Op], ordered_metadata: bool) -> std::result::Result<(), TestCaseError> {
+pub fn compare_with_model(
+    ops: &[Op],
+    ordered_metadata: bool,
+    names: NameForm,
+) -> std::result::Result<(), TestCaseError> {
     let clock = Arc::new(ManualClock::new(START));
     let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
     let mut model = PlainTree::new(Memory::new(clock.clone()));
-    let mut mounted = Mounted::new(Fixture::new(Memory::with_options(clock.clone(), options), clock.clone()));
+    let backing = Memory::with_options(clock.clone(), options);
+    let mut mounted = Mounted::new(Fixture::with_names(backing, clock.clone(), names));
     let mut comparison = Comparison::exact(UNIT);
     for (number, op) in ops.iter().enumerate() {
         clock.advance(Duration::from_secs(1));
