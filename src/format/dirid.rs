@@ -84,7 +84,7 @@ pub fn check<'a>(
 pub fn verifies(names: &NameCodec, dir: DirId, entry: &[u8], side: Option<&[u8]>) -> Option<bool> {
     let mut buf = [0; super::name::MAX_BLOB];
     let blob = names.siv_blob(entry, side, &mut buf)?;
-    Some(siv::open_in_place(&names.keys.names, dir.as_bytes(), blob).is_ok())
+    Some(siv::open_in_place(&names.keys().names, dir.as_bytes(), blob).is_ok())
 }
 
 /// The directory id under which one entry was encrypted, and its padded name (FORMAT 8.5). Neither is authenticated:
@@ -95,7 +95,7 @@ pub fn verifies(names: &NameCodec, dir: DirId, entry: &[u8], side: Option<&[u8]>
 pub fn recover(names: &NameCodec, entry: &[u8], side: Option<&[u8]>) -> Result<(DirId, Vec<u8>), Outcome> {
     let mut buf = [0; super::name::MAX_BLOB];
     let blob = names.siv_blob(entry, side, &mut buf).ok_or(Outcome::BadName)?;
-    let id = siv::recover_ad(&names.keys.names, blob).ok_or(Outcome::BadName)?;
+    let id = siv::recover_ad(&names.keys().names, blob).ok_or(Outcome::BadName)?;
     Ok((DirId::from_bytes(id), blob[siv::IV_LEN..].to_vec()))
 }
 

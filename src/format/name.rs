@@ -189,7 +189,7 @@ impl NameForm {
 /// Translates the names of one volume to what stands on disk, and back.
 #[derive(Clone)]
 pub struct NameCodec {
-    pub(super) keys: Arc<VolumeKeys>,
+    keys: Arc<VolumeKeys>,
     form: NameForm,
     short_max: usize,
 }
@@ -202,6 +202,11 @@ impl NameCodec {
     pub fn new(keys: Arc<VolumeKeys>, form: NameForm, short_max: usize) -> Self {
         assert!(form.allows_short_max(short_max), "short_max {short_max} is out of range");
         Self { keys, form, short_max }
+    }
+
+    /// The keys of the volume.
+    pub fn keys(&self) -> &VolumeKeys {
+        &self.keys
     }
 
     /// The entry of `name` in the directory `dir`. The same name always gives the same entry.

@@ -118,9 +118,7 @@ impl<B: Backing> InodeTable<B> {
     pub(super) fn unnamed(&self) -> Vec<Arc<Inode<B>>> {
         // A place is not locked under a shard.
         let regular = self.shards.iter().flat_map(|shard| {
-            let files =
-                lock(shard).values().filter(|inode| inode.kind == FileKind::Regular).cloned().collect::<Vec<_>>();
-            files
+            lock(shard).values().filter(|inode| inode.kind == FileKind::Regular).cloned().collect::<Vec<_>>()
         });
         regular.filter(|inode| read(&inode.place).orphan.is_some()).collect()
     }

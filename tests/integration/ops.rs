@@ -6,3 +6,5 @@ pub mod host;
 mod open;
 mod plain_names;
 mod rewrap;
+mod salvage;
+mod verify;

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::host::{Host, ciphertext, edit};
 use super::rewrap::{header, rewrap};
+use super::salvage::run as salvage;
 
 #[test]
 fn a_volume_with_plain_names_is_verified_and_rewrapped_as_any() {
@@ -47,6 +48,28 @@ fn a_volume_with_plain_names_is_verified_and_rewrapped_as_any() {
     let expected =
         ["BadName ?", "NoDirId foreign", "NotKfs stray", "SymlinkAuth link", "UnitAuth sub/data#1"].map(str::to_owned);
     assert_eq!(host.findings(dir.path()), expected);
+}
+
+#[test]
+fn a_lost_directory_id_takes_no_plain_name_away() {
+    let host = Host::new();
+    let dir = TempDir::new().expect("temporary directory");
+    host.init_with_names(dir.path(), "alias/aws/kmsfs", NameForm::Plain).expect("init");
+    let mounted = host.mount(dir.path());
+    let sub = mounted.mkdir(ROOT, "sub");
+    let inner = mounted.mkdir(sub, "inner");
+    mounted.write(inner, "data", b"readable");
+    mounted.write(inner, "damaged", &[7; 9000]);
+    drop(mounted);
+    for lost in ["sub/.kmsfs.dir", "sub/inner/.kmsfs.dir"] {
+        fs::remove_file(dir.path().join(lost)).expect("removed");
+    }
+    edit(&dir.path().join("sub/inner/damaged"), |bytes| bytes[4096 + 100] ^= 1);
+    let expected = ["NoDirId sub", "NoDirId sub/inner", "UnitAuth sub/inner/damaged#0"].map(str::to_owned);
+    assert_eq!(host.findings(dir.path()), expected);
+    let out = TempDir::new().expect("temporary directory");
+    salvage(&host, dir.path(), out.path());
+    assert_eq!(fs::read(out.path().join("sub/inner/data")).expect("salvaged"), b"readable");
 }
 
 /// FORMAT 4.2: the feature bits are part of the commitment that the registry pins.
