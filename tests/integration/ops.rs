@@ -4,6 +4,7 @@
 mod damage;
 pub mod host;
 mod open;
+mod repair;
 mod rewrap;
 mod salvage;
 mod verify;
