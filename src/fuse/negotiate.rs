@@ -17,6 +17,7 @@ const WANTED: u64 = init::ASYNC_READ
     | init::POSIX_ACL
     | init::MAX_PAGES
     | init::CACHE_SYMLINKS
+    | init::NO_OPENDIR_SUPPORT
     | init::EXPLICIT_INVAL_DATA
     | init::HANDLE_KILLPRIV_V2
     | init::SETXATTR_EXT
@@ -33,6 +34,11 @@ pub(super) struct Agreed {
 }
 
 impl Agreed {
+    /// Whether the kernel goes on when directories are not opened.
+    pub(super) fn needs_no_opendir(&self) -> bool {
+        self.flags & init::NO_OPENDIR_SUPPORT != 0
+    }
+
     /// Whether requests come through rings.
     pub(super) fn has_rings(&self) -> bool {
         self.flags & init::OVER_IO_URING != 0

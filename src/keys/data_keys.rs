@@ -19,6 +19,7 @@ use crate::format::recipient::{Recipient, Scheme};
 use crate::format::record::Record;
 use crate::format::slot::valid_slots;
 use crate::format::volume::{DefaultWrap, OpenedVolume};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::{BranchId, FileId, KeyArn, Timestamp};
 
@@ -44,6 +45,28 @@ pub struct DataKeys {
     branches: Mutex<HashMap<(BranchId, u32), CachedBranch>>,
     failures: Cache<[u8; 32], Failure>,
     rejections: Mutex<Rejections>,
+    counts: Counters,
+}
+
+/// What was counted since the volume was opened, the reuse of data keys in memory above all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// Opens whose data key was in memory, and whose KMS key was usable.
+    pub reused: u64,
+    /// Data keys that the key manager, or an opened branch key, unwrapped.
+    pub unwrapped: u64,
+    /// Data keys that were made.
+    pub made: u64,
+    /// Times that a data key could not be had.
+    pub failed: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    reused: AtomicU64,
+    unwrapped: AtomicU64,
+    made: AtomicU64,
+    failed: AtomicU64,
 }
 
 struct CachedKey {
@@ -100,7 +123,15 @@ impl DataKeys {
             branches: Mutex::new(HashMap::new()),
             failures: Cache::new(CACHED_KEYS),
             rejections: Mutex::new(Rejections::default()),
+            counts: Counters::default(),
         }
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> KeyCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { reused, unwrapped, made, failed } = &self.counts;
+        KeyCounts { reused: load(reused), unwrapped: load(unwrapped), made: load(made), failed: load(failed) }
     }
 
     /// The volume as it was opened, or last replaced.
@@ -146,6 +177,7 @@ impl DataKeys {
             self.cache.remove(id);
             return None;
         }
+        self.counts.reused.fetch_add(1, Ordering::Relaxed);
         Some(cached)
     }
 
@@ -186,7 +218,10 @@ impl DataKeys {
             self.unwrap(volume, fixed, wrapped)
         });
         match &result {
-            Ok(opened) => self.remember(bytes, &opened.dek, used),
+            Ok(opened) => {
+                self.counts.unwrapped.fetch_add(1, Ordering::Relaxed);
+                self.remember(bytes, &opened.dek, used);
+            }
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
                 self.failures.insert(slots, Failure { outcome: *outcome, until: None });
@@ -296,6 +331,7 @@ impl DataKeys {
         let key = recipient.key_id.parse().ok();
         let bytes = header::build_header(&fixed, &keys, &volume.keys, &[recipient], has_holes)?;
         self.remember(&bytes, &dek, key);
+        self.counts.made.fetch_add(1, Ordering::Relaxed);
         Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
     }
 
@@ -396,6 +432,7 @@ impl DataKeys {
     }
 
     fn failed(&self, error: KeyError, file: FileId) -> Outcome {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%file, "a file does not open: {error}");
         error.outcome()
     }

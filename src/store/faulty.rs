@@ -557,6 +557,10 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
         self.inner.stat()
     }
 
+    fn fetch(&self, len: u64) {
+        self.inner.fetch(len);
+    }
+
     fn read_ahead(&self) {
         self.inner.read_ahead();
     }

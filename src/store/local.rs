@@ -339,6 +339,10 @@ impl BackingFile for LocalFile {
         local_attr::stat_fd(self.0.as_fd())
     }
 
+    fn fetch(&self, len: u64) {
+        let _ = rustix::fs::fadvise(&self.0, 0, NonZero::new(len), Advice::WillNeed);
+    }
+
     fn read_ahead(&self) {
         // A hint: a filesystem that knows nothing of it reads all the same.
         let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::Sequential);

@@ -70,12 +70,15 @@ pub fn sequences() -> Vec<(&'static str, Vec<u8>)> {
     let set = frame(SETXATTR, 1, 0, &[&words(&[5, 0, 0, 0]), b"user.a\0", b"value"]);
     let get = frame(GETXATTR, 1, 0, &[&words(&[100, 0]), b"user.a\0"]);
     let opendir = frame(OPENDIR, 1, 0, &[&words(&[0, 0])]);
-    let list = |code| frame(code, 1, 0, &[&longs(&[1, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]);
+    let list =
+        |code, handle| frame(code, 1, 0, &[&longs(&[handle, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]);
     let forget = frame(BATCH_FORGET, 0, 0, &[&words(&[1, 0]), &longs(&[4, 1])]);
     vec![
         ("file", [&init[..], &create, &write, &read, &seek, &release, &forget].concat()),
         ("attributes", [&init[..], &set, &get, &frame(GETATTR, 1, 0, &[&[0; 16]])].concat()),
-        ("listing", [&init[..], &opendir, &list(READDIR), &list(READDIRPLUS)].concat()),
+        // Without INIT nothing was agreed on: directories are opened.
+        ("listing", [&opendir[..], &list(READDIR, 1), &list(READDIRPLUS, 1)].concat()),
+        ("unopened", [&init[..], &list(READDIR, 0), &list(READDIRPLUS, 0)].concat()),
     ]
 }
 
@@ -240,8 +243,8 @@ fn a_listing_has_what_fits_and_goes_on_behind_it() {
     for name in [b"one", b"two", b"six"] {
         mount.create(name, 0o600);
     }
-    for (opcode, front) in [(READDIR, 0), (READDIRPLUS, ENTRY)] {
-        let handle = u64_at(&mount.ask(OPENDIR, 1, &[&words(&[0, 0])]).unwrap(), 0);
+    let opened = u64_at(&mount.ask(OPENDIR, 1, &[&words(&[0, 0])]).unwrap(), 0);
+    for (opcode, front, handle) in [(READDIR, 0, opened), (READDIRPLUS, ENTRY, opened), (READDIRPLUS, ENTRY, 0)] {
         let (mut names, mut offset) = (Vec::new(), 0);
         loop {
             let room = 2 * (front as u32 + 32);
@@ -261,6 +264,25 @@ fn a_listing_has_what_fits_and_goes_on_behind_it() {
         names.sort();
         assert_eq!(names, [&b"."[..], b"..", b"one", b"six", b"two"]);
     }
+}
+
+#[test]
+fn directories_are_listed_and_synced_unopened_where_the_kernel_can() {
+    let mount = Mount::new();
+    mount.ask(INIT, 0, &[&words(&[7, 45, 1 << 17, 1 << 24, 0]), &[0; 44]]).unwrap();
+    assert_eq!(mount.ask(OPENDIR, 1, &[&words(&[0, 0])]), Err(Errno::NOSYS));
+    mount.ask(30, 1, &[&longs(&[0]), &words(&[0, 0])]).expect("fsyncdir");
+    let list = |offset: u64| {
+        let request = [&longs(&[0, offset])[..], &words(&[64, 0]), &longs(&[0]), &words(&[0, 0])].concat();
+        mount.ask(READDIR, 1, &[&request]).unwrap()
+    };
+    // `.` and `..`; then nothing, until something is made: what another listing read before is not what is there now.
+    let first = list(0);
+    let end = u64_at(&first, 32 + 8);
+    assert!(list(end).is_empty());
+    list(0);
+    mount.create(b"new", 0o600);
+    assert_eq!(list(end)[24..27], *b"new");
 }
 
 #[test]

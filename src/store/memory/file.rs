@@ -98,6 +98,8 @@ impl BackingFile for MemoryFile {
         Ok(self.inode.stat())
     }
 
+    fn fetch(&self, _: u64) {}
+
     fn read_ahead(&self) {}
 
     fn forget(&self, _offset: u64, _len: u64) {}
