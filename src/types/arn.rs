@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The text is not what its type demands.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -70,9 +71,10 @@ impl fmt::Display for Region {
     }
 }
 
-/// The ARN of a KMS key, `arn:aws:kms:<region>:<account>:key/<key id>`, at most 512 bytes. Never an alias.
+/// The ARN of a KMS key, `arn:aws:kms:<region>:<account>:key/<key id>`, at most 512 bytes. Never an alias. Cheap to
+/// clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyArn(String);
+pub struct KeyArn(Arc<str>);
 
 impl KeyArn {
     /// Longest ARN that a header holds (FORMAT 5.1).
@@ -80,7 +82,7 @@ impl KeyArn {
 
     /// The ARN of key `key_id`.
     pub fn new(region: &Region, account: &AccountId, key_id: &str) -> Self {
-        Self(format!("arn:aws:kms:{region}:{account}:key/{key_id}"))
+        Self(format!("arn:aws:kms:{region}:{account}:key/{key_id}").into())
     }
 
     /// The whole ARN.
@@ -117,7 +119,7 @@ impl FromStr for KeyArn {
                     && key.strip_prefix("key/").is_some_and(|id| !id.is_empty()))
             && text.is_ascii();
         if well_formed {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ParseArnError { text: text.to_owned(), expected: "the ARN of a KMS key" })
         }

@@ -120,15 +120,19 @@ impl Facts<'_> {
         observe: Option<&mut dyn FnMut(&Step<'_>)>,
     ) -> Decision {
         let principal = self.caller.principal();
-        let identity: Vec<(&str, &Policy)> = match self.snapshot.principals.get(principal.arn()) {
-            Some(record) => record.policies().collect(),
-            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
-                vec![(ADMINISTRATOR_ACCESS.0, administrator_access())]
+        let own: Vec<(&str, &Policy)>;
+        let identity: &[(&str, &Policy)] = match self.snapshot.principals.get(principal.arn()) {
+            Some(record) => {
+                own = record.policies().collect();
+                &own
             }
-            None => Vec::new(),
+            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
+                &[(ADMINISTRATOR_ACCESS.0, administrator_access())]
+            }
+            None => &[],
         };
         let request = Request { principal, action: self.access.action, resource, attributes: self };
-        policy::decide(&Question { request: &request, key, identity: &identity }, observe)
+        policy::decide(&Question { request: &request, key, identity }, observe)
     }
 
     /// The grants to the caller, to its account, or to the service that calls for it.

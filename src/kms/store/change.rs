@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use rusqlite::{TransactionBehavior, params};
 
 use super::records::*;
-use super::rows::{self, Ledger, Row, Table};
+use super::rows::{self, Ledger, Prover, Row, Table};
 use super::state::{self, Cache, Held, Inner};
 use super::{Record, Snapshot, StoreError, clock, schema};
 use crate::crypto::secret::{SecretBytes, SecretKey};
@@ -119,17 +119,17 @@ impl<'a> Change<'a> {
             return Ok(tx.commit()?);
         }
         let revision = cache.revision + 1;
-        let mut ledger = cache.ledger.clone();
+        let (mut ledger, prover) = (cache.ledger.clone(), Prover::new(&cache.domain));
         // Parents are written before children, and deleted after them.
         for ((table, id), edit) in &self.edits {
             if let Edit::Put { parent, record, sealed } = edit {
                 let (parent, record, sealed) = (parent.clone(), record.clone(), sealed.clone());
-                Row { id: id.clone(), parent, revision, record, sealed }.write(*table, &cache.domain, &tx)?;
-                ledger.put(*table, id, revision, &cache.domain);
+                Row { id: id.clone(), parent, revision, record, sealed }.write(*table, &prover, &tx)?;
+                ledger.put(*table, id, revision, &prover);
             }
         }
         for ((table, id), edit) in self.edits.iter().rev() {
-            if matches!(edit, Edit::Delete) && ledger.remove(*table, id, &cache.domain) {
+            if matches!(edit, Edit::Delete) && ledger.remove(*table, id, &prover) {
                 rows::delete(*table, id, revision, &tx)?;
             }
         }
@@ -190,9 +190,10 @@ fn rewrap(
 ) -> Result<Ledger, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: home.database(), what };
     let mut ledger = Ledger::default();
+    let (old, new) = (Prover::new(from), Prover::new(to));
     for table in Table::ALL {
         let mut all = Vec::new();
-        rows::visit(table, None, from, tx, |row| {
+        rows::visit(table, None, &old, tx, |row| {
             all.push(row);
             Ok(())
         })?
@@ -203,8 +204,8 @@ fn rewrap(
                 let plain = plain.ok_or_else(|| damaged(format!("the secret of row '{}' does not open", row.id)))?;
                 row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy));
             }
-            row.write(table, to, tx)?;
-            ledger.put(table, &row.id, row.revision, to);
+            row.write(table, &new, tx)?;
+            ledger.put(table, &row.id, row.revision, &new);
         }
     }
     let secrets: Vec<(String, Vec<u8>)> = tx

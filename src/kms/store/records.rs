@@ -234,11 +234,21 @@ pub struct KeyEntry {
     pub arn: KeyArn,
     /// By generation.
     pub materials: Vec<Arc<Material>>,
+    /// Which of them is `record.current_material`.
+    current: Option<usize>,
     /// What became of `record.policy` when it was first asked for.
-    pub(super) policy: OnceLock<Option<Arc<Policy>>>,
+    policy: OnceLock<Option<Arc<Policy>>>,
 }
 
 impl KeyEntry {
+    /// An entry of what belongs together.
+    pub(super) fn new(record: KeyRecord, arn: KeyArn, materials: Vec<Arc<Material>>) -> Self {
+        let is_current =
+            |material: &Arc<Material>| Some(&material.record.material_id) == record.current_material.as_ref();
+        let current = materials.iter().rposition(is_current);
+        Self { record, arn, materials, current, policy: OnceLock::new() }
+    }
+
     /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
     /// it since.
     pub fn policy(&self) -> Option<&Arc<Policy>> {
@@ -247,8 +257,7 @@ impl KeyEntry {
     }
 
     pub fn current(&self) -> Option<&Arc<Material>> {
-        let id = self.record.current_material.as_deref()?;
-        self.materials.iter().rfind(|material| material.record.material_id == id)
+        self.materials.get(self.current?)
     }
 
     /// Imported material that becomes current by `RotateKeyOnDemand`.

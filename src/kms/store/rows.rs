@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::env::Entropy;
 use crate::kms::custody::DomainKeys;
-use crate::kms::seal;
+use crate::kms::seal::{self, MacKey};
 use crate::sync::Arc;
 
 /// The tables whose rows are under the digest, parents before children.
@@ -82,8 +82,20 @@ pub struct Row {
 
 const FORMAT: &[u8] = b"kmsfs row v1";
 
+/// What authenticates the rows of one epoch, ready for many of them.
+pub struct Prover {
+    row: MacKey,
+    digest: MacKey,
+}
+
+impl Prover {
+    pub fn new(keys: &DomainKeys) -> Self {
+        Self { row: MacKey::new(&keys.row), digest: MacKey::new(&keys.digest) }
+    }
+}
+
 impl Row {
-    fn mac(&self, table: Table, keys: &DomainKeys) -> [u8; 32] {
+    fn mac(&self, table: Table, prover: &Prover) -> [u8; 32] {
         let parent = self.parent.as_deref().unwrap_or("");
         let sealed = self.sealed.as_deref().unwrap_or(&[]);
         let fields = [
@@ -95,7 +107,7 @@ impl Row {
             self.record.as_bytes(),
             sealed,
         ];
-        seal::mac(&keys.row, &[&seal::framed(&fields)])
+        prover.row.framed(&fields)
     }
 
     /// Opens the sealed column.
@@ -104,13 +116,13 @@ impl Row {
     }
 
     /// Inserts or replaces the row.
-    pub fn write(&self, table: Table, keys: &DomainKeys, to: &Connection) -> rusqlite::Result<()> {
+    pub fn write(&self, table: Table, prover: &Prover, to: &Connection) -> rusqlite::Result<()> {
         let sql = format!(
             "INSERT INTO {}(id, parent, revision, record, sealed, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(id) DO UPDATE SET parent = ?2, revision = ?3, record = ?4, sealed = ?5, mac = ?6",
             table.name()
         );
-        let mac = self.mac(table, keys);
+        let mac = self.mac(table, prover);
         to.prepare_cached(&sql)?.execute(params![
             self.id,
             self.parent,
@@ -138,7 +150,7 @@ pub fn column_aad(table: &str, id: &str, epoch: u64) -> Vec<u8> {
 pub fn visit(
     table: Table,
     above: Option<u64>,
-    keys: &DomainKeys,
+    prover: &Prover,
     from: &Connection,
     mut visit: impl FnMut(Row) -> Result<(), String>,
 ) -> rusqlite::Result<Result<(), String>> {
@@ -158,7 +170,7 @@ pub fn visit(
             sealed: raw.get(4)?,
         };
         let mac: Vec<u8> = raw.get(5)?;
-        if !seal::same(&mac, &row.mac(table, keys)) {
+        if !seal::same(&mac, &row.mac(table, prover)) {
             return Ok(Err(format!("row '{}' of table {name} has a wrong MAC", row.id)));
         }
         if let Err(what) = visit(row) {
@@ -227,22 +239,22 @@ pub fn set_meta(name: &str, value: u64, to: &Connection) -> rusqlite::Result<()>
 struct Sum([u64; 4]);
 
 impl Sum {
-    fn element(table: Table, id: &str, revision: u64, keys: &DomainKeys) -> [u64; 4] {
+    fn element(table: Table, id: &str, revision: u64, prover: &Prover) -> [u64; 4] {
         let fields = [&b"row"[..], table.name().as_bytes(), id.as_bytes(), &revision.to_be_bytes()];
-        let value = seal::mac(&keys.digest, &[&seal::framed(&fields)]);
+        let value = prover.digest.framed(&fields);
         std::array::from_fn(|i| u64::from_le_bytes(value[8 * i..8 * i + 8].try_into().expect("eight bytes")))
     }
 
-    fn add(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn add(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
         let mut carry = false;
-        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
+        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, prover)) {
             (*limb, carry) = limb.carrying_add(other, carry);
         }
     }
 
-    fn remove(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn remove(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
         let mut borrow = false;
-        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
+        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, prover)) {
             (*limb, borrow) = limb.borrowing_sub(other, borrow);
         }
     }
@@ -268,17 +280,17 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Enters a row that was inserted or replaced.
-    pub fn put(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
-        self.remove(table, id, keys);
-        self.sum.add(table, id, revision, keys);
+    pub fn put(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
+        self.remove(table, id, prover);
+        self.sum.add(table, id, revision, prover);
         self.revisions[table as usize].insert_mut(id.into(), revision);
     }
 
     /// Removes a row; false if it is not there.
-    pub fn remove(&mut self, table: Table, id: &str, keys: &DomainKeys) -> bool {
+    pub fn remove(&mut self, table: Table, id: &str, prover: &Prover) -> bool {
         let revisions = &mut self.revisions[table as usize];
         let Some(old) = revisions.get(id) else { return false };
-        self.sum.remove(table, id, *old, keys);
+        self.sum.remove(table, id, *old, prover);
         revisions.remove_mut(id)
     }
 
