@@ -6,8 +6,7 @@
 //! taskset -c 0 cargo bench --bench kms -- 1 Decrypt      # only what has this in its name
 //! ```
 //!
-//! "open and close" is measured with as many keys as the line says; CreateKey, which adds some, comes
-//! at the very end.
+//! Opening is measured with as many keys as the line says; CreateKey, which adds some, comes at the very end.
 //!
 //! The home is made in memory (`/dev/shm`) if there is one, so that the figures are those of the program and not of a
 //! disk; `KMSFS_BENCH_DIR` names another place.
@@ -93,15 +92,20 @@ fn main() {
         });
         drop(other);
         drop(engine);
-        let mut opened = Vec::new();
+        let (mut opened, mut closed) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let start = Instant::now();
             let open = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy));
-            drop(open.expect("opened"));
+            let open = open.expect("opened");
             opened.push(start.elapsed());
+            let start = Instant::now();
+            drop(open);
+            closed.push(start.elapsed());
         }
-        opened.sort();
-        line("open and close", count, opened[opened.len() / 2], None);
+        for (what, mut times) in [("open", opened), ("close", closed)] {
+            times.sort();
+            line(what, count, times[times.len() / 2], None);
+        }
         engine = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("opened");
     }
     let (caller, before) = (engine.local_caller("bench"), keys.len());

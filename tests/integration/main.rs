@@ -20,3 +20,4 @@ mod ops;
 mod server;
 mod transport;
 mod vectors;
+mod warm;

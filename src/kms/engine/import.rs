@@ -60,7 +60,9 @@ impl Engine {
             call.change(|call, change| {
                 let key = call.key(change.snapshot(), &key_id, Forms::Key, access())?;
                 importable(&key)?;
-                let valid_to = call.now.plus(TOKEN_LIFE);
+                // Tokens are judged by the latest time ever seen: with a clock behind it, one that counts from now would
+                // be over before it is used.
+                let valid_to = call.shared.latest(call.now).plus(TOKEN_LIFE);
                 let token = Token { id: random(&*call.shared.entropy), valid_to };
                 let wrapping_key = WrappingKey { algorithm: wrapping_algorithm, valid_to, private };
                 change.put(&wrapping_key_row_id(&row_of(&key), &token.id_text()), wrapping_key);
