@@ -41,6 +41,7 @@ use std::time::Duration;
 use evaluate::StandardPolicies;
 use in_token::Tokens;
 
+use crate::crypto::pool::EntropyPool;
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
 use crate::kms::backup::{BackupError, backup};
@@ -120,6 +121,7 @@ impl Engine {
         entropy: Arc<dyn Entropy>,
         accept: bool,
     ) -> Result<Self, OpenError> {
+        let entropy: Arc<dyn Entropy> = Arc::new(EntropyPool::new(entropy));
         let slot = home.unlocked_by().to_string();
         let store = Arc::new(Store::open(Arc::new(home), entropy.clone(), accept)?);
         let audit = AuditLog::open(store.clone(), clock.clone())?;
