@@ -13,13 +13,13 @@ pub struct ParseArnError {
 }
 
 /// An AWS account: twelve decimal digits.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct AccountId(String);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId([u8; 12]);
 
 impl AccountId {
     /// The digits.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("digits are ASCII")
     }
 }
 
@@ -27,17 +27,22 @@ impl FromStr for AccountId {
     type Err = ParseArnError;
 
     fn from_str(text: &str) -> Result<Self, ParseArnError> {
-        if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseArnError { text: text.to_owned(), expected: "an account id of twelve digits" })
+        match text.as_bytes().try_into() {
+            Ok(digits) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self(digits)),
+            _ => Err(ParseArnError { text: text.to_owned(), expected: "an account id of twelve digits" }),
         }
     }
 }
 
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

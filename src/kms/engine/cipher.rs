@@ -78,7 +78,7 @@ impl Call<'_> {
             let sealed = rsa(key, material)?.encrypt(oaep, plaintext);
             return sealed.map_err(|error| KmsError::Internal(error.to_string()));
         }
-        let header = Header::new(&key.record.key_id, material.id);
+        let header = Header::new(key.arn.key_id(), material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(using.context);
         if material.record.token.is_some() {

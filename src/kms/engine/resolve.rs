@@ -106,7 +106,7 @@ pub fn find<'a>(
             }
         },
     };
-    let found = snapshot.key(&key_row_id(region, key_id)).filter(|key| key.record.account == account);
+    let found = snapshot.key(&key_row_id(region, key_id)).filter(|key| key.account.as_str() == account);
     let Some(key) = found else {
         let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
         return Err(if foreign { denied(caller, action, &arn) } else { does_not_exist(&arn) });

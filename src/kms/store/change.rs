@@ -5,6 +5,7 @@
 //! carries a new epoch of the domain key (KMS.md section 11): both domain keys stand in the root file until the
 //! database is durable, then the old one is gone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rusqlite::{TransactionBehavior, params};
@@ -123,8 +124,9 @@ impl<'a> Change<'a> {
         // Parents are written before children, and deleted after them.
         for ((table, id), edit) in &self.edits {
             if let Edit::Put { parent, record, sealed } = edit {
-                let (parent, record, sealed) = (parent.clone(), record.clone(), sealed.clone());
-                Row { id: id.clone(), parent, revision, record, sealed }.write(*table, &prover, &tx)?;
+                let parent = parent.as_deref().map(Cow::from);
+                let (record, sealed) = (record.as_str().into(), sealed.as_deref().map(Cow::from));
+                Row { id: id.as_str().into(), parent, revision, record, sealed }.write(*table, &prover, &tx)?;
                 ledger.put(*table, id, revision, &prover);
             }
         }
@@ -194,7 +196,7 @@ fn rewrap(
     for table in Table::ALL {
         let mut all = Vec::new();
         rows::visit(table, None, &old, tx, |row| {
-            all.push(row);
+            all.push(row.into_owned());
             Ok(())
         })?
         .map_err(damaged)?;
@@ -202,7 +204,7 @@ fn rewrap(
             if row.sealed.is_some() {
                 let plain = row.unseal(table, from);
                 let plain = plain.ok_or_else(|| damaged(format!("the secret of row '{}' does not open", row.id)))?;
-                row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy));
+                row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy).into());
             }
             row.write(table, &new, tx)?;
             ledger.put(table, &row.id, row.revision, &new);

@@ -1,5 +1,7 @@
 //! Rows: their MACs, their sealed columns, and the digest over all of them.
 
+use std::borrow::Cow;
+
 use rpds::HashTrieMapSync;
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
@@ -70,14 +72,13 @@ impl Table {
     }
 }
 
-/// A row as it stands in the database.
-#[derive(Clone)]
-pub struct Row {
-    pub id: String,
-    pub parent: Option<String>,
+/// A row as it stands in the database, from where it is borrowed when it is read.
+pub struct Row<'a> {
+    pub id: Cow<'a, str>,
+    pub parent: Option<Cow<'a, str>>,
     pub revision: u64,
-    pub record: String,
-    pub sealed: Option<Vec<u8>>,
+    pub record: Cow<'a, str>,
+    pub sealed: Option<Cow<'a, [u8]>>,
 }
 
 const FORMAT: &[u8] = b"kmsfs row v1";
@@ -94,7 +95,16 @@ impl Prover {
     }
 }
 
-impl Row {
+impl Row<'_> {
+    pub fn into_owned(self) -> Row<'static> {
+        fn text(text: Cow<'_, str>) -> Cow<'static, str> {
+            text.into_owned().into()
+        }
+        let Row { id, parent, revision, record, sealed } = self;
+        let sealed = sealed.map(|sealed| sealed.into_owned().into());
+        Row { id: text(id), parent: parent.map(text), revision, record: text(record), sealed }
+    }
+
     fn mac(&self, table: Table, prover: &Prover) -> [u8; 32] {
         let parent = self.parent.as_deref().unwrap_or("");
         let sealed = self.sealed.as_deref().unwrap_or(&[]);
@@ -152,7 +162,7 @@ pub fn visit(
     above: Option<u64>,
     prover: &Prover,
     from: &Connection,
-    mut visit: impl FnMut(Row) -> Result<(), String>,
+    mut visit: impl FnMut(Row<'_>) -> Result<(), String>,
 ) -> rusqlite::Result<Result<(), String>> {
     let name = table.name();
     let sql = match above {
@@ -163,14 +173,13 @@ pub fn visit(
     let mut rows = statement.query([above.map_or(-1, |above| above as i64)])?;
     while let Some(raw) = rows.next()? {
         let row = Row {
-            id: raw.get(0)?,
-            parent: raw.get(1)?,
+            id: raw.get_ref(0)?.as_str()?.into(),
+            parent: raw.get_ref(1)?.as_str_or_null()?.map(Cow::from),
             revision: raw.get::<_, i64>(2)? as u64,
-            record: raw.get(3)?,
-            sealed: raw.get(4)?,
+            record: raw.get_ref(3)?.as_str()?.into(),
+            sealed: raw.get_ref(4)?.as_blob_or_null()?.map(Cow::from),
         };
-        let mac: Vec<u8> = raw.get(5)?;
-        if !seal::same(&mac, &row.mac(table, prover)) {
+        if !seal::same(raw.get_ref(5)?.as_blob()?, &row.mac(table, prover)) {
             return Ok(Err(format!("row '{}' of table {name} has a wrong MAC", row.id)));
         }
         if let Err(what) = visit(row) {

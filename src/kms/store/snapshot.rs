@@ -162,15 +162,15 @@ impl Snapshot {
     }
 
     /// Inserts a key that is read together with all others.
-    pub fn add_key(&mut self, row: &Row, unclaimed: &mut Unclaimed) -> Result<(), String> {
-        self.set_key(&row.id, parse(Table::Keys, row)?, unclaimed.0.remove(&row.id).unwrap_or_default())
+    pub fn add_key(&mut self, row: &Row<'_>, unclaimed: &mut Unclaimed) -> Result<(), String> {
+        self.set_key(&row.id, parse(Table::Keys, row)?, unclaimed.0.remove(&*row.id).unwrap_or_default())
     }
 
     fn set_key(&mut self, row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<(), String> {
         let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
         let arn = KeyArn::new(&region, &account, &record.key_id);
-        self.replace_key(row_id.into(), Some(KeyEntry::new(record, arn, materials)));
+        self.replace_key(row_id.into(), Some(KeyEntry::new(record, arn, account, materials)));
         Ok(())
     }
 
@@ -187,7 +187,7 @@ impl Snapshot {
         let old = self.key(key_row).ok_or_else(|| no_such_key(key_row))?;
         let mut materials = old.materials.clone();
         edit(&mut materials);
-        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), materials);
+        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), old.account, materials);
         self.replace_key(key_row.into(), Some(entry));
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Snapshot {
     }
 
     /// Takes over a row as it stands in the database, or its absence. `Err` says what is wrong with it.
-    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
         match (table, row) {
             (Table::Keys, Some(row)) => self.put_key(id, parse(table, row)?),
             (Table::Keys, None) => {
@@ -262,7 +262,7 @@ impl Snapshot {
         }
     }
 
-    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
         let Some(row) = row else {
             self.remove::<R>(id);
             return Ok(());
@@ -288,7 +288,7 @@ fn insert(materials: &mut Vec<Arc<Material>>, material: Arc<Material>) {
 pub struct Unclaimed(HashMap<String, Vec<Arc<Material>>>);
 
 impl Unclaimed {
-    pub fn add(&mut self, row: &Row, domain: &DomainKeys) -> Result<(), String> {
+    pub fn add(&mut self, row: &Row<'_>, domain: &DomainKeys) -> Result<(), String> {
         let (key_row, material) = read_material(row, domain)?;
         match self.0.get_mut(key_row) {
             Some(materials) => insert(materials, Arc::new(material)),
@@ -307,17 +307,17 @@ fn no_such_key(key_row: &str) -> String {
     format!("material of a key '{key_row}' that is not there")
 }
 
-fn parse<T: DeserializeOwned>(table: Table, row: &Row) -> Result<T, String> {
+fn parse<T: DeserializeOwned>(table: Table, row: &Row<'_>) -> Result<T, String> {
     serde_json::from_str(&row.record)
         .map_err(|error| format!("row '{}' of table {} cannot be read: {error}", row.id, table.name()))
 }
 
-fn does_not_open(table: Table, row: &Row) -> String {
+fn does_not_open(table: Table, row: &Row<'_>) -> String {
     format!("the secret of row '{}' of table {} does not open", row.id, table.name())
 }
 
 /// A piece of material with the row id of its key.
-fn read_material<'r>(row: &'r Row, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
+fn read_material<'r>(row: &'r Row<'_>, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
     let unusable = || does_not_open(Table::Materials, row);
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let secret = match &row.sealed {
