@@ -212,3 +212,32 @@ fn a_warm_call_makes_no_system_call_and_allocates_little() {
     let report = engine.audit().verify().expect("verified");
     assert_eq!(report.first_break, None);
 }
+
+/// The header that a call looks at is memory shared with other processes: a real one changes the key here.
+#[test]
+fn a_key_disabled_by_another_process_is_refused_at_the_next_call() {
+    let dir = tempfile::tempdir().expect("directory");
+    let path = dir.path().join("kms");
+    let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+    let (home, _) = Home::create(&path, new, &SystemClock, &SystemEntropy).expect("a home");
+    let engine = Engine::start(home, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("opened");
+    let caller = engine.local_caller("alice");
+    let key = engine.create_key(&caller, CreateKeyRequest::default()).expect("created").key_metadata.key_id;
+    let data_key = || {
+        let request =
+            GenerateDataKeyRequest { key_id: key.clone(), number_of_bytes: Some(32), ..Default::default() };
+        engine.generate_data_key(&caller, request).map(drop).map_err(|error| error.code())
+    };
+    let other = |word: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kmsfs"));
+        let output = command.arg("--kms-home").arg(&path).args(["key", word, &key]).output().expect("started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    for _ in 0..3 {
+        assert_eq!(data_key(), Ok(()));
+        other("disable");
+        assert_eq!(data_key(), Err("DisabledException"));
+        other("enable");
+    }
+    assert_eq!(data_key(), Ok(()));
+}
