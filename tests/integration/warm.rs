@@ -224,8 +224,7 @@ fn a_key_disabled_by_another_process_is_refused_at_the_next_call() {
     let caller = engine.local_caller("alice");
     let key = engine.create_key(&caller, CreateKeyRequest::default()).expect("created").key_metadata.key_id;
     let data_key = || {
-        let request =
-            GenerateDataKeyRequest { key_id: key.clone(), number_of_bytes: Some(32), ..Default::default() };
+        let request = GenerateDataKeyRequest { key_id: key.clone(), number_of_bytes: Some(32), ..Default::default() };
         engine.generate_data_key(&caller, request).map(drop).map_err(|error| error.code())
     };
     let other = |word: &str| {
