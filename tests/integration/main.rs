@@ -21,3 +21,4 @@ mod ops;
 mod server;
 mod transport;
 mod vectors;
+mod warm;
