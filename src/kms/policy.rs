@@ -9,6 +9,7 @@ mod document;
 mod grant;
 mod pattern;
 mod principal;
+mod variable;
 
 pub use decide::{Candidate, Decision, KeyPolicy, Outcome, Question, Reason, Refusal, Step, Subject, decide};
 pub use document::{Kind, Policy, Relation};
@@ -34,6 +35,10 @@ pub trait Attributes {
     /// The values of a condition key, which is given in lower case; none if the request has no such key.
     fn values(&self, key: &str) -> Vec<Cow<'_, str>>;
 }
+
+/// AWS's identity policy of this name: everything that the owners of keys leave to identity policies.
+pub const ADMINISTRATOR_ACCESS: (&str, &str) =
+    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
 
 /// The default key policy of an account, byte for byte AWS's.
 pub fn default_document(account: &str) -> String {

@@ -200,7 +200,7 @@ fn identity(caller: &Caller) -> String {
     let mut identity = json!({
         "accountId": principal.account().as_str(),
         "arn": principal.arn(),
-        "principalId": principal.name(),
+        "principalId": principal.id(),
         "type": kind,
     });
     if principal.kind() == PrincipalKind::User {

@@ -17,6 +17,7 @@ mod records;
 mod scale;
 mod symmetric;
 mod usage;
+mod variables;
 
 use tempfile::TempDir;
 
