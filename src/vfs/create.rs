@@ -28,7 +28,7 @@ impl<B: Backing> Vfs<B> {
     /// `EEXIST`, errors of names, `WrongDirId`, or the backing's error.
     pub fn create(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
         let parent = self.changeable(parent)?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.volume.keys.check_default()?;
@@ -103,7 +103,7 @@ impl<B: Backing> Vfs<B> {
             return Err(Errno::PERM.into());
         }
         let parent = self.changeable(parent)?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         self.make_side(&located)?;
         let linked = {
@@ -131,7 +131,7 @@ impl<B: Backing> Vfs<B> {
     /// As [`Self::create`].
     pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
         let parent = self.changeable(parent)?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         let temporary = self.temporary_name();
@@ -189,7 +189,7 @@ impl<B: Backing> Vfs<B> {
         make: impl FnOnce(&Located<B>, u32) -> crate::store::Result<()>,
     ) -> Result<Attr> {
         let parent = self.changeable(parent)?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.make_side(&located)?;
