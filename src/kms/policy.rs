@@ -12,7 +12,7 @@ mod principal;
 mod variable;
 
 pub use decide::{Candidate, Decision, KeyPolicy, Outcome, Question, Reason, Refusal, Step, Subject, decide};
-pub use document::{Kind, Policy, Relation};
+pub use document::{Effect, Kind, Policy, Relation, Statement};
 pub use grant::{GrantRequest, Terms, is_principal, reach};
 pub use principal::Reach;
 
@@ -22,11 +22,13 @@ use crate::kms::model::Principal;
 
 /// Who wants to do what with which resource.
 pub struct Request<'a> {
+    /// Who.
     pub principal: &'a Principal,
     /// Without `kms:`.
     pub action: &'a str,
     /// An ARN, or `*` for operations that have no resource.
     pub resource: &'a str,
+    /// What conditions and variables look at.
     pub attributes: &'a dyn Attributes,
 }
 

@@ -24,6 +24,7 @@ pub struct Malformed(String);
 /// A parsed document.
 #[derive(Debug, PartialEq)]
 pub struct Policy {
+    /// Its statements in their order.
     pub statements: Vec<Statement>,
 }
 
@@ -49,7 +50,9 @@ impl Effect {
 /// One statement.
 #[derive(Debug, PartialEq)]
 pub struct Statement {
+    /// Its name, if it has one.
     pub sid: Option<String>,
+    /// What it does.
     pub effect: Effect,
     /// Absent in identity policies.
     principals: Option<List<Named>>,
@@ -100,6 +103,7 @@ pub enum Relation<'p> {
 }
 
 impl Statement {
+    /// How it relates to `request`.
     pub fn relation(&self, request: &Request<'_>) -> Relation<'_> {
         let reach = match &self.principals {
             None => Reach::Caller,
