@@ -11,6 +11,7 @@ mod import;
 mod keys;
 mod model;
 mod multi_region;
+mod permissions;
 mod policies;
 mod processes;
 mod records;
