@@ -18,9 +18,12 @@ mod rings;
 mod seek;
 mod session;
 mod spec;
+mod statistics;
 mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
+pub use rings::available as rings_available;
 pub use session::serve;
 pub use spec::{MountSpec, Transport};
+pub use statistics::{OperationCount, Statistics};

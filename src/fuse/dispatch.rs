@@ -2,6 +2,7 @@
 //! devices, so that all of it is tested without a kernel.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
@@ -15,6 +16,7 @@ use super::negotiate::{Agreed, agree};
 use super::operations::{MAX_WRITE, Operations, Sized, Sought, Whence};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
+use super::statistics::Statistics;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
 use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
@@ -28,6 +30,7 @@ pub struct Dispatcher<B: Backing> {
     agreed: OnceLock<Agreed>,
     listings: Listings,
     rings: bool,
+    statistics: Arc<Statistics>,
 }
 
 /// A seek that is answered when the kernel has written back what it holds dirty of the file.
@@ -44,7 +47,18 @@ impl<B: Backing> Dispatcher<B> {
     /// For a filesystem; `read_only` as it was mounted.
     pub fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
         let operations = Arc::new(Operations::new(vfs, read_only));
-        Self { operations, agreed: OnceLock::new(), listings: Listings::default(), rings: false }
+        Self {
+            operations,
+            agreed: OnceLock::new(),
+            listings: Listings::default(),
+            rings: false,
+            statistics: Arc::default(),
+        }
+    }
+
+    /// The same, which counts what it serves there.
+    pub(super) fn counting(self, statistics: Arc<Statistics>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// The same, which agrees to requests that come through rings.
@@ -76,7 +90,15 @@ impl<B: Backing> Dispatcher<B> {
             }
         };
         let mut reply = Reply::new(request.header.unique, sink);
+        let began = Instant::now();
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(&request, scratch, &mut reply)));
+        let bytes = match &request.operation {
+            Operation::Read(_) => reply.length() as u64,
+            Operation::Write(_, data) => data.len() as u64,
+            _ => 0,
+        };
+        let failed = !matches!(served, Ok(Ok(_)));
+        self.statistics.count(request.header.opcode, began.elapsed(), failed, bytes);
         match served {
             Ok(Ok(pending)) => pending,
             Ok(Err(error)) => {

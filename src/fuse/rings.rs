@@ -33,7 +33,7 @@ const ENABLED: &str = "/sys/module/fuse/parameters/enable_uring";
 ///
 /// # Errors
 /// Why not.
-pub(super) fn available() -> io::Result<()> {
+pub fn available() -> io::Result<()> {
     if fs::read_to_string(ENABLED)?.trim() != "Y" {
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{ENABLED} is off")));
     }

@@ -556,6 +556,18 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
         self.may(OpClass::Stat)?;
         self.inner.stat()
     }
+
+    fn fetch(&self, len: u64) {
+        self.inner.fetch(len);
+    }
+
+    fn read_ahead(&self) {
+        self.inner.read_ahead();
+    }
+
+    fn forget(&self, offset: u64, len: u64) {
+        self.inner.forget(offset, len);
+    }
 }
 
 #[cfg(test)]

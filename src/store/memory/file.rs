@@ -97,6 +97,12 @@ impl BackingFile for MemoryFile {
     fn stat(&self) -> Result<Stat> {
         Ok(self.inode.stat())
     }
+
+    fn fetch(&self, _: u64) {}
+
+    fn read_ahead(&self) {}
+
+    fn forget(&self, _offset: u64, _len: u64) {}
 }
 
 /// pread(2) and pwrite(2) take positions up to 2^63 - 1.
