@@ -18,5 +18,6 @@ mod modes;
 mod museum;
 mod ops;
 mod server;
+mod shredding;
 mod transport;
 mod vectors;
