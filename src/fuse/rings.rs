@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
-use super::device::Device;
+use super::connection::Device;
 use super::dispatch::{Dispatcher, PendingSeek};
 use super::operations::MAX_WRITE;
 use super::reply::Sink;

@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod fixture;
 mod fuzz;
+mod holes;
 mod key_store;
 mod model;
 mod modes;

@@ -141,7 +141,7 @@ fn a_replica_takes_permission_on_the_primary_and_to_create_keys_in_its_region() 
     assert!(error.to_string().contains(&format!("kms:ReplicateKey on resource: {key} ")), "{error}");
     assert_eq!(reason(error), no("ReplicateKey"));
 
-    let caller = with(&[on_primary.clone()]);
+    let caller = with(std::slice::from_ref(&on_primary));
     assert_eq!(reason(replicate(&bench, &caller, key, "eu-west-1", false).expect_err("no")), no("CreateKey"));
     // Keys may be created in the Region of the primary: that is not where the replica is.
     let caller = with(&[on_primary.clone(), create("us-east-1")]);
