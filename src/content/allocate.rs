@@ -37,6 +37,7 @@ impl<B: Backing> Content<B> {
     pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         let end = offset.checked_add(len).filter(|&end| end <= self.volume.geometry.max_size());
         let end = end.ok_or(Outcome::TooBig)?;
+        self.before_change()?;
         let mut state = write(&self.state);
         if let Body::Unusable(outcome) = state.body {
             return Err(outcome.into());
@@ -92,6 +93,7 @@ impl<B: Backing> Content<B> {
         // The last unit counts as whole when everything that is valid of it goes.
         let end_whole = if end == size { unit_count(end) } else { end / DATA as u64 };
         if first_whole < end_whole {
+            self.before_holes(first_whole)?;
             self.allow_holes(state, first_whole)?;
             state.gaps = true;
         }
@@ -113,7 +115,10 @@ impl<B: Backing> Content<B> {
             Err(Errno::OPNOTSUPP) if how == Allocate::ZeroRange => {
                 self.seal_zeros(state, &life, first_whole, end_whole)
             }
-            other => Ok(other?),
+            other => {
+                other?;
+                self.noted_holes(first_whole, end_whole)
+            }
         }
     }
 
