@@ -41,7 +41,7 @@ pub struct SyncPoint {
     upto: u64,
 }
 
-/// A file that somebody has open or is changing: it is not settled meanwhile.
+/// A file that somebody has open or is changing: the versions of its units stay at hand.
 pub struct InUse(TrackedFile);
 
 impl std::ops::Deref for InUse {
@@ -136,7 +136,7 @@ impl TrackedFile {
         Arc::ptr_eq(&self.record, &other.record)
     }
 
-    /// Keeps it from being settled.
+    /// Keeps the versions of its units at hand.
     pub fn in_use(&self) -> InUse {
         lock(&self.record.state).users += 1;
         InUse(self.clone())
@@ -349,10 +349,7 @@ impl TrackedFile {
             return None;
         }
         state.row.seq = state.row.seq.max(seq);
-        let (mut update, upto) = state.update(self.record.object);
-        update.row.marked = true;
-        update.row.clock = state.row.clock;
-        update.row.zero_from = state.row.zero_from;
+        let (update, upto) = state.update(self.record.object);
         Some(SyncPoint { update, upto })
     }
 

@@ -43,7 +43,7 @@ impl Freshness {
             if !touched.contains(&record.object) {
                 state.written(update, upto);
             }
-            let settled = state.changes == state.persisted && state.users == 0 && state.exact && !state.lenient;
+            let settled = state.changes == state.persisted && state.exact && !state.lenient;
             // The lock of the state is held: who changes it from now on puts it back.
             if settled {
                 lock(&self.files).changed.remove(&record.object);

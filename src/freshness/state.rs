@@ -59,7 +59,7 @@ pub(super) struct FileState {
     pub(super) durable: Option<FileRow>,
     /// The table was told, since a settling began, that it may change.
     pub(super) announced: bool,
-    /// Size and header in the row are those of the file, which nobody is changing.
+    /// Size and header in the row are those of the file: nobody has changed it since they were taken.
     pub(super) exact: bool,
     /// Marked by a mount that did not end: what is found counts, if it is not older than the row.
     pub(super) lenient: bool,
@@ -248,9 +248,9 @@ impl FileState {
         self.changes
     }
 
-    /// What the table is to have, and the last change in it. Of a file in use only lower bounds.
+    /// What the table is to have, and the last change in it. Of a file that is being changed only lower bounds.
     pub(super) fn update(&self, object: u64) -> (FileUpdate, u64) {
-        let marked = self.users > 0 || !self.exact || self.lenient;
+        let marked = !self.exact || self.lenient;
         let mut row = FileRow { marked, ..self.row.clone() };
         if !marked && !self.partial {
             row.clock = Version::NEVER;
