@@ -3,7 +3,7 @@
 
 mod check;
 mod disk;
-mod run;
+pub mod run;
 
 use std::sync::Arc;
 

@@ -155,11 +155,6 @@ impl RecordHome {
         *self.chosen.lock().unwrap() = Some(images[kept.clamp(1, images.len()) - 1].clone());
     }
 
-    /// From now on [`Fixture::on`] takes this record.
-    pub fn choose_image(&self, image: RecordImage) {
-        *self.chosen.lock().unwrap() = Some(image);
-    }
-
     /// The chosen record, else the present one, at a place of its own.
     fn copy(&self) -> Self {
         let copy = Self::new();
