@@ -34,11 +34,13 @@ pub mod progress;
 pub mod repair;
 pub mod replica;
 pub mod rewrap;
+mod salvage;
 pub mod serve;
 mod serving;
 pub mod session;
 pub mod settings;
 pub mod slots;
+pub mod stats;
 pub mod status;
 mod stop;
 pub mod umount;
@@ -76,6 +78,7 @@ enum Command {
     Mount(mount::MountArgs),
     Umount(umount::UmountArgs),
     Status(status::StatusArgs),
+    Stats(stats::StatsArgs),
     Doctor(doctor::DoctorArgs),
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
@@ -137,6 +140,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Mount(mount) => mount::run(settings, mount, args),
         Command::Umount(args) => umount::run(settings, args),
         Command::Status(_) => status::run(settings),
+        Command::Stats(args) => stats::run(settings, args),
         Command::Doctor(args) => doctor::run(settings, args),
         Command::Info(args) => info::run(settings, args),
         Command::Verify(args) => verify::run(settings, args),

@@ -13,6 +13,7 @@ mod live;
 mod locks;
 mod read;
 mod resize;
+mod scan;
 mod sealer;
 mod seek;
 #[cfg(all(test, feature = "shuttle"))]
@@ -26,7 +27,7 @@ pub use error::Error;
 pub use file::{Content, HeaderHeld, Volume};
 pub use header_io::Rewrapped;
 pub use live::{LiveId, LiveIds};
-pub use read::UnitFinding;
+pub use scan::Piece;
 
 /// What content operations answer.
 pub type Result<T> = std::result::Result<T, Error>;

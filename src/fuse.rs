@@ -1,24 +1,28 @@
 //! FUSE: requests of the kernel, each one call of [`crate::vfs`] and one answer.
 //!
 //! The own transport is made of layers: `abi` (structures), `request` and `reply` (bytes in and out), `dispatch` (one
-//! request), `device` (threads on `/dev/fuse`). `operations` says what numbers and flags of the protocol mean; the
+//! request), `device` (threads on `/dev/fuse`), `rings` (threads on io_uring). `operations` says what numbers and flags of the protocol mean; the
 //! reference transport, `reference`, shares it.
 
 mod abi;
 mod device;
 mod dispatch;
+mod listings;
 mod mount;
 mod negotiate;
 mod operations;
 mod reference;
 mod reply;
 mod request;
+mod rings;
 mod seek;
 mod session;
 mod spec;
+mod statistics;
 mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
 pub use session::serve;
 pub use spec::{MountSpec, Transport};
+pub use statistics::{OperationCount, Statistics};

@@ -8,7 +8,7 @@ pub mod embedded;
 pub mod remote;
 mod rewrap;
 
-pub use data_keys::{DataKeys, NewHeader};
+pub use data_keys::{DataKeys, KeyCounts, NewHeader};
 pub use rewrap::RewrapJob;
 
 use crate::crypto::secret::SecretKey;

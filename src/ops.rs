@@ -10,10 +10,13 @@ pub mod impact;
 pub mod info;
 pub mod init;
 pub mod lock;
+mod names;
 pub mod open;
 mod progress;
 pub mod repair;
+pub mod resume;
 pub mod rewrap;
+pub mod salvage;
 pub mod verify;
 mod walk;
 

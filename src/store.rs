@@ -297,4 +297,9 @@ pub trait BackingFile: Send + Sync + 'static {
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
     /// Attributes.
     fn stat(&self) -> Result<Stat>;
+    /// Tells that the file is read from its front to its back. A hint.
+    fn read_ahead(&self);
+    /// Tells that what memory holds of a range is not needed again; `len` 0 means up to the end. A hint, so that a job that
+    /// reads everything once does not drive what others work with out of memory.
+    fn forget(&self, offset: u64, len: u64);
 }

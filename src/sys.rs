@@ -3,6 +3,7 @@
 
 pub mod arena;
 pub mod file;
+pub mod fuse_ring;
 pub mod ofd;
 pub mod peer;
 pub mod process;

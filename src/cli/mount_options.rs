@@ -4,8 +4,8 @@ use super::exit::{CliError, CliResult};
 use crate::fuse::Transport;
 
 /// The transports by their names.
-pub const TRANSPORTS: [(&str, Transport); 3] =
-    [("auto", Transport::Auto), ("dev", Transport::Dev), ("fuser", Transport::Fuser)];
+pub const TRANSPORTS: [(&str, Transport); 4] =
+    [("auto", Transport::Auto), ("dev", Transport::Dev), ("uring", Transport::Uring), ("fuser", Transport::Fuser)];
 
 fn transport(name: &str) -> Option<Transport> {
     TRANSPORTS.iter().find(|(known, _)| *known == name).map(|(_, transport)| *transport)

@@ -63,6 +63,7 @@ pub fn finding_json(finding: &Finding) -> Value {
         "path": finding.paths.plaintext.as_deref().map(|p| String::from_utf8_lossy(p)),
         "ciphertext_path": String::from_utf8_lossy(&finding.paths.ciphertext),
         "unit": finding.unit,
+        "units": finding.units,
         "outcome": finding.reason.code(),
         "reason": finding.reason.to_string(),
     })
@@ -75,7 +76,11 @@ pub fn finding_words(finding: &Finding) -> String {
         path => String::from_utf8_lossy(path).escape_debug().to_string(),
     };
     let path = finding.paths.plaintext.as_deref().map_or_else(|| "(name unknown)".to_owned(), place);
-    let unit = finding.unit.map_or_else(String::new, |unit| format!(" unit {unit}"));
+    let unit = match (finding.unit, finding.units) {
+        (None, _) => String::new(),
+        (Some(unit), 0 | 1) => format!(" unit {unit}"),
+        (Some(unit), units) => format!(" units {unit} to {}", unit + units - 1),
+    };
     format!(
         "{}{unit}  {path}\n    ciphertext {}\n    {}",
         finding.reason.code(),

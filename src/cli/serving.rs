@@ -17,7 +17,7 @@ use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
 use super::stop;
-use crate::fuse::{MountSpec, serve};
+use crate::fuse::{MountSpec, Statistics, serve};
 use crate::kms::Engine;
 use crate::ops::config;
 use crate::ops::lock::VolumeLock;
@@ -87,11 +87,21 @@ impl Serving<'_> {
         rustix::process::umask(Mode::empty());
         tracing::info!(volume = %volume_id, read_only, "mounting {} at {}", root.display(), self.mountpoint.display());
         let registry = session.engine.registry();
-        let served =
-            Served { vfs: Arc::clone(&vfs), backing, volume, service, registry, root: root.clone(), read_only };
+        let statistics = Arc::new(Statistics::default());
+        let (shared, counts) = (Arc::clone(&vfs), Arc::clone(&statistics));
+        let served = Served {
+            vfs: shared,
+            backing,
+            volume,
+            service,
+            registry,
+            root: root.clone(),
+            read_only,
+            statistics: counts,
+        };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
-        let served = self.serve(vfs, &root, read_only, session.engine.clone());
+        let served = self.serve(vfs, &root, read_only, statistics, session.engine.clone());
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
         drop(control);
         if served.is_ok() && !read_only {
@@ -103,7 +113,14 @@ impl Serving<'_> {
         served
     }
 
-    fn serve(self, vfs: Arc<Vfs<LocalDir>>, root: &Path, read_only: bool, engine: Engine) -> CliResult {
+    fn serve(
+        self,
+        vfs: Arc<Vfs<LocalDir>>,
+        root: &Path,
+        read_only: bool,
+        statistics: Arc<Statistics>,
+        engine: Engine,
+    ) -> CliResult {
         let spec = MountSpec {
             mountpoint: self.mountpoint.clone(),
             source: spec_source(root),
@@ -119,7 +136,7 @@ impl Serving<'_> {
         let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());
         let (mut ready, log) = (self.ready, self.log);
         let flag = Arc::clone(&mounted);
-        let served = serve(vfs, &spec, move || {
+        let served = serve(vfs, &spec, statistics, move || {
             flag.store(true, Ordering::SeqCst);
             let value =
                 json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});

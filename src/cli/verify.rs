@@ -1,6 +1,7 @@
 //! `kmsfs verify`: reads and authenticates everything.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -9,10 +10,13 @@ use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked, finding_json, finding_words};
 use super::output::{bytes, path_text};
 use super::progress::Shown;
+use super::salvage;
 use super::settings::Settings;
 use crate::ops::lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::ops::resume::Resume;
 use crate::ops::verify::{VerifyOptions, VerifyReport, verify};
+use crate::types::VolumeId;
 
 /// Read and authenticate every file, name and attribute of a volume, and list what is damaged
 #[derive(Debug, Args)]
@@ -23,6 +27,12 @@ pub struct VerifyArgs {
     /// Threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Note in FILE what is found to be sound, and go on there after an interruption; FILE goes when all is done
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+    /// Write everything that authenticates to the empty directory OUT, in plaintext, around whatever is damaged
+    #[arg(long, value_name = "OUT", conflicts_with = "resume")]
+    salvage: Option<PathBuf>,
     /// Accept a volume that this host has never seen
     #[arg(long)]
     trust_new_volume: bool,
@@ -47,7 +57,12 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
         settings.out.note("The volume is in use: what changes meanwhile is read again before it counts as damaged.");
     }
     let volume = offline::files(service, opened, if in_use { 3 } else { 1 });
-    let how = VerifyOptions { threads: offline::threads(args.threads), in_use };
+    let threads = offline::threads(args.threads);
+    if let Some(out) = &args.salvage {
+        return salvage::run(settings, (&args.dir, out), &volume, threads, &progress);
+    }
+    let notes = args.resume.as_deref().map(|path| notes(path, volume.keys.volume().config.volume_id)).transpose()?;
+    let how = VerifyOptions { threads, in_use, resume: notes.as_ref() };
     let out = settings.out;
     let tell = |finding: &crate::ops::Finding| {
         if !out.is_json() {
@@ -58,13 +73,28 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
         .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     progress.finish();
     drop(session);
+    if let (Some(notes), Some(path)) = (&notes, &args.resume) {
+        notes.end(!report.interrupted).map_err(|e| CliError::io(path, "write", &e))?;
+    }
     show(settings, args, &report);
     if report.interrupted {
-        return Err(
-            progress.interrupted(&format!("kmsfs verify {} (it starts from the beginning)", args.dir.display()))
-        );
+        let dir = args.dir.display();
+        return Err(progress.interrupted(&match &args.resume {
+            Some(path) => format!("kmsfs verify {dir} --resume {}", path.display()),
+            None => format!("kmsfs verify {dir} (from the beginning; with --resume FILE it could go on)"),
+        }));
     }
     Ok(if report.findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+fn notes(path: &Path, volume: VolumeId) -> CliResult<Resume> {
+    Resume::open(path, volume).map_err(|e| match e.kind() {
+        ErrorKind::InvalidInput => CliError::usage(format_args!("--resume {}: {e}", path.display())),
+        ErrorKind::WouldBlock => {
+            CliError::new(Exit::Busy, "Busy", format_args!("another verify writes to {}", path.display()))
+        }
+        _ => CliError::io(path, "open", &e),
+    })
 }
 
 fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport) {

@@ -7,6 +7,7 @@ use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
 use crate::env::Entropy;
 use crate::format::Outcome;
+use crate::format::header::OpenedHeader;
 use crate::format::size::Geometry;
 use crate::freshness::{Freshness, InUse};
 use crate::keys::DataKeys;
@@ -86,6 +87,16 @@ impl<B: Backing> Content<B> {
     pub fn open(backing: Arc<B>, volume: Arc<Volume>, file: B::File, access: Access) -> Result<Self> {
         let state = load(&volume, &file)?;
         Ok(Self::with_state(backing, volume, file, access, state))
+    }
+
+    /// Opens the content of a file to read around its damage, whatever that is, and tells what it found to be wrong with the
+    /// whole. What does not open at all has a size, and every read of it fails.
+    ///
+    /// # Errors
+    /// The backing's.
+    pub fn open_damaged(backing: Arc<B>, volume: Arc<Volume>, file: B::File) -> Result<(Self, Vec<Outcome>)> {
+        let (state, flaws) = load_damaged(&volume, &file)?;
+        Ok((Self::with_state(backing, volume, file, Access::Read, state), flaws))
     }
 
     fn with_state(backing: Arc<B>, volume: Arc<Volume>, file: B::File, access: Access, state: State) -> Self {
@@ -184,29 +195,73 @@ impl<B: Backing> Content<B> {
 
 fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
     let stat = file.stat()?;
-    let stored = stat.size;
-    if stored == 0 {
+    if stat.size == 0 {
         return Ok(State::empty());
     }
-    let size = volume.geometry.plain_size(stored).map_err(Error::from)?;
+    let size = volume.geometry.plain_size(stat.size).map_err(Error::from)?;
     let mut header = vec![0; volume.geometry.header_len()];
     if file.read_at(&mut header, 0)? < header.len() {
         return Err(Outcome::BadSize.into());
     }
-    if header.iter().all(|&b| b == 0) {
-        let zeros = reads_as_zeros(file, stored)?;
-        let body = if zeros { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
-        return Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true });
+    if let Some(lost) = without_header(&header, size, file, stat.size)? {
+        return Ok(lost);
     }
     let opened = volume.keys.open_header(&header)?;
     opened.record.check_size(size)?;
+    Ok(with_units(volume, &header, size, stat.ino, opened))
+}
+
+fn load_damaged<F: BackingFile>(volume: &Volume, file: &F) -> Result<(State, Vec<Outcome>)> {
+    let stat = file.stat()?;
+    if stat.size == 0 {
+        return Ok((State::empty(), Vec::new()));
+    }
+    let mut flaws = Vec::new();
+    let mut size = volume.geometry.plain_size(stat.size).unwrap_or_else(|outcome| {
+        flaws.push(outcome);
+        volume.geometry.size_of_units(stat.size)
+    });
+    let mut header = vec![0; volume.geometry.header_len()];
+    // What a cut took away of it is zero.
+    file.read_at(&mut header, 0)?;
+    if let Some(lost) = without_header(&header, size, file, stat.size)? {
+        return Ok((lost, flaws));
+    }
+    match volume.keys.open_damaged(&header) {
+        Ok((opened, flaw)) => {
+            flaws.extend(flaw);
+            if let Err(outcome) = opened.record.check_size(size) {
+                // Where it was cut, units are missing.
+                flaws.push(outcome);
+                size = opened.record.floor;
+            }
+            Ok((with_units(volume, &header, size, stat.ino, opened), flaws))
+        }
+        Err(outcome) => {
+            let body = Body::Unusable(outcome);
+            Ok((State { size, body, tail_clean: false, cuts: 0, gaps: true }, flaws))
+        }
+    }
+}
+
+/// A file whose header is all zero.
+fn without_header<F: BackingFile>(header: &[u8], size: u64, file: &F, stored: u64) -> Result<Option<State>> {
+    if header.iter().any(|&b| b != 0) {
+        return Ok(None);
+    }
+    let zeros = reads_as_zeros(file, stored)?;
+    let body = if zeros { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
+    Ok(Some(State { size, body, tail_clean: false, cuts: 0, gaps: true }))
+}
+
+fn with_units(volume: &Volume, header: &[u8], size: u64, ino: u64, opened: OpenedHeader) -> State {
     let body = Body::Units {
-        life: Arc::new(Life::new(&header, volume.live.enter(opened.header.file_id(), stat.ino), opened.keys)),
+        life: Arc::new(Life::new(header, volume.live.enter(opened.header.file_id(), ino), opened.keys)),
         durable: DurableRecord::found(&opened.record, size),
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,
     };
-    Ok(State { size, body, tail_clean: false, cuts: 0, gaps: true })
+    State { size, body, tail_clean: false, cuts: 0, gaps: true }
 }
 
 /// Whether a file holds nothing but zeros. Holes are skipped; that the backing calls a range data proves nothing, since

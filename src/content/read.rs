@@ -7,18 +7,9 @@ use super::state::Body;
 use super::{Error, Result};
 use crate::format::Outcome;
 use crate::format::record::Record;
-use crate::format::size::{DATA, UNIT, locate, unit_count};
+use crate::format::size::{DATA, UNIT, locate};
 use crate::store::{Backing, BackingFile};
 use crate::sync::read;
-
-/// One damaged unit that [`Content::verify`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnitFinding {
-    /// Number of the unit.
-    pub unit: u64,
-    /// What is wrong with it.
-    pub outcome: Outcome,
-}
 
 impl<B: Backing> Content<B> {
     /// Hands the plaintext bytes `offset..offset + len`, as far as the file reaches, to `sink`, and returns its result.
@@ -50,7 +41,7 @@ impl<B: Backing> Content<B> {
     }
 
     /// Reads the units `first..` that fill `buf` and leaves their plaintext in one piece at its front.
-    fn open_units(&self, life: &Life, rule: Record, first: u64, buf: &mut [u8]) -> Result<()> {
+    pub(super) fn open_units(&self, life: &Life, rule: Record, first: u64, buf: &mut [u8]) -> Result<()> {
         let file = self.file();
         let mut attempt = 1;
         loop {
@@ -90,46 +81,5 @@ impl<B: Backing> Content<B> {
             self.open_units(life, rule, unit, buf)?;
             Ok(work(&mut buf[..DATA]))
         })
-    }
-
-    /// Reads and authenticates every unit, passing findings and, now and then, the number of bytes done to the caller.
-    /// Goes on after damage.
-    ///
-    /// # Errors
-    /// Only what keeps it from going on: the backing's error, or what the file was opened with.
-    pub fn verify(&self, mut finding: impl FnMut(UnitFinding), mut progress: impl FnMut(u64)) -> Result<()> {
-        const BATCH: u64 = 256;
-        let mut next = 0;
-        loop {
-            let state = read(&self.state);
-            let end = unit_count(state.size);
-            if next >= end || !matches!(state.body, Body::Units { .. } | Body::Unusable(_)) {
-                return Ok(());
-            }
-            let (life, rule) = state.units()?;
-            // If this unit may be a hole, so may all behind it: what the backing says is none needs no reading.
-            if rule.check_zero_unit(next).is_ok() {
-                let stored = self.first_data(&state, next)?.unwrap_or(end);
-                if stored > next {
-                    progress((stored - next) * UNIT as u64);
-                    next = stored;
-                    continue;
-                }
-            }
-            let last = (next + BATCH).min(end) - 1;
-            let _held = self.units.shared(next, last);
-            let whole = with_bulk((last - next + 1) as usize, |buf| self.open_units(life, rule, next, buf));
-            if whole.is_err() {
-                for unit in next..=last {
-                    match self.with_unit(life, rule, unit, |_| ()) {
-                        Ok(()) => {}
-                        Err(Error::Unit { unit, outcome }) => finding(UnitFinding { unit, outcome }),
-                        Err(other) => return Err(other),
-                    }
-                }
-            }
-            progress((last - next + 1) * UNIT as u64);
-            next = last + 1;
-        }
     }
 }

@@ -193,11 +193,43 @@ pub fn check_static(header: &[u8], policy: &HeaderPolicy<'_>) -> Result<StaticHe
 pub fn open_header(header: &[u8], policy: &HeaderPolicy<'_>, unwrap: &mut Unwrap<'_>) -> Result<OpenedHeader, Outcome> {
     let fixed = check_static(header, policy)?;
     let slots = valid_slots(header, policy.geometry);
+    let (recipient, dek, keys) = open_slot(header, &fixed, &slots, policy, unwrap)?;
+    opened(header, fixed, &slots, Some(recipient), dek, keys)
+}
+
+/// A header that has lost both its records, with this one in their place: to read around the damage. What a file without a
+/// record holds beyond its units, and whether it was cut, nothing vouches for.
+///
+/// # Errors
+/// As [`open_header`].
+pub fn with_record(
+    header: &[u8],
+    policy: &HeaderPolicy<'_>,
+    unwrap: &mut Unwrap<'_>,
+    record: Record,
+) -> Result<Vec<u8>, Outcome> {
+    let fixed = check_static(header, policy)?;
+    let slots = valid_slots(header, policy.geometry);
+    let (_, _, keys) = open_slot(header, &fixed, &slots, policy, unwrap)?;
+    let mut header = header.to_vec();
+    let at = policy.geometry.records_offset() + record.place().record_offset();
+    header[at..at + RECORD_LEN].copy_from_slice(&record.encode(&keys.record, fixed.file_id()));
+    Ok(header)
+}
+
+/// The first recipient of the slot that counts which opens, with the data key and the file's keys.
+fn open_slot(
+    header: &[u8],
+    fixed: &StaticHeader,
+    slots: &[Slot],
+    policy: &HeaderPolicy<'_>,
+    unwrap: &mut Unwrap<'_>,
+) -> Result<(usize, SecretKey<32>, FileKeys), Outcome> {
     let slot = slots.first().ok_or(Outcome::NoRecipient)?;
     let mut worst = Outcome::NoRecipient;
     for (i, entry) in slot.recipients.iter().enumerate() {
-        match open_recipient(header, &fixed, entry, policy, unwrap) {
-            Ok((dek, keys)) => return opened(header, fixed, &slots, Some(i), dek, keys),
+        match open_recipient(header, fixed, entry, policy, unwrap) {
+            Ok((dek, keys)) => return Ok((i, dek, keys)),
             Err(outcome) => worst = worst.worse(outcome),
         }
     }
@@ -216,6 +248,16 @@ pub fn open_with_dek(header: &[u8], policy: &HeaderPolicy<'_>, dek: SecretKey<32
     }
     let keys = FileKeys::open(policy.keys.backend, &dek, &fixed, commit_of(header))?;
     opened(header, fixed, &slots, None, dek, keys)
+}
+
+/// A header without the slot that counts, if another one is valid: the older of two, for when the newer does not open.
+pub fn without_newest_slot(header: &[u8], geometry: Geometry) -> Option<(Patch, Vec<u8>)> {
+    let slots = valid_slots(header, geometry);
+    let [newest, _] = &slots[..] else { return None };
+    let patch = Patch { offset: newest.place.slot_offset(geometry), bytes: vec![0; geometry.slot_len()] };
+    let mut header = header.to_vec();
+    patch.apply(&mut header);
+    Some((patch, header))
 }
 
 /// The last steps, once the data key is proven.

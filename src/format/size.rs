@@ -106,6 +106,16 @@ impl Geometry {
         DATA_U64 * (units - 1) + if rest < DATA_U64 { rest } else { DATA_U64 }
     }
 
+    /// What the whole units of a backing file of `stored` bytes can hold at most: a size that loses nothing of them, for a file
+    /// whose own size is malformed. 0 if there are none.
+    pub const fn size_of_units(self, stored: u64) -> u64 {
+        if stored <= self.header_len() as u64 {
+            return 0;
+        }
+        let (units, _) = self.split(stored);
+        DATA_U64 * units
+    }
+
     const fn split(self, stored: u64) -> (u64, u64) {
         let body = stored - self.header_len() as u64;
         (body / UNIT_U64, body % UNIT_U64)

@@ -11,6 +11,7 @@ use super::abi::{InHeader, NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader, Writ
 use super::dispatch::{Dispatcher, PendingSeek};
 use super::operations::MAX_WRITE;
 use super::reply::Sink;
+use super::rings::Rings;
 use super::seek::{self, Job};
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -61,6 +62,11 @@ impl Device {
         }
     }
 
+    /// The open device, for commands on it.
+    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
+    }
+
     /// Makes the kernel write back and drop what it has cached of an inode. Blocks until the WRITEs of it are served.
     pub(super) fn invalidate(&self, ino: u64) -> io::Result<()> {
         let len = (size_of::<OutHeader>() + size_of::<NotifyInvalInode>()) as u32;
@@ -102,7 +108,7 @@ impl<B: Backing> Server<B> {
             seeks: Arc::new(Mutex::new(sender)),
         };
         let mut buffer = RequestBuffer::new()?;
-        if !server.serve_one(&mut buffer, &mut Vec::new())? || !server.dispatcher.is_ready() {
+        if !server.serve_one(&mut buffer, &mut Vec::new())? || server.dispatcher.agreed().is_none() {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "the kernel and kmsfs have no FUSE version in common",
@@ -117,7 +123,8 @@ impl<B: Backing> Server<B> {
         seek::start(Arc::clone(&self.dispatcher.operations), jobs, move |ino| device.invalidate(ino))
     }
 
-    /// Serves with `threads` threads until the mount ends. `ready` is called when they serve.
+    /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
+    /// serve what the kernel does not send through rings, and all of it if it gives the rings up.
     pub(super) fn run(self, threads: usize, ready: impl FnOnce()) -> io::Result<()> {
         let started: io::Result<Vec<_>> = (0..threads)
             .map(|number| {
@@ -126,11 +133,16 @@ impl<B: Backing> Server<B> {
             })
             .collect();
         let started = started?;
+        let rings = self.dispatcher.agreed().is_some_and(|agreed| agreed.has_rings());
+        let rings = rings.then(|| Rings::start(Arc::clone(&self.dispatcher), self.device.clone()));
         ready();
         let mut ended = Ok(());
         for thread in started {
             let one = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that serves requests panicked")));
             ended = ended.and(one);
+        }
+        if let Some(rings) = rings {
+            rings.join();
         }
         ended
     }

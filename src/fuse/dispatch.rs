@@ -2,6 +2,7 @@
 //! devices, so that all of it is tested without a kernel.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
@@ -10,18 +11,26 @@ use super::abi::{
     FSYNC_FDATASYNC, GetxattrOut, InHeader, InitIn, IoctlOut, OPEN_KILL_SUIDGID, OffsetOut, SETXATTR_ACL_KILL_SGID,
     SetattrIn, StatfsOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
+use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
 use super::operations::{MAX_WRITE, Operations, Sized, Sought, Whence};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
+use super::statistics::Statistics;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
-use crate::vfs::{Caller, Result, SetAttr, Vfs};
+use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
+
+/// The handle of a directory that was not opened. [`Vfs`] gives none that number.
+const UNOPENED: u64 = 0;
 
 /// Answers requests.
 pub struct Dispatcher<B: Backing> {
     pub(super) operations: Arc<Operations<B>>,
     agreed: OnceLock<Agreed>,
+    listings: Listings,
+    rings: bool,
+    statistics: Arc<Statistics>,
 }
 
 /// A seek that is answered when the kernel has written back what it holds dirty of the file.
@@ -37,16 +46,37 @@ pub struct PendingSeek {
 impl<B: Backing> Dispatcher<B> {
     /// For a filesystem; `read_only` as it was mounted.
     pub fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
-        Self { operations: Arc::new(Operations::new(vfs, read_only)), agreed: OnceLock::new() }
+        let operations = Arc::new(Operations::new(vfs, read_only));
+        Self { operations, agreed: OnceLock::new(), listings: Listings::default(), rings: false, statistics: Arc::default() }
+    }
+
+    /// The same, which counts what it serves there.
+    pub(super) fn counting(self, statistics: Arc<Statistics>) -> Self {
+        Self { statistics, ..self }
+    }
+
+    /// The same, which agrees to requests that come through rings.
+    pub(super) fn with_rings(self) -> Self {
+        Self { rings: true, ..self }
     }
 
     /// Serves one request and gives its answer, if it has one, to `sink`. `scratch` is memory for listings. A request
     /// that panics is answered with `EIO`, one that cannot be read with `EINVAL`.
     pub fn handle<S: Sink>(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut S) -> Option<PendingSeek> {
-        let request = match Request::parse(request) {
+        self.handle_parsed(Request::parse(request), scratch, sink)
+    }
+
+    /// As [`Self::handle`], for a request that was read already.
+    pub(super) fn handle_parsed<S: Sink>(
+        &self,
+        request: std::result::Result<Request<'_>, Malformed>,
+        scratch: &mut Vec<u8>,
+        sink: &mut S,
+    ) -> Option<PendingSeek> {
+        let request = match request {
             Ok(request) => request,
             Err(Malformed { unique }) => {
-                tracing::error!(unique, len = request.len(), "a request of the kernel that cannot be read");
+                tracing::error!(unique, "a request of the kernel that cannot be read");
                 if let Some(unique) = unique {
                     Reply::new(unique, sink).error(Errno::INVAL);
                 }
@@ -54,7 +84,15 @@ impl<B: Backing> Dispatcher<B> {
             }
         };
         let mut reply = Reply::new(request.header.unique, sink);
+        let began = Instant::now();
         let served = catch_unwind(AssertUnwindSafe(|| self.serve(&request, scratch, &mut reply)));
+        let bytes = match &request.operation {
+            Operation::Read(_) => reply.length() as u64,
+            Operation::Write(_, data) => data.len() as u64,
+            _ => 0,
+        };
+        let failed = !matches!(served, Ok(Ok(_)));
+        self.statistics.count(request.header.opcode, began.elapsed(), failed, bytes);
         match served {
             Ok(Ok(pending)) => pending,
             Ok(Err(error)) => {
@@ -166,17 +204,29 @@ impl<B: Backing> Dispatcher<B> {
                 reply.ok();
             }
             Operation::Fsync(sync) => done(reply, vfs.fsync(sync.fh, sync.fsync_flags & FSYNC_FDATASYNC != 0))?,
+            // From now on the kernel lists directories without opening them.
+            Operation::Opendir if self.lists_unopened() => reply.error(Errno::NOSYS),
             Operation::Opendir => reply.structure(&reply::opened(operations.opendir(node)?)),
             Operation::Readdir { request, plus } => {
                 let mut entries = Entries::new(scratch, request.size, plus.then_some(ttl));
-                vfs.read_dir(request.fh, request.offset, *plus, |entry| entries.add(entry))?;
+                let add = |entry: &DirEntry| entries.add(entry);
+                match request.fh {
+                    UNOPENED => self.listings.read(vfs, node, request.offset, *plus, add)?,
+                    handle => vfs.read_dir(handle, request.offset, *plus, add)?,
+                }
                 reply.bytes(scratch);
             }
             Operation::Releasedir(release) => {
                 vfs.release_dir(release.fh);
                 reply.ok();
             }
-            Operation::Fsyncdir(sync) => done(reply, vfs.fsync_dir(sync.fh))?,
+            Operation::Fsyncdir(sync) if sync.fh != UNOPENED => done(reply, vfs.fsync_dir(sync.fh))?,
+            Operation::Fsyncdir(_) => {
+                let handle = vfs.open_dir(node)?;
+                let synced = vfs.fsync_dir(handle);
+                vfs.release_dir(handle);
+                done(reply, synced)?;
+            }
             Operation::Statfs => reply.structure(&statfs(&vfs.stat_fs()?)),
             Operation::Setxattr(set, name, value) => {
                 let kill = set.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
@@ -220,8 +270,14 @@ impl<B: Backing> Dispatcher<B> {
         Ok(None)
     }
 
+    /// Whether the kernel may leave directories unopened, which makes it cache what it lists: not where somebody else
+    /// may be writing.
+    fn lists_unopened(&self) -> bool {
+        !self.operations.read_only && self.agreed().is_some_and(|agreed| agreed.needs_no_opendir())
+    }
+
     fn init<S: Sink>(&self, kernel: &InitIn, reply: &mut Reply<'_, S>) -> Result<()> {
-        let (agreed, answer) = agree(kernel, self.operations.read_only).inspect_err(|_| {
+        let (agreed, answer) = agree(kernel, self.operations.read_only, self.rings).inspect_err(|_| {
             tracing::error!(
                 "the kernel speaks FUSE {}.{}; kmsfs needs 7.31 (Linux 5.4) or newer",
                 kernel.major,
@@ -234,9 +290,9 @@ impl<B: Backing> Dispatcher<B> {
         Ok(())
     }
 
-    /// Whether `INIT` was answered.
-    pub(super) fn is_ready(&self) -> bool {
-        self.agreed.get().is_some()
+    /// What was agreed on, once `INIT` was answered.
+    pub(super) fn agreed(&self) -> Option<Agreed> {
+        self.agreed.get().copied()
     }
 }
 

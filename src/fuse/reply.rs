@@ -27,16 +27,23 @@ pub(super) struct Reply<'a, S: Sink> {
     unique: u64,
     sink: &'a mut S,
     given: bool,
+    /// Bytes behind the header.
+    length: usize,
 }
 
 impl<'a, S: Sink> Reply<'a, S> {
     pub(super) fn new(unique: u64, sink: &'a mut S) -> Self {
-        Self { unique, sink, given: false }
+        Self { unique, sink, given: false, length: 0 }
     }
 
     /// Whether there is an answer already.
     pub(super) fn is_given(&self) -> bool {
         self.given
+    }
+
+    /// Bytes behind the header of the answer that was given.
+    pub(super) fn length(&self) -> usize {
+        self.length
     }
 
     /// This request has no answer, or one that comes later from elsewhere.
@@ -61,7 +68,7 @@ impl<'a, S: Sink> Reply<'a, S> {
     }
 
     fn send(&mut self, error: i32, payload: &[u8]) {
-        self.given = true;
+        (self.given, self.length) = (true, payload.len());
         let len = (size_of::<OutHeader>() + payload.len()) as u32;
         let header = OutHeader { len, error, unique: self.unique };
         let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(payload)];

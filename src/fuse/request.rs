@@ -80,25 +80,31 @@ pub(super) struct Malformed {
 }
 
 /// The bytes behind the header, taken from the front.
-struct Arguments<'a>(&'a [u8]);
+struct Arguments<'a> {
+    left: &'a [u8],
+    /// What follows the structure, if that comes apart from it.
+    apart: Option<&'a [u8]>,
+}
 
 impl<'a> Arguments<'a> {
     fn take<T: FromBytes>(&mut self) -> Option<T> {
-        let (value, rest) = T::read_from_prefix(self.0).ok()?;
-        self.0 = rest;
+        let (value, rest) = T::read_from_prefix(self.left).ok()?;
+        self.left = rest;
         Some(value)
     }
 
     fn name(&mut self) -> Option<&'a [u8]> {
-        let end = self.0.iter().position(|&byte| byte == 0)?;
-        let (name, rest) = self.0.split_at(end);
-        self.0 = &rest[1..];
+        let left = self.apart.take().unwrap_or(self.left);
+        let end = left.iter().position(|&byte| byte == 0)?;
+        let (name, rest) = left.split_at(end);
+        self.left = &rest[1..];
         Some(name)
     }
 
     fn bytes(&mut self, len: u32) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(usize::try_from(len).ok()?)?;
-        self.0 = rest;
+        let left = self.apart.take().unwrap_or(self.left);
+        let (bytes, rest) = left.split_at_checked(usize::try_from(len).ok()?)?;
+        self.left = rest;
         Some(bytes)
     }
 }
@@ -111,9 +117,17 @@ impl<'a> Request<'a> {
         if header.len as usize != bytes.len() {
             return Err(malformed);
         }
-        let mut arguments = Arguments(&bytes[size_of::<InHeader>()..]);
+        let mut arguments = Arguments { left: &bytes[size_of::<InHeader>()..], apart: None };
         let operation = operation(header.opcode, &mut arguments).ok_or(malformed)?;
         Ok(Self { header, operation })
+    }
+
+    /// The same of a request whose header, structure (with anything behind it) and other arguments come apart.
+    pub(super) fn parse_parts(header: &[u8], structure: &'a [u8], payload: &'a [u8]) -> Result<Self, Malformed> {
+        let (header, _) = InHeader::read_from_prefix(header).map_err(|_| Malformed { unique: None })?;
+        let mut arguments = Arguments { left: structure, apart: Some(payload) };
+        let operation = operation(header.opcode, &mut arguments);
+        Ok(Self { header, operation: operation.ok_or(Malformed { unique: Some(header.unique) })? })
     }
 }
 
@@ -175,7 +189,7 @@ fn operation<'a>(code: u32, arguments: &mut Arguments<'a>) -> Option<Operation<'
         opcode::LSEEK => Operation::Lseek(a.take()?),
         opcode::COPY_FILE_RANGE => Operation::CopyFileRange { request: a.take()?, wide: false },
         opcode::COPY_FILE_RANGE_64 => Operation::CopyFileRange { request: a.take()?, wide: true },
-        opcode::INIT => Operation::Init(init(a.0)?),
+        opcode::INIT => Operation::Init(init(a.left)?),
         opcode::DESTROY => Operation::Destroy,
         _ => Operation::Unknown,
     })
@@ -266,6 +280,31 @@ mod tests {
         assert!(Request::parse(&forget(3, 2)).is_err());
         assert!(Request::parse(&forget(u32::MAX, 2)).is_err());
         assert!(Request::parse(&forget(0x1000_0000, 2)).is_err());
+    }
+
+    #[test]
+    fn parts_are_read_as_the_whole_is() {
+        let header = |code| InHeader { opcode: code, unique: 7, ..InHeader::default() };
+        let mut structure = [0xff; 128];
+        let parsed = Request::parse_parts(header(opcode::LOOKUP).as_bytes(), &structure, b"name\0").expect("whole");
+        assert!(matches!(parsed.operation, Operation::Lookup(b"name")));
+        let rename = Rename2In { newdir: 9, flags: 2, padding: 0 };
+        structure[..16].copy_from_slice(rename.as_bytes());
+        let header_bytes = header(opcode::RENAME2);
+        let parsed = Request::parse_parts(header_bytes.as_bytes(), &structure, b"old\0new\0").expect("whole");
+        let Operation::Rename { new_dir: 9, flags: 2, name: b"old", new_name: b"new" } = parsed.operation else {
+            panic!("a rename");
+        };
+        let short = Request::parse_parts(header_bytes.as_bytes(), &structure, b"old\0new");
+        assert_eq!(short.expect_err("not terminated"), Malformed { unique: Some(7) });
+        let write = WriteIn { size: 5, ..WriteIn::default() };
+        structure[..40].copy_from_slice(write.as_bytes());
+        let write = |data| {
+            let parsed = Request::parse_parts(header(opcode::WRITE).as_bytes(), &structure, data);
+            matches!(parsed.map(|whole| whole.operation), Ok(Operation::Write(_, b"hello")))
+        };
+        assert!(write(b"hello") && !write(b"hell"));
+        assert!(Request::parse_parts(&[0; 39], &structure, &[]).is_err());
     }
 
     #[test]

@@ -38,12 +38,17 @@ pub(super) fn start<B: Backing>(
 ) -> io::Result<()> {
     thread::Builder::new().name("kmsfs-seek".to_owned()).spawn(move || {
         for job in jobs {
-            // ENOENT: the kernel holds no pages of it. EBUSY: a page was written back but stays in use.
-            if let Err(error) = write_back(job.ino) {
-                tracing::debug!(ino = job.ino, "write-back before a seek: {error}");
-            }
+            self::write_back(job.ino, &write_back);
             (job.done)(operations.seek(job.handle, job.offset, job.whence));
         }
     })?;
     Ok(())
+}
+
+/// Makes the kernel write back what it holds of an inode.
+pub(super) fn write_back(ino: u64, invalidate: impl Fn(u64) -> io::Result<()>) {
+    // ENOENT: the kernel holds no pages of it. EBUSY: a page was written back but stays in use.
+    if let Err(error) = invalidate(ino) {
+        tracing::debug!(ino, "write-back before a seek: {error}");
+    }
 }

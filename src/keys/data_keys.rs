@@ -19,6 +19,7 @@ use crate::format::recipient::{Recipient, Scheme};
 use crate::format::record::Record;
 use crate::format::slot::valid_slots;
 use crate::format::volume::{DefaultWrap, OpenedVolume};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::{BranchId, FileId, KeyArn, Timestamp};
 
@@ -44,6 +45,28 @@ pub struct DataKeys {
     branches: Mutex<HashMap<(BranchId, u32), CachedBranch>>,
     failures: Cache<[u8; 32], Failure>,
     rejections: Mutex<Rejections>,
+    counts: Counters,
+}
+
+/// What was counted since the volume was opened, the reuse of data keys in memory above all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// Opens whose data key was in memory, and whose KMS key was usable.
+    pub reused: u64,
+    /// Data keys that the key manager, or an opened branch key, unwrapped.
+    pub unwrapped: u64,
+    /// Data keys that were made.
+    pub made: u64,
+    /// Times that a data key could not be had.
+    pub failed: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    reused: AtomicU64,
+    unwrapped: AtomicU64,
+    made: AtomicU64,
+    failed: AtomicU64,
 }
 
 struct CachedKey {
@@ -100,7 +123,15 @@ impl DataKeys {
             branches: Mutex::new(HashMap::new()),
             failures: Cache::new(CACHED_KEYS),
             rejections: Mutex::new(Rejections::default()),
+            counts: Counters::default(),
         }
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> KeyCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Counters { reused, unwrapped, made, failed } = &self.counts;
+        KeyCounts { reused: load(reused), unwrapped: load(unwrapped), made: load(made), failed: load(failed) }
     }
 
     /// The volume as it was opened, or last replaced.
@@ -146,6 +177,7 @@ impl DataKeys {
             self.cache.remove(id);
             return None;
         }
+        self.counts.reused.fetch_add(1, Ordering::Relaxed);
         Some(cached)
     }
 
@@ -178,19 +210,18 @@ impl DataKeys {
             return Err(Outcome::KeyServiceTimeout);
         }
         let mut used = None;
-        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| match wrapped {
-            WrappedKey::Kms { key, blob } => {
-                let context = context_file(fixed.volume_id(), fixed.file_id());
-                used = Some(key.clone());
-                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
-            }
-            WrappedKey::Branch(blob) => {
-                used = None;
-                self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob)
-            }
+        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| {
+            used = match wrapped {
+                WrappedKey::Kms { key, .. } => Some(key.clone()),
+                WrappedKey::Branch(_) => None,
+            };
+            self.unwrap(volume, fixed, wrapped)
         });
         match &result {
-            Ok(opened) => self.remember(bytes, &opened.dek, used),
+            Ok(opened) => {
+                self.counts.unwrapped.fetch_add(1, Ordering::Relaxed);
+                self.remember(bytes, &opened.dek, used);
+            }
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
                 self.failures.insert(slots, Failure { outcome: *outcome, until: None });
@@ -201,6 +232,47 @@ impl DataKeys {
             Err(_) => {}
         }
         result
+    }
+
+    fn unwrap(
+        &self,
+        volume: &OpenedVolume,
+        fixed: &StaticHeader,
+        wrapped: WrappedKey<'_>,
+    ) -> Result<SecretKey<32>, Outcome> {
+        match wrapped {
+            WrappedKey::Kms { key, blob } => {
+                let context = context_file(fixed.volume_id(), fixed.file_id());
+                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
+            }
+            WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
+        }
+    }
+
+    /// Opens a header to read around its damage: by the older of two slots where the newer one does not open, and without a
+    /// record, which then vouches for nothing. Also returned is what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Self::open_header`], where nothing opens it.
+    pub fn open_damaged(&self, bytes: &[u8]) -> Result<(OpenedHeader, Option<Outcome>), Outcome> {
+        let outcome = match self.open_header(bytes) {
+            Ok(opened) => return Ok((opened, None)),
+            Err(outcome) => outcome,
+        };
+        let volume = self.volume();
+        let policy = volume.header_policy();
+        let other = match outcome {
+            Outcome::RecordAuth => {
+                let record = Record::first(true);
+                header::with_record(bytes, &policy, &mut |fixed, key| self.unwrap(&volume, fixed, key), record).ok()
+            }
+            _ => header::without_newest_slot(bytes, policy.geometry).map(|(_, header)| header),
+        };
+        match other {
+            // Each step leaves less to try, so this ends.
+            Some(other) => self.open_damaged(&other).map(|(opened, _)| (opened, Some(outcome))),
+            None => Err(outcome),
+        }
     }
 
     /// Whether the file behind a header may be opened once more: its data key is unwrapped again, unless that was done
@@ -259,6 +331,7 @@ impl DataKeys {
         let key = recipient.key_id.parse().ok();
         let bytes = header::build_header(&fixed, &keys, &volume.keys, &[recipient], has_holes)?;
         self.remember(&bytes, &dek, key);
+        self.counts.made.fetch_add(1, Ordering::Relaxed);
         Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
     }
 
@@ -359,6 +432,7 @@ impl DataKeys {
     }
 
     fn failed(&self, error: KeyError, file: FileId) -> Outcome {
+        self.counts.failed.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%file, "a file does not open: {error}");
         error.outcome()
     }

@@ -86,6 +86,8 @@ pub struct Finding {
     pub paths: Paths,
     /// Which unit of the file, from 0; `None` if it is not about one.
     pub unit: Option<u64>,
+    /// How many units from that one on; 0 if it is not about any.
+    pub units: u64,
     /// What.
     pub reason: Reason,
 }
@@ -93,11 +95,19 @@ pub struct Finding {
 impl Finding {
     /// A finding about a whole object.
     pub fn new(paths: &Paths, reason: Reason) -> Self {
-        Self { paths: paths.clone(), unit: None, reason }
+        Self { paths: paths.clone(), unit: None, units: 0, reason }
     }
 
     /// A finding about one unit.
     pub fn at_unit(paths: &Paths, unit: u64, reason: Reason) -> Self {
-        Self { paths: paths.clone(), unit: Some(unit), reason }
+        Self { paths: paths.clone(), unit: Some(unit), units: 1, reason }
+    }
+
+    /// Takes one more unit of the same file in, if it follows the present ones and the same is wrong with it. A lost disk
+    /// would make more findings than memory holds otherwise.
+    pub fn extend(&mut self, unit: u64, reason: Reason) -> bool {
+        let fits = self.reason == reason && self.unit.is_some_and(|first| first + self.units == unit);
+        self.units += u64::from(fits);
+        fits
     }
 }

@@ -8,9 +8,9 @@ use rustix::io::Errno;
 use super::VolumeError;
 use super::config;
 use super::files::MetaDir;
-use super::finding::{Finding, Paths};
+use super::finding::Finding;
 use super::progress::Progress;
-use super::walk::{Visit, Visitor, walk};
+use super::walk::{Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Rewrapped, Volume};
 use crate::env::Clock;
 use crate::format::context::context_vrk;
@@ -22,7 +22,7 @@ use crate::kms::registry::Registry;
 use crate::store::{Access, Backing};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
-use crate::types::{DirId, KeyArn};
+use crate::types::KeyArn;
 
 /// What moves where.
 #[derive(Debug, Clone, Default)]
@@ -180,7 +180,8 @@ pub fn rewrap_files_by<B: Backing>(
         unchanged: AtomicU64::new(0),
         findings: Mutex::new(Vec::new()),
     };
-    walk(backing, &names, &opened.keys, threads, &rewrapper, progress)?;
+    let how = Walk { names: &names, keys: &opened.keys, threads, lenient: None };
+    walk(backing, how, &rewrapper, progress)?;
     let mut findings = std::mem::take(&mut *lock(&rewrapper.findings));
     findings.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
     Ok(RewrapReport {
@@ -223,8 +224,6 @@ impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
         }
         self.progress.done(1, file.stat.size);
     }
-
-    fn directory(&self, _paths: &Paths, _id: DirId) {}
 
     fn finding(&self, finding: Finding) {
         // A directory that cannot be read hides files whose keys are still the old ones. What is wrong with names,

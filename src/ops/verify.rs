@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::config;
 use super::finding::{Finding, Paths, Reason};
 use super::progress::Progress;
-use super::walk::{Visit, Visitor, walk};
-use crate::content::{self, Content, Volume};
+use super::resume::{Known, Resume};
+use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
+use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
-use crate::format::name::NameCodec;
-use crate::store::{Access, Backing};
+use crate::format::name::{CONTROL_ENTRY, NameCodec};
+use crate::format::size::{UNIT, unit_count};
+use crate::format::volume::MAX_LEN;
+use crate::store::{Access, Backing, BackingFile};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::types::{DirId, FileId};
@@ -21,13 +25,18 @@ use crate::types::{DirId, FileId};
 const ATTEMPTS_IN_USE: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often within a large file it is noted how far it is sound.
+const NOTE_UNITS: u64 = 1 << 18;
+
 /// How to verify.
-#[derive(Debug, Clone, Copy)]
-pub struct VerifyOptions {
+#[derive(Clone, Copy)]
+pub struct VerifyOptions<'a> {
     /// Threads.
     pub threads: usize,
     /// Somebody has the volume mounted for writing.
     pub in_use: bool,
+    /// What earlier runs found to be sound, and where this one notes it.
+    pub resume: Option<&'a Resume>,
 }
 
 /// What was verified.
@@ -53,7 +62,7 @@ pub struct VerifyReport {
 pub fn verify<B: Backing>(
     backing: &Arc<B>,
     volume: &Arc<Volume>,
-    options: VerifyOptions,
+    options: VerifyOptions<'_>,
     progress: &dyn Progress,
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
@@ -72,7 +81,12 @@ pub fn verify<B: Backing>(
         bytes: AtomicU64::new(0),
         findings: Mutex::new(Vec::new()),
     };
-    walk(backing, &names, &opened.keys, options.threads, &verifier, progress)?;
+    let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: None };
+    walk(backing, how, &verifier, progress)?;
+    if !options.in_use {
+        // Whoever has it mounted for writing may be replacing it.
+        check_copy(&**backing)?.into_iter().for_each(|finding| verifier.add(finding));
+    }
     let mut findings = std::mem::take(&mut *lock(&verifier.findings));
     findings.sort_by(|a, b| (&a.paths.ciphertext, a.unit).cmp(&(&b.paths.ciphertext, b.unit)));
     Ok(VerifyReport {
@@ -86,7 +100,7 @@ pub fn verify<B: Backing>(
 
 struct Verifier<'a> {
     volume: &'a Arc<Volume>,
-    options: VerifyOptions,
+    options: VerifyOptions<'a>,
     progress: &'a dyn Progress,
     found: &'a (dyn Fn(&Finding) + Send + Sync),
     /// Inodes with several names that were verified under the first.
@@ -131,9 +145,11 @@ impl<B: Backing> Visitor<B> for Verifier<'_> {
         self.bytes.fetch_add(file.stat.size, Ordering::Relaxed);
     }
 
-    fn directory(&self, paths: &Paths, id: DirId) {
-        self.directories.fetch_add(1, Ordering::Relaxed);
-        self.once(&self.dir_ids, id, paths);
+    fn directory(&self, dir: &DirVisit<'_, B>) {
+        if let Ok(id) = dir.identity.stored {
+            self.directories.fetch_add(1, Ordering::Relaxed);
+            self.once(&self.dir_ids, id, dir.paths);
+        }
     }
 
     fn finding(&self, finding: Finding) {
@@ -162,22 +178,87 @@ impl Verifier<'_> {
         findings: &mut Vec<Finding>,
         done: &mut u64,
     ) -> content::Result<()> {
+        let known = self.options.resume.and_then(|resume| resume.known(file.stat));
+        if let Some(id) = known.and_then(|known| known.file_id) {
+            self.once(&self.file_ids, id, file.paths);
+        }
+        let from = match known {
+            Some(Known { next: None, .. }) => return Ok(()),
+            Some(Known { next: Some(next), .. }) => next,
+            None => 0,
+        };
         let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
         let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::Read)?;
         let file_id = content.file_id();
-        if let Some(id) = file_id {
+        if let Some(id) = file_id.filter(|_| known.is_none()) {
             self.once(&self.file_ids, id, file.paths);
         }
-        let found = |f: content::UnitFinding| findings.push(Finding::at_unit(file.paths, f.unit, f.outcome.into()));
-        content.verify(found, |bytes| {
-            let bytes = bytes.min(file.stat.size.saturating_sub(*done));
-            *done += bytes;
-            self.progress.done(0, bytes);
-        })?;
-        if file_id.is_none() && content.size() > 0 {
+        if content.damage() == Some(Outcome::NeverSynced) {
             // It has a size but no header: only its size survived a crash.
             findings.push(Finding::new(file.paths, Outcome::NeverSynced.into()));
         }
+        self.note_progress(done, from * UNIT as u64, file);
+        let (mut next, mut noted) = (from, from);
+        content.scan(from, |piece| {
+            let units = match piece {
+                Piece::Data { bytes, .. } => unit_count(bytes.len() as u64),
+                Piece::Hole { len, .. } => unit_count(len),
+                Piece::Damaged { unit, error } => {
+                    let reason = error.into();
+                    if !findings.last_mut().is_some_and(|last: &mut Finding| last.extend(unit, reason)) {
+                        findings.push(Finding::at_unit(file.paths, unit, reason));
+                    }
+                    1
+                }
+            };
+            next += units;
+            self.note_progress(done, units * UNIT as u64, file);
+            let stop = self.progress.is_cancelled();
+            if (stop || next - noted >= NOTE_UNITS) && findings.is_empty() {
+                self.note(file, file_id, Some(next));
+                noted = next;
+            }
+            !stop
+        })?;
+        if findings.is_empty() && !self.progress.is_cancelled() {
+            self.note(file, file_id, None);
+        }
         Ok(())
     }
+
+    fn note_progress<B: Backing>(&self, done: &mut u64, bytes: u64, file: &Visit<'_, B>) {
+        let bytes = bytes.min(file.stat.size.saturating_sub(*done));
+        *done += bytes;
+        self.progress.done(0, bytes);
+    }
+
+    fn note<B: Backing>(&self, file: &Visit<'_, B>, file_id: Option<FileId>, next: Option<u64>) {
+        if let Some(resume) = self.options.resume
+            && let Err(error) = resume.note(file.stat, file_id, next)
+        {
+            tracing::warn!("how far the volume is verified cannot be noted: {error}");
+        }
+    }
+}
+
+/// The copy of the configuration has to be the configuration.
+fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
+    let control = match backing.open_dir(&backing.root()?, CONTROL_ENTRY) {
+        Ok(control) => control,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    let read = |name| {
+        let mut bytes = vec![0; MAX_LEN + 1];
+        let len = backing.open(&control, name, Access::Read)?.read_at(&mut bytes, 0)?;
+        bytes.truncate(len);
+        Ok(bytes)
+    };
+    let Ok(first) = read(config::VOLUME) else { return Ok(None) };
+    let paths = Paths { ciphertext: format!("{CONTROL_ENTRY}/{}", config::BACKUP).into(), plaintext: None };
+    Ok(match read(config::BACKUP) {
+        Ok(copy) if copy == first => None,
+        Ok(_) | Err(Errno::NOENT) => Some(Finding::new(&paths, Outcome::VolumeAuth.into())),
+        Err(error) => Some(Finding::new(&paths, Reason::Os(error))),
+    })
 }

@@ -4,16 +4,18 @@
 use rustix::io::Errno;
 
 use super::finding::{Finding, Paths, Reason};
+use super::names::{Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
 use super::progress::Progress;
 use crate::format::Outcome;
-use crate::format::dirid;
+use crate::format::header::StaticHeader;
 use crate::format::keys::VolumeKeys;
-use crate::format::name::{EntryKind, MAX_SIDE, NameCodec, side_entry};
+use crate::format::name::NameCodec;
 use crate::format::{symlink, xattr};
-use crate::store::tree::{each_entry, read_meta};
-use crate::store::{Backing, FileKind, Stat, Target};
+use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
-use crate::types::DirId;
+
+/// Where what has no name any more is shown, and moved to by `repair`.
+pub const LOST_AND_FOUND: &str = "lost+found";
 
 /// Files that wait for a thread at most, before directories are left for later: it bounds memory.
 const FILES_AHEAD: usize = 65_536;
@@ -22,13 +24,15 @@ const FILES_AHEAD: usize = 65_536;
 pub trait Visitor<B: Backing>: Send + Sync {
     /// A regular file.
     fn file(&self, file: &Visit<'_, B>);
-    /// A directory with a valid id, before its entries.
-    fn directory(&self, paths: &Paths, id: DirId);
+    /// A directory, before its entries.
+    fn directory(&self, _dir: &DirVisit<'_, B>) {}
+    /// Anything else: a symlink, fifo, socket or device.
+    fn other(&self, _object: &Visit<'_, B>) {}
     /// Something is wrong.
     fn finding(&self, finding: Finding);
 }
 
-/// A regular file that was met.
+/// A regular file, or something that is no directory, that was met.
 pub struct Visit<'a, B: Backing> {
     /// The tree.
     pub backing: &'a Arc<B>,
@@ -42,20 +46,44 @@ pub struct Visit<'a, B: Backing> {
     pub stat: &'a Stat,
 }
 
-/// Walks the tree of `backing` with `threads` threads. Stops early, without an error, when `progress` says so.
+/// A directory that was met.
+pub struct DirVisit<'a, B: Backing> {
+    /// The tree.
+    pub backing: &'a Arc<B>,
+    /// The directory.
+    pub dir: &'a B::Dir,
+    /// Where it lies.
+    pub paths: &'a Paths,
+    /// Its id.
+    pub identity: Identity,
+}
+
+/// How a walk goes.
+#[derive(Clone, Copy)]
+pub struct Walk<'a> {
+    /// The volume's names.
+    pub names: &'a NameCodec,
+    /// The volume's keys.
+    pub keys: &'a VolumeKeys,
+    /// Threads.
+    pub threads: usize,
+    /// Names are read as far as anything vouches for them; what has none lies in `lost+found`. Without it only what is as it
+    /// should be has a plaintext path.
+    pub lenient: Option<&'a LiveDirs>,
+}
+
+/// Walks the tree of `backing`. Stops early, without an error, when `progress` says so.
 pub fn walk<B: Backing, V: Visitor<B>>(
     backing: &Arc<B>,
-    names: &NameCodec,
-    keys: &VolumeKeys,
-    threads: usize,
+    how: Walk<'_>,
     visitor: &V,
     progress: &dyn Progress,
 ) -> Result<(), Errno> {
     let root = Arc::new(backing.root()?);
     let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() });
-    let walker = Walker { backing, names, keys, visitor, progress, queue: &queue };
+    let walker = Walker { backing, how, visitor, progress, queue: &queue };
     thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
+        for _ in 0..how.threads.max(1) {
             scope.spawn(|| walker.run());
         }
     });
@@ -133,18 +161,10 @@ impl<B: Backing> Queue<B> {
 
 struct Walker<'a, B: Backing, V: Visitor<B>> {
     backing: &'a Arc<B>,
-    names: &'a NameCodec,
-    keys: &'a VolumeKeys,
+    how: Walk<'a>,
     visitor: &'a V,
     progress: &'a dyn Progress,
     queue: &'a Queue<B>,
-}
-
-/// One entry of a directory, with the text of its side entry.
-struct Entry {
-    name: String,
-    kind: EntryKind,
-    side: Option<Vec<u8>>,
 }
 
 impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
@@ -181,62 +201,53 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 Err(e) => return self.failed(paths, e),
             },
         };
-        let entries = match self.entries(&dir, paths) {
-            Ok(entries) => entries,
+        let in_root = paths.ciphertext.is_empty();
+        let read = entries(&**self.backing, &dir, in_root, || self.report(paths, Outcome::BadName));
+        let read = read.and_then(|entries| {
+            let stored = stored_id(&**self.backing, &dir, self.how.keys, &entries)?;
+            Ok((entries, stored))
+        });
+        let (mut entries, stored) = match read {
+            Ok(read) => read,
             Err(e) => return self.failed(paths, e),
         };
-        let id = self.dir_id(&dir, &entries, paths);
-        if let Some(id) = id {
-            self.visitor.directory(paths, id);
+        if let Err(outcome) = stored {
+            self.report(paths, outcome);
         }
-        for entry in &entries {
-            if entry.kind.is_hidden() {
-                continue;
+        let Walk { names, keys, lenient, .. } = self.how;
+        let identity = match lenient {
+            None => read_strictly(names, stored, &mut entries),
+            Some(live) => read_leniently(names, keys, stored, &mut entries, live),
+        };
+        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity });
+        for entry in entries.iter().filter(|entry| !entry.kind.is_hidden()) {
+            let name = entry.name.as_ref().map(|(name, _)| name.as_slice());
+            let mut child = paths.child(entry.raw.as_bytes(), name);
+            if name.is_none() && lenient.is_some() {
+                child.plaintext = Some(self.lost_path(&dir, &entry.raw));
             }
-            let name = id.and_then(|id| self.names.decode(id, entry.name.as_bytes(), entry.side.as_deref()).ok());
-            let child = paths.child(entry.name.as_bytes(), name.as_deref());
-            if id.is_some() && name.is_none() {
+            if stored.is_ok_and(|own| entry.name.as_ref().is_none_or(|(_, id)| *id != own)) {
                 self.report(&child, Outcome::BadName);
             }
-            self.entry(&dir, &entry.name, child);
+            self.entry(&dir, &entry.raw, child);
         }
     }
 
-    /// The entries of a directory, the texts of side entries read.
-    fn entries(&self, dir: &B::Dir, paths: &Paths) -> Result<Vec<Entry>, Errno> {
-        let mut entries = Vec::new();
-        each_entry(&**self.backing, dir, |found| {
-            let kind = EntryKind::of(&found.name, paths.ciphertext.is_empty());
-            let Ok(name) = std::str::from_utf8(&found.name) else {
-                // No name of the format has such bytes.
-                self.report(paths, Outcome::BadName);
-                return Ok(true);
-            };
-            let side = match kind {
-                EntryKind::Long => read_meta(&**self.backing, dir, &side_entry(name), MAX_SIDE)?.into_text(),
-                _ => None,
-            };
-            entries.push(Entry { name: name.to_owned(), kind, side });
-            Ok::<_, Errno>(true)
-        })?;
-        Ok(entries)
-    }
-
-    /// The directory's id, if it is valid and its own.
-    fn dir_id(&self, dir: &B::Dir, entries: &[Entry], paths: &Paths) -> Option<DirId> {
-        let found = match read_meta(&**self.backing, dir, dirid::ENTRY, dirid::TEXT_LEN) {
-            Ok(found) => found,
-            Err(e) => {
-                self.failed(paths, e);
-                return None;
-            }
-        };
-        let own = dirid::decode(self.keys, found.as_found()).and_then(|id| {
-            let encrypted = entries.iter().filter(|e| !e.kind.is_hidden());
-            dirid::check(self.keys, id, encrypted.map(|e| (e.name.as_bytes(), e.side.as_deref())))?;
-            Ok(id)
+    /// Where an entry without a name is shown (FORMAT 8.5).
+    fn lost_path(&self, dir: &B::Dir, entry: &str) -> Vec<u8> {
+        let id = self.backing.open(dir, entry, Access::Read).ok().and_then(|file| {
+            let mut header = [0; 48];
+            let read = file.read_at(&mut header, 0).is_ok_and(|len| len == header.len());
+            StaticHeader::parse(header.get(..if read { 48 } else { 0 })?).ok()
         });
-        own.inspect_err(|outcome| self.report(paths, *outcome)).ok()
+        let name = match id {
+            Some(header) => header.file_id().to_string(),
+            None => match self.backing.stat(Target::Named(dir, entry)) {
+                Ok(stat) => format!("{:016x}", stat.ino),
+                Err(_) => entry.to_owned(),
+            },
+        };
+        format!("{LOST_AND_FOUND}/{name}").into_bytes()
     }
 
     fn entry(&self, dir: &Arc<B::Dir>, entry: &str, paths: Paths) {
@@ -253,15 +264,18 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 self.progress.found(1, stat.size);
                 self.queue.push(Job::File { dir: Arc::clone(dir), entry: entry.to_owned(), paths, stat });
             }
-            FileKind::Symlink => match self.backing.read_link(dir, entry) {
-                Ok(text) => {
-                    if let Err(outcome) = symlink::decode(self.keys, &text) {
-                        self.report(&paths, outcome);
+            FileKind::Symlink => {
+                match self.backing.read_link(dir, entry) {
+                    Ok(text) => {
+                        if let Err(outcome) = symlink::decode(self.how.keys, &text) {
+                            self.report(&paths, outcome);
+                        }
                     }
+                    Err(e) => return self.failed(&paths, e),
                 }
-                Err(e) => self.failed(&paths, e),
-            },
-            _ => {}
+                self.visitor.other(&Visit { backing: self.backing, dir: &**dir, entry, paths: &paths, stat: &stat });
+            }
+            _ => self.visitor.other(&Visit { backing: self.backing, dir: &**dir, entry, paths: &paths, stat: &stat }),
         }
     }
 
@@ -286,10 +300,10 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 }
             };
             let decoded = if xattr::is_long(disk) {
-                xattr::decode_long(self.keys, disk, &value).map(drop)
+                xattr::decode_long(self.how.keys, disk, &value).map(drop)
             } else {
-                let name = xattr::decode_name(self.keys, disk.as_bytes());
-                name.and_then(|name| xattr::decode_value(self.keys, &name, &value).map(drop))
+                let name = xattr::decode_name(self.how.keys, disk.as_bytes());
+                name.and_then(|name| xattr::decode_value(self.how.keys, &name, &value).map(drop))
             };
             if let Err(outcome) = decoded {
                 self.report(paths, outcome);

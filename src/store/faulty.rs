@@ -568,6 +568,14 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
         self.may(OpClass::Stat)?;
         self.inner.stat()
     }
+
+    fn read_ahead(&self) {
+        self.inner.read_ahead();
+    }
+
+    fn forget(&self, offset: u64, len: u64) {
+        self.inner.forget(offset, len);
+    }
 }
 
 #[cfg(test)]

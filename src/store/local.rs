@@ -4,10 +4,11 @@
 //! handle without symlinks, magic links or mount points on the way, and what was opened is checked (FORMAT S2).
 
 use std::mem::MaybeUninit;
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{
@@ -336,6 +337,15 @@ impl BackingFile for LocalFile {
 
     fn stat(&self) -> Result<Stat> {
         local_attr::stat_fd(self.0.as_fd())
+    }
+
+    fn read_ahead(&self) {
+        // A hint: a filesystem that knows nothing of it reads all the same.
+        let _ = rustix::fs::fadvise(&self.0, 0, None, Advice::Sequential);
+    }
+
+    fn forget(&self, offset: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.0, offset, NonZero::new(len), Advice::DontNeed);
     }
 }
 

@@ -29,7 +29,7 @@ impl<B: Backing> Vfs<B> {
     pub fn create(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.volume.keys.check_default()?;
@@ -107,7 +107,7 @@ impl<B: Backing> Vfs<B> {
         }
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         self.make_side(&located)?;
         let linked = {
@@ -137,7 +137,7 @@ impl<B: Backing> Vfs<B> {
     pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         let temporary = self.temporary_name();
@@ -198,7 +198,7 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<Attr> {
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.make_side(&located)?;

@@ -30,6 +30,8 @@ pub(super) struct DirStream<B: Backing> {
     /// Entries read and not yet delivered, with the position of the first of them.
     pub(super) pending: std::collections::VecDeque<RawEntry>,
     pub(super) position: u64,
+    /// Changes that the directory had seen when they were read: entries of an older state are not delivered.
+    pub(super) changes: u64,
 }
 
 /// Handles by number. Numbers are never used again during a mount.

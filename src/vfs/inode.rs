@@ -4,7 +4,7 @@ use crate::content::{Content, LiveId};
 use crate::freshness::{TrackedDir, TrackedFile};
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use crate::sync::{Arc, Mutex, OnceLock, RwLock};
+use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, write};
 use crate::types::DirId;
 
 /// An inode known to the kernel or to an open handle.
@@ -51,8 +51,8 @@ pub(super) struct Directory {
     /// Whether a name in it has been found to verify under its id, or this mount made it (FORMAT 8.1).
     pub(super) id_proven: AtomicBool,
     /// Changes of the namespace hold it for writing, lookups for reading. Lock order: before any inode's `place`; two
-    /// directories in ascending order of their numbers.
-    pub(super) entries: RwLock<()>,
+    /// directories in ascending order of their numbers. It counts how often it was held for writing.
+    pub(super) entries: RwLock<u64>,
     /// Whether it has a default ACL; `None` while unknown.
     pub(super) default_acl: Mutex<Option<bool>>,
     /// Which of its owner's rights its mode is known to have, to a daemon without privilege.
@@ -61,6 +61,15 @@ pub(super) struct Directory {
     pub(super) removed: AtomicBool,
     /// Its freshness record, once it is known.
     pub(super) record: OnceLock<TrackedDir>,
+}
+
+impl Directory {
+    /// Holds the entries for a change of them.
+    pub(super) fn change(&self) -> RwLockWriteGuard<'_, u64> {
+        let mut changes = write(&self.entries);
+        *changes += 1;
+        changes
+    }
 }
 
 impl<B: Backing> Inode<B> {
@@ -75,7 +84,7 @@ impl<B: Backing> Inode<B> {
             dir: Directory {
                 id: OnceLock::new(),
                 id_proven: AtomicBool::new(false),
-                entries: RwLock::new(()),
+                entries: RwLock::new(0),
                 default_acl: Mutex::new(None),
                 rights: AtomicU32::new(0),
                 removed: AtomicBool::new(false),

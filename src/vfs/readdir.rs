@@ -40,7 +40,7 @@ impl<B: Backing> Vfs<B> {
         let inode = self.directory(ino)?;
         self.dir_id(&inode)?;
         self.check_listing(&inode)?;
-        let stream = DirStream { list: None, pending: VecDeque::new(), position: 0 };
+        let stream = DirStream { list: None, pending: VecDeque::new(), position: 0, changes: 0 };
         Ok(self.dirs.insert(DirHandle { inode, stream: Mutex::new(stream) }))
     }
 
@@ -58,13 +58,13 @@ impl<B: Backing> Vfs<B> {
         mut emit: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
         let dir = self.dirs.get(handle).ok_or(Errno::BADF)?;
-        let _held = read(&dir.inode.dir.entries);
+        let changes = read(&dir.inode.dir.entries);
         // Listing alone asks for nothing more, but side entries are read, and attributes.
         let _wide = self.enter(&dir.inode, SEARCH).ok();
         let mut stream = lock(&dir.stream);
-        if stream.position != offset {
+        if stream.position != offset || stream.changes != *changes {
             stream.pending.clear();
-            stream.position = offset;
+            (stream.position, stream.changes) = (offset, *changes);
         }
         loop {
             if stream.pending.is_empty() {

@@ -23,7 +23,7 @@ impl<B: Backing> Vfs<B> {
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind == FileKind::Directory {
@@ -42,7 +42,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.changeable(parent)?;
         let _change = self.begin_change(&[&parent])?;
         let _tree = lock(&self.tree);
-        let _held = write(&parent.dir.entries);
+        let _held = parent.dir.change();
         let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
         if stat.kind != FileKind::Directory {
@@ -64,7 +64,7 @@ impl<B: Backing> Vfs<B> {
     /// The caller holds what [`Self::remove_directory`] asks for.
     pub(super) fn hide_directory(&self, located: &Located<B>, stat: &Stat) -> Result<String> {
         let known = self.known(stat);
-        let _children = known.as_ref().map(|inode| write(&inode.dir.entries));
+        let _children = known.as_ref().map(|inode| inode.dir.change());
         let _open = self.open_empty(located)?;
         let temporary = self.temporary_name();
         let (dir, entry) = (&located.dir, located.entry());

@@ -152,20 +152,20 @@ impl<B: Backing> Vfs<B> {
     }
 }
 
-type Entries<'a> = RwLockWriteGuard<'a, ()>;
+type Entries<'a> = RwLockWriteGuard<'a, u64>;
 type Place<'a, B> = Option<RwLockWriteGuard<'a, super::inode::Place<B>>>;
 
 /// Locks the entries of two directories, which may be the same, in ascending order of their numbers.
 fn lock_both<'a, B: Backing>(a: &'a Inode<B>, b: &'a Inode<B>) -> (Entries<'a>, Option<Entries<'a>>) {
     match a.number.cmp(&b.number) {
-        std::cmp::Ordering::Equal => (write(&a.dir.entries), None),
+        std::cmp::Ordering::Equal => (a.dir.change(), None),
         std::cmp::Ordering::Less => {
-            let first = write(&a.dir.entries);
-            (first, Some(write(&b.dir.entries)))
+            let first = a.dir.change();
+            (first, Some(b.dir.change()))
         }
         std::cmp::Ordering::Greater => {
-            let first = write(&b.dir.entries);
-            (first, Some(write(&a.dir.entries)))
+            let first = b.dir.change();
+            (first, Some(a.dir.change()))
         }
     }
 }

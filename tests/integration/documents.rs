@@ -135,7 +135,7 @@ fn what_is_no_command_is_refused() {
     };
     for text in [
         "Use `kmsfs speed` now.",
-        "`kmsfs verify DIR [--salvage OUT]`",
+        "`kmsfs verify DIR [--melt OUT]`",
         "`kmsfs key melt KEY`",
         "`kmsfs audit show [-z N]`",
         "```sh\nkmsfs mount --daemon DIR\n```",

@@ -5,3 +5,5 @@ mod damage;
 pub mod host;
 mod open;
 mod rewrap;
+mod salvage;
+mod verify;

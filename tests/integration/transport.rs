@@ -240,8 +240,8 @@ fn a_listing_has_what_fits_and_goes_on_behind_it() {
     for name in [b"one", b"two", b"six"] {
         mount.create(name, 0o600);
     }
-    for (opcode, front) in [(READDIR, 0), (READDIRPLUS, ENTRY)] {
-        let handle = u64_at(&mount.ask(OPENDIR, 1, &[&words(&[0, 0])]).unwrap(), 0);
+    let opened = u64_at(&mount.ask(OPENDIR, 1, &[&words(&[0, 0])]).unwrap(), 0);
+    for (opcode, front, handle) in [(READDIR, 0, opened), (READDIRPLUS, ENTRY, opened), (READDIRPLUS, ENTRY, 0)] {
         let (mut names, mut offset) = (Vec::new(), 0);
         loop {
             let room = 2 * (front as u32 + 32);
@@ -261,6 +261,25 @@ fn a_listing_has_what_fits_and_goes_on_behind_it() {
         names.sort();
         assert_eq!(names, [&b"."[..], b"..", b"one", b"six", b"two"]);
     }
+}
+
+#[test]
+fn directories_are_listed_and_synced_unopened_where_the_kernel_can() {
+    let mount = Mount::new();
+    mount.ask(INIT, 0, &[&words(&[7, 45, 1 << 17, 1 << 24, 0]), &[0; 44]]).unwrap();
+    assert_eq!(mount.ask(OPENDIR, 1, &[&words(&[0, 0])]), Err(Errno::NOSYS));
+    mount.ask(30, 1, &[&longs(&[0]), &words(&[0, 0])]).expect("fsyncdir");
+    let list = |offset: u64| {
+        let request = [&longs(&[0, offset])[..], &words(&[64, 0]), &longs(&[0]), &words(&[0, 0])].concat();
+        mount.ask(READDIR, 1, &[&request]).unwrap()
+    };
+    // `.` and `..`; then nothing, until something is made: what another listing read before is not what is there now.
+    let first = list(0);
+    let end = u64_at(&first, 32 + 8);
+    assert!(list(end).is_empty());
+    list(0);
+    mount.create(b"new", 0o600);
+    assert_eq!(list(end)[24..27], *b"new");
 }
 
 #[test]

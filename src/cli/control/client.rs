@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::wire::{Answer, Counts, MountStatus, Request, RewrapRequest, RewrapSummary};
+use super::wire::{Answer, Counts, MountStatistics, MountStatus, Request, RewrapRequest, RewrapSummary};
 use super::{RunDir, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::ops::Progress;
@@ -70,21 +70,36 @@ impl Connection {
                     shown = now;
                 }
                 Line::Answer(Answer::Rewrapped(summary)) => return Ok(summary),
-                Line::Answer(Answer::Status(_)) => return Err(lost(&io::ErrorKind::InvalidData.into())),
+                Line::Answer(Answer::Status(_) | Answer::Statistics(_)) => return Err(lost(&io::ErrorKind::InvalidData.into())),
                 Line::Error(error) => return Err(error),
                 Line::End => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
             }
         }
     }
 
-    fn status(self) -> Option<MountStatus> {
-        self.send(&Request::Status {}).ok()?;
+    fn status(&self) -> Option<MountStatus> {
+        match self.ask(&Request::Status {})? {
+            Answer::Status(status) => Some(status),
+            _ => None,
+        }
+    }
+
+    fn statistics(&self) -> Option<MountStatistics> {
+        match self.ask(&Request::Statistics {})? {
+            Answer::Statistics(statistics) => Some(statistics),
+            _ => None,
+        }
+    }
+
+    /// The answer to a request that takes no time.
+    fn ask(&self, request: &Request) -> Option<Answer> {
+        self.send(request).ok()?;
         let until = Instant::now() + STATUS_TIME;
         let mut lines = Lines::new(&self.0);
         while Instant::now() < until {
             match lines.next().ok()? {
                 Line::Pause => {}
-                Line::Answer(Answer::Status(status)) => return Some(status),
+                Line::Answer(answer) => return Some(answer),
                 _ => return None,
             }
         }
@@ -97,6 +112,20 @@ pub fn mounts(home: &Path) -> Vec<MountStatus> {
     let Ok(dir) = RunDir::open(home) else { return Vec::new() };
     let names = dir.sockets().unwrap_or_default();
     names.iter().filter_map(|name| Connection::open(&dir, name).ok()?.status()).collect()
+}
+
+/// What the mount at `mountpoint` of `source`, both as [`path_text`](crate::cli::output::path_text) has them, counted;
+/// `None` if none of this home's mounts that answer is that.
+pub fn statistics(home: &Path, mountpoint: &str, source: &str) -> Option<MountStatistics> {
+    let dir = RunDir::open(home).ok()?;
+    let names = dir.sockets().ok()?;
+    let of = |name: &String| {
+        let status = Connection::open(&dir, name).ok()?.status()?;
+        let found = status.mountpoint == mountpoint && status.source == source;
+        // One request a connection.
+        if found { Connection::open(&dir, name).ok()?.statistics() } else { None }
+    };
+    names.iter().find_map(of)
 }
 
 fn lost(e: &io::Error) -> CliError {

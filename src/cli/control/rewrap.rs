@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::content::{self, Rewrapped, Volume};
 use crate::env::system_clock;
+use crate::fuse::Statistics;
 use crate::keys::{KeyService, RewrapJob};
 use crate::kms::registry::Registry;
 use crate::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files_by};
@@ -34,6 +35,8 @@ pub struct Served<B: Backing> {
     pub root: PathBuf,
     /// Nothing may be changed, and the volume's lock is not held.
     pub read_only: bool,
+    /// What it counts of its requests.
+    pub statistics: Arc<Statistics>,
 }
 
 /// Wraps every data key of a served volume anew. The changed configuration is in force at once, before the first file, so

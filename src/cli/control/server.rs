@@ -13,7 +13,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Serialize;
 
 use super::rewrap::{Served, rewrap};
-use super::wire::{Answer, Counts, MAX_REQUEST, MountStatus, Request, RewrapRequest, RewrapSummary};
+use super::wire::{
+    Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest, RewrapSummary,
+};
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::cli::output::path_text;
@@ -175,6 +177,7 @@ impl<B: Backing> Context<B> {
             .map_err(|e| CliError::usage(format_args!("not a request that this version knows: {e}")))?;
         let answer = match request {
             Request::Status {} => Answer::Status(self.status()),
+            Request::Statistics {} => Answer::Statistics(self.statistics()),
             Request::Rewrap(request) => Answer::Rewrapped(self.rewrap(client, &reader, &request)?),
         };
         client.send(&answer);
@@ -219,6 +222,30 @@ impl<B: Backing> Context<B> {
             open_files: vfs.open_files() as u64,
             known_inodes: vfs.known_inodes() as u64,
             rewrapping: self.rewrapping.load(Ordering::SeqCst),
+        }
+    }
+
+    fn statistics(&self) -> MountStatistics {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let operations = self.served.statistics.operations().into_iter().map(|one| OperationStatistics {
+            operation: one.name.to_owned(),
+            count: one.count,
+            errors: one.errors,
+            bytes: one.bytes,
+            total_us: micros(one.total),
+            p50_us: micros(one.median),
+            p90_us: micros(one.p90),
+            p99_us: micros(one.p99),
+            max_us: micros(one.longest),
+        });
+        let keys = self.served.volume.keys.counts();
+        MountStatistics {
+            uptime_seconds: self.started.elapsed().as_secs(),
+            operations: operations.collect(),
+            data_keys_reused: keys.reused,
+            data_keys_unwrapped: keys.unwrapped,
+            data_keys_made: keys.made,
+            data_keys_failed: keys.failed,
         }
     }
 

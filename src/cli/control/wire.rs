@@ -15,6 +15,8 @@ pub const MAX_REQUEST: usize = 16 * 1024;
 pub enum Request {
     /// What the mount is and how it does.
     Status {},
+    /// What the mount counted.
+    Statistics {},
     /// New wrapped keys for all files.
     Rewrap(RewrapRequest),
 }
@@ -41,6 +43,8 @@ pub enum Answer {
     Rewrapped(RewrapSummary),
     /// The answer to [`Request::Status`].
     Status(MountStatus),
+    /// The answer to [`Request::Statistics`].
+    Statistics(MountStatistics),
 }
 
 /// Files and their ciphertext bytes, done and found so far.
@@ -91,6 +95,46 @@ pub struct MountStatus {
     pub known_inodes: u64,
     /// Whether a rewrap is under way.
     pub rewrapping: bool,
+}
+
+/// What a mount counted since it was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountStatistics {
+    /// Seconds since it was mounted.
+    pub uptime_seconds: u64,
+    /// By operation.
+    pub operations: Vec<OperationStatistics>,
+    /// Opens whose data key was in memory.
+    pub data_keys_reused: u64,
+    /// Data keys that were unwrapped: calls of the key manager.
+    pub data_keys_unwrapped: u64,
+    /// Data keys that were made: calls of the key manager.
+    pub data_keys_made: u64,
+    /// Times that a data key could not be had.
+    pub data_keys_failed: u64,
+}
+
+/// What was counted of one operation of the FUSE protocol. Times are between request and answer, in microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationStatistics {
+    /// As the protocol calls it, in small letters.
+    pub operation: String,
+    /// Requests.
+    pub count: u64,
+    /// Those that failed.
+    pub errors: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+    /// All times together.
+    pub total_us: u64,
+    /// What half of the requests took at most, to 25 percent.
+    pub p50_us: u64,
+    /// What 90 percent took at most.
+    pub p90_us: u64,
+    /// What 99 percent took at most.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
 }
 
 /// What a rewrap did, in a form that scripts and people are shown.
@@ -146,6 +190,7 @@ mod tests {
     fn requests_are_what_the_documentation_says() {
         let parse = serde_json::from_str::<Request>;
         assert_eq!(parse(r#"{"op":"status"}"#).expect("valid"), Request::Status {});
+        assert_eq!(parse(r#"{"op":"statistics"}"#).expect("valid"), Request::Statistics {});
         let rewrap = RewrapRequest { from: None, to: Some("alias/new".into()), threads: 2 };
         assert_eq!(
             parse(r#"{"op":"rewrap","from":null,"to":"alias/new","threads":2}"#).expect("valid"),

@@ -97,6 +97,10 @@ impl BackingFile for MemoryFile {
     fn stat(&self) -> Result<Stat> {
         Ok(self.inode.stat())
     }
+
+    fn read_ahead(&self) {}
+
+    fn forget(&self, _offset: u64, _len: u64) {}
 }
 
 /// pread(2) and pwrite(2) take positions up to 2^63 - 1.

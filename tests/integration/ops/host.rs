@@ -15,7 +15,7 @@ use kmsfs::kms::model::{Caller, CreateAliasRequest, CreateKeyRequest};
 use kmsfs::ops::init::{InitOptions, NewVolume, init_volume, new_volume_id};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::verify::{VerifyOptions, VerifyReport, verify};
-use kmsfs::ops::{Silent, VolumeError};
+use kmsfs::ops::{Finding, Silent, VolumeError};
 use kmsfs::store::LocalDir;
 use kmsfs::types::{KeyArn, Timestamp, VolumeId};
 use kmsfs::vfs::{Caller as User, Options, ROOT, Vfs};
@@ -109,25 +109,30 @@ impl Host {
 
     pub fn verify(&self, root: &Path) -> VerifyReport {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
-        let options = VerifyOptions { threads: 2, in_use: false };
+        let options = VerifyOptions { threads: 2, in_use: false, resume: None };
         verify(&backing, &self.files(root), options, &Silent, &|_| ()).expect("verify")
     }
 
-    /// What `verify` finds, as `outcome plaintext-path[#unit]` with `?` for an unknown name.
+    /// What `verify` finds, see [`codes`].
     pub fn findings(&self, root: &Path) -> Vec<String> {
-        let report = self.verify(root);
-        let mut lines: Vec<String> = report
-            .findings
-            .iter()
-            .map(|f| {
-                let path = f.paths.plaintext.as_deref().map_or("?".into(), String::from_utf8_lossy);
-                let unit = f.unit.map_or_else(String::new, |u| format!("#{u}"));
-                format!("{} {path}{unit}", f.reason.code())
-            })
-            .collect();
-        lines.sort();
-        lines
+        codes(&self.verify(root).findings)
     }
+}
+
+/// Findings as `outcome plaintext-path[#unit[+units]]` with `?` for an unknown name, sorted.
+pub fn codes(findings: &[Finding]) -> Vec<String> {
+    let code = |f: &Finding| {
+        let path = f.paths.plaintext.as_deref().map_or("?".into(), String::from_utf8_lossy);
+        let unit = match (f.unit, f.units) {
+            (None, _) => String::new(),
+            (Some(unit), 1) => format!("#{unit}"),
+            (Some(unit), units) => format!("#{unit}+{units}"),
+        };
+        format!("{} {path}{unit}", f.reason.code())
+    };
+    let mut lines: Vec<String> = findings.iter().map(code).collect();
+    lines.sort();
+    lines
 }
 
 /// A volume as a mount serves it.

@@ -1,0 +1,118 @@
+//! `kmsfs verify --salvage`: what authenticates of a damaged volume, written elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::exit::{CliError, CliResult, Exit};
+use super::mounts;
+use super::offline::{self, finding_json, finding_words};
+use super::output::{bytes, path_text};
+use super::progress::Shown;
+use super::settings::Settings;
+use crate::content::Volume;
+use crate::ops::salvage::{Incomplete, SalvageError, SalvageReport, salvage};
+use crate::sync::Arc;
+
+/// Writes what authenticates of the volume at `dir` to `out`: exit 3 if anything is lost.
+pub fn run(
+    settings: &Settings,
+    (dir, out): (&Path, &Path),
+    volume: &Arc<Volume>,
+    threads: usize,
+    progress: &Shown,
+) -> CliResult {
+    check_place(dir, out)?;
+    let report = salvage(&offline::backing(dir)?, volume, out, threads, progress).map_err(|e| match e {
+        SalvageError::NotEmpty => CliError::usage(format_args!("--salvage {}: {e}", out.display())),
+        SalvageError::Out(errno) => CliError::io(out, "write to", &errno.into())
+            .hint("what was written so far is there; make room and salvage to another, empty directory"),
+        SalvageError::Backing(errno) => CliError::io(dir, "read", &errno.into()),
+    })?;
+    progress.finish();
+    settings.out.result(&to_json(dir, out, &report), || words(out, &report));
+    if report.interrupted {
+        return Err(progress.interrupted(&format!(
+            "kmsfs verify {} --salvage OUT, with another empty directory (it starts from the beginning)",
+            dir.display()
+        )));
+    }
+    let sound = report.incomplete.is_empty() && report.findings.is_empty();
+    Ok(if sound { Exit::Ok } else { Exit::Findings })
+}
+
+/// Nothing is to be written into the volume, by way of its mount neither.
+fn check_place(dir: &Path, out: &Path) -> CliResult<()> {
+    let dir = std::fs::canonicalize(dir).map_err(|e| CliError::io(dir, "find", &e))?;
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = std::fs::canonicalize(out).or_else(|_| std::fs::canonicalize(parent));
+    let place = place.map_err(|e| CliError::io(parent, "find", &e))?;
+    let within = |above: &PathBuf| place.starts_with(above);
+    let mount = mounts::all().unwrap_or_default().into_iter().find(|mount| {
+        mount.is_kmsfs() && std::fs::canonicalize(&mount.source).is_ok_and(|s| s == dir) && within(&mount.mountpoint)
+    });
+    if within(&dir) || mount.is_some() {
+        return Err(CliError::usage(format_args!(
+            "--salvage {}: that lies within the volume; name a directory elsewhere",
+            out.display()
+        )));
+    }
+    Ok(())
+}
+
+fn to_json(dir: &Path, out: &Path, report: &SalvageReport) -> Value {
+    json!({
+        "directory": path_text(dir),
+        "out": path_text(out),
+        "complete": !report.interrupted,
+        "directories": report.directories,
+        "files": report.files,
+        "others": report.others,
+        "bytes": report.bytes,
+        "lost_bytes": report.lost,
+        "incomplete": report.incomplete.iter().map(incomplete_json).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+    })
+}
+
+fn incomplete_json(file: &Incomplete) -> Value {
+    json!({
+        "path": file.paths.plaintext.as_deref().map(|p| String::from_utf8_lossy(p)),
+        "ciphertext_path": String::from_utf8_lossy(&file.paths.ciphertext),
+        "out_path": String::from_utf8_lossy(&file.out),
+        "size": file.size,
+        "holes": file.holes.iter().map(|hole| json!({
+            "offset": hole.offset,
+            "length": hole.len,
+            "outcome": hole.reason.code(),
+            "reason": hole.reason.to_string(),
+        })).collect::<Vec<_>>(),
+        "outcomes": file.doubts.iter().map(crate::ops::Reason::code).collect::<Vec<_>>(),
+    })
+}
+
+fn words(out: &Path, report: &SalvageReport) -> String {
+    let mut text = String::new();
+    for file in &report.incomplete {
+        let lost: u64 = file.holes.iter().map(|hole| hole.len).sum();
+        let path = String::from_utf8_lossy(&file.out).escape_debug().to_string();
+        text.push_str(&format!("{path}  {} of {} bytes lost\n", lost, file.size));
+        for doubt in &file.doubts {
+            text.push_str(&format!("    {doubt}\n"));
+        }
+        for hole in &file.holes {
+            text.push_str(&format!("    {} bytes at {}: {}\n", hole.len, hole.offset, hole.reason));
+        }
+    }
+    text.extend(report.findings.iter().map(|finding| finding_words(finding) + "\n"));
+    text.push_str(&format!(
+        "Wrote {} files ({}) in {} directories and {} other objects to {}; {} lost.",
+        report.files,
+        bytes(report.bytes),
+        report.directories,
+        report.others,
+        out.display(),
+        bytes(report.lost)
+    ));
+    text
+}
