@@ -13,6 +13,7 @@ mod clock;
 mod directory;
 mod error;
 mod file;
+mod found;
 mod settle;
 mod state;
 mod table;

@@ -13,7 +13,9 @@ use super::settings::Settings;
 
 /// Show what a mount has done since it was mounted: requests, their times, bytes, data keys
 #[derive(Debug, Args)]
-#[command(after_help = "Times are between request and answer in the daemon. A mount by --transport=fuser counts no requests.")]
+#[command(
+    after_help = "Times are between request and answer in the daemon. A mount by --transport=fuser counts no requests."
+)]
 pub struct StatsArgs {
     /// The mountpoint, or a path in the mount
     mountpoint: PathBuf,

@@ -4,8 +4,9 @@ use super::file::Content;
 use super::state::{Body, State};
 use super::{Error, Result};
 use crate::format::Outcome;
-use crate::freshness::{Found, InUse, SyncPoint};
-use crate::store::Backing;
+use crate::format::size::unit_count;
+use crate::freshness::{Found, InUse, SyncPoint, TrackedFile};
+use crate::store::{Backing, BackingFile};
 use crate::sync::read;
 use crate::types::FileId;
 
@@ -120,6 +121,36 @@ impl<B: Backing> Content<B> {
             Some(unit) => Err(Error::Unit { unit, outcome: Outcome::Stale }),
             None => Ok(()),
         }
+    }
+
+    /// The first of the units `first..first + units`, which are holes, that the record does not have as one.
+    pub(super) fn stale_hole(&self, first: u64, units: u64) -> Result<Option<u64>> {
+        const HOLE: &[u8] = &[0; HEAD];
+        let Some(record) = &self.record else { return Ok(None) };
+        Ok(record.stale_unit(first, std::iter::repeat_n(HOLE, usize::try_from(units).unwrap_or(usize::MAX)))?)
+    }
+
+    /// Records the file as it is: its owner says that it ought to be so.
+    ///
+    /// # Errors
+    /// The backing's error or the record's.
+    pub fn accept_into(&self, record: &TrackedFile) -> Result<()> {
+        let state = read(&self.state);
+        if let Body::Unusable(outcome) = state.body {
+            return Err(outcome.into());
+        }
+        self.with_found(&state, |found| record.accept(found))??;
+        let mut next = 0;
+        while let (Body::Units { .. }, Some(unit)) = (&state.body, self.first_data(&state, next)?) {
+            let mut head = [0; HEAD];
+            self.file().read_at(&mut head, self.volume.geometry.unit_offset(unit))?;
+            record.accept_unit(unit, &head)?;
+            next = unit + 1;
+            if next >= unit_count(state.size) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What a flush that begins now is going to make durable.

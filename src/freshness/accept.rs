@@ -32,6 +32,18 @@ impl TrackedDir {
     }
 }
 
+impl TrackedDir {
+    /// All of the directory was accepted: nothing in it is uncertain any more.
+    ///
+    /// # Errors
+    /// The table's.
+    pub fn accepted(&self) -> Result<(), Error> {
+        self.before_change()?;
+        self.certain();
+        Ok(())
+    }
+}
+
 impl TrackedFile {
     /// Records the file as it is, without its units, of which [`Self::accept_unit`] is told afterwards.
     ///

@@ -155,6 +155,10 @@ impl TrackedDir {
         Ok(changes)
     }
 
+    pub(super) fn certain(&self) {
+        lock(&self.record.state).lenient = None;
+    }
+
     fn will_settle(&self) {
         lock(&self.fresh.dirs).changed.entry(self.record.id).or_insert_with(|| Arc::clone(&self.record));
     }

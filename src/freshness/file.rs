@@ -315,12 +315,8 @@ impl TrackedFile {
     pub fn emptied(&self) {
         let mut state = lock(&self.record.state);
         state.begin();
-        state.row = FileRow {
-            clock: state.row.clock,
-            last: state.row.last,
-            zero_from: state.row.zero_from,
-            ..FileRow::EMPTY
-        };
+        state.row =
+            FileRow { clock: state.row.clock, last: state.row.last, zero_from: state.row.zero_from, ..FileRow::EMPTY };
         (state.exact, state.lenient) = (true, false);
         drop(state);
         self.will_settle();

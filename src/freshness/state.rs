@@ -138,13 +138,7 @@ impl Freshness {
         Ok(Self::with(table, key_of(keys), root, epochs, highest))
     }
 
-    fn with(
-        table: Table,
-        key: SecretKey<32>,
-        root: DirId,
-        epochs: HashMap<Epoch, u32>,
-        highest_object: u64,
-    ) -> Self {
+    fn with(table: Table, key: SecretKey<32>, root: DirId, epochs: HashMap<Epoch, u32>, highest_object: u64) -> Self {
         Self {
             table: Mutex::new(table),
             clock: EpochClock::new(epochs),

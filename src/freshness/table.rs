@@ -255,7 +255,8 @@ impl Table {
     /// Since when a directory is marked, if it is.
     pub(super) fn dir_mark(&self, dir: DirId) -> Result<Option<Version>, Error> {
         let mut select = self.db.prepare_cached("SELECT clock, mac FROM marks WHERE dir = ?1")?;
-        let row = select.query_row(params![dir.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
+        let row =
+            select.query_row(params![dir.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?)));
         let Some((clock, mac)) = row.optional()? else { return Ok(None) };
         self.check(b"mark", &[dir.as_bytes(), &clock.to_le_bytes()], &mac)?;
         Ok(Some(Version(clock as u64)))
@@ -371,8 +372,9 @@ impl Table {
         if *kept != u64::MAX {
             self.remove_units(*object, *kept)?;
         }
-        let mut insert =
-            self.db.prepare_cached("INSERT OR REPLACE INTO units(object, chunk, versions, mac) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut insert = self
+            .db
+            .prepare_cached("INSERT OR REPLACE INTO units(object, chunk, versions, mac) VALUES (?1, ?2, ?3, ?4)")?;
         for (chunk, versions) in chunks {
             let used = versions.iter().rposition(|version| *version != Version::HOLE).map_or(0, |last| last + 1);
             let bytes: Vec<u8> = versions[..used].iter().flat_map(|version| version.0.to_le_bytes()).collect();

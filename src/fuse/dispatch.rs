@@ -47,7 +47,13 @@ impl<B: Backing> Dispatcher<B> {
     /// For a filesystem; `read_only` as it was mounted.
     pub fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
         let operations = Arc::new(Operations::new(vfs, read_only));
-        Self { operations, agreed: OnceLock::new(), listings: Listings::default(), rings: false, statistics: Arc::default() }
+        Self {
+            operations,
+            agreed: OnceLock::new(),
+            listings: Listings::default(),
+            rings: false,
+            statistics: Arc::default(),
+        }
     }
 
     /// The same, which counts what it serves there.

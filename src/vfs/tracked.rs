@@ -13,9 +13,9 @@ use super::inode::Inode;
 use super::modes::{LIST, SEARCH};
 use super::table::ROOT;
 use crate::content::Content;
-use crate::format::name::EntryKind;
+use crate::format::Outcome;
 use crate::format::header::{STATIC_LEN, StaticHeader};
-use crate::format::{Outcome, dirid};
+use crate::format::name::EntryKind;
 use crate::freshness::{Changing, FoundEntry, Freshness, InUse, Target, TrackedDir, TrackedFile};
 use crate::store::{self, Access, Backing, BackingFile, FileKind, RenameMode, Stat};
 use crate::sync::{Arc, read};
@@ -120,9 +120,8 @@ impl<B: Backing> Vfs<B> {
         if self.freshness().is_none() {
             return Ok(());
         }
-        let other = |(dir, entry): &&(Arc<Inode<B>>, String)| {
-            dir.number != located.parent.number || entry != located.entry()
-        };
+        let other =
+            |(dir, entry): &&(Arc<Inode<B>>, String)| dir.number != located.parent.number || entry != located.entry();
         let first = read(&inode.place).names.iter().find(other).cloned();
         let target = match (first, inode.record.get()) {
             (Some((dir, entry)), _) => self.expected(&dir, &entry)?,
@@ -175,7 +174,7 @@ impl<B: Backing> Vfs<B> {
                 event(Outcome::Vanished);
                 Err(Outcome::Vanished.into())
             }
-            (Ok(stat), expected) if !expected.is_some_and(|target| is_of(target, stat.kind)) => {
+            (Ok(stat), expected) if !expected.is_some_and(|target| target.is_of(stat.kind)) => {
                 event(Outcome::Misplaced);
                 Ok(stat)
             }
@@ -302,20 +301,11 @@ impl<B: Backing> Vfs<B> {
                 Ok(id) => FoundEntry::File(id),
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
-            FileKind::Directory => {
-                let inner = self.backing.open_dir(dir, entry)?;
-                let text = self.read_meta(&inner, dirid::ENTRY, dirid::TEXT_LEN)?;
-                match dirid::decode(&self.keys, text.as_found()) {
-                    Ok(id) => FoundEntry::Other(Target::Dir(id)),
-                    Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
-                }
-            }
-            FileKind::Symlink => {
-                let text = self.backing.read_link(dir, entry)?;
+            kind => {
                 let fresh = self.freshness().expect("only a volume with a record has something to compare");
-                FoundEntry::Other(fresh.symlink_target(&text))
+                let found = fresh.target_of(&*self.backing, &self.keys, dir, entry, kind)?;
+                FoundEntry::Other(found.or(was).unwrap_or(Target::Other(kind as u8)))
             }
-            other => FoundEntry::Other(Target::Other(other as u8)),
         }))
     }
 }
@@ -325,13 +315,4 @@ fn file_id<F: BackingFile>(file: &F) -> Result<Option<FileId>> {
     let mut head = [0; STATIC_LEN];
     file.read_at(&mut head, 0)?;
     Ok(StaticHeader::parse(&head).ok().map(|header| header.file_id()))
-}
-
-fn is_of(target: Target, kind: FileKind) -> bool {
-    match target {
-        Target::File(_) => kind == FileKind::Regular,
-        Target::Dir(_) => kind == FileKind::Directory,
-        Target::Symlink(_) => kind == FileKind::Symlink,
-        Target::Other(other) => kind as u8 == other,
-    }
 }

@@ -76,7 +76,16 @@ fn serve(host: &Host, root: &Path) -> Served<LocalDir> {
     let vfs = Arc::new(Vfs::new(backing.clone(), volume.clone(), options).expect("mount"));
     let service = host.service(&volume.keys.volume().config.volume_id);
     let registry = host.engine.registry();
-    Served { vfs, backing, volume, service, registry, root: root.to_owned(), read_only: false, statistics: Arc::default() }
+    Served {
+        vfs,
+        backing,
+        volume,
+        service,
+        registry,
+        root: root.to_owned(),
+        read_only: false,
+        statistics: Arc::default(),
+    }
 }
 
 fn user() -> Caller {

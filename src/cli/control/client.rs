@@ -70,7 +70,9 @@ impl Connection {
                     shown = now;
                 }
                 Line::Answer(Answer::Rewrapped(summary)) => return Ok(summary),
-                Line::Answer(Answer::Status(_) | Answer::Statistics(_)) => return Err(lost(&io::ErrorKind::InvalidData.into())),
+                Line::Answer(Answer::Status(_) | Answer::Statistics(_)) => {
+                    return Err(lost(&io::ErrorKind::InvalidData.into()));
+                }
                 Line::Error(error) => return Err(error),
                 Line::End => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
             }

@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use super::rewrap::{Served, rewrap};
 use super::wire::{
-    Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest, RewrapSummary,
+    Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest,
+    RewrapSummary,
 };
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};

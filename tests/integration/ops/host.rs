@@ -66,7 +66,8 @@ impl Host {
 
     pub fn init(&self, root: &Path, key: &str) -> Result<NewVolume, VolumeError> {
         let id = new_volume_id(&SystemEntropy);
-        let options = InitOptions { key: key.to_owned(), label: Some("test".to_owned()), aead: Backend::Ring };
+        let options =
+            InitOptions { key: key.to_owned(), label: Some("test".to_owned()), record_in: None, aead: Backend::Ring };
         init_volume(root, id, &*self.service(&id), &self.engine.registry(), &options, &*self.clock, &SystemEntropy)
     }
 
