@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use super::clock::Version;
 use super::error::Error;
 use super::state::{DirRecord, FileRecord, Freshness};
 use super::table::{DirUpdate, FileUpdate};
@@ -10,6 +11,8 @@ use crate::sync::{Arc, lock, write};
 struct Snapshot {
     dirs: Vec<(Arc<DirRecord>, DirUpdate, u64)>,
     files: Vec<(Arc<FileRecord>, FileUpdate, u64)>,
+    /// Whatever is sealed later is not in it.
+    clock: Version,
 }
 
 impl Freshness {
@@ -35,7 +38,7 @@ impl Freshness {
         }
         let touched = {
             let mut table = lock(&self.table);
-            table.settle(&dirs, &files)?;
+            table.settle(&dirs, &files, snapshot.clock)?;
             table.files_touched.clone()
         };
         for ((record, upto), update) in file_records.into_iter().zip(&files) {
@@ -68,6 +71,7 @@ impl Freshness {
             table.files_touched.clear();
             table.dirs_touched.clear();
         }
+        let clock = self.clock.now();
         let changed: Vec<_> = lock(&self.dirs).changed.values().cloned().collect();
         let dirs: Vec<_> = changed
             .into_iter()
@@ -93,6 +97,6 @@ impl Freshness {
                 (record, update, upto)
             })
             .collect();
-        (!dirs.is_empty() || !files.is_empty()).then_some(Snapshot { dirs, files })
+        (!dirs.is_empty() || !files.is_empty()).then_some(Snapshot { dirs, files, clock })
     }
 }

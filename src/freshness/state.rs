@@ -197,9 +197,8 @@ impl Freshness {
 
     /// The record of the file whose present life has an id.
     pub(super) fn record_with(&self, id: FileId) -> Result<Option<Arc<FileRecord>>, Error> {
-        if let Some(known) = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade)
-            && lock(&known.state).row.file_id == Some(id)
-        {
+        let known = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| lock(&known.state).row.file_id == Some(id)) {
             return Ok(Some(known));
         }
         let found = lock(&self.table).file_with(id)?;

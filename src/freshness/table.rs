@@ -338,11 +338,19 @@ impl Table {
         Ok(())
     }
 
-    /// Writes what was settled, durably, but for what has changed since.
-    pub(super) fn settle(&mut self, dirs: &[DirUpdate], files: &[FileUpdate]) -> Result<(), Error> {
+    /// Writes what was settled, durably, but for what has changed since `clock`.
+    pub(super) fn settle(&mut self, dirs: &[DirUpdate], files: &[FileUpdate], clock: Version) -> Result<(), Error> {
         self.within(|table| {
-            for file in files.iter().filter(|file| !table.files_touched.contains(&file.object)) {
-                table.write_file(file)?;
+            for file in files {
+                if !table.files_touched.contains(&file.object) {
+                    table.write_file(file)?;
+                } else if table.file(file.object)?.is_none() {
+                    // Its name is recorded with it, so it needs a row: one that allows for what has changed.
+                    let clock = file.row.clock.min(clock);
+                    let row = FileRow { marked: true, clock, zero_from: 0, ..file.row.clone() };
+                    let chunks = file.chunks.clone();
+                    table.write_file(&FileUpdate { object: file.object, row, kept: file.kept, chunks })?;
+                }
             }
             let mut removed = Vec::new();
             for dir in dirs {

@@ -52,6 +52,9 @@ fn file_of_three(fresh: &Arc<Freshness>) -> (u64, Vec<u8>) {
     let units = sealed(&file, 3);
     file.wrote(0, &units).expect("noted");
     file.closed(&found(9000, b"header"));
+    let root = fresh.directory(ROOT).expect("its record");
+    root.before_change().expect("marked");
+    root.set("entry", Some(Target::File(file.object())));
     (file.object(), units)
 }
 
@@ -64,11 +67,8 @@ fn what_is_settled_has_to_be_exact() {
     let (_dir, path) = begin();
     let fresh = open(&path);
     let (object, units) = file_of_three(&fresh);
-    let root = fresh.directory(ROOT).expect("its record");
-    root.before_change().expect("marked");
-    root.set("entry", Some(Target::File(object)));
     fresh.settle(|| Ok(())).expect("settled");
-    drop((fresh, root));
+    drop(fresh);
 
     let fresh = open(&path);
     assert_eq!(fresh.directory(ROOT).expect("its record").expected("entry"), Some(Target::File(object)));
@@ -116,45 +116,35 @@ fn what_is_marked_may_be_newer_and_not_older() {
 
 #[test]
 fn a_change_while_it_settles_leaves_a_mark() {
-    let (_dir, path) = begin();
-    let fresh = open(&path);
-    let (object, _) = file_of_three(&fresh);
-    let file = fresh.file(object).expect("read").expect("there");
-    let mut newer = Vec::new();
-    fresh
-        .settle(|| {
-            file.before_change().expect("marked");
-            newer = sealed(&file, 3);
-            Ok(())
-        })
-        .expect("settled");
-    drop((fresh, file));
-    let fresh = open(&path);
-    // It was not in the record yet, so its row is the change's to write.
-    assert!(fresh.file(object).expect("read").is_none());
-    drop(fresh);
-
-    let fresh = open(&path);
-    let (object, units) = file_of_three(&fresh);
-    fresh.settle(|| Ok(())).expect("settled");
-    let file = fresh.file(object).expect("read").expect("there");
-    fresh.settle(|| panic!("there is nothing to settle")).expect("nothing to do");
-    let root = fresh.directory(ROOT).expect("its record");
-    root.before_change().expect("marked");
-    fresh
-        .settle(|| {
-            file.before_change().expect("marked");
-            newer = sealed(&file, 3);
+    // Of a file that is in the record already, and of one that is not.
+    for known in [true, false] {
+        let (_dir, path) = begin();
+        let fresh = open(&path);
+        let (object, units) = file_of_three(&fresh);
+        let root = fresh.directory(ROOT).expect("its record");
+        if known {
+            fresh.settle(|| Ok(())).expect("settled");
+            fresh.settle(|| panic!("there is nothing to settle")).expect("nothing to do");
             root.before_change().expect("marked");
+        }
+        let file = fresh.file(object).expect("read").expect("there");
+        let mut newer = Vec::new();
+        let change = || {
+            file.before_change().expect("marked");
+            newer = sealed(&file, 3);
             Ok(())
-        })
-        .expect("settled");
-    drop((fresh, file, root));
-    let fresh = open(&path);
-    let file = fresh.file(object).expect("read").expect("there");
-    assert_eq!(stale(&file, &units), None);
-    assert_eq!(stale(&file, &newer), None);
-    assert!(fresh.directory(ROOT).expect("its record").is_lenient());
+        };
+        fresh.settle(change).expect("settled");
+        assert!(!fresh.directory(ROOT).expect("its record").is_lenient());
+        drop((fresh, file, root));
+
+        let fresh = open(&path);
+        let file = fresh.file(object).expect("read").expect("there");
+        assert_eq!(file.check(&found(9100, b"new header")), Ok(()), "it may have changed");
+        assert_eq!(stale(&file, &units), None);
+        assert_eq!(stale(&file, &newer), None);
+        assert!(!fresh.directory(ROOT).expect("its record").is_lenient(), "nothing changed in it");
+    }
 }
 
 #[test]
