@@ -22,6 +22,7 @@ const LAYOUT: u32 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE volume(one INTEGER PRIMARY KEY CHECK (one = 1), id BLOB NOT NULL, root BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE settled(one INTEGER PRIMARY KEY CHECK (one = 1), clock INTEGER NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE epochs(number INTEGER PRIMARY KEY, epoch BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
 CREATE TABLE entries(dir BLOB NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL, target BLOB NOT NULL,
                      mac BLOB NOT NULL, PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
@@ -252,7 +253,7 @@ impl Table {
         Ok(entries)
     }
 
-    /// Since when a directory is marked, if it is.
+    /// The clock of a directory's mark, if it has one: a file that has no row was sealed later.
     pub(super) fn dir_mark(&self, dir: DirId) -> Result<Option<Version>, Error> {
         let mut select = self.db.prepare_cached("SELECT clock, mac FROM marks WHERE dir = ?1")?;
         let row =
@@ -260,6 +261,24 @@ impl Table {
         let Some((clock, mac)) = row.optional()? else { return Ok(None) };
         self.check(b"mark", &[dir.as_bytes(), &clock.to_le_bytes()], &mac)?;
         Ok(Some(Version(clock as u64)))
+    }
+
+    /// Whatever is in no row was sealed later than this.
+    pub(super) fn settled(&self) -> Result<Version, Error> {
+        let row = self.db.query_row("SELECT clock, mac FROM settled", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
+        });
+        let Some((clock, mac)) = row.optional()? else { return Ok(Version::HOLE) };
+        self.check(b"settled", &[&clock.to_le_bytes()], &mac)?;
+        Ok(Version(clock as u64))
+    }
+
+    fn set_settled(&self, clock: Version) -> Result<(), Error> {
+        let mac = self.mac(b"settled", &[&int(clock.0).to_le_bytes()]);
+        let mut insert =
+            self.db.prepare_cached("INSERT OR REPLACE INTO settled(one, clock, mac) VALUES (1, ?1, ?2)")?;
+        insert.execute(params![int(clock.0), mac])?;
+        Ok(())
     }
 
     /// Whether any directory is marked.
@@ -356,7 +375,8 @@ impl Table {
             for dir in dirs {
                 table.write_dir(dir, &mut removed)?;
             }
-            removed.into_iter().try_for_each(|object| table.remove_unless_named(object))
+            removed.into_iter().try_for_each(|object| table.remove_unless_named(object))?;
+            table.set_settled(clock)
         })
     }
 

@@ -32,7 +32,7 @@ expect() { # EXIT-STATUS TEXT COMMAND...
 mount_it() { "$K" mount --daemon "$C" "$M" > "$WORK/mount.out" 2>&1 || { cat "$WORK/mount.out"; fail "mount"; exit 1; }; }
 # Where a file or directory of the mount lies in the ciphertext directory, by its inode number.
 place() { find "$C" -path "$C/.kmsfs" -prune -o -inum "$(stat -c %i "$M/$1")" -print -quit; }
-content() { seq "$2" 9000 | sed "s/^/$1 /"; }
+content() { seq "$2" 9000 | sed "s|^|$1 |"; }
 FILES="a b d/x e/x e/y"
 fill() { local f; for f in $FILES; do content "$f" "$1" > "$M/$f"; done; }
 # Every file reads as its second version, but for those that are named: they fail with EIO.
