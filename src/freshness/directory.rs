@@ -92,7 +92,7 @@ impl TrackedDir {
     pub fn before_change(&self) -> Result<(), Error> {
         let mut state = lock(&self.record.state);
         if !state.marked {
-            lock(&self.fresh.table).mark_dir(self.record.id, self.fresh.clock.now())?;
+            lock(&self.fresh.table).mark_dir(self.record.id, self.fresh.settled())?;
             state.marked = true;
         }
         drop(state);

@@ -6,6 +6,7 @@ use super::clock::Version;
 use super::error::Error;
 use super::state::{DirRecord, FileRecord, Freshness};
 use super::table::{DirUpdate, FileUpdate};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock, write};
 
 struct Snapshot {
@@ -39,6 +40,7 @@ impl Freshness {
         let touched = {
             let mut table = lock(&self.table);
             table.settle(&dirs, &files, snapshot.clock)?;
+            self.settled.store(snapshot.clock.0, Ordering::Release);
             table.files_touched.clone()
         };
         for ((record, upto), update) in file_records.into_iter().zip(&files) {

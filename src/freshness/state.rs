@@ -28,6 +28,8 @@ pub struct Freshness {
     pub(super) names: RwLock<()>,
     /// One settling at a time.
     pub(super) settling: Mutex<()>,
+    /// The clock of the last settling: what the table does not have was sealed later.
+    pub(super) settled: AtomicU64,
 }
 
 /// Files that somebody uses, and those that have to be settled.
@@ -99,7 +101,7 @@ pub(super) struct DirState {
     pub(super) changes: u64,
     /// The table knows that it may have changed.
     pub(super) marked: bool,
-    /// Marked by a mount that did not end, since this version: what is found counts.
+    /// Marked by a mount that did not end: what is found counts. A file that is in no record was sealed later than this.
     pub(super) lenient: Option<Version>,
     /// It was removed.
     pub(super) gone: bool,
@@ -121,7 +123,7 @@ impl Freshness {
     /// [`Error::Create`], also if there is one already.
     pub fn create(path: &Path, keys: &VolumeKeys, volume: VolumeId, root: DirId) -> Result<Self, Error> {
         let table = Table::create(path, key_of(keys), volume, root)?;
-        Ok(Self::with(table, key_of(keys), root, HashMap::new(), 0))
+        Ok(Self::with(table, key_of(keys), root, HashMap::new(), (0, Version::HOLE)))
     }
 
     /// Opens the record of a volume.
@@ -134,11 +136,17 @@ impl Freshness {
         if !table.any_dir_marked()? {
             table.remove_nameless()?;
         }
-        let (epochs, highest) = (table.epochs()?, table.highest_object()?);
-        Ok(Self::with(table, key_of(keys), root, epochs, highest))
+        let (epochs, last) = (table.epochs()?, (table.highest_object()?, table.settled()?));
+        Ok(Self::with(table, key_of(keys), root, epochs, last))
     }
 
-    fn with(table: Table, key: SecretKey<32>, root: DirId, epochs: HashMap<Epoch, u32>, highest_object: u64) -> Self {
+    fn with(
+        table: Table,
+        key: SecretKey<32>,
+        root: DirId,
+        epochs: HashMap<Epoch, u32>,
+        (highest_object, settled): (u64, Version),
+    ) -> Self {
         Self {
             table: Mutex::new(table),
             clock: EpochClock::new(epochs),
@@ -149,6 +157,7 @@ impl Freshness {
             dirs: Mutex::default(),
             names: RwLock::new(()),
             settling: Mutex::new(()),
+            settled: AtomicU64::new(settled.0),
         }
     }
 
@@ -177,6 +186,11 @@ impl Freshness {
     /// The digest by which the record knows a symlink.
     pub fn symlink_target(&self, text: &[u8]) -> Target {
         Target::Symlink(crate::crypto::kdf::mac16(&self.key, &[b"symlink", text]))
+    }
+
+    /// Whatever the table does not have was sealed later than this.
+    pub(super) fn settled(&self) -> Version {
+        Version(self.settled.load(Ordering::Acquire))
     }
 
     pub(super) fn new_object(&self, row: FileRow) -> Arc<FileRecord> {

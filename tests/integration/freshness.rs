@@ -340,6 +340,25 @@ fn what_fsync_reported_durable_cannot_be_rolled_back_after_a_crash() {
 }
 
 #[test]
+fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
+    let mut on = attacked();
+    for (path, to) in [("d/new", "e/new"), ("d/other", "moved")] {
+        write(&mut on.volume, path, 5);
+        on.volume.rename(&parts(path), &parts(to), RenameMode::NoReplace).unwrap();
+    }
+    on.volume.link(&["moved"], &["e", "linked"]).unwrap();
+    for _ in 0..2 {
+        // Killed, and killed again before anything was settled.
+        on.volume.remount();
+        expect(&on.volume.vfs, &[]);
+        assert!(read(&on.volume.vfs, "e/new").unwrap() == content("d/new", 5));
+        assert!(read(&on.volume.vfs, "e/linked").unwrap() == content("d/other", 5));
+        on.volume.rename(&["e", "new"], &["d", "new"], RenameMode::NoReplace).unwrap();
+        on.volume.rename(&["d", "new"], &["e", "new"], RenameMode::NoReplace).unwrap();
+    }
+}
+
+#[test]
 fn after_a_crash_a_removed_file_cannot_be_put_where_names_were_changing() {
     let mut on = attacked();
     // Marks the root.
