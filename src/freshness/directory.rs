@@ -19,8 +19,13 @@ pub struct TrackedDir {
 /// What was found under a name after a crash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FoundEntry {
-    /// A regular file with this id; `None` if it is empty or its header cannot be read.
-    File(Option<FileId>),
+    /// A regular file.
+    File {
+        /// Its id; `None` if it is empty.
+        id: Option<FileId>,
+        /// Its inode number, if it has several names.
+        shared: Option<u64>,
+    },
     /// Something else.
     Other(Target),
 }
@@ -138,10 +143,10 @@ impl TrackedDir {
             let expected = state.entries.get(entry).copied();
             let target = match *found {
                 FoundEntry::Other(target) => target,
-                FoundEntry::File(id) => {
+                FoundEntry::File { id, shared } => {
                     let expected = if let Some(Target::File(object)) = expected { Some(object) } else { None };
                     let row = FileRow { file_id: id, marked: true, clock: mark, ..FileRow::EMPTY };
-                    Target::File(self.fresh.file_after_crash(expected, id, row)?)
+                    Target::File(self.fresh.file_after_crash(expected, shared, row)?)
                 }
             };
             if expected != Some(target) {
@@ -180,9 +185,10 @@ impl Freshness {
     fn file_after_crash(
         self: &Arc<Self>,
         expected: Option<u64>,
-        id: Option<FileId>,
+        shared: Option<u64>,
         new: FileRow,
     ) -> Result<u64, Error> {
+        let id = new.file_id;
         let expected = expected.map(|object| self.record(object)).transpose()?.flatten();
         if let Some(id) = id
             && let Some(known) = self.record_with(id)?
@@ -196,7 +202,15 @@ impl Freshness {
                 return Ok(record.object);
             }
         }
+        let adopted = shared.and_then(|ino| lock(&self.files).adopted.get(&ino).cloned());
+        if let Some(other_name) = adopted {
+            return Ok(other_name.object);
+        }
         let record = self.new_object(new);
+        let mut files = lock(&self.files);
+        files.adopted.extend(shared.map(|ino| (ino, Arc::clone(&record))));
+        files.by_id.extend(id.map(|id| (id, Arc::downgrade(&record))));
+        drop(files);
         let file = TrackedFile::new(Arc::clone(self), record);
         file.will_settle();
         Ok(file.object())

@@ -39,6 +39,8 @@ pub(super) struct Files {
     /// By the id of their present life, as far as it is not the table's.
     pub(super) by_id: HashMap<FileId, Weak<FileRecord>>,
     pub(super) changed: HashMap<u64, Arc<FileRecord>>,
+    /// Files with several names that a crash left and no record has, by inode number.
+    pub(super) adopted: HashMap<u64, Arc<FileRecord>>,
 }
 
 /// Directories that somebody uses, and those that have to be settled.

@@ -298,7 +298,7 @@ impl<B: Backing> Vfs<B> {
         };
         Ok(Some(match stat.kind {
             FileKind::Regular => match self.open_entry(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
-                Ok(id) => FoundEntry::File(id),
+                Ok(id) => FoundEntry::File { id, shared: (stat.nlink > 1).then_some(stat.ino) },
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
             kind => {

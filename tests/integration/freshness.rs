@@ -347,12 +347,19 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
         on.volume.rename(&parts(path), &parts(to), RenameMode::NoReplace).unwrap();
     }
     on.volume.link(&["moved"], &["e", "linked"]).unwrap();
+    on.volume.create(&["empty"], 0o644).unwrap();
+    on.volume.link(&["empty"], &["e", "empty"]).unwrap();
     for _ in 0..2 {
         // Killed, and killed again before anything was settled.
         on.volume.remount();
         expect(&on.volume.vfs, &[]);
         assert!(read(&on.volume.vfs, "e/new").unwrap() == content("d/new", 5));
-        assert!(read(&on.volume.vfs, "e/linked").unwrap() == content("d/other", 5));
+        for linked in ["moved", "e/linked"] {
+            assert!(read(&on.volume.vfs, linked).unwrap() == content("d/other", 5));
+        }
+        for empty in ["empty", "e/empty"] {
+            assert_eq!(read(&on.volume.vfs, empty).unwrap(), b"");
+        }
         on.volume.rename(&["e", "new"], &["d", "new"], RenameMode::NoReplace).unwrap();
         on.volume.rename(&["d", "new"], &["e", "new"], RenameMode::NoReplace).unwrap();
     }
