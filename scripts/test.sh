@@ -181,6 +181,11 @@ case $MODE in
   long) root_mounted fsx fsx env N=100000 SEEDS="1 2 $(seeds 6)" LIMIT=3600 $S/fsx.sh kmsfs ;;
 esac
 case $MODE in
+  quick) skip rings "left out by --quick" ;;
+  normal) root_mounted rings python3 $S/rings.sh ;;
+  long) root_mounted rings python3 env N=100000 SEEDS="$(seeds 2)" LIMIT=3600 CASES=2000 $S/rings.sh ;;
+esac
+case $MODE in
   quick) skip apps "left out by --quick" ;;
   normal) root_mounted apps python3 $S/apps.sh kmsfs ;;
   long) root_mounted apps python3 env LIMIT=900 DBENCH_SECONDS=60 PG_SECONDS=60 STRESS_SECONDS=10 $S/apps.sh kmsfs ;;

@@ -41,6 +41,7 @@ mod serving;
 pub mod session;
 pub mod settings;
 pub mod slots;
+pub mod speed;
 pub mod stats;
 pub mod status;
 mod stop;
@@ -107,6 +108,7 @@ enum Command {
     #[command(subcommand)]
     Kms(slots::KmsCommand),
     Serve(serve::ServeArgs),
+    Speed(speed::SpeedArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
 }
@@ -160,6 +162,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
         Command::Serve(args) => serve::run(settings, args),
+        Command::Speed(_) => speed::run(settings),
         Command::Completions(args) => completions::completions(args, Cli::command()),
         Command::Man(args) => completions::man(settings, args, Cli::command()),
     }

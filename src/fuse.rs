@@ -1,10 +1,11 @@
 //! FUSE: requests of the kernel, each one call of [`crate::vfs`] and one answer.
 //!
 //! The own transport is made of layers: `abi` (structures), `request` and `reply` (bytes in and out), `dispatch` (one
-//! request), `device` (threads on `/dev/fuse`), `rings` (threads on io_uring). `operations` says what numbers and flags of the protocol mean; the
+//! request), `connection` (`/dev/fuse`), `device` (threads on it), `rings` (threads on io_uring). `operations` says what numbers and flags of the protocol mean; the
 //! reference transport, `reference`, shares it.
 
 mod abi;
+mod connection;
 mod device;
 mod dispatch;
 mod listings;
@@ -23,6 +24,7 @@ mod tune;
 
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
+pub use rings::available as rings_available;
 pub use session::serve;
 pub use spec::{MountSpec, Transport};
 pub use statistics::{OperationCount, Statistics};

@@ -289,6 +289,9 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
     /// could leave a mixture of both versions after a power cut (FORMAT S1).
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
+    /// Has what was written to the range brought to the device meanwhile. A hint: it makes nothing durable, and an error of
+    /// the device is reported by [`Self::sync`].
+    fn start_writeback(&self, offset: u64, len: u64);
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;
     /// Where data begins at or behind `offset`; `None` if there is none up to the end.
@@ -297,6 +300,8 @@ pub trait BackingFile: Send + Sync + 'static {
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
     /// Attributes.
     fn stat(&self) -> Result<Stat>;
+    /// Has what memory lacks of the first `len` bytes fetched meanwhile. A hint.
+    fn fetch(&self, len: u64);
     /// Tells that the file is read from its front to its back. A hint.
     fn read_ahead(&self);
     /// Tells that what memory holds of a range is not needed again; `len` 0 means up to the end. A hint, so that a job that

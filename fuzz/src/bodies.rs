@@ -12,7 +12,7 @@ use kmsfs::env::{SystemClock, SystemEntropy};
 use kmsfs::format::dirid::{self, Found};
 use kmsfs::format::header::{self, HeaderInfo, HeaderPolicy, IMPLEMENTED_AEADS};
 use kmsfs::format::keys::VolumeKeys;
-use kmsfs::format::name::NameCodec;
+use kmsfs::format::name::{NameCodec, NameForm};
 use kmsfs::format::recipient::AllowList;
 use kmsfs::format::size::Geometry;
 use kmsfs::format::slot::{Place, build_slot, parse_slot};
@@ -119,11 +119,15 @@ pub fn dir_id(data: &[u8]) -> bool {
 pub fn name(data: &[u8]) -> bool {
     let mut lines = data.splitn(2, |&b| b == b'\n');
     let (entry, side) = (lines.next().unwrap_or_default(), lines.next());
-    let keys = keys();
-    if let Ok((id, name)) = dirid::recover(&keys, entry, side) {
+    let plain = NameCodec::new(keys(), NameForm::Plain, NameForm::Plain.short_max());
+    name_of(&plain, data, entry, side);
+    name_of(&NameCodec::new(keys(), NameForm::Encrypted, NameForm::Encrypted.short_max()), data, entry, side)
+}
+
+fn name_of(codec: &NameCodec, data: &[u8], entry: &[u8], side: Option<&[u8]>) -> bool {
+    if let Ok((id, name)) = dirid::recover(codec, entry, side) {
         assert!(!id.is_zero() && !name.is_empty());
     }
-    let codec = NameCodec::new(keys, kmsfs::format::name::DEFAULT_SHORT_MAX);
     // As a plaintext name, the input comes back.
     if let Ok(encoded) = codec.encode(DIR, data) {
         let back = codec.decode(DIR, encoded.entry().as_bytes(), encoded.side().map(str::as_bytes));
@@ -265,7 +269,7 @@ pub fn ops(data: &[u8]) -> bool {
         strategy.new_tree(&mut runner).expect("nothing is rejected").current()
     };
     let ops: Vec<_> = data.chunks(8).take(200).map(op).collect();
-    crate::model::run::compare_with_model(&ops, true).unwrap_or_else(|e| panic!("{e}"));
+    crate::model::run::compare_with_model(&ops, true, NameForm::Encrypted).unwrap_or_else(|e| panic!("{e}"));
     !ops.is_empty()
 }
 

@@ -11,6 +11,7 @@ use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
+use crate::format::name::NameForm;
 use crate::kms::custody::RecoveryKey;
 use crate::ops::init::{InitOptions, NewVolume, check_empty, init_volume, new_volume_id};
 
@@ -42,19 +43,33 @@ pub struct VolumeFlags {
     /// swapped, removed or rolled back in DIR are noticed (new volume only)
     #[arg(long)]
     pub freshness: bool,
+    /// Keep the names of files as they are, so that the ciphertext can be told apart without a key; contents, symlink
+    /// targets and attributes are encrypted as always
+    #[arg(long)]
+    pub plain_names: bool,
+}
+
+impl VolumeFlags {
+    /// How names stand on disk.
+    pub fn names(&self) -> NameForm {
+        if self.plain_names { NameForm::Plain } else { NameForm::Encrypted }
+    }
 }
 
 /// Runs the command.
 pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
-    if args.dir.is_none() && (args.volume.key.is_some() || args.volume.label.is_some() || args.volume.freshness) {
-        return Err(CliError::usage("--key, --label and --freshness are for a volume; name its directory"));
+    let VolumeFlags { key, label, freshness, plain_names } = &args.volume;
+    if args.dir.is_none() && (key.is_some() || label.is_some() || *freshness || *plain_names) {
+        return Err(CliError::usage(
+            "--key, --label, --freshness and --plain-names are for a volume; name its directory",
+        ));
     }
     let Some(dir) = &args.dir else { return init(settings, args) };
     let made = missing(dir);
     fs::create_dir_all(dir)
         .map_err(|e| CliError::io(dir, "create", &e))
         // Before the key manager is created or asked: a refusal should leave nothing behind.
-        .and_then(|()| Ok(check_empty(dir)?))
+        .and_then(|()| Ok(check_empty(dir, args.volume.names())?))
         .and_then(|()| init(settings, args))
         .inspect_err(|_| {
             for dir in made {
@@ -90,7 +105,7 @@ fn init(settings: &Settings, args: &InitArgs) -> CliResult {
         if !words.is_empty() {
             words.push_str("\n\n");
         }
-        words.push_str(&volume_words(dir, &volume));
+        words.push_str(&volume_words(dir, &volume, args.volume.names()));
     }
     settings.out.result(&value, || words);
     Ok(Exit::Ok)
@@ -122,6 +137,7 @@ pub fn make_volume(session: &Session, home: &Path, dir: &Path, flags: &VolumeFla
         key: flags.key.clone().unwrap_or_else(|| DEFAULT_KEY.to_owned()),
         label: flags.label.clone(),
         record_in: flags.freshness.then(|| home.to_owned()),
+        names: flags.names(),
         ..InitOptions::default()
     };
     let service = session.key_service(&id)?;
@@ -135,10 +151,16 @@ fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {
     value["key_arn"] = json!(volume.key.as_str());
 }
 
-fn volume_words(dir: &Path, volume: &NewVolume) -> String {
+fn volume_words(dir: &Path, volume: &NewVolume, names: NameForm) -> String {
     let dir = dir.display();
+    let readable = match names {
+        NameForm::Encrypted => String::new(),
+        NameForm::Plain => {
+            format!("The names of its files are not encrypted: whoever sees {dir} can read them.\n")
+        }
+    };
     format!(
-        "Created volume {} in {dir},\nits files' keys wrapped by {}.\nMount it with: kmsfs mount {dir} MOUNTPOINT",
+        "Created volume {} in {dir},\nits files' keys wrapped by {}.\n{readable}Mount it with: kmsfs mount {dir} MOUNTPOINT",
         volume.volume_id, volume.key
     )
 }

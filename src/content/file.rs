@@ -68,6 +68,10 @@ pub struct HeaderHeld<'a> {
     _state: RwLockReadGuard<'a, State>,
 }
 
+/// A file of up to so many stored bytes is fetched from the disk as it is opened: by one request with its header, while the
+/// data key is unwrapped. Who opens a small file mostly reads it.
+const FETCHED_WHOLE: u64 = 128 * 1024;
+
 struct OpenFile<B: Backing> {
     file: Arc<B::File>,
     access: Access,
@@ -199,6 +203,9 @@ fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
         return Ok(State::empty());
     }
     let size = volume.geometry.plain_size(stat.size).map_err(Error::from)?;
+    if stat.size <= FETCHED_WHOLE {
+        file.fetch(stat.size);
+    }
     let mut header = vec![0; volume.geometry.header_len()];
     if file.read_at(&mut header, 0)? < header.len() {
         return Err(Outcome::BadSize.into());

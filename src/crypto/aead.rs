@@ -15,12 +15,11 @@ pub const TAG_LEN: usize = 16;
 pub const NONCE_LEN: usize = 12;
 
 /// Which library runs AES-256-GCM. Their output is the same, byte for byte; they differ in speed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Backend {
     /// `ring`: the fastest on CPUs with AES-NI or VAES.
-    #[default]
     Ring,
-    /// `aws-lc-rs`: AWS's library, which has a FIPS-validated build.
+    /// `aws-lc-rs`: AWS's library, which has a FIPS-validated build. The fastest on CPUs with VAES and AVX-512.
     AwsLc,
     /// `aes-gcm` of the RustCrypto project: pure Rust, on every platform.
     RustCrypto,
@@ -37,6 +36,21 @@ impl Backend {
             Self::AwsLc => "aws-lc",
             Self::RustCrypto => "rustcrypto",
         }
+    }
+}
+
+/// The fastest on this CPU, by what was measured (`kmsfs speed`, docs/PERFORMANCE.md).
+impl Default for Backend {
+    fn default() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("vaes")
+            && is_x86_feature_detected!("vpclmulqdq")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            return Self::AwsLc;
+        }
+        Self::Ring
     }
 }
 
@@ -77,6 +91,7 @@ impl Aes256Gcm {
                 Inner::Ring(Box::new(Wiped::new(ring::aead::LessSafeKey::new(key))))
             }
             Backend::AwsLc => {
+                // AWS-LC keeps the expanded key on its own heap, which OPENSSL_free wipes before it gives memory back.
                 use aws_lc_rs::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
                 let key = UnboundKey::new(&AES_256_GCM, key).expect("the key has 32 bytes");
                 Inner::AwsLc(Box::new(Wiped::new(LessSafeKey::new(key))))

@@ -202,6 +202,13 @@ impl Freshness {
                 return Ok(record.object);
             }
         }
+        // Another name of a file that has begun a life since it was recorded.
+        if let Some(ino) = shared {
+            let marked = lock(&self.table).marked_file_at(ino)?;
+            if let Some((object, _)) = marked {
+                return Ok(object);
+            }
+        }
         let adopted = shared.and_then(|ino| lock(&self.files).adopted.get(&ino).cloned());
         if let Some(other_name) = adopted {
             return Ok(other_name.object);

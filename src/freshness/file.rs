@@ -136,6 +136,11 @@ impl TrackedFile {
         Arc::ptr_eq(&self.record, &other.record)
     }
 
+    /// Notes under which inode number it was seen.
+    pub fn seen_at(&self, ino: u64) {
+        self.state().row.ino = ino;
+    }
+
     /// Keeps the versions of its units at hand.
     pub fn in_use(&self) -> InUse {
         lock(&self.record.state).users += 1;
@@ -220,7 +225,8 @@ impl TrackedFile {
         let clock = state.row.clock;
         match &state.durable {
             Some(durable) if !durable.marked => {
-                let row = FileRow { marked: true, clock: durable.clock.min(clock), ..durable.clone() };
+                let (ino, clock) = (state.row.ino, durable.clock.min(clock));
+                let row = FileRow { marked: true, clock, ino, ..durable.clone() };
                 self.write(&mut state, row)?;
             }
             _ => drop(lock(&self.fresh.table).files_touched.insert(self.record.object)),
@@ -315,8 +321,13 @@ impl TrackedFile {
     pub fn emptied(&self) {
         let mut state = lock(&self.record.state);
         state.begin();
-        state.row =
-            FileRow { clock: state.row.clock, last: state.row.last, zero_from: state.row.zero_from, ..FileRow::EMPTY };
+        state.row = FileRow {
+            ino: state.row.ino,
+            clock: state.row.clock,
+            last: state.row.last,
+            zero_from: state.row.zero_from,
+            ..FileRow::EMPTY
+        };
         (state.exact, state.lenient) = (true, false);
         drop(state);
         self.will_settle();

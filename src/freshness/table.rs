@@ -28,8 +28,10 @@ CREATE TABLE entries(dir BLOB NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NUL
                      mac BLOB NOT NULL, PRIMARY KEY (dir, name)) STRICT, WITHOUT ROWID;
 CREATE INDEX entries_target ON entries(target) WHERE kind = 1;
 CREATE TABLE marks(dir BLOB PRIMARY KEY, clock INTEGER NOT NULL, mac BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE files(object INTEGER PRIMARY KEY, file_id BLOB, row BLOB NOT NULL, mac BLOB NOT NULL) STRICT;
+CREATE TABLE files(object INTEGER PRIMARY KEY, file_id BLOB, ino INTEGER NOT NULL, row BLOB NOT NULL,
+                   mac BLOB NOT NULL) STRICT;
 CREATE INDEX files_id ON files(file_id);
+CREATE INDEX files_ino ON files(ino);
 CREATE TABLE units(object INTEGER NOT NULL, chunk INTEGER NOT NULL, versions BLOB NOT NULL, mac BLOB NOT NULL,
                    PRIMARY KEY (object, chunk)) STRICT, WITHOUT ROWID;
 ";
@@ -55,6 +57,8 @@ pub(super) type Versions = [Version; UNITS_PER_CHUNK as usize];
 pub(super) struct FileRow {
     /// Its id; `None` while it is empty.
     pub(super) file_id: Option<FileId>,
+    /// Its inode number, where it was seen last: the names that a crash left of one file are found by it.
+    pub(super) ino: u64,
     /// Plaintext size.
     pub(super) size: u64,
     /// Digest of the whole header; zero while the file is empty.
@@ -77,6 +81,7 @@ impl FileRow {
     /// Of an empty file, exact.
     pub(super) const EMPTY: Self = Self {
         file_id: None,
+        ino: 0,
         size: 0,
         header: [0; 16],
         seq: 0,
@@ -101,11 +106,12 @@ impl FileRow {
         row
     }
 
-    fn decode(file_id: Option<FileId>, row: &[u8]) -> Option<Self> {
+    fn decode(file_id: Option<FileId>, ino: u64, row: &[u8]) -> Option<Self> {
         let row: &[u8; Self::LEN] = row.try_into().ok()?;
         let number = |at: usize| u64::from_le_bytes(row[at..at + 8].try_into().expect("8 bytes"));
         Some(Self {
             file_id,
+            ino,
             size: number(0),
             header: row[8..24].try_into().expect("16 bytes"),
             seq: number(24),
@@ -297,25 +303,40 @@ impl Table {
 
     /// What is recorded of a file.
     pub(super) fn file(&self, object: u64) -> Result<Option<FileRow>, Error> {
-        let mut select = self.db.prepare_cached("SELECT object, file_id, row, mac FROM files WHERE object = ?1")?;
+        let mut select =
+            self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE object = ?1")?;
         let found = self.read_file(select.query(params![int(object)])?.next()?)?;
         Ok(found.map(|(_, row)| row))
     }
 
     /// The file with an id.
     pub(super) fn file_with(&self, id: FileId) -> Result<Option<(u64, FileRow)>, Error> {
-        let mut select = self.db.prepare_cached("SELECT object, file_id, row, mac FROM files WHERE file_id = ?1")?;
+        let mut select =
+            self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE file_id = ?1")?;
         let mut rows = select.query(params![id.as_bytes()])?;
         self.read_file(rows.next()?)
     }
 
+    /// A file that may have changed and was seen under an inode number last.
+    pub(super) fn marked_file_at(&self, ino: u64) -> Result<Option<(u64, FileRow)>, Error> {
+        let mut select = self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE ino = ?1")?;
+        let mut rows = select.query(params![int(ino)])?;
+        while let Some(row) = rows.next()? {
+            if let Some(found) = self.read_file(Some(row))?.filter(|(_, row)| row.marked) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     fn read_file(&self, row: Option<&rusqlite::Row<'_>>) -> Result<Option<(u64, FileRow)>, Error> {
         let Some(row) = row else { return Ok(None) };
-        let (object, id): (i64, Option<[u8; 16]>) = (row.get(0)?, row.get(1)?);
-        let (bytes, mac): (Vec<u8>, Vec<u8>) = (row.get(2)?, row.get(3)?);
+        let (object, id, ino): (i64, Option<[u8; 16]>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (bytes, mac): (Vec<u8>, Vec<u8>) = (row.get(3)?, row.get(4)?);
         let file_id = id.map(FileId::from_bytes);
-        self.check(b"file", &[&object.to_le_bytes(), id_bytes(&file_id), &bytes], &mac)?;
-        let row = FileRow::decode(file_id, &bytes).ok_or_else(|| self.damaged("a file's row has a wrong length"))?;
+        self.check(b"file", &[&object.to_le_bytes(), id_bytes(&file_id), &ino.to_le_bytes(), &bytes], &mac)?;
+        let row = FileRow::decode(file_id, ino as u64, &bytes)
+            .ok_or_else(|| self.damaged("a file's row has a wrong length"))?;
         Ok(Some((object as u64, row)))
     }
 
@@ -393,10 +414,10 @@ impl Table {
     fn write_file(&self, update: &FileUpdate) -> Result<(), Error> {
         let FileUpdate { object, row, kept, chunks } = update;
         let bytes = row.encode();
-        let mac = self.mac(b"file", &[&object.to_le_bytes(), id_bytes(&row.file_id), &bytes]);
+        let mac = self.mac(b"file", &[&object.to_le_bytes(), id_bytes(&row.file_id), &row.ino.to_le_bytes(), &bytes]);
         self.db
-            .prepare_cached("INSERT OR REPLACE INTO files(object, file_id, row, mac) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![int(*object), row.file_id.as_ref().map(FileId::as_bytes), bytes, mac])?;
+            .prepare_cached("INSERT OR REPLACE INTO files(object, file_id, ino, row, mac) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![int(*object), row.file_id.as_ref().map(FileId::as_bytes), int(row.ino), bytes, mac])?;
         if *kept != u64::MAX {
             self.remove_units(*object, *kept)?;
         }

@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
-use super::device::Device;
+use super::connection::Device;
 use super::dispatch::{Dispatcher, PendingSeek};
 use super::operations::MAX_WRITE;
 use super::reply::Sink;
@@ -33,7 +33,7 @@ const ENABLED: &str = "/sys/module/fuse/parameters/enable_uring";
 ///
 /// # Errors
 /// Why not.
-pub(super) fn available() -> io::Result<()> {
+pub fn available() -> io::Result<()> {
     if fs::read_to_string(ENABLED)?.trim() != "Y" {
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{ENABLED} is off")));
     }

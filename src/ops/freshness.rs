@@ -97,7 +97,7 @@ pub(super) fn check_names<B: Backing>(
         return Ok(());
     }
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let mut tell = |entry: &str, outcome: Outcome| {
         let name = names.decode(id, entry.as_bytes(), None).ok();
         found(Finding::new(&visit.paths.child(entry.as_bytes(), name.as_deref()), outcome.into()));
@@ -164,7 +164,7 @@ pub fn accept<B: Backing>(
     path: &[&[u8]],
 ) -> content::Result<AcceptReport> {
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let mut job =
         Accepting { backing, volume, fresh, names, by_inode: HashMap::new(), report: AcceptReport::default() };
     // What is recorded has to be durable; nothing of it changes from here on.

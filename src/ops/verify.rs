@@ -14,7 +14,7 @@ use super::resume::{Known, Resume};
 use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
-use crate::format::name::{CONTROL_ENTRY, NameCodec};
+use crate::format::name::CONTROL_ENTRY;
 use crate::format::size::{UNIT, unit_count};
 use crate::format::volume::MAX_LEN;
 use crate::store::{Access, Backing, BackingFile};
@@ -68,7 +68,7 @@ pub fn verify<B: Backing>(
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let verifier = Verifier {
         volume,
         options,

@@ -204,7 +204,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
         let in_root = paths.ciphertext.is_empty();
         let read = entries(&**self.backing, &dir, in_root, || self.report(paths, Outcome::BadName));
         let read = read.and_then(|entries| {
-            let stored = stored_id(&**self.backing, &dir, self.how.keys, &entries)?;
+            let stored = stored_id(&**self.backing, &dir, self.how.names, &entries)?;
             Ok((entries, stored))
         });
         let (mut entries, stored) = match read {
@@ -214,10 +214,10 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
         if let Err(outcome) = stored {
             self.report(paths, outcome);
         }
-        let Walk { names, keys, lenient, .. } = self.how;
+        let Walk { names, lenient, .. } = self.how;
         let identity = match lenient {
             None => read_strictly(names, stored, &mut entries),
-            Some(live) => read_leniently(names, keys, stored, &mut entries, live),
+            Some(live) => read_leniently(names, stored, &mut entries, live),
         };
         self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity });
         for entry in entries.iter().filter(|entry| !entry.kind.is_hidden()) {

@@ -90,6 +90,7 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<Content<B>> {
         let Some(fresh) = self.freshness() else { return Ok(content) };
         let file = fresh.new_file();
+        file.seen_at(inode.number);
         if let Some(located) = named {
             self.note(&located.parent, located.entry(), Some(Target::File(file.object())))?;
         }
@@ -245,6 +246,7 @@ impl<B: Backing> Vfs<B> {
             (None, None, None) => None,
         };
         let Some(file) = file else { return self.report(inode, Err(Outcome::Misplaced.into())) };
+        file.seen_at(inode.number);
         let record = file.in_use();
         let _ = inode.record.set(file);
         Ok(Some(record))
@@ -298,7 +300,7 @@ impl<B: Backing> Vfs<B> {
         };
         Ok(Some(match stat.kind {
             FileKind::Regular => match self.open_entry(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
-                Ok(id) => FoundEntry::File { id, shared: (stat.nlink > 1).then_some(stat.ino) },
+                Ok(id) => FoundEntry::File { id, shared: (stat.nlink > 1).then_some(self.table.number_of(stat.ino)) },
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
             kind => {

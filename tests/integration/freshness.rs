@@ -366,6 +366,28 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
 }
 
 #[test]
+fn names_of_a_file_that_was_written_anew_before_a_kill_stay_one_files() {
+    for first in ["a", "e/linked"] {
+        let mut on = attacked();
+        on.volume.link(&["a"], &["e", "linked"]).unwrap();
+        on.volume.open(&["a"], true).unwrap();
+        let file = on.volume.open_files() - 1;
+        on.volume.set_len(file, 0).unwrap();
+        on.volume.write(file, 0, &content("a", 9)).unwrap();
+        on.volume.remount();
+        let second = if first == "a" { "e/linked" } else { "a" };
+        for path in [first, second, first] {
+            assert!(read(&on.volume.vfs, path).unwrap() == content("a", 9), "{path}");
+        }
+        on.volume.vfs.settle().unwrap();
+        on.volume.remount();
+        for path in [second, first] {
+            assert!(read(&on.volume.vfs, path).unwrap() == content("a", 9), "{path}");
+        }
+    }
+}
+
+#[test]
 fn after_a_crash_a_removed_file_cannot_be_put_where_names_were_changing() {
     let mut on = attacked();
     // Marks the root.

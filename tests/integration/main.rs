@@ -13,6 +13,7 @@ mod faults;
 mod fixture;
 mod freshness;
 mod fuzz;
+mod holes;
 mod key_store;
 mod model;
 mod modes;

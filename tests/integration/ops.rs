@@ -4,6 +4,7 @@
 mod damage;
 pub mod host;
 mod open;
+mod plain_names;
 mod rewrap;
 mod salvage;
 mod verify;

@@ -70,12 +70,15 @@ pub fn sequences() -> Vec<(&'static str, Vec<u8>)> {
     let set = frame(SETXATTR, 1, 0, &[&words(&[5, 0, 0, 0]), b"user.a\0", b"value"]);
     let get = frame(GETXATTR, 1, 0, &[&words(&[100, 0]), b"user.a\0"]);
     let opendir = frame(OPENDIR, 1, 0, &[&words(&[0, 0])]);
-    let list = |code| frame(code, 1, 0, &[&longs(&[1, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]);
+    let list =
+        |code, handle| frame(code, 1, 0, &[&longs(&[handle, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]);
     let forget = frame(BATCH_FORGET, 0, 0, &[&words(&[1, 0]), &longs(&[4, 1])]);
     vec![
         ("file", [&init[..], &create, &write, &read, &seek, &release, &forget].concat()),
         ("attributes", [&init[..], &set, &get, &frame(GETATTR, 1, 0, &[&[0; 16]])].concat()),
-        ("listing", [&init[..], &opendir, &list(READDIR), &list(READDIRPLUS)].concat()),
+        // Without INIT nothing was agreed on: directories are opened.
+        ("listing", [&opendir[..], &list(READDIR, 1), &list(READDIRPLUS, 1)].concat()),
+        ("unopened", [&init[..], &list(READDIR, 0), &list(READDIRPLUS, 0)].concat()),
     ]
 }
 

@@ -304,6 +304,10 @@ echo begin >&8
 expect 0 "status knows the open file" "$K" status --json
 jq -e --arg m "$WORK/m2" '.mounts[] | select(.mountpoint == $m) | .open_files == 1 and .version != null' "$WORK/out" > /dev/null \
   && pass "and asks the mount itself" || fail "status does not show the mount's own answer"
+expect 0 "stats" "$K" stats --json "$WORK/m2/dir"
+jq -e '(.operations[] | select(.operation == "create") | .count) >= 201 and .data_keys_made >= 200' "$WORK/out" > /dev/null \
+  && pass "counts what was created, and the data keys made for it" || fail "stats does not count: $(cat "$WORK/out")"
+expect 20 "stats of what is no mount" "$K" stats "$WORK/cipher4"
 expect 0 "rotate" "$K" key rotate "$FIRST"
 expect 0 "rewrap to the new material" "$K" rewrap --json "$WORK/cipher4"
 [ "$(field rewrapped "$WORK/out")" = 201 ] && pass "moves every file" || fail "not every file was moved"
