@@ -19,6 +19,7 @@ mod seek;
 #[cfg(all(test, feature = "shuttle"))]
 mod shuttle_tests;
 mod state;
+mod tracked;
 mod write;
 
 pub use allocate::FallocateMode;

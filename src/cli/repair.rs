@@ -73,7 +73,8 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
         }
         other => other?,
     };
-    let volume = offline::files(service, opened, 1);
+    let recorded = opened.config.freshness();
+    let volume = offline::files(service, opened, 1, None);
     let backing = offline::backing(&args.dir)?;
     let options = PlanOptions { threads: offline::threads(args.threads), accept_single: args.accept_single };
     let read = |e: rustix::io::Errno| CliError::io(&args.dir, "read", &e.into());
@@ -91,6 +92,13 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
     };
     progress.finish();
     drop(session);
+    if recorded && applied.as_ref().is_some_and(|applied| applied.done > 0) {
+        settings.out.warning(format_args!(
+            "the volume's freshness record does not know of these repairs and will report them; when they are what you want: \
+             kmsfs accept {}",
+            args.dir.display()
+        ));
+    }
     show(settings, args, &plan, applied.as_ref());
     let sound = match &applied {
         None => plan.repairs.is_empty() && plan.remaining.is_empty(),

@@ -43,22 +43,25 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// The backing's error; the bound is then not raised.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        let covered = {
+        let (point, covered) = {
             let state = read(&self.state);
-            match &state.body {
+            let covered = match &state.body {
                 Body::Units { life, record, .. } if state.size > record.floor => {
                     Some((life.file_id, state.size, state.cuts))
                 }
                 _ => None,
-            }
+            };
+            (self.begin_recorded_sync(&state), covered)
         };
         self.noted(self.file().sync(data_only))?;
+        self.end_recorded_sync(point)?;
         let Some((file_id, floor, cuts)) = covered else { return Ok(()) };
         let mut state = write(&self.state);
         // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
         if !self.is_writable() || self.failures() > 0 || state.cuts != cuts {
             return Ok(());
         }
+        self.before_change()?;
         let gaps = state.gaps;
         let size = state.size;
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
@@ -153,7 +156,7 @@ impl<B: Backing> Content<B> {
         Ok(())
     }
 
-    fn read_header(&self) -> Result<Vec<u8>> {
+    pub(super) fn read_header(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut bytes, 0)?;
         Ok(bytes)
@@ -173,6 +176,9 @@ impl<B: Backing> Content<B> {
     /// them.
     pub fn rewrap(&self, job: &RewrapJob) -> Result<Rewrapped> {
         let mut state = write(&self.state);
+        if let Body::Units { .. } = state.body {
+            self.before_change()?;
+        }
         match &state.body {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
             Body::Unusable(outcome) => return Err((*outcome).into()),

@@ -200,6 +200,11 @@ impl Engine {
         &self.shared.audit
     }
 
+    /// Records in the audit log what the owner of a volume decided about it, beside the calls of the API.
+    pub fn note_decision(&self, name: &'static str, details: serde_json::Value) {
+        self.shared.audit.record(&self.shared.service_event(name, details, None).event());
+    }
+
     /// The volume registry.
     pub fn registry(&self) -> Registry {
         Registry::new(self.shared.store.clone())

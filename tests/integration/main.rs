@@ -11,6 +11,7 @@ mod documents;
 mod events;
 mod faults;
 mod fixture;
+mod freshness;
 mod fuzz;
 mod holes;
 mod key_store;
