@@ -388,6 +388,33 @@ fn names_of_a_file_that_was_written_anew_before_a_kill_stay_one_files() {
 }
 
 #[test]
+fn files_that_took_the_names_of_others_before_a_kill_are_told_apart() {
+    let mut on = attacked();
+    // All of them are being written, so any of them may have become another life.
+    for path in ["a", "b"] {
+        write(&mut on.volume, path, 2);
+    }
+    on.volume.rename(&["a"], &["moved"], RenameMode::NoReplace).unwrap();
+    write(&mut on.volume, "a", 7);
+    on.volume.link(&["moved"], &["temporary"]).unwrap();
+    on.volume.rename(&["temporary"], &["b"], RenameMode::Replace).unwrap();
+    on.volume.open(&["moved"], true).unwrap();
+    let file = on.volume.open_files() - 1;
+    on.volume.set_len(file, 0).unwrap();
+    on.volume.write(file, 0, &content("moved", 8)).unwrap();
+    for settle in [false, true] {
+        if settle {
+            on.volume.vfs.settle().unwrap();
+        }
+        on.volume.remount();
+        assert!(read(&on.volume.vfs, "a").unwrap() == content("a", 7));
+        for path in ["b", "moved"] {
+            assert!(read(&on.volume.vfs, path).unwrap() == content("moved", 8), "{path}");
+        }
+    }
+}
+
+#[test]
 fn after_a_crash_a_removed_file_cannot_be_put_where_names_were_changing() {
     let mut on = attacked();
     // Marks the root.
