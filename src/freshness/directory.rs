@@ -193,7 +193,7 @@ impl Freshness {
         }
         // Emptied, or written anew, since it was marked: its check will tell. The inode tells it from a file that took its
         // name, and gives all of its names to one file.
-        let marked = lock(&self.table).marked_file_at(ino)?;
+        let marked = lock(&self.table).file_at(ino, id.is_none())?;
         if let Some((object, _)) = marked {
             return Ok(object);
         }

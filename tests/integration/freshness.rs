@@ -348,7 +348,10 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
     }
     on.volume.link(&["moved"], &["e", "linked"]).unwrap();
     on.volume.create(&["empty"], 0o644).unwrap();
+    on.volume.vfs.settle().unwrap();
     on.volume.link(&["empty"], &["e", "empty"]).unwrap();
+    on.volume.create(&["nothing"], 0o644).unwrap();
+    on.volume.link(&["nothing"], &["e", "nothing"]).unwrap();
     for _ in 0..2 {
         // Killed, and killed again before anything was settled.
         on.volume.remount();
@@ -357,7 +360,7 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
         for linked in ["moved", "e/linked"] {
             assert!(read(&on.volume.vfs, linked).unwrap() == content("d/other", 5));
         }
-        for empty in ["empty", "e/empty"] {
+        for empty in ["empty", "e/empty", "nothing", "e/nothing"] {
             assert_eq!(read(&on.volume.vfs, empty).unwrap(), b"");
         }
         on.volume.rename(&["e", "new"], &["d", "new"], RenameMode::NoReplace).unwrap();
