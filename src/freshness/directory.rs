@@ -23,8 +23,10 @@ pub enum FoundEntry {
     File {
         /// Its id; `None` if it is empty.
         id: Option<FileId>,
-        /// Its inode number, if it has several names.
-        shared: Option<u64>,
+        /// Its inode number.
+        ino: u64,
+        /// Whether it has several names.
+        shared: bool,
     },
     /// Something else.
     Other(Target),
@@ -143,9 +145,9 @@ impl TrackedDir {
             let expected = state.entries.get(entry).copied();
             let target = match *found {
                 FoundEntry::Other(target) => target,
-                FoundEntry::File { id, shared } => {
+                FoundEntry::File { id, ino, shared } => {
                     let expected = if let Some(Target::File(object)) = expected { Some(object) } else { None };
-                    let row = FileRow { file_id: id, marked: true, clock: mark, ..FileRow::EMPTY };
+                    let row = FileRow { file_id: id, ino, marked: true, clock: mark, ..FileRow::EMPTY };
                     Target::File(self.fresh.file_after_crash(expected, shared, row)?)
                 }
             };
@@ -181,41 +183,34 @@ impl DirState {
 }
 
 impl Freshness {
-    /// Which file a crash left under a name that had the file `expected`.
-    fn file_after_crash(
-        self: &Arc<Self>,
-        expected: Option<u64>,
-        shared: Option<u64>,
-        new: FileRow,
-    ) -> Result<u64, Error> {
-        let id = new.file_id;
-        let expected = expected.map(|object| self.record(object)).transpose()?.flatten();
+    /// Which file a crash left under a name that had the file `expected`; `found` is what it is if nothing is known of it.
+    fn file_after_crash(self: &Arc<Self>, expected: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
+        let (id, ino) = (found.file_id, found.ino);
         if let Some(id) = id
             && let Some(known) = self.record_with(id)?
         {
             return Ok(known.object);
         }
-        if let Some(record) = expected {
-            let state = lock(&record.state);
-            // Emptied, or a life of its own that began after it was marked: its check will tell.
-            if state.lenient || state.row.file_id == id {
-                return Ok(record.object);
-            }
+        // Emptied, or written anew, since it was marked: its check will tell. The inode tells it from a file that took its
+        // name, and gives all of its names to one file.
+        let marked = lock(&self.table).file_at(ino, id.is_none())?;
+        if let Some((object, _)) = marked {
+            return Ok(object);
         }
-        // Another name of a file that has begun a life since it was recorded.
-        if let Some(ino) = shared {
-            let marked = lock(&self.table).marked_file_at(ino)?;
-            if let Some((object, _)) = marked {
-                return Ok(object);
-            }
+        if let Some(record) = expected.map(|object| self.record(object)).transpose()?.flatten()
+            && lock(&record.state).row.file_id == id
+        {
+            return Ok(record.object);
         }
-        let adopted = shared.and_then(|ino| lock(&self.files).adopted.get(&ino).cloned());
-        if let Some(other_name) = adopted {
-            return Ok(other_name.object);
+        let adopted = lock(&self.files).adopted.get(&ino).map(|other_name| other_name.object);
+        if let Some(object) = adopted {
+            return Ok(object);
         }
-        let record = self.new_object(new);
+        let record = self.new_object(found);
         let mut files = lock(&self.files);
-        files.adopted.extend(shared.map(|ino| (ino, Arc::clone(&record))));
+        if shared {
+            files.adopted.insert(ino, Arc::clone(&record));
+        }
         files.by_id.extend(id.map(|id| (id, Arc::downgrade(&record))));
         drop(files);
         let file = TrackedFile::new(Arc::clone(self), record);

@@ -317,12 +317,14 @@ impl Table {
         self.read_file(rows.next()?)
     }
 
-    /// A file that may have changed and was seen under an inode number last.
-    pub(super) fn marked_file_at(&self, ino: u64) -> Result<Option<(u64, FileRow)>, Error> {
+    /// The file that was seen under an inode number last, if it may be another life by now, or, asked for an empty one, is.
+    pub(super) fn file_at(&self, ino: u64, empty: bool) -> Result<Option<(u64, FileRow)>, Error> {
         let mut select = self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE ino = ?1")?;
         let mut rows = select.query(params![int(ino)])?;
         while let Some(row) = rows.next()? {
-            if let Some(found) = self.read_file(Some(row))?.filter(|(_, row)| row.marked) {
+            if let Some(found) =
+                self.read_file(Some(row))?.filter(|(_, row)| row.marked || empty && row.file_id.is_none())
+            {
                 return Ok(Some(found));
             }
         }

@@ -300,7 +300,7 @@ impl<B: Backing> Vfs<B> {
         };
         Ok(Some(match stat.kind {
             FileKind::Regular => match self.open_entry(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
-                Ok(id) => FoundEntry::File { id, shared: (stat.nlink > 1).then_some(self.table.number_of(stat.ino)) },
+                Ok(id) => FoundEntry::File { id, ino: self.table.number_of(stat.ino), shared: stat.nlink > 1 },
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
             kind => {

@@ -348,7 +348,10 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
     }
     on.volume.link(&["moved"], &["e", "linked"]).unwrap();
     on.volume.create(&["empty"], 0o644).unwrap();
+    on.volume.vfs.settle().unwrap();
     on.volume.link(&["empty"], &["e", "empty"]).unwrap();
+    on.volume.create(&["nothing"], 0o644).unwrap();
+    on.volume.link(&["nothing"], &["e", "nothing"]).unwrap();
     for _ in 0..2 {
         // Killed, and killed again before anything was settled.
         on.volume.remount();
@@ -357,7 +360,7 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
         for linked in ["moved", "e/linked"] {
             assert!(read(&on.volume.vfs, linked).unwrap() == content("d/other", 5));
         }
-        for empty in ["empty", "e/empty"] {
+        for empty in ["empty", "e/empty", "nothing", "e/nothing"] {
             assert_eq!(read(&on.volume.vfs, empty).unwrap(), b"");
         }
         on.volume.rename(&["e", "new"], &["d", "new"], RenameMode::NoReplace).unwrap();
@@ -383,6 +386,33 @@ fn names_of_a_file_that_was_written_anew_before_a_kill_stay_one_files() {
         on.volume.remount();
         for path in [second, first] {
             assert!(read(&on.volume.vfs, path).unwrap() == content("a", 9), "{path}");
+        }
+    }
+}
+
+#[test]
+fn files_that_took_the_names_of_others_before_a_kill_are_told_apart() {
+    let mut on = attacked();
+    // All of them are being written, so any of them may have become another life.
+    for path in ["a", "b"] {
+        write(&mut on.volume, path, 2);
+    }
+    on.volume.rename(&["a"], &["moved"], RenameMode::NoReplace).unwrap();
+    write(&mut on.volume, "a", 7);
+    on.volume.link(&["moved"], &["temporary"]).unwrap();
+    on.volume.rename(&["temporary"], &["b"], RenameMode::Replace).unwrap();
+    on.volume.open(&["moved"], true).unwrap();
+    let file = on.volume.open_files() - 1;
+    on.volume.set_len(file, 0).unwrap();
+    on.volume.write(file, 0, &content("moved", 8)).unwrap();
+    for settle in [false, true] {
+        if settle {
+            on.volume.vfs.settle().unwrap();
+        }
+        on.volume.remount();
+        assert!(read(&on.volume.vfs, "a").unwrap() == content("a", 7));
+        for path in ["b", "moved"] {
+            assert!(read(&on.volume.vfs, path).unwrap() == content("moved", 8), "{path}");
         }
     }
 }
