@@ -13,7 +13,7 @@ use kmsfs::crypto::secret::SecretKey;
 use kmsfs::env::{Entropy, ManualClock, SystemEntropy, random};
 use kmsfs::format::header::{HeaderInfo, StaticHeader, build_header};
 use kmsfs::format::keys::{FileKeys, VolumeKeys};
-use kmsfs::format::name::{DEFAULT_SHORT_MAX, NameCodec};
+use kmsfs::format::name::{DEFAULT_SHORT_MAX, NameCodec, NameForm};
 use kmsfs::format::recipient::Recipient;
 use kmsfs::format::size::{DATA, Geometry, UNIT};
 use kmsfs::format::unit;
@@ -104,7 +104,7 @@ fn units(bench: &Bench) {
 
 fn names(bench: &Bench) {
     let keys = Arc::new(VolumeKeys::derive(Backend::default(), &root_key(), VOLUME));
-    let codec = NameCodec::new(keys, DEFAULT_SHORT_MAX);
+    let codec = NameCodec::new(keys, NameForm::Encrypted, DEFAULT_SHORT_MAX);
     for len in [12, 100, 255] {
         let plain = vec![b'n'; len];
         let encoded = codec.encode(DIR, &plain).expect("a name");

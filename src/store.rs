@@ -289,6 +289,9 @@ pub trait BackingFile: Send + Sync + 'static {
     /// Waits until pages of the range that are on their way to the device have arrived there. Writing to such a page
     /// could leave a mixture of both versions after a power cut (FORMAT S1).
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()>;
+    /// Has what was written to the range brought to the device meanwhile. A hint: it makes nothing durable, and an error of
+    /// the device is reported by [`Self::sync`].
+    fn start_writeback(&self, offset: u64, len: u64);
     /// Changes the allocation of a range.
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()>;
     /// Where data begins at or behind `offset`; `None` if there is none up to the end.

@@ -12,6 +12,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::mounts;
 use super::output::{bytes, fields, path_text};
 use super::settings::Settings;
+use crate::format::name::NameForm;
 use crate::format::volume::{DefaultWrap, VolumeConfig};
 use crate::kms::blob;
 use crate::ops::info::{FileInfo, HeaderFacts, InfoError, file_info};
@@ -165,11 +166,16 @@ fn volume(settings: &Settings, root: &Path) -> CliResult {
         "root_key_commitment": HEXLOWER.encode(&found.commit()),
         "in_use_by": owner.as_ref().map(|o| json!({"host": o.host, "pid": o.pid, "purpose": o.purpose})),
     });
+    let names = match config.name_form() {
+        NameForm::Encrypted => "encrypted",
+        NameForm::Plain => "plain: whoever sees the ciphertext can read them",
+    };
     settings.out.result(&value, || {
         fields(&[
             ("volume", config.volume_id.to_string()),
             ("label", config.label.clone().unwrap_or_default()),
             ("directory", root.display().to_string()),
+            ("names", names.to_owned()),
             ("new files under", wrap),
             ("allowed keys", keys.join(" ")),
             ("configuration", format!("number {}", config.config_seq)),
@@ -185,5 +191,7 @@ fn volume(settings: &Settings, root: &Path) -> CliResult {
 }
 
 fn features(config: &VolumeConfig) -> Vec<&'static str> {
-    if config.dir_meta_file() { vec!["dir_meta_file"] } else { Vec::new() }
+    let plain = (config.name_form() == NameForm::Plain).then_some("plain_names");
+    let regular = config.dir_meta_file().then_some("dir_meta_file");
+    plain.into_iter().chain(regular).collect()
 }

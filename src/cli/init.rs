@@ -11,6 +11,7 @@ use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
+use crate::format::name::NameForm;
 use crate::kms::custody::RecoveryKey;
 use crate::ops::init::{InitOptions, NewVolume, check_empty, init_volume, new_volume_id};
 
@@ -38,19 +39,31 @@ pub struct VolumeFlags {
     /// A name for people, up to 255 bytes
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
+    /// Keep the names of files as they are, so that the ciphertext can be told apart without a key; contents, symlink
+    /// targets and attributes are encrypted as always
+    #[arg(long)]
+    pub plain_names: bool,
+}
+
+impl VolumeFlags {
+    /// How names stand on disk.
+    pub fn names(&self) -> NameForm {
+        if self.plain_names { NameForm::Plain } else { NameForm::Encrypted }
+    }
 }
 
 /// Runs the command.
 pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
-    if args.dir.is_none() && (args.volume.key.is_some() || args.volume.label.is_some()) {
-        return Err(CliError::usage("--key and --label are for a volume; name its directory"));
+    let VolumeFlags { key, label, plain_names } = &args.volume;
+    if args.dir.is_none() && (key.is_some() || label.is_some() || *plain_names) {
+        return Err(CliError::usage("--key, --label and --plain-names are for a volume; name its directory"));
     }
     let Some(dir) = &args.dir else { return init(settings, args) };
     let made = missing(dir);
     fs::create_dir_all(dir)
         .map_err(|e| CliError::io(dir, "create", &e))
         // Before the key manager is created or asked: a refusal should leave nothing behind.
-        .and_then(|()| Ok(check_empty(dir)?))
+        .and_then(|()| Ok(check_empty(dir, args.volume.names())?))
         .and_then(|()| init(settings, args))
         .inspect_err(|_| {
             for dir in made {
@@ -86,7 +99,7 @@ fn init(settings: &Settings, args: &InitArgs) -> CliResult {
         if !words.is_empty() {
             words.push_str("\n\n");
         }
-        words.push_str(&volume_words(dir, &volume));
+        words.push_str(&volume_words(dir, &volume, args.volume.names()));
     }
     settings.out.result(&value, || words);
     Ok(Exit::Ok)
@@ -117,6 +130,7 @@ pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliRes
     let options = InitOptions {
         key: flags.key.clone().unwrap_or_else(|| DEFAULT_KEY.to_owned()),
         label: flags.label.clone(),
+        names: flags.names(),
         ..InitOptions::default()
     };
     let service = session.key_service(&id)?;
@@ -130,10 +144,16 @@ fn add_volume(value: &mut Value, dir: &Path, volume: &NewVolume) {
     value["key_arn"] = json!(volume.key.as_str());
 }
 
-fn volume_words(dir: &Path, volume: &NewVolume) -> String {
+fn volume_words(dir: &Path, volume: &NewVolume, names: NameForm) -> String {
     let dir = dir.display();
+    let readable = match names {
+        NameForm::Encrypted => String::new(),
+        NameForm::Plain => {
+            format!("The names of its files are not encrypted: whoever sees {dir} can read them.\n")
+        }
+    };
     format!(
-        "Created volume {} in {dir},\nits files' keys wrapped by {}.\nMount it with: kmsfs mount {dir} MOUNTPOINT",
+        "Created volume {} in {dir},\nits files' keys wrapped by {}.\n{readable}Mount it with: kmsfs mount {dir} MOUNTPOINT",
         volume.volume_id, volume.key
     )
 }

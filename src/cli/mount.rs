@@ -155,7 +155,7 @@ fn open_or_make(
         Err(VolumeError::NotAVolume(_)) => {}
         Err(other) => return Err(other.into()),
     }
-    check_empty(dir).map_err(|e| match e {
+    check_empty(dir, args.volume.names()).map_err(|e| match e {
         VolumeError::NotEmpty { entry, .. } => CliError::new(
             Exit::NotInitialised,
             "NotInitialised",

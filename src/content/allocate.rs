@@ -87,10 +87,9 @@ impl<B: Backing> Content<B> {
             return Ok(());
         }
         self.make_writable(state)?;
-        let size = state.size;
-        let first_whole = unit_count(offset);
-        // The last unit counts as whole when everything that is valid of it goes.
-        let end_whole = if end == size { unit_count(end) } else { end / DATA as u64 };
+        let (first, last) = (locate(offset).0, locate(end - 1).0);
+        let first_whole = first + u64::from(!self.is_cleared(state, first, offset, end)?);
+        let end_whole = last + u64::from(self.is_cleared(state, last, offset, end)?);
         if first_whole < end_whole {
             self.allow_holes(state, first_whole)?;
             state.gaps = true;
@@ -115,6 +114,22 @@ impl<B: Backing> Content<B> {
             }
             other => Ok(other?),
         }
+    }
+
+    /// Whether the range leaves nothing but zeros of a unit at one of its ends: then the whole unit goes, and holes that
+    /// are punched piece by piece are those that one punch makes.
+    fn is_cleared(&self, state: &State, unit: u64, offset: u64, end: u64) -> Result<bool> {
+        let start = unit_start(unit);
+        let valid = (state.size - start).min(DATA as u64) as usize;
+        let from = offset.saturating_sub(start) as usize;
+        let to = ((end - start) as usize).min(valid);
+        if from == 0 && to == valid {
+            return Ok(true);
+        }
+        let (life, rule) = state.units()?;
+        self.with_unit(life, rule, unit, |text| {
+            [&text[..from], &text[to..valid]].iter().all(|rest| rest.iter().all(|&b| b == 0))
+        })
     }
 
     fn zero_part(&self, state: &State, life: &Life, from: u64, to: u64) -> Result<()> {

@@ -53,18 +53,26 @@ impl<B: Backing> Content<B> {
         let used = (size - unit_start(units - 1)) as usize;
         state.tail_clean = false;
         state.cuts += 1;
-        // A hole stays one.
-        if used < DATA && !self.is_zero(&life, rule, units - 1, used, DATA)? {
-            self.reseal_tail(&life, rule, units - 1, used)?;
+        let mut from = geometry.unit_offset(units);
+        if used < DATA {
+            if self.is_zero(&life, rule, units - 1, 0, used)? {
+                // Nothing of what was written is left: a hole, or it would look like data beside the next that is written.
+                self.allow_holes(state, units - 1)?;
+                state.gaps = true;
+                from = geometry.unit_offset(units - 1);
+            } else if !self.is_zero(&life, rule, units - 1, used, DATA)? {
+                self.reseal_tail(&life, rule, units - 1, used)?;
+            }
         }
         let file = self.file();
-        let from = geometry.unit_offset(units);
         if let Err(error) = file.allocate(Allocate::PunchHole, from, old_end - from) {
             if error != rustix::io::Errno::OPNOTSUPP {
                 return Err(error.into());
             }
-            // The whole unit: what is left of it would be taken for a damaged one if the cut does not happen.
-            self.clear_trailing(from, UNIT)?;
+            // Whole units: what is left of one would be taken for a damaged one if the cut does not happen.
+            for at in (from..=geometry.unit_offset(units)).step_by(UNIT) {
+                self.clear_trailing(at, UNIT)?;
+            }
         }
         file.set_len(geometry.stored_size(size)?)?;
         state.size = size;

@@ -1,8 +1,12 @@
 //! SEEK_DATA and SEEK_HOLE.
 //!
-//! The backing knows holes in whole units. Applications know them in pages of 4096 bytes, which units of 4064 bytes
-//! straddle: a page of data beside a hole leaves zeros in the units at its edges. So the unit at either edge of a run of
-//! data is read, and runs of zeros in it that fill pages are counted to the hole.
+//! The backing knows holes in whole units. Applications, and filesystems under a page cache, know them in pages of 4096
+//! bytes, and a page lies in two units of 4064: one that was written leaves parts of its neighbours stored, as zeros. So a
+//! page is data if all its units are stored, or if one that is stored holds a byte of it that is not zero.
+//!
+//! Of a page that was never written both units can be stored only if both its neighbours were written. A hole of one page
+//! between them passes for data then; every longer hole is found, to the page. To find that one too, all data would have
+//! to be read.
 
 use super::Result;
 use super::file::Content;
@@ -11,7 +15,7 @@ use super::state::{Body, State};
 use crate::format::record::Record;
 use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
 use crate::store::{Backing, BackingFile};
-use crate::sync::read;
+use crate::sync::{Arc, read};
 
 /// Bytes of a page of the page cache, the unit in which applications meet holes.
 const PAGE: u64 = 4096;
@@ -26,7 +30,17 @@ impl<B: Backing> Content<B> {
         if offset >= state.size || matches!(state.body, Body::Empty | Body::NeverSynced) {
             return Ok(None);
         }
-        self.data_from(&state, offset)
+        let units = state.units()?;
+        let mut page = offset / PAGE;
+        while page * PAGE < state.size {
+            let Some(unit) = self.first_data(&state, locate(page * PAGE).0)? else { break };
+            page = page.max(unit_start(unit) / PAGE);
+            if self.is_data(&state, units, page)? {
+                return Ok(Some((page * PAGE).max(offset)));
+            }
+            page += 1;
+        }
+        Ok(None)
     }
 
     /// Where a hole begins at or behind `offset`, the end of the file at the latest; `None` if `offset` is not within
@@ -42,37 +56,17 @@ impl<B: Backing> Content<B> {
         if let Body::NeverSynced = state.body {
             return Ok(Some(offset));
         }
-        let mut at = offset;
-        loop {
-            match self.data_from(&state, at)? {
-                Some(data) if data == at => {}
-                // `at` itself lies in a hole.
-                _ => return Ok(Some(at)),
+        let units = state.units()?;
+        let mut page = offset / PAGE;
+        while page * PAGE < state.size {
+            if !self.is_data(&state, units, page)? {
+                return Ok(Some((page * PAGE).max(offset)));
             }
-            let (unit, _) = locate(at);
-            let Some(end) = self.first_hole(&state, unit)? else { return Ok(Some(state.size)) };
-            let (life, rule) = state.units()?;
-            let (_, data_end) = self.data_within(&state, life, rule, end - 1)?;
-            if data_end > at {
-                return Ok(Some(data_end.min(state.size)));
-            }
-            at = unit_start(end);
+            let unit = self.first_hole(&state, locate(page * PAGE).0)?;
+            // Where all units are stored, the last page is still to be looked at.
+            page = (page + 1).max(unit.map_or(state.size - 1, unit_start) / PAGE);
         }
-    }
-
-    fn data_from(&self, state: &State, offset: u64) -> Result<Option<u64>> {
-        let (life, rule) = state.units()?;
-        let mut at = offset;
-        while at < state.size {
-            let Some(unit) = self.first_data(state, locate(at).0)? else { return Ok(None) };
-            let (begin, end) = self.data_within(state, life, rule, unit)?;
-            let found = begin.max(at);
-            if found < end {
-                return Ok(Some(found));
-            }
-            at = unit_start(unit + 1);
-        }
-        Ok(None)
+        Ok(Some(state.size))
     }
 
     /// The first unit from `unit` on that is stored.
@@ -91,27 +85,26 @@ impl<B: Backing> Content<B> {
         Ok(number.filter(|&n| n < unit_count(state.size)))
     }
 
-    /// The plaintext range that a stored unit holds data of: all of it between stored neighbours; beside a hole without
-    /// the pages of zeros next to the hole.
-    fn data_within(&self, state: &State, life: &Life, rule: Record, unit: u64) -> Result<(u64, u64)> {
-        let start = unit_start(unit);
-        let end = (start + DATA as u64).min(state.size);
-        let hole_before = unit > 0 && self.first_data(state, unit - 1)? == Some(unit);
-        let hole_behind = self.first_hole(state, unit)? == Some(unit + 1);
-        if !hole_before && !hole_behind {
-            return Ok((start, end));
+    /// Whether a page that begins within the file is data.
+    fn is_data(&self, state: &State, (life, rule): (&Arc<Life>, Record), page: u64) -> Result<bool> {
+        let (begin, end) = (page * PAGE, ((page + 1) * PAGE).min(state.size));
+        let (first, last) = (locate(begin).0, locate(end - 1).0);
+        // What the end of the file leaves of a page can lie within a unit of the page before.
+        let shared = first == last && unit_start(first) < begin;
+        if !shared && self.first_hole(state, first)?.is_none_or(|hole| hole > last) {
+            return Ok(true);
         }
-        let _held = self.units.shared(unit, unit);
-        let used = (end - start) as usize;
-        let edges = self.with_unit(life, rule, unit, |text| {
-            let first = text[..used].iter().position(|&b| b != 0)?;
-            let last = text[..used].iter().rposition(|&b| b != 0)?;
-            Some((start + first as u64, start + last as u64))
-        })?;
-        // A unit of nothing but zeros beside a hole is as good as one.
-        let Some((first, last)) = edges else { return Ok((end, end)) };
-        let begin = if hole_before { (first / PAGE * PAGE).max(start) } else { start };
-        let stop = if hole_behind { ((last / PAGE + 1) * PAGE).min(end) } else { end };
-        Ok((begin, stop))
+        for unit in first..=last {
+            if self.first_data(state, unit)? != Some(unit) {
+                continue;
+            }
+            let start = unit_start(unit);
+            let (from, to) = (begin.max(start) - start, end.min(start + DATA as u64) - start);
+            let _held = self.units.shared(unit, unit);
+            if !self.is_zero(life, rule, unit, from as usize, to as usize)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }

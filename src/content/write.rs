@@ -12,6 +12,10 @@ use crate::format::unit::TEXT;
 use crate::store::{Allocate, Backing, BackingFile};
 use crate::sync::{Arc, read, write};
 
+/// A write of so many stored bytes belongs to a stream: the device is given them at once, so that it works while the next
+/// are sealed, and a flush at the end waits for little.
+const STREAMED: usize = 512 * 1024;
+
 impl<B: Backing> Content<B> {
     /// Writes `data` at `offset`; the file grows if need be. Whole units are written without being read. On an error
     /// nothing but bytes of `offset..offset + data.len()` may have changed, and the size is what it was.
@@ -157,7 +161,12 @@ impl<B: Backing> Content<B> {
                 // A page that is on its way to the disk must not change under the device's hands (FORMAT S1).
                 self.noted(self.file().wait_for_writeback(at, buf.len() as u64))?;
             }
-            Ok(self.file().write_at(buf, at)?)
+            self.file().write_at(buf, at)?;
+            if buf.len() >= STREAMED {
+                // Not the edges, which neighbouring writes change and would have to wait for.
+                self.file().start_writeback(at + UNIT as u64, (buf.len() - 2 * UNIT) as u64);
+            }
+            Ok(())
         })
     }
 

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::bytes::{b64, unb64};
 use super::keys::VolumeKeys;
-use super::name::siv_blob;
+use super::name::NameCodec;
 use crate::crypto::kdf::{ct_eq, mac16};
 use crate::crypto::siv;
 use crate::types::DirId;
@@ -65,13 +65,13 @@ fn decode_text(keys: &VolumeKeys, text: &[u8]) -> Option<DirId> {
 /// # Errors
 /// [`Outcome::WrongDirId`] if there are encrypted names and none of them verifies: the id is another directory's.
 pub fn check<'a>(
-    keys: &VolumeKeys,
+    names: &NameCodec,
     dir: DirId,
     entries: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
 ) -> Result<usize, Outcome> {
     let (mut good, mut blobs) = (0, 0);
     for (entry, side) in entries {
-        if let Some(verifies) = verifies(keys, dir, entry, side) {
+        if let Some(verifies) = verifies(names, dir, entry, side) {
             blobs += 1;
             good += usize::from(verifies);
         }
@@ -79,12 +79,12 @@ pub fn check<'a>(
     if good == 0 && blobs > 0 { Err(Outcome::WrongDirId) } else { Ok(good) }
 }
 
-/// Whether one entry verifies under `dir`; `None` if it holds no encrypted name (a stray file, a long entry without
-/// its side entry). One that does proves that the id is this directory's.
-pub fn verifies(keys: &VolumeKeys, dir: DirId, entry: &[u8], side: Option<&[u8]>) -> Option<bool> {
+/// Whether one entry verifies under `dir`; `None` if it holds no encrypted name (a plain one, a stray file, a long entry
+/// without its side entry). One that does proves that the id is this directory's.
+pub fn verifies(names: &NameCodec, dir: DirId, entry: &[u8], side: Option<&[u8]>) -> Option<bool> {
     let mut buf = [0; super::name::MAX_BLOB];
-    let blob = siv_blob(entry, side, &mut buf)?;
-    Some(siv::open_in_place(&keys.names, dir.as_bytes(), blob).is_ok())
+    let blob = names.siv_blob(entry, side, &mut buf)?;
+    Some(siv::open_in_place(&names.keys().names, dir.as_bytes(), blob).is_ok())
 }
 
 /// The directory id under which one entry was encrypted, and its padded name (FORMAT 8.5). Neither is authenticated:
@@ -92,10 +92,10 @@ pub fn verifies(keys: &VolumeKeys, dir: DirId, entry: &[u8], side: Option<&[u8]>
 ///
 /// # Errors
 /// [`Outcome::BadName`] if the entry holds no encrypted name of whole blocks.
-pub fn recover(keys: &VolumeKeys, entry: &[u8], side: Option<&[u8]>) -> Result<(DirId, Vec<u8>), Outcome> {
+pub fn recover(names: &NameCodec, entry: &[u8], side: Option<&[u8]>) -> Result<(DirId, Vec<u8>), Outcome> {
     let mut buf = [0; super::name::MAX_BLOB];
-    let blob = siv_blob(entry, side, &mut buf).ok_or(Outcome::BadName)?;
-    let id = siv::recover_ad(&keys.names, blob).ok_or(Outcome::BadName)?;
+    let blob = names.siv_blob(entry, side, &mut buf).ok_or(Outcome::BadName)?;
+    let id = siv::recover_ad(&names.keys().names, blob).ok_or(Outcome::BadName)?;
     Ok((DirId::from_bytes(id), blob[siv::IV_LEN..].to_vec()))
 }
 
@@ -104,7 +104,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::keys::testing::volume_keys;
+    use super::super::name::NameForm;
     use super::*;
+    use crate::sync::Arc;
 
     #[test]
     fn text_round_trip() {
@@ -127,10 +129,12 @@ mod tests {
 
         #[test]
         fn hostile_entries_never_panic(entry in prop::collection::vec(any::<u8>(), 0..300), side in "~?L?[A-Za-z0-9_-]{0,400}") {
-            let keys = volume_keys();
-            let _ = recover(&keys, &entry, Some(side.as_bytes()));
-            let _ = recover(&keys, side.as_bytes(), None);
-            prop_assert!(verifies(&keys, DirId::from_bytes([7; 16]), side.as_bytes(), None) != Some(true));
+            for form in [NameForm::Encrypted, NameForm::Plain] {
+                let names = NameCodec::new(Arc::new(volume_keys()), form, form.short_max());
+                let _ = recover(&names, &entry, Some(side.as_bytes()));
+                let _ = recover(&names, side.as_bytes(), None);
+                prop_assert!(verifies(&names, DirId::from_bytes([7; 16]), side.as_bytes(), None) != Some(true));
+            }
         }
     }
 }

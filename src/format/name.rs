@@ -14,6 +14,8 @@ use crate::types::DirId;
 pub const MAX_NAME: usize = 255;
 /// Longest name stored in the entry itself where the backing filesystem allows names of 255 bytes.
 pub const DEFAULT_SHORT_MAX: usize = 175;
+/// Longest name stored in the entry itself of a volume with plain names, where the backing allows it.
+pub const PLAIN_SHORT_MAX: usize = MAX_NAME;
 /// Directory of the volume's own files, in the root only.
 pub const CONTROL_ENTRY: &str = ".kmsfs";
 /// First characters of directories under construction or removal; random text follows.
@@ -27,7 +29,10 @@ pub(super) const MAX_BLOB: usize = siv::IV_LEN + 256;
 const LONG_PREFIX: &[u8; 2] = b"~L";
 const LONG_ENTRY_LEN: usize = 45;
 const SIDE_SUFFIX: &[u8; 2] = b".n";
-const MIN_SIDE: usize = 64;
+/// A name of one block and the IV. Only with plain names can so short a one need a side entry.
+const MIN_SIDE: usize = 43;
+/// What no plain name in an entry begins with, in any directory: kmsfs' own entries do.
+const RESERVED_PREFIXES: [&[u8]; 3] = [CONTROL_ENTRY.as_bytes(), TEMPORARY_PREFIX.as_bytes(), LONG_PREFIX];
 /// One byte of plaintext and the IV: shorter ones were never made.
 const MIN_BLOB: usize = siv::IV_LEN + 1;
 
@@ -155,27 +160,53 @@ pub(super) fn open_padded<'b>(
     siv::open_in_place(&keys.names, ad, blob).ok().map(|text| &*text)
 }
 
-/// The SIV blob of an entry, of at least one block; `None` if it holds none.
-pub(super) fn siv_blob<'b>(entry: &[u8], side: Option<&[u8]>, buf: &'b mut [u8; MAX_BLOB]) -> Option<&'b mut [u8]> {
-    let text = if entry.starts_with(LONG_PREFIX) { side? } else { entry };
-    unb64(text, buf).filter(|blob| blob.len() >= 2 * siv::IV_LEN)
+/// How a volume keeps the names that its entries hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum NameForm {
+    /// Encrypted.
+    #[default]
+    Encrypted,
+    /// As they are (incompat bit 0), all that can be: text that no entry of kmsfs' own begins like. The others are kept
+    /// as long names are, encrypted.
+    Plain,
 }
 
-/// Encrypts and decrypts the names of one volume.
+impl NameForm {
+    /// The longest name that an entry holds where the backing filesystem allows names of 255 bytes.
+    pub const fn short_max(self) -> usize {
+        match self {
+            Self::Encrypted => DEFAULT_SHORT_MAX,
+            Self::Plain => PLAIN_SHORT_MAX,
+        }
+    }
+
+    /// Whether a volume's longest name stored in the entry itself may be this long.
+    pub fn allows_short_max(self, short_max: usize) -> bool {
+        (16..=self.short_max()).contains(&short_max)
+    }
+}
+
+/// Translates the names of one volume to what stands on disk, and back.
 #[derive(Clone)]
 pub struct NameCodec {
     keys: Arc<VolumeKeys>,
+    form: NameForm,
     short_max: usize,
 }
 
 impl NameCodec {
-    /// The codec of a volume; `short_max` is its longest name stored in the entry itself, 16 to 175.
+    /// The codec of a volume; `short_max` is its longest name stored in the entry itself.
     ///
     /// # Panics
-    /// If `short_max` is out of range, which the volume file's parser excludes.
-    pub fn new(keys: Arc<VolumeKeys>, short_max: usize) -> Self {
-        assert!((16..=DEFAULT_SHORT_MAX).contains(&short_max), "short_max {short_max} is not in 16..=175");
-        Self { keys, short_max }
+    /// If `form` does not allow `short_max`, which the volume file's parser excludes.
+    pub fn new(keys: Arc<VolumeKeys>, form: NameForm, short_max: usize) -> Self {
+        assert!(form.allows_short_max(short_max), "short_max {short_max} is out of range");
+        Self { keys, form, short_max }
+    }
+
+    /// The keys of the volume.
+    pub fn keys(&self) -> &VolumeKeys {
+        &self.keys
     }
 
     /// The entry of `name` in the directory `dir`. The same name always gives the same entry.
@@ -184,8 +215,11 @@ impl NameCodec {
     /// As [`check_name`].
     pub fn encode(&self, dir: DirId, name: &[u8]) -> Result<EncodedName, Outcome> {
         check_name(name)?;
-        if name.len() <= self.short_max {
-            return Ok(EncodedName::Short(seal_padded(&self.keys, dir.as_bytes(), name, self.short_max)));
+        if self.fits_entry(name) {
+            return Ok(EncodedName::Short(match (self.form, std::str::from_utf8(name)) {
+                (NameForm::Plain, Ok(text)) => text.to_owned(),
+                _ => seal_padded(&self.keys, dir.as_bytes(), name, self.short_max),
+            }));
         }
         Ok(EncodedName::Long {
             entry: self.long_entry(dir, name),
@@ -199,13 +233,43 @@ impl NameCodec {
     /// [`Outcome::BadName`] if it is no entry that [`Self::encode`] makes in this directory.
     pub fn decode(&self, dir: DirId, entry: &[u8], side: Option<&[u8]>) -> Result<Vec<u8>, Outcome> {
         let mut buf = [0; MAX_BLOB];
-        let name = if entry.starts_with(LONG_PREFIX) {
-            self.decode_long(dir, entry, side, &mut buf)
-        } else {
-            let padded = open_padded(&self.keys, dir.as_bytes(), entry, &mut buf);
-            padded.and_then(|padded| unpad(padded, self.short_max)).filter(|name| name.len() <= self.short_max)
+        let is_long = entry.starts_with(LONG_PREFIX);
+        let name = match self.form {
+            _ if is_long => self.decode_long(dir, entry, side, &mut buf),
+            NameForm::Encrypted => open_padded(&self.keys, dir.as_bytes(), entry, &mut buf)
+                .and_then(|padded| unpad(padded, self.short_max)),
+            NameForm::Plain => Some(entry),
         };
-        name.filter(|name| is_valid(name)).map(<[u8]>::to_vec).ok_or(Outcome::BadName)
+        // One name has one entry.
+        let name = name.filter(|name| is_valid(name) && self.fits_entry(name) != is_long);
+        name.map(<[u8]>::to_vec).ok_or(Outcome::BadName)
+    }
+
+    /// Whether an entry is bound to the id of its directory: all but plain ones.
+    pub fn is_bound(&self, entry: &[u8]) -> bool {
+        self.form == NameForm::Encrypted || entry.starts_with(LONG_PREFIX)
+    }
+
+    /// Whether an entry itself holds `name`; if not, its side entry does.
+    fn fits_entry(&self, name: &[u8]) -> bool {
+        let can_stand = || {
+            std::str::from_utf8(name).is_ok() && !RESERVED_PREFIXES.iter().any(|reserved| name.starts_with(reserved))
+        };
+        name.len() <= self.short_max && (self.form == NameForm::Encrypted || can_stand())
+    }
+
+    /// The SIV blob of an entry, of at least one block; `None` if it holds none.
+    pub(super) fn siv_blob<'b>(
+        &self,
+        entry: &[u8],
+        side: Option<&[u8]>,
+        buf: &'b mut [u8; MAX_BLOB],
+    ) -> Option<&'b mut [u8]> {
+        if !self.is_bound(entry) {
+            return None;
+        }
+        let text = if entry.starts_with(LONG_PREFIX) { side? } else { entry };
+        unb64(text, buf).filter(|blob| blob.len() >= 2 * siv::IV_LEN)
     }
 
     fn decode_long<'b>(
@@ -217,9 +281,7 @@ impl NameCodec {
     ) -> Option<&'b [u8]> {
         let side = side.filter(|side| (MIN_SIDE..=MAX_SIDE).contains(&side.len()))?;
         let name = unpad(open_padded(&self.keys, dir.as_bytes(), side, buf)?, 256)?;
-        let fits = name.len() > self.short_max
-            && name.len() <= MAX_NAME
-            && ct_eq(self.long_entry(dir, name).as_bytes(), entry);
+        let fits = name.len() <= MAX_NAME && ct_eq(self.long_entry(dir, name).as_bytes(), entry);
         fits.then_some(name)
     }
 
@@ -233,7 +295,10 @@ impl NameCodec {
 
 impl fmt::Debug for NameCodec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NameCodec").field("short_max", &self.short_max).finish_non_exhaustive()
+        f.debug_struct("NameCodec")
+            .field("form", &self.form)
+            .field("short_max", &self.short_max)
+            .finish_non_exhaustive()
     }
 }
 
@@ -247,7 +312,38 @@ mod tests {
     const DIR: DirId = DirId::from_bytes([9; 16]);
 
     fn codec(short_max: usize) -> NameCodec {
-        NameCodec::new(Arc::new(volume_keys()), short_max)
+        NameCodec::new(Arc::new(volume_keys()), NameForm::Encrypted, short_max)
+    }
+
+    fn plain(short_max: usize) -> NameCodec {
+        NameCodec::new(Arc::new(volume_keys()), NameForm::Plain, short_max)
+    }
+
+    #[test]
+    fn plain_names_stand_as_they_are_unless_they_could_not() {
+        let longest = [b'n'; MAX_NAME];
+        for name in [&b"a"[..], b"README.md", b".kms", "Gr\u{fc}\u{df}e".as_bytes(), b"~", b"~x", b"a~L", &longest] {
+            assert_eq!(plain(255).encode(DIR, name), Ok(EncodedName::Short(String::from_utf8(name.to_vec()).unwrap())));
+            assert_eq!(plain(255).decode(DIR, name, None), Ok(name.to_vec()));
+        }
+        for name in [&b".kmsfs"[..], b".kmsfs.dir", b".kmsfsx", b"~T", b"~L", b"~Lorem.n", b"\xff"] {
+            let encoded = plain(255).encode(DIR, name).expect("valid");
+            assert!(encoded.entry().starts_with("~L"), "{encoded:?}");
+            let side = encoded.side().map(str::as_bytes);
+            assert_eq!(plain(255).decode(DIR, encoded.entry().as_bytes(), side), Ok(name.to_vec()));
+            assert_eq!(plain(255).decode(DIR, name, None), Err(Outcome::BadName), "a second entry of the name");
+        }
+        assert!(plain(143).encode(DIR, &[b'n'; 143]).expect("valid").side().is_none());
+        assert!(plain(143).encode(DIR, &[b'n'; 144]).expect("valid").side().is_some());
+        assert_eq!(plain(143).decode(DIR, &[b'n'; 144], None), Err(Outcome::BadName));
+    }
+
+    #[test]
+    fn a_plain_name_in_the_long_form_is_refused() {
+        let codec = plain(255);
+        let side = seal_padded(&codec.keys, DIR.as_bytes(), b"README", 256);
+        let decoded = codec.decode(DIR, codec.long_entry(DIR, b"README").as_bytes(), Some(side.as_bytes()));
+        assert_eq!(decoded, Err(Outcome::BadName));
     }
 
     #[test]
@@ -266,6 +362,10 @@ mod tests {
     #[test]
     fn no_encoded_name_is_a_hidden_entry() {
         let codec = codec(175);
+        for name in [".kmsfs", ".kmsfs.dir", "~T", "~Tabc", "~Lx.n", "~L.n"] {
+            let encoded = plain(255).encode(DIR, name.as_bytes()).expect("valid");
+            assert!(!EntryKind::of(encoded.entry().as_bytes(), true).is_hidden());
+        }
         for len in 1..=MAX_NAME {
             let encoded = codec.encode(DIR, &vec![b'n'; len]).expect("valid");
             assert!(!EntryKind::of(encoded.entry().as_bytes(), true).is_hidden());
@@ -287,19 +387,33 @@ mod tests {
         }
     }
 
+    /// `bound`: no other directory takes the entry.
+    fn round_trip(codec: &NameCodec, name: &[u8], bound: bool) -> Result<(), TestCaseError> {
+        match codec.encode(DIR, name) {
+            Ok(encoded) => {
+                let (entry, side) = (encoded.entry().as_bytes(), encoded.side().map(str::as_bytes));
+                prop_assert!(entry.len() <= MAX_NAME && !EntryKind::of(entry, true).is_hidden());
+                prop_assert_eq!(codec.decode(DIR, entry, side), Ok(name.to_vec()));
+                if bound || side.is_some() {
+                    let other = DirId::from_bytes([8; 16]);
+                    prop_assert_eq!(codec.decode(other, entry, side), Err(Outcome::BadName));
+                }
+            }
+            Err(outcome) => prop_assert_eq!(Err(outcome), check_name(name)),
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn names_round_trip(name in prop::collection::vec(any::<u8>(), 0..300), short_max in 16usize..=175) {
-            let codec = codec(short_max);
-            match codec.encode(DIR, &name) {
-                Ok(encoded) => {
-                    let side = encoded.side().map(str::as_bytes);
-                    prop_assert_eq!(codec.decode(DIR, encoded.entry().as_bytes(), side), Ok(name));
-                    let other = DirId::from_bytes([8; 16]);
-                    prop_assert_eq!(codec.decode(other, encoded.entry().as_bytes(), side), Err(Outcome::BadName));
-                }
-                Err(outcome) => prop_assert_eq!(Err(outcome), check_name(&name)),
-            }
+            round_trip(&codec(short_max), &name, true)?;
+            round_trip(&plain(short_max), &name, false)?;
+        }
+
+        #[test]
+        fn plain_names_round_trip(name in "(~L|~T|[.]kmsfs)?[^/]{0,80}", short_max in 16usize..=255) {
+            round_trip(&plain(short_max), name.as_bytes(), false)?;
         }
 
         #[test]
@@ -309,6 +423,9 @@ mod tests {
                 EntryKind::of(entry, true);
                 for side in [None, Some(&raw[..]), Some(text.as_bytes())] {
                     prop_assert_eq!(codec.decode(DIR, entry, side), Err(Outcome::BadName));
+                    // A plain name is nobody's word for anything, but it is a name.
+                    let plain = plain(255).decode(DIR, entry, side);
+                    prop_assert!(plain.is_err() || plain == Ok(entry.to_vec()));
                 }
             }
         }

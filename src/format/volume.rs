@@ -8,6 +8,7 @@ use super::bytes::Reader;
 use super::context::context_vrk;
 use super::header::{HeaderPolicy, IMPLEMENTED_AEADS};
 use super::keys::VolumeKeys;
+use super::name::{NameCodec, NameForm};
 use super::recipient::{AllowList, Recipient};
 use super::size::Geometry;
 use crate::crypto::aead::Backend;
@@ -25,7 +26,10 @@ pub const MAX_LEN: usize = 65536;
 /// ro_compat bit: directory ids and side entries are regular files (FORMAT 8.1).
 pub const DIR_META_FILE: u64 = 1 << 1;
 
-const KNOWN_INCOMPAT: u64 = 0;
+/// incompat bit: names stand in entries as they are (FORMAT 8.2).
+pub const PLAIN_NAMES: u64 = 1;
+
+const KNOWN_INCOMPAT: u64 = PLAIN_NAMES;
 const KNOWN_RO_COMPAT: u64 = DIR_META_FILE;
 const FIXED_LEN: usize = 104;
 const MAC_LEN: usize = 32;
@@ -59,7 +63,7 @@ pub struct VolumeConfig {
     pub compat: u64,
     /// Layout of every file.
     pub geometry: Geometry,
-    /// Longest name stored in the directory entry itself, 16 to 175.
+    /// Longest name stored in the directory entry itself, 16 to [`NameForm::short_max`].
     pub short_max: usize,
     /// Allowed algorithms, bit i for id i.
     pub aead_allowed: u16,
@@ -99,6 +103,11 @@ impl VolumeConfig {
             label: None,
             other: Vec::new(),
         }
+    }
+
+    /// How the names stand on disk.
+    pub const fn name_form(&self) -> NameForm {
+        name_form(self.incompat)
     }
 
     /// Whether directory ids and side entries are made as regular files.
@@ -153,6 +162,10 @@ impl VolumeConfig {
     }
 }
 
+const fn name_form(incompat: u64) -> NameForm {
+    if incompat & PLAIN_NAMES != 0 { NameForm::Plain } else { NameForm::Encrypted }
+}
+
 /// Commitment to the root key and to the fields [0..12) and [16..64), which never change.
 fn vrk_commit(keys: &VolumeKeys, bytes: &[u8]) -> [u8; 32] {
     expand_public(&keys.prk, &[b"KFS1 vrk commit", &bytes[..12], &bytes[16..64]])
@@ -198,6 +211,11 @@ impl OpenedVolume {
             allowed: &self.allowed,
             aead_ids: self.config.aead_allowed & IMPLEMENTED_AEADS,
         }
+    }
+
+    /// What translates the volume's names.
+    pub fn names(&self) -> NameCodec {
+        NameCodec::new(Arc::clone(&self.keys), self.config.name_form(), self.config.short_max)
     }
 
     /// Opens one version of a branch key: for reading a file that it wraps. The caller keeps it for its cache time.
@@ -394,7 +412,9 @@ impl Fixed {
         if !known {
             return Err(Outcome::UnknownFeature);
         }
-        let legal = (16..=175).contains(&self.short_max) && !self.volume_id.is_zero() && self.config_seq != 0;
+        let legal = name_form(self.features[0]).allows_short_max(self.short_max.into())
+            && !self.volume_id.is_zero()
+            && self.config_seq != 0;
         if legal { Ok(()) } else { Err(Outcome::VolumeAuth) }
     }
 }
@@ -439,7 +459,8 @@ mod tests {
             other: vec![(0x8123, b"later".to_vec())],
             ..config()
         };
-        for config in [config(), full] {
+        let plain = VolumeConfig { incompat: PLAIN_NAMES, short_max: 255, ..config() };
+        for config in [config(), full, plain] {
             let bytes = config.encode(&volume_keys()).expect("legal");
             let file = VolumeFile::parse(&bytes).expect("well-formed");
             assert_eq!(*file.config(), config);
@@ -455,7 +476,12 @@ mod tests {
         let keys = volume_keys();
         let encode = |config: VolumeConfig| config.encode(&keys);
         assert_eq!(encode(VolumeConfig { short_max: 15, ..config() }), Err(Outcome::VolumeAuth));
-        assert_eq!(encode(VolumeConfig { incompat: 1, ..config() }), Err(Outcome::UnknownFeature));
+        assert_eq!(encode(VolumeConfig { short_max: 176, ..config() }), Err(Outcome::VolumeAuth));
+        let plain = VolumeConfig { incompat: PLAIN_NAMES, short_max: 256, ..config() };
+        assert_eq!(encode(plain), Err(Outcome::VolumeAuth));
+        for bit in 1..64 {
+            assert_eq!(encode(VolumeConfig { incompat: 1 << bit, ..config() }), Err(Outcome::UnknownFeature));
+        }
         assert_eq!(encode(VolumeConfig { config_seq: 0, ..config() }), Err(Outcome::VolumeAuth));
         assert_eq!(encode(VolumeConfig { recipients: vec![], ..config() }), Err(Outcome::VolumeAuth));
         let many = vec![(0x8001, vec![0; 1000]); 70];

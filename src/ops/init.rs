@@ -14,10 +14,10 @@ use crate::env::{Clock, Entropy, random, random_nonzero};
 use crate::format::context::context_vrk;
 use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
-use crate::format::name::DEFAULT_SHORT_MAX;
+use crate::format::name::NameForm;
 use crate::format::recipient::Recipient;
 use crate::format::size::Geometry;
-use crate::format::volume::{DIR_META_FILE, VolumeConfig};
+use crate::format::volume::{DIR_META_FILE, PLAIN_NAMES, VolumeConfig};
 use crate::keys::KeyService;
 use crate::kms::registry::{Registry, VolumeRecord};
 use crate::store::{Backing, BackingFile, LocalDir};
@@ -35,6 +35,8 @@ pub struct InitOptions {
     pub key: String,
     /// A name for people.
     pub label: Option<String>,
+    /// How names stand on disk.
+    pub names: NameForm,
     /// The library that runs the AEAD while the volume is made.
     pub aead: Backend,
 }
@@ -67,7 +69,7 @@ pub fn init_volume(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<NewVolume, VolumeError> {
-    check_empty(root)?;
+    check_empty(root, options.names)?;
     let backing = LocalDir::open(root).map_err(|e| VolumeError::io(root, "open", e))?;
     let name_max = backing.stat_fs().map_err(|e| VolumeError::io(root, "query", e))?.name_max;
     if name_max < MIN_NAME_MAX {
@@ -79,8 +81,11 @@ pub fn init_volume(
     let unix_time = clock.now().as_unix_time();
     let recipient = Recipient::kms(&key, generated.blob, unix_time);
     let mut config = VolumeConfig::new(volume_id, geometry_for(&recipient), key.clone(), recipient);
-    config.short_max = short_max_for(name_max);
+    config.short_max = short_max_for(options.names, name_max);
     config.label = options.label.clone();
+    if options.names == NameForm::Plain {
+        config.incompat |= PLAIN_NAMES;
+    }
     if !backing.ordered_metadata() {
         config.ro_compat |= DIR_META_FILE;
     }
@@ -93,7 +98,7 @@ pub fn init_volume(
     };
     let _lock = VolumeLock::acquire_in(&meta, "init").map_err(|e: lock::LockError| VolumeError::lock(root, e))?;
     // Before the configuration: without the lock another process may have made the volume since.
-    check_empty(root)?;
+    check_empty(root, options.names)?;
     write_root_id(&backing, &config, &keys, entropy)
         .map_err(|e| VolumeError::io(root.join(dirid::ENTRY), "write", e))?;
     registry.put(&VolumeRecord {
@@ -107,11 +112,12 @@ pub fn init_volume(
     Ok(NewVolume { volume_id, key })
 }
 
-/// Whether `root` can become a volume: it holds nothing but what an unfinished attempt left.
+/// Whether `root` can become a volume with such names: it holds nothing but what an unfinished attempt left, and what no
+/// name of the volume can be mistaken for.
 ///
 /// # Errors
 /// [`VolumeError::AlreadyAVolume`], [`VolumeError::NotEmpty`], or the system's error.
-pub fn check_empty(root: &Path) -> Result<(), VolumeError> {
+pub fn check_empty(root: &Path, names: NameForm) -> Result<(), VolumeError> {
     let entries = fs::read_dir(root).map_err(|e| VolumeError::io(root, "read", e))?;
     let mut unfinished = false;
     let mut foreign = None;
@@ -119,7 +125,8 @@ pub fn check_empty(root: &Path) -> Result<(), VolumeError> {
         let name = entry.map_err(|e| VolumeError::io(root, "read", e))?.file_name();
         match name.to_str() {
             Some(META_DIR) => unfinished = true,
-            Some(dirid::ENTRY | LOST_AND_FOUND) => {}
+            Some(dirid::ENTRY) => {}
+            Some(LOST_AND_FOUND) if names == NameForm::Encrypted => {}
             _ => foreign = foreign.or(Some(name)),
         }
     }
@@ -146,14 +153,14 @@ fn geometry_for(recipient: &Recipient) -> Geometry {
     if 2 * recipient.encoded_len() + SLOT_HEAD <= Geometry::P1.slot_len() { Geometry::P1 } else { Geometry::P4 }
 }
 
-/// The longest name whose encrypted form fits into an entry of `name_max` bytes (FORMAT 8.2).
-fn short_max_for(name_max: u64) -> usize {
-    let entry_len = |name: usize, cap: usize| {
-        let padded = name.next_multiple_of(16).min(cap);
-        ((16 + padded) * 4).div_ceil(3)
+/// The longest name that an entry of `name_max` bytes holds (FORMAT 8.2).
+fn short_max_for(names: NameForm, name_max: u64) -> usize {
+    let entry_len = |name: usize, cap: usize| match names {
+        NameForm::Encrypted => ((16 + name.next_multiple_of(16).min(cap)) * 4).div_ceil(3),
+        NameForm::Plain => name,
     };
     let fits = |max: &usize| (1..=*max).all(|name| entry_len(name, *max) as u64 <= name_max);
-    (16..=DEFAULT_SHORT_MAX).rev().find(fits).unwrap_or(16)
+    (16..=names.short_max()).rev().find(fits).unwrap_or(16)
 }
 
 /// The root's directory id: made before the configuration (FORMAT 8.1).
@@ -185,23 +192,27 @@ mod tests {
 
     #[test]
     fn short_names_fit_the_backing() {
-        assert_eq!(short_max_for(255), 175);
-        assert_eq!(short_max_for(143), 91);
-        assert_eq!(short_max_for(MIN_NAME_MAX), 29);
+        for (names, lengths) in [(NameForm::Encrypted, [175, 91, 29]), (NameForm::Plain, [255, 143, 60])] {
+            assert_eq!([255, 143, MIN_NAME_MAX].map(|name_max| short_max_for(names, name_max)), lengths);
+        }
     }
 
     #[test]
     fn only_leftovers_count_as_empty() {
         let root = tempfile::tempdir().expect("temporary directory");
         let path = root.path();
-        check_empty(path).expect("empty");
+        check_empty(path, NameForm::Plain).expect("empty");
         fs::create_dir(path.join("lost+found")).expect("mkdir");
+        let shown = check_empty(path, NameForm::Plain);
+        assert!(matches!(shown, Err(VolumeError::NotEmpty { entry, .. }) if entry == "lost+found"));
         fs::create_dir(path.join(META_DIR)).expect("mkdir");
         fs::write(path.join(".kmsfs/lock"), b"").expect("write");
-        check_empty(path).expect("an unfinished attempt");
+        check_empty(path, NameForm::Encrypted).expect("an unfinished attempt");
         fs::write(path.join("mine"), b"").expect("write");
-        assert!(matches!(check_empty(path), Err(VolumeError::NotEmpty { entry, .. }) if entry == "mine"));
+        assert!(
+            matches!(check_empty(path, NameForm::Encrypted), Err(VolumeError::NotEmpty { entry, .. }) if entry == "mine")
+        );
         fs::write(path.join(".kmsfs/volume.bak"), b"").expect("write");
-        assert!(matches!(check_empty(path), Err(VolumeError::AlreadyAVolume(_))));
+        assert!(matches!(check_empty(path, NameForm::Encrypted), Err(VolumeError::AlreadyAVolume(_))));
     }
 }

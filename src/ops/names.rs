@@ -6,7 +6,6 @@ use rustix::io::Errno;
 
 use crate::format::Outcome;
 use crate::format::dirid;
-use crate::format::keys::VolumeKeys;
 use crate::format::name::{EntryKind, MAX_SIDE, NameCodec, side_entry};
 use crate::store::tree::{each_entry, read_meta};
 use crate::store::{Backing, FileKind};
@@ -16,6 +15,9 @@ use crate::types::DirId;
 /// Ids that are looked at more closely, of those that the entries of one directory lead to.
 const CANDIDATES: usize = 8;
 
+/// The id of no directory: theirs are never zero.
+const NO_DIRECTORY: DirId = DirId::from_bytes([0; 16]);
+
 /// One entry of a directory.
 pub struct Entry {
     /// As it stands on disk.
@@ -24,7 +26,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The text of its side entry.
     pub side: Option<Vec<u8>>,
-    /// Its plaintext name, and the id that it verifies under.
+    /// Its plaintext name, and the id that it verifies under, zero for a plain name without any.
     pub name: Option<(Vec<u8>, DirId)>,
 }
 
@@ -46,14 +48,14 @@ pub fn entries<B: Backing>(
     backing: &B,
     dir: &B::Dir,
     in_root: bool,
-    mut stray: impl FnMut(),
+    mut stray: impl FnMut(&[u8]),
 ) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::new();
     each_entry(backing, dir, |found| {
         let kind = EntryKind::of(&found.name, in_root);
         let Ok(raw) = std::str::from_utf8(&found.name) else {
             // No name of the format has such bytes.
-            stray();
+            stray(&found.name);
             return Ok(true);
         };
         let side = match kind {
@@ -70,13 +72,13 @@ pub fn entries<B: Backing>(
 pub fn stored_id<B: Backing>(
     backing: &B,
     dir: &B::Dir,
-    keys: &VolumeKeys,
+    names: &NameCodec,
     entries: &[Entry],
 ) -> Result<Result<DirId, Outcome>, Errno> {
     let found = read_meta(backing, dir, dirid::ENTRY, dirid::TEXT_LEN)?;
-    Ok(dirid::decode(keys, found.as_found()).and_then(|id| {
+    Ok(dirid::decode(names.keys(), found.as_found()).and_then(|id| {
         let encrypted = entries.iter().filter(|e| !e.kind.is_hidden());
-        dirid::check(keys, id, encrypted.map(|e| (e.raw.as_bytes(), e.side.as_deref())))?;
+        dirid::check(names, id, encrypted.map(|e| (e.raw.as_bytes(), e.side.as_deref())))?;
         Ok(id)
     }))
 }
@@ -90,27 +92,27 @@ impl LiveDirs {
     ///
     /// # Errors
     /// The backing's error for the root.
-    pub fn of<B: Backing>(backing: &B, keys: &VolumeKeys) -> Result<Self, Errno> {
+    pub fn of<B: Backing>(backing: &B, names: &NameCodec) -> Result<Self, Errno> {
         let mut ids = HashSet::new();
         let mut next = Some((Arc::new(backing.root()?), true));
         let mut waiting: Vec<(Arc<B::Dir>, String)> = Vec::new();
         while let Some((dir, in_root)) = next {
-            let mut names = Vec::new();
+            let mut children = Vec::new();
             let listed = each_entry(backing, &*dir, |raw| {
                 let may_be_dir = raw.kind.is_none_or(|kind| kind == FileKind::Directory);
                 if may_be_dir
                     && !EntryKind::of(&raw.name, in_root).is_hidden()
                     && let Ok(name) = String::from_utf8(raw.name.clone())
                 {
-                    names.push(name);
+                    children.push(name);
                 }
                 Ok::<_, Errno>(true)
             });
             let own = listed
-                .and_then(|()| entries(backing, &*dir, in_root, || ()))
-                .and_then(|entries| stored_id(backing, &*dir, keys, &entries));
+                .and_then(|()| entries(backing, &*dir, in_root, |_| ()))
+                .and_then(|entries| stored_id(backing, &*dir, names, &entries));
             ids.extend(own.ok().and_then(Result::ok));
-            waiting.extend(names.into_iter().map(|name| (Arc::clone(&dir), name)));
+            waiting.extend(children.into_iter().map(|name| (Arc::clone(&dir), name)));
             next = None;
             while next.is_none() {
                 let Some((parent, name)) = waiting.pop() else { break };
@@ -125,7 +127,7 @@ impl LiveDirs {
 pub fn read_strictly(names: &NameCodec, stored: Result<DirId, Outcome>, entries: &mut [Entry]) -> Identity {
     let id = stored.ok();
     for entry in entries.iter_mut().filter(|entry| !entry.kind.is_hidden()) {
-        entry.name = id.and_then(|id| name_under(names, id, entry));
+        entry.name = name_under_any(names, id.into_iter(), entry);
     }
     Identity { stored, id, votes: 0, any_blob: true }
 }
@@ -134,7 +136,6 @@ pub fn read_strictly(names: &NameCodec, stored: Result<DirId, Outcome>, entries:
 /// verify and which is no other directory's, an id that at least two of them share, or the id of a directory that lives.
 pub fn read_leniently(
     names: &NameCodec,
-    keys: &VolumeKeys,
     stored: Result<DirId, Outcome>,
     entries: &mut [Entry],
     live: &LiveDirs,
@@ -143,17 +144,17 @@ pub fn read_leniently(
     let mut led_to: HashMap<DirId, usize> = HashMap::new();
     let mut any_blob = false;
     for entry in visible() {
-        if let Ok((id, _)) = dirid::recover(keys, entry.raw.as_bytes(), entry.side.as_deref()) {
+        if let Ok((id, _)) = dirid::recover(names, entry.raw.as_bytes(), entry.side.as_deref()) {
             *led_to.entry(id).or_default() += 1;
         }
-        let probe = DirId::from_bytes([0; 16]);
-        any_blob |= dirid::verifies(keys, probe, entry.raw.as_bytes(), entry.side.as_deref()).is_some();
+        any_blob |= dirid::verifies(names, NO_DIRECTORY, entry.raw.as_bytes(), entry.side.as_deref()).is_some();
     }
     let mut candidates: Vec<(DirId, usize)> = led_to.into_iter().collect();
     candidates.sort_by_key(|(id, count)| (std::cmp::Reverse(*count), *id));
     candidates.retain(|(id, count)| *count > 1 || live.0.contains(id) || stored.is_err());
     candidates.truncate(CANDIDATES.max(candidates.iter().filter(|(id, _)| live.0.contains(id)).count()));
-    let votes = |id| visible().filter(|entry| name_under(names, id, entry).is_some()).count();
+    let bound = || visible().filter(|entry| names.is_bound(entry.raw.as_bytes()));
+    let votes = |id| bound().filter(|entry| name_under(names, id, entry).is_some()).count();
     let own = match stored {
         Ok(id) => Some((id, 0)),
         Err(_) => candidates
@@ -168,7 +169,7 @@ pub fn read_leniently(
         candidates.iter().filter(|(other, count)| *count > 1 || live.0.contains(other)).map(|(other, _)| *other);
     let ids: Vec<DirId> = id.into_iter().chain(vouched).collect();
     for entry in entries.iter_mut().filter(|entry| !entry.kind.is_hidden()) {
-        entry.name = ids.iter().find_map(|id| name_under(names, *id, entry));
+        entry.name = name_under_any(names, ids.iter().copied(), entry);
     }
     // A name under the directory's own id is the directory's; one that was moved in gives way.
     let mut taken = HashSet::new();
@@ -178,6 +179,12 @@ pub fn read_leniently(
         }
     }
     Identity { stored, id, votes, any_blob }
+}
+
+/// The name under the first of the ids that it verifies under. A plain name is bound to none and needs none.
+fn name_under_any(names: &NameCodec, ids: impl Iterator<Item = DirId>, entry: &Entry) -> Option<(Vec<u8>, DirId)> {
+    let unbound = (!names.is_bound(entry.raw.as_bytes())).then_some(NO_DIRECTORY);
+    ids.chain(unbound).find_map(|id| name_under(names, id, entry))
 }
 
 fn name_under(names: &NameCodec, id: DirId, entry: &Entry) -> Option<(Vec<u8>, DirId)> {

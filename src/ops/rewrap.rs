@@ -14,7 +14,6 @@ use super::walk::{Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Rewrapped, Volume};
 use crate::env::Clock;
 use crate::format::context::context_vrk;
-use crate::format::name::NameCodec;
 use crate::format::recipient::{AllowList, Recipient};
 use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
 use crate::keys::{KeyError, KeyService, RewrapJob};
@@ -171,7 +170,7 @@ pub fn rewrap_files_by<B: Backing>(
     progress: &dyn Progress,
     rewrap: &RewrapFile<'_, B>,
 ) -> Result<RewrapReport, Errno> {
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let rewrapper = Rewrapper {
         rewrap,
         progress,

@@ -18,7 +18,6 @@ use super::progress::Progress;
 use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
-use crate::format::name::NameCodec;
 use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::format::volume::OpenedVolume;
 use crate::format::{symlink, xattr};
@@ -100,8 +99,8 @@ pub fn salvage<B: Backing>(
     let out =
         Out::new(to).map_err(|e| if e == Errno::NOTEMPTY { SalvageError::NotEmpty } else { SalvageError::Out(e) })?;
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
-    let live = LiveDirs::of(&**backing, &opened.keys).map_err(SalvageError::Backing)?;
+    let names = opened.names();
+    let live = LiveDirs::of(&**backing, &names).map_err(SalvageError::Backing)?;
     let stopping = Stopping { inner: progress, full: Mutex::new(None) };
     let salvager = Salvager {
         out,

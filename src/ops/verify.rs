@@ -13,7 +13,7 @@ use super::resume::{Known, Resume};
 use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
-use crate::format::name::{CONTROL_ENTRY, NameCodec};
+use crate::format::name::CONTROL_ENTRY;
 use crate::format::size::{UNIT, unit_count};
 use crate::format::volume::MAX_LEN;
 use crate::store::{Access, Backing, BackingFile};
@@ -67,7 +67,7 @@ pub fn verify<B: Backing>(
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
     let opened = volume.keys.volume();
-    let names = NameCodec::new(Arc::clone(&opened.keys), opened.config.short_max);
+    let names = opened.names();
     let verifier = Verifier {
         volume,
         options,
@@ -242,7 +242,7 @@ impl Verifier<'_> {
 }
 
 /// The copy of the configuration has to be the configuration.
-fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
+pub(super) fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
     let control = match backing.open_dir(&backing.root()?, CONTROL_ENTRY) {
         Ok(control) => control,
         Err(Errno::NOENT) => return Ok(None),

@@ -537,6 +537,10 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
         self.inner.wait_for_writeback(offset, len)
     }
 
+    fn start_writeback(&self, offset: u64, len: u64) {
+        self.inner.start_writeback(offset, len);
+    }
+
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let record = |ino| Record::Allocate { ino, how, offset, len };
         self.change(OpClass::Allocate, || self.inner.allocate(how, offset, len), record)

@@ -318,6 +318,12 @@ impl BackingFile for LocalFile {
         crate::sys::file::wait_for_writeback(self.0.as_fd(), offset, len)
     }
 
+    fn start_writeback(&self, offset: u64, len: u64) {
+        if let Err(error) = crate::sys::file::start_writeback(self.0.as_fd(), offset, len) {
+            tracing::debug!("writeback was not started: {error}");
+        }
+    }
+
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let flags = match how {
             Allocate::KeepSize => FallocateFlags::KEEP_SIZE,

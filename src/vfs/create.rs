@@ -202,10 +202,12 @@ impl<B: Backing> Vfs<B> {
         Ok(self.attr_of(&inode, &stat))
     }
 
-    /// Where a new name will stand, in a directory whose id is known to be its own.
+    /// Where a new name will stand; if it is bound to the directory's id, that is known to be its own.
     pub(super) fn locate_new(&self, parent: &Arc<Inode<B>>, name: &[u8]) -> Result<Located<B>> {
         let located = self.locate(parent, name, CHANGE)?;
-        self.prove_id(parent)?;
+        if self.names.is_bound(located.entry().as_bytes()) {
+            self.prove_id(parent)?;
+        }
         Ok(located)
     }
 

@@ -102,7 +102,7 @@ impl<B: Backing> Vfs<B> {
     pub fn new(backing: Arc<B>, volume: Arc<Volume>, options: Options) -> Result<Self> {
         let opened = volume.keys.volume();
         let keys = Arc::clone(&opened.keys);
-        let names = NameCodec::new(Arc::clone(&keys), opened.config.short_max);
+        let names = opened.names();
         let root = Arc::new(backing.root()?);
         let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();

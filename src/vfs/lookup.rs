@@ -21,7 +21,9 @@ impl<B: Backing> Vfs<B> {
         let _held = read(&parent.dir.entries);
         let located = self.locate(&parent, name, SEARCH)?;
         let stat = self.modes.stat(located.target())?;
-        parent.dir.id_proven.store(true, Ordering::Relaxed);
+        if self.names.is_bound(located.entry().as_bytes()) {
+            parent.dir.id_proven.store(true, Ordering::Relaxed);
+        }
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))
     }

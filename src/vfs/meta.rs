@@ -95,7 +95,7 @@ impl<B: Backing> Vfs<B> {
                 EntryKind::Short => None,
                 _ => return Ok(true),
             };
-            match dirid::verifies(&self.keys, id, &raw.name, side.as_deref()) {
+            match dirid::verifies(&self.names, id, &raw.name, side.as_deref()) {
                 Some(true) => {
                     inode.dir.id_proven.store(true, Ordering::Relaxed);
                     return Ok(false);

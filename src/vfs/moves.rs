@@ -1,7 +1,8 @@
-//! Which files got another name while somebody walks over the backing tree.
+//! Which files somebody misses who walks over the backing tree.
 //!
 //! A walk lists directories one after the other, so a file that moves from one that is not listed yet into one that is
-//! listed already is never met. Whoever must meet every file watches the moves and handles the moved files afterwards.
+//! listed already is never met, and neither is one that is open without a name, which it can be given later. Whoever must
+//! meet every file watches the moves, and handles the moved and the nameless files afterwards.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,9 +26,9 @@ struct Watch<B: Backing> {
 /// A rename or link that is under way.
 pub(super) struct Moving<'a, B: Backing>(RwLockReadGuard<'a, Option<Watch<B>>>);
 
-/// What moved while somebody watched.
+/// What a walk may have missed while somebody watched.
 pub(super) struct Moved<B: Backing> {
-    /// Regular files, each with one reference in the table.
+    /// Regular files that moved, and those without a name at the end, each with one reference in the table.
     pub(super) files: Vec<Arc<Inode<B>>>,
     /// Whether a directory moved, and everything below it.
     pub(super) directories: bool,
@@ -54,15 +55,15 @@ impl<B: Backing> Moves<B> {
     }
 
     /// Ends the watch.
-    pub(super) fn end(&self) -> Moved<B> {
-        let watch = write(&self.0).take();
-        watch.map_or_else(
-            || Moved { files: Vec::new(), directories: false },
-            |watch| Moved {
-                files: std::mem::take(&mut *lock(&watch.files)).into_values().collect(),
-                directories: watch.directories.load(Ordering::Relaxed),
-            },
-        )
+    pub(super) fn end(&self, table: &InodeTable<B>) -> Moved<B> {
+        // Held to the end: no file gets its first name after the watch and before it is looked for among the nameless.
+        let mut watch = write(&self.0);
+        let Some(watch) = watch.take() else { return Moved { files: Vec::new(), directories: false } };
+        let mut files = std::mem::take(&mut *lock(&watch.files));
+        for inode in table.unnamed() {
+            files.entry(inode.number).or_insert_with(|| table.refer(inode.number, FileKind::Regular, 1));
+        }
+        Moved { files: files.into_values().collect(), directories: watch.directories.load(Ordering::Relaxed) }
     }
 }
 

@@ -13,6 +13,7 @@ use super::table::ROOT;
 use crate::format::Outcome;
 use crate::format::name::{EncodedName, EntryKind, MAX_SIDE, side_entry};
 use crate::store::{Backing, FileKind, RawEntry, Target};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, Mutex, lock, read};
 use rustix::io::Errno;
 
@@ -183,7 +184,9 @@ impl<B: Backing> Vfs<B> {
         };
         match (text, self.names.decode(id, raw, side.as_deref())) {
             (Some(entry), Ok(name)) => {
-                parent.dir.id_proven.store(true, crate::sync::atomic::Ordering::Relaxed);
+                if self.names.is_bound(raw) {
+                    parent.dir.id_proven.store(true, Ordering::Relaxed);
+                }
                 Ok(Some((name, entry.to_owned())))
             }
             _ => {

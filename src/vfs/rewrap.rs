@@ -21,7 +21,8 @@ pub struct MoveWatch<'a, B: Backing> {
     ended: bool,
 }
 
-/// The files that moved during a watch, kept so that they can be reached by what they are instead of by a name.
+/// The files that moved during a watch, and those without a name at its end, kept so that they can be reached by what they
+/// are instead of by a name.
 pub struct MovedFiles<'a, B: Backing> {
     vfs: &'a Vfs<B>,
     moved: Moved<B>,
@@ -98,14 +99,14 @@ impl<'a, B: Backing> MoveWatch<'a, B> {
     /// Ends the watch.
     pub fn end(mut self) -> MovedFiles<'a, B> {
         self.ended = true;
-        MovedFiles { vfs: self.vfs, moved: self.vfs.moves.end() }
+        MovedFiles { vfs: self.vfs, moved: self.vfs.moves.end(&self.vfs.table) }
     }
 }
 
 impl<B: Backing> Drop for MoveWatch<'_, B> {
     fn drop(&mut self) {
         if !self.ended {
-            drop(MovedFiles { vfs: self.vfs, moved: self.vfs.moves.end() });
+            drop(MovedFiles { vfs: self.vfs, moved: self.vfs.moves.end(&self.vfs.table) });
         }
     }
 }
@@ -137,7 +138,7 @@ impl<B: Backing> MovedFile<'_, B> {
     /// As [`Vfs::rewrap`].
     pub fn rewrap(&self, job: &RewrapJob) -> Result<Rewrapped> {
         let open = || match self.vfs.open_backing(self.inode, Access::ReadWrite) {
-            // A file without any name was removed since.
+            // A file that moved and has no name any more was removed since.
             Err(error) if error.errno() == Errno::STALE => Err(Errno::NOENT.into()),
             other => other,
         };

@@ -114,6 +114,15 @@ impl<B: Backing> InodeTable<B> {
         }
     }
 
+    /// The regular files that have no name: made without one, or removed while they were in use.
+    pub(super) fn unnamed(&self) -> Vec<Arc<Inode<B>>> {
+        // A place is not locked under a shard.
+        let regular = self.shards.iter().flat_map(|shard| {
+            lock(shard).values().filter(|inode| inode.kind == FileKind::Regular).cloned().collect::<Vec<_>>()
+        });
+        regular.filter(|inode| read(&inode.place).orphan.is_some()).collect()
+    }
+
     /// How many inodes are known.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()

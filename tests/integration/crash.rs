@@ -2,7 +2,7 @@
 //! flushed is lost, everything else is old or new, and the volume goes on working (FORMAT S1, S7, S14).
 
 mod check;
-mod disk;
+pub mod disk;
 mod run;
 
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use disk::{Cut, Disk, Pages, draw};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
-    Create, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, Mkdir, Punch, Remount, Rename,
-    Reserve, Rewrap, Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
+    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, LinkUnnamed, Mkdir,
+    Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -204,6 +204,39 @@ const SCENARIOS: &[(&str, &[Step])] = &[
             Unlink("s"),
         ],
     ),
+    (
+        "a file that gets its name when it is whole",
+        &[CreateUnnamed("a"), Write("a", 0, 2 * U + 9), Fsync("a"), LinkUnnamed("a"), FsyncDir(""), Write("a", 9, U)],
+    ),
+    (
+        "a file that gets a long name before it is flushed",
+        &[
+            CreateUnnamed(LONGEST),
+            Write(LONGEST, UNIT, 50),
+            LinkUnnamed(LONGEST),
+            Write(LONGEST, 0, 9),
+            Fsync(LONGEST),
+            SetLen(LONGEST, 7),
+        ],
+    ),
+    (
+        "a file that never gets a name, and one that gets the name of a removed one",
+        &[
+            CreateUnnamed("b"),
+            Write("b", 0, U),
+            Fsync("b"),
+            Create("a"),
+            Write("a", 0, 100),
+            Fsync("a"),
+            FsyncDir(""),
+            Unlink("a"),
+            CreateUnnamed("a"),
+            Write("a", 0, 3 * U),
+            Fdatasync("a"),
+            LinkUnnamed("a"),
+            FsyncDir(""),
+        ],
+    ),
     ("an exchange", &[Create("a"), Write("a", 0, 9), Fsync("a"), Mkdir("d"), Exchange("a", "d"), FsyncDir("")]),
     ("a re-wrap", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), Rewrap("a"), Write("a", 5, 9), Fsync("a")]),
     (
@@ -363,6 +396,8 @@ fn step() -> impl Strategy<Value = Step> {
     let len = || prop_oneof![1 => 1..10_000_usize, 1 => Just(U)];
     prop_oneof![
         4 => path().prop_map(Create),
+        1 => path().prop_map(CreateUnnamed),
+        2 => path().prop_map(LinkUnnamed),
         12 => (path(), offset(), len()).prop_map(|(p, o, n)| Write(p, o, n)),
         6 => (path(), offset()).prop_map(|(p, n)| SetLen(p, n)),
         4 => (path(), offset(), len()).prop_map(|(p, o, n)| Punch(p, o, n as u64)),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kmsfs::env::SystemClock;
 use kmsfs::format::Outcome;
+use kmsfs::format::name::NameForm;
 use kmsfs::store::{
     Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, Memory, OpClass, RawEntry, RenameMode,
 };
@@ -59,6 +60,73 @@ fn only_entry(backing: &Memory) -> String {
     let found = entries(backing);
     assert_eq!(found.len(), 1, "{found:?}");
     String::from_utf8(found[0].name.clone()).expect("ASCII")
+}
+
+/// FORMAT 8.2: which names stand as they are with plain names, and what is done about the others.
+#[test]
+fn plain_names_stand_in_the_ciphertext_directory() {
+    let clock = Arc::new(SystemClock);
+    let fixture = Fixture::with_names(Memory::new(clock.clone()), clock, NameForm::Plain);
+    let vfs = fixture.mount();
+    let longest = [b'n'; 255];
+    let (as_they_are, escaped) = ([&b"README.md"[..], b"~draft", &longest], [&b".kmsfs"[..], b"~Tree", b"~L", b"\xe4"]);
+    for name in as_they_are.iter().chain(&escaped) {
+        write_file(&vfs, name, name);
+    }
+    vfs.symlink(ROOT, b"link", b"secret target", &ROOT_USER).expect("made");
+    let mut seen = names(&vfs, ROOT);
+    seen.sort();
+    let mut all: Vec<&[u8]> = as_they_are.iter().chain(&escaped).copied().chain([&b"link"[..]]).collect();
+    all.sort();
+    assert_eq!(seen, all);
+    drop(vfs);
+
+    let mut stored: Vec<_> = entries(&fixture.backing).into_iter().map(|entry| entry.name).collect();
+    stored.sort();
+    let (mut long, short): (Vec<_>, Vec<_>) = stored.into_iter().partition(|name| name.starts_with(b"~L"));
+    assert_eq!(short, [&b"README.md"[..], b"link", &longest, b"~draft"]);
+    long.retain(|name| !name.ends_with(b".n"));
+    assert_eq!(long.len(), escaped.len());
+    let root = fixture.backing.root().expect("root");
+    let target = fixture.backing.read_link(&root, "link").expect("a symlink");
+    assert!(!target.windows(6).any(|part| part == b"secret"), "targets are encrypted");
+
+    // An entry beside the escaped one of the same name is nobody's.
+    fixture.backing.create(&root, ".kmsfsx", 0o600).expect("created");
+    let vfs = fixture.mount();
+    assert_eq!(vfs.lookup(ROOT, b".kmsfsx").expect_err("not an entry of that name").errno(), Errno::NOENT);
+    assert!(!names(&vfs, ROOT).contains(&b".kmsfsx".to_vec()));
+    // What the name says is not authenticated: another file can be put at it. Its contents are, as always.
+    fixture.backing.rename(&root, "README.md", &root, "~draft", RenameMode::Exchange).expect("exchanged");
+    assert_eq!(read_file(&vfs, b"README.md").expect("a file of this volume"), b"~draft");
+}
+
+/// Where no bound name is made, an id that is another directory's is harmless; a bound one must never meet it.
+#[test]
+fn escaped_names_are_bound_to_the_directory() {
+    let clock = Arc::new(SystemClock);
+    let fixture = Fixture::with_names(Memory::new(clock.clone()), clock, NameForm::Plain);
+    let vfs = fixture.mount();
+    let dirs = [b"one", b"two"].map(|name| vfs.mkdir(ROOT, name, 0o755, &ROOT_USER).expect("made").ino);
+    for dir in dirs {
+        for name in [&b"plain"[..], b"~Tidal"] {
+            let (_, opened) = vfs.create(dir, name, 0o644, &ROOT_USER).expect("created");
+            vfs.release(opened.handle);
+        }
+    }
+    drop(vfs);
+    let root = fixture.backing.root().expect("root");
+    let [one, two] = ["one", "two"].map(|name| fixture.backing.open_dir(&root, name).expect("opened"));
+    fixture.backing.rename(&one, ".kmsfs.dir", &two, ".kmsfs.dir", RenameMode::Exchange).expect("exchanged");
+
+    let vfs = fixture.mount();
+    let dir = vfs.lookup(ROOT, b"one").expect("there").ino;
+    assert_eq!(names(&vfs, dir), [b"plain".to_vec()]);
+    vfs.lookup(dir, b"plain").expect("bound to nothing");
+    let (_, opened) = vfs.create(dir, b"also plain", 0o644, &ROOT_USER).expect("created");
+    vfs.release(opened.handle);
+    let error = vfs.create(dir, b"~Tone", 0o644, &ROOT_USER).expect_err("another directory's id");
+    assert_eq!(error.outcome(), Some(Outcome::WrongDirId));
 }
 
 #[test]

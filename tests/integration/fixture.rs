@@ -10,9 +10,10 @@ use kmsfs::crypto::secret::SecretKey;
 use kmsfs::env::{Clock, Entropy, SeededEntropy, random};
 use kmsfs::format::dirid;
 use kmsfs::format::keys::VolumeKeys;
+use kmsfs::format::name::NameForm;
 use kmsfs::format::recipient::Recipient;
 use kmsfs::format::size::Geometry;
-use kmsfs::format::volume::{OpenedVolume, VolumeConfig};
+use kmsfs::format::volume::{OpenedVolume, PLAIN_NAMES, VolumeConfig};
 use kmsfs::keys::{DataKeys, GeneratedKey, KeyError, KeyService};
 use kmsfs::store::{Backing, BackingFile};
 use kmsfs::types::{AccountId, DirId, EncryptionContext, KeyArn, Region, VolumeId};
@@ -103,17 +104,24 @@ pub struct Fixture<B: Backing + Clone> {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     volume_id: VolumeId,
+    names: NameForm,
 }
 
 impl<B: Backing + Clone> Fixture<B> {
     /// Makes an empty volume.
     pub fn new(backing: B, clock: Arc<dyn Clock>) -> Self {
+        Self::with_names(backing, clock, NameForm::Encrypted)
+    }
+
+    /// Makes an empty volume whose names stand on disk in this form.
+    pub fn with_names(backing: B, clock: Arc<dyn Clock>, names: NameForm) -> Self {
         let fixture = Self {
             backing,
             service: Arc::new(OneKey::new()),
             clock,
             entropy: Arc::new(SeededEntropy::new(3)),
             volume_id: VolumeId::from_bytes([5; 16]),
+            names,
         };
         let root = fixture.backing.root().unwrap();
         let id = dirid::encode(&fixture.keys(), DirId::from_bytes([9; 16]));
@@ -128,9 +136,9 @@ impl<B: Backing + Clone> Fixture<B> {
 
     /// The same volume on another backing, which holds what a crash or a copy left of it.
     pub fn on<C: Backing + Clone>(&self, backing: C) -> Fixture<C> {
-        let Self { service, clock, entropy, volume_id, .. } = self;
+        let Self { service, clock, entropy, volume_id, names, .. } = self;
         let (service, clock, entropy) = (service.clone(), clock.clone(), entropy.clone());
-        Fixture { backing, service, clock, entropy, volume_id: *volume_id }
+        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names }
     }
 
     /// Enables or disables the one key.
@@ -152,7 +160,11 @@ impl<B: Backing + Clone> Fixture<B> {
     pub fn volume(&self) -> Volume {
         let key = self.service.key.clone();
         let wrapped = Recipient::kms(&key, vec![1; 96], 0);
-        let config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
+        let mut config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
+        config.short_max = self.names.short_max();
+        if self.names == NameForm::Plain {
+            config.incompat |= PLAIN_NAMES;
+        }
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());

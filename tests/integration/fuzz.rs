@@ -11,7 +11,7 @@ use kmsfs::crypto::aead::Backend;
 use kmsfs::env::{ManualClock, SeededEntropy, random};
 use kmsfs::format::header::{StaticHeader, begin_rewrap, build_header};
 use kmsfs::format::keys::FileKeys;
-use kmsfs::format::name::NameCodec;
+use kmsfs::format::name::{NameCodec, NameForm};
 use kmsfs::format::recipient::Recipient;
 use kmsfs::format::size::Geometry;
 use kmsfs::format::slot::build_slot;
@@ -130,7 +130,7 @@ fn write_corpus() {
     config.recipients.push(recipient(184));
     put("volume_file", "label-and-two-recipients", &config.encode(&keys()).unwrap());
     put("dir_id", "good", dirid::encode(&keys(), DIR).as_bytes());
-    let codec = NameCodec::new(keys(), kmsfs::format::name::DEFAULT_SHORT_MAX);
+    let codec = NameCodec::new(keys(), NameForm::Encrypted, NameForm::Encrypted.short_max());
     put("name", "short", codec.encode(DIR, b"a").unwrap().entry().as_bytes());
     put("name", "of-two-blocks", codec.encode(DIR, b"seventeen letters").unwrap().entry().as_bytes());
     let long = codec.encode(DIR, LONGEST.as_bytes()).unwrap();

@@ -9,24 +9,32 @@ pub mod subject;
 use std::sync::Arc;
 
 use kmsfs::env::ManualClock;
+use kmsfs::format::name::NameForm;
 use kmsfs::store::{Allocate, LocalDir, Memory};
 use kmsfs::types::Timestamp;
 use proptest::prelude::*;
 
 use crate::fixture::Fixture;
-use ops::UNIT;
 use run::{Comparison, compare_with_model, tree};
 use subject::{Mounted, PlainTree, Subject};
 
 proptest! {
     #[test]
     fn behaves_as_a_plain_tree(ops in prop::collection::vec(ops::op(), 1..100)) {
-        compare_with_model(&ops, true)?;
+        compare_with_model(&ops, true, NameForm::Encrypted)?;
     }
 
     #[test]
     fn behaves_as_a_plain_tree_where_metadata_is_not_ordered(ops in prop::collection::vec(ops::op(), 1..60)) {
-        compare_with_model(&ops, false)?;
+        compare_with_model(&ops, false, NameForm::Encrypted)?;
+    }
+
+    #[test]
+    fn behaves_as_a_plain_tree_with_plain_names(
+        ops in prop::collection::vec(ops::op(), 1..100),
+        ordered_metadata: bool,
+    ) {
+        compare_with_model(&ops, ordered_metadata, NameForm::Plain)?;
     }
 }
 
@@ -39,7 +47,8 @@ fn sizes_and_holes_beyond_four_gibibytes() {
     mounted.write(0, FAR, b"far").unwrap();
     mounted.write(0, 0, b"near").unwrap();
     assert_eq!(mounted.stat_file(0).unwrap().size, FAR + 3);
-    assert_eq!(mounted.seek(0, UNIT).unwrap(), (Some(FAR), Some(UNIT)));
+    assert_eq!(mounted.seek(0, 0).unwrap(), (Some(0), Some(4096)));
+    assert_eq!(mounted.seek(0, 4096).unwrap(), (Some(FAR), Some(4096)));
     mounted.fsync(0, false).unwrap();
     mounted.remount();
     mounted.open(&["big"], true).unwrap();

@@ -4,6 +4,8 @@
 mod damage;
 pub mod host;
 mod open;
+mod plain_names;
+mod repair;
 mod rewrap;
 mod salvage;
 mod verify;

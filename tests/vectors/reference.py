@@ -513,8 +513,10 @@ def dirlink_open(k_dir, text, form="symlink"):
     return raw[:16]
 
 
-def siv_blob(entry, side):
-    """SIV blob of an entry, or None when there is none (stray file, long name without side entry)."""
+def siv_blob(entry, side, plain=False):
+    """SIV blob of an entry, or None when there is none (plain name, stray file, long name without side entry)."""
+    if plain and not entry.startswith("~L"):
+        return None
     try:
         raw = unb64(entry if not entry.startswith("~L") else side or "", "BadName")
     except Kfs:
@@ -522,11 +524,11 @@ def siv_blob(entry, side):
     return raw if len(raw) >= 32 else None
 
 
-def dirid_check(vk, dir_id, entries):
+def dirid_check(vk, dir_id, entries, plain=False):
     """entries: (entry, side) pairs. WrongDirId: there are SIV blobs and none verifies under dir_id."""
     good = blobs = 0
     for entry, side in entries:
-        raw = siv_blob(entry, side)
+        raw = siv_blob(entry, side, plain)
         if raw:
             blobs += 1
             try:
@@ -578,25 +580,47 @@ def _unpad(padded, cap):
     return name
 
 
-def name_encode(vk, dir_id, name, short_max=175):
+def fits_entry(name, short_max, plain):
+    """With plain names, an entry holds what is UTF-8 and does not begin as an entry of kmsfs' own."""
+    if plain:
+        try:
+            name.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+        if name.startswith((b".kmsfs", b"~T", b"~L")):
+            return False
+    return len(name) <= short_max
+
+
+def name_encode(vk, dir_id, name, short_max=175, plain=False):
     """-> (directory entry, text of the side entry or None)"""
     name_check(name)
-    if len(name) <= short_max:
+    if fits_entry(name, short_max, plain):
+        if plain:
+            return name.decode("utf-8"), None
         return b64(siv_seal(vk["names"], dir_id, _pad16(name, short_max))), None
     entry = "~L" + b64(mac32(vk["longname"], dir_id + name))
     return entry, b64(siv_seal(vk["names"], dir_id, _pad16(name, 256)))
 
 
-def name_decode(vk, dir_id, entry, side=None, short_max=175):
+def name_decode(vk, dir_id, entry, side=None, short_max=175, plain=False):
     if entry.startswith("~L"):
-        need(side is not None and 64 <= len(side) <= 363, "BadName")
+        need(side is not None and 43 <= len(side) <= 363, "BadName")
         name = _unpad(siv_open(vk["names"], dir_id, unb64(side, "BadName"), "BadName"), 256)
-        need(short_max < len(name) <= 255 and eq(entry[2:].encode(), b64(mac32(vk["longname"], dir_id + name)).encode()), "BadName")
+        need(len(name) <= 255 and eq(entry[2:].encode(), b64(mac32(vk["longname"], dir_id + name)).encode()), "BadName")
+        need(not fits_entry(name, short_max, plain), "BadName")
         return name
-    raw = unb64(entry, "BadName")
-    need(len(raw) >= 17, "BadName")
-    name = _unpad(siv_open(vk["names"], dir_id, raw, "BadName"), short_max)
-    need(len(name) <= short_max, "BadName")
+    if plain:
+        name = entry.encode("utf-8")
+        try:
+            name_check(name)
+        except Kfs:
+            raise Kfs("BadName") from None
+    else:
+        raw = unb64(entry, "BadName")
+        need(len(raw) >= 17, "BadName")
+        name = _unpad(siv_open(vk["names"], dir_id, raw, "BadName"), short_max)
+    need(fits_entry(name, short_max, plain), "BadName")
     return name
 
 
@@ -657,7 +681,8 @@ def xattr_value_open(vk, name, data):
 
 
 # ---------------------------------------------------------------- S4.2 volume file
-KNOWN_INCOMPAT, DIR_META_FILE = 0, 1 << 1
+PLAIN_NAMES, DIR_META_FILE = 1, 1 << 1
+KNOWN_INCOMPAT = PLAIN_NAMES
 KNOWN_RO_COMPAT = DIR_META_FILE
 
 
@@ -689,7 +714,7 @@ def volume_open(data, kms, registry):
     inc, ro, compat, ulog, pages, aead, nmode, smax, allow = struct.unpack_from("<QQQBBBBHH", data, 32)
     config_seq = struct.unpack_from("<Q", data, 96)[0]
     need(inc & ~KNOWN_INCOMPAT == 0 and ulog == 12 and pages in (1, 4) and nmode == 1 and aead == 1 and allow >> aead & 1, "UnknownFeature")
-    need(16 <= smax <= 175 and any(vid) and config_seq, "VolumeAuth")
+    need(16 <= smax <= (255 if inc & PLAIN_NAMES else 175) and any(vid) and config_seq, "VolumeAuth")
     p, end, arns, recips, branches, default = 104, len(data) - 32, [], [], {}, []
     while p < end:
         need(p + 8 <= end, "VolumeAuth")
@@ -736,7 +761,7 @@ def volume_open(data, kms, registry):
     allowed = [a for a in arns if a in row["pinned"]]           # effective allow-list
     need(default[0]["mode"] == "branch" or default[0]["key"] in allowed, "KeyForbidden")
     return dict(volume_id=vid.hex(), pages=pages, allowed=allowed, short_max=smax, read_only=bool(ro & ~KNOWN_RO_COMPAT), config_seq=config_seq,
-                dir_meta_file=bool(ro & DIR_META_FILE), default=default[0], branches=[[b.hex(), ver] for b, ver in branches], _b=branches)
+                dir_meta_file=bool(ro & DIR_META_FILE), plain_names=bool(inc & PLAIN_NAMES), default=default[0], branches=[[b.hex(), ver] for b, ver in branches], _b=branches)
 
 
 def default_prk(vol, default):
@@ -906,12 +931,12 @@ OPS = {
     "unit_span": lambda bl, i: dict(first=i["off"] // DATA, last=(i["off"] + i["len"] - 1) // DATA),
     "dir_seal": lambda bl, i: (lambda t: dict(text=t, chars=len(t)))(dirlink_build(volume_keys(VRK, VID)["dir"], X(i["dir_id"]))),
     "dir_open": lambda bl, i: dict(dir_id=dirlink_open(volume_keys(VRK, VID)["dir"], i["text"], i.get("form", "symlink")).hex()),
-    "dir_check": lambda bl, i: dict(verified=dirid_check(volume_keys(VRK, VID), X(i["dir_id"]), i["entries"])),
+    "dir_check": lambda bl, i: dict(verified=dirid_check(volume_keys(VRK, VID), X(i["dir_id"]), i["entries"], i.get("plain_names", False))),
     "dir_recover": lambda bl, i: (lambda r: dict(dir_id=r[0].hex(), padded=r[1].hex()))(
-        dirid_recover(volume_keys(VRK, VID), siv_blob(i["entry"], i.get("side")) or b"")),
-    "name_encode": lambda bl, i: (lambda r: dict(entry=r[0], chars=len(r[0]), side=r[1], side_chars=len(r[1] or "")))(
-        name_encode(volume_keys(VRK, VID), X(i["dir_id"]), X(i["name"]), i.get("short_max", 175))),
-    "name_decode": lambda bl, i: dict(name=name_decode(volume_keys(VRK, VID), X(i["dir_id"]), i["entry"], i.get("side"), i.get("short_max", 175)).hex()),
+        dirid_recover(volume_keys(VRK, VID), siv_blob(i["entry"], i.get("side"), i.get("plain_names", False)) or b"")),
+    "name_encode": lambda bl, i: (lambda r: dict(entry=r[0], chars=len(r[0].encode()), side=r[1], side_chars=len(r[1] or "")))(
+        name_encode(volume_keys(VRK, VID), X(i["dir_id"]), X(i["name"]), *name_form(i))),
+    "name_decode": lambda bl, i: dict(name=name_decode(volume_keys(VRK, VID), X(i["dir_id"]), i["entry"], i.get("side"), *name_form(i)).hex()),
     "symlink_seal": lambda bl, i: (lambda t: dict(text=t, chars=len(t), size=symlink_size(len(t))))(symlink_seal(volume_keys(VRK, VID), X(i["target"]), X(i["nonce"]))),
     "symlink_open": lambda bl, i: dict(target=symlink_open(volume_keys(VRK, VID), i["text"]).hex()),
     "xattr_name": lambda bl, i: (lambda t: dict(disk=t, chars=len(t)))(xattr_name_seal(volume_keys(VRK, VID), X(i["name"]))),
@@ -930,6 +955,11 @@ def op_slot_fits(bl, i):
 
 
 OPS["slot_fits"] = op_slot_fits
+
+
+def name_form(i):
+    plain = i.get("plain_names", False)
+    return i.get("short_max", 255 if plain else 175), plain
 
 
 def run(blobs, v):
@@ -1322,6 +1352,37 @@ def make():
     add("name/256", "name_encode", "NameTooLong", dir_id=DID.hex(), name=(b"x" * 256).hex())
     add("name/short-max-143", "name_encode", dict(chars=45), dir_id=DID.hex(), name=(b"x" * 144).hex(), short_max=143)
 
+    # --- plain names (incompat bit 0): all but what cannot stand in an entry
+    pn = lambda ident, exp, nm, **k: add("plain-name/" + ident, "name_encode", exp, **dict(dict(dir_id=DID.hex(), name=nm.hex(), plain_names=True), **k))
+    pd = lambda ident, exp, entry, side=None, **k: add("plain-name/" + ident, "name_decode", exp, **dict(dict(dir_id=DID.hex(), entry=entry, side=side, plain_names=True), **k))
+    for ident, nm in (("one-byte", b"a"), ("utf8", u8), ("space", b" "), ("tilde", b"~"), ("backup", b"README.md~"), ("dot-kms", b".kms"),
+                      ("like-an-encrypted-one", e1.encode()), ("255", b"x" * 255)):
+        pn(ident, dict(entry=nm.decode(), side=None), nm)
+        pd(ident + "-back", dict(name=nm.hex()), nm.decode())
+    pd("other-dir", dict(name=b"a".hex()), "a", dir_id=DID2.hex())
+    for ident, nm in (("kmsfs", b".kmsfs"), ("dir", b".kmsfs.dir"), ("kmsfs-and-more", b".kmsfsx"), ("temporary", b"~T"), ("long", b"~L"), ("not-utf8", b"\xff\xfe\x80"), ("not-utf8-255", b"\xe4" * 255)):
+        o = pn("escaped-" + ident, dict(chars=45, side_chars=363 if len(nm) == 255 else 43), nm)
+        pd("escaped-" + ident + "-back", dict(name=nm.hex()), o["entry"], o["side"])
+        pd("escaped-" + ident + "-other-dir", "BadName", o["entry"], o["side"], dir_id=DID2.hex())
+        pd("escaped-" + ident + "-no-side", "BadName", o["entry"])
+    for nm in (".kmsfs", ".kmsfsx", "~Tree", ".", "..", "a\0b", "x" * 256):
+        pd("not-escaped-" + (nm.encode().hex() if len(nm) < 9 else "256"), "BadName", nm)
+    pd("escaped-without-need", "BadName", "~L" + b64(mac32(vk["longname"], DID + b"a")), b64(siv_seal(vk["names"], DID, _pad16(b"a", 256))))
+    pn("short-max-143", dict(entry="x" * 143, side=None), b"x" * 143, short_max=143)
+    o = pn("longer-than-short-max", dict(chars=45), b"x" * 144, short_max=143)
+    pd("longer-than-short-max-back", dict(name=(b"x" * 144).hex()), o["entry"], o["side"], short_max=143)
+    pd("longer-than-short-max-as-it-is", "BadName", "x" * 144, short_max=143)
+    for nm in (b"", b".", b"..", b"a/b", b"a\0b"):
+        pn("invalid-%s" % nm.hex(), "NameInvalid", nm)
+    pn("256", "NameTooLong", b"x" * 256)
+    pc = lambda ident, exp, d, e: add("plain-name/check-" + ident, "dir_check", exp, dir_id=d.hex(), entries=e, plain_names=True)
+    esc = list(name_encode(vk, DID, b"~Tree", 255, True))
+    pc("nothing-bound", dict(verified=0), DID2, [["a", None], [e1, None], ["x" * 64, None]])
+    pc("right", dict(verified=1), DID, [["a", None], esc])
+    pc("id-of-other-directory", "WrongDirId", DID2, [["a", None], esc])
+    add("plain-name/recover", "dir_recover", dict(dir_id=DID.hex()), entry=esc[0], side=esc[1], plain_names=True)
+    add("plain-name/recover-from-a-plain-one", "dir_recover", "BadName", entry=e1, side=None, plain_names=True)
+
     # --- symlinks
     for t in (b"a", b"../lib/libc.so.6", b"x" * 3031):
         o = add("symlink/len-%d" % len(t), "symlink_seal", dict(size=len(t)), target=t.hex(), nonce=seq(0x33, 24).hex())
@@ -1378,9 +1439,9 @@ def make():
     def vo(ident, exp, blob="V", calls=None, **k):
         o = add("volume/" + ident, "volume_open", exp, **dict(dict(blob=blob, registry=row()), **k))
         assert calls is None or o["kms_calls"] == calls, (ident, o)
-    vo("good", dict(volume_id=VID.hex(), pages=1, allowed=[ARN1, ARN2], short_max=175, read_only=False, dir_meta_file=False, config_seq=7, default=dict(mode="direct", key=ARN1), branches=[]), calls=1)
+    vo("good", dict(volume_id=VID.hex(), pages=1, allowed=[ARN1, ARN2], short_max=175, read_only=False, dir_meta_file=False, plain_names=False, config_seq=7, default=dict(mode="direct", key=ARN1), branches=[]), calls=1)
     for name, off, out in (("magic", 1, "NotKfs"), ("major", 8, "UnknownFeature"), ("minor", 9, "VolumeAuth"), ("length", 12, "VolumeAuth"), ("id", 16, "VolumeUnknown"),
-                           ("incompat", 32, "UnknownFeature"), ("ro-compat", 40, "VolumeAuth"), ("compat", 48, "VolumeAuth"), ("unit-log2", 56, "UnknownFeature"),
+                           ("plain-names", 32, "VolumeAuth"), ("incompat", 33, "UnknownFeature"), ("ro-compat", 40, "VolumeAuth"), ("compat", 48, "VolumeAuth"), ("unit-log2", 56, "UnknownFeature"),
                            ("pages", 57, "UnknownFeature"), ("aead", 58, "UnknownFeature"), ("name-mode", 59, "UnknownFeature"), ("short-max", 60, "VolumeAuth"),
                            ("aead-allow", 62, "VolumeAuth"), ("commit", 64, "VolumeAuth"), ("config-seq-end", 103, "VolumeAuth"), ("arn", 118, "VolumeAuth"), ("mac", len(X(blobs["V"])) - 1, "VolumeAuth")):
         vo("flip-" + name, out, edits=[["xor", off, "04" if name in ("aead-allow",) else "01"]])
@@ -1438,6 +1499,14 @@ def make():
     vo("dir-meta-file", dict(read_only=False, dir_meta_file=True), "Vdmf", registry=row(commit=commit_of("Vdmf"), config_seq=1))
     blobs["Vinc"] = volume_build(VID, VRK, tl, incompat=1 << 40).hex()
     vo("unknown-incompat", "UnknownFeature", "Vinc", calls=0)
+    blobs["Vplain"] = volume_build(VID, VRK, tl, incompat=PLAIN_NAMES, short_max=255).hex()
+    vo("plain-names", dict(plain_names=True, short_max=255), "Vplain", registry=row(commit=commit_of("Vplain"), config_seq=1))
+    vo("plain-names-bit-cleared", "VolumeAuth", "Vplain", registry=row(commit=commit_of("Vplain"), config_seq=1), edits=[["zero", 32, 8]], calls=0)
+    blobs["Vplain256"] = volume_build(VID, VRK, tl, incompat=PLAIN_NAMES, short_max=256).hex()
+    vo("plain-names-short-max", "VolumeAuth", "Vplain256", calls=0)
+    for bit in (1, 2, 3, 4, 63):
+        blobs["Vinc%d" % bit] = volume_build(VID, VRK, tl, incompat=1 << bit).hex()
+        vo("unknown-incompat-%d" % bit, "UnknownFeature", "Vinc%d" % bit, calls=0)
     blobs["Vtlv"] = volume_build(VID, VRK, tl + [tlv(0x77, b"x")]).hex()
     vo("unknown-required-tlv", "UnknownFeature", "Vtlv", calls=0)
 

@@ -96,7 +96,7 @@ pub(super) fn under_way() -> CliError {
         .hint("wait for its end, or stop it with Ctrl-C where it was started")
 }
 
-/// The files that got another name during a walk: it may have missed them.
+/// The files that got another name during a walk, or have none: it may have missed them.
 fn rewrap_moved<B: Backing>(
     moved: &MovedFiles<'_, B>,
     job: &RewrapJob,

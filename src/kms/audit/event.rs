@@ -272,7 +272,7 @@ fn origin(caller: &Caller) -> String {
         ("accountId", principal.account().as_str().into()),
         ("arn", principal.arn().into()),
         ("invokedBy", caller.service().into()),
-        ("principalId", principal.name().into()),
+        ("principalId", principal.id().into()),
         ("type", kind.into()),
         ("userName", user.into()),
     ]);

@@ -68,6 +68,8 @@ impl BackingFile for MemoryFile {
         Ok(())
     }
 
+    fn start_writeback(&self, _: u64, _: u64) {}
+
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
         if i64::try_from(offset).is_err() || i64::try_from(len).is_err() || len == 0 {
             return Err(Errno::INVAL);

@@ -104,6 +104,50 @@ fn a_second_name_that_replaces_the_first_is_not_missed() {
     }
 }
 
+/// A file made with `O_TMPFILE`, open; its inode number and handle.
+fn unnamed(mount: &Mount, content: &[u8]) -> (u64, u64) {
+    let (attr, opened) = mount.vfs().tmpfile(ROOT, 0o600, &user()).expect("a file without a name");
+    mount.vfs().write(opened.handle, 0, content).expect("write");
+    (attr.ino, opened.handle)
+}
+
+#[test]
+fn a_file_that_gets_its_name_after_the_job_is_under_the_new_key() {
+    let mount = Mount::new();
+    mount.file(ROOT, "named", b"content");
+    let (file, handle) = unnamed(&mount, b"nameless");
+    let (empty, empty_handle) = unnamed(&mount, b"");
+    let report = to(&mount.served, &mount.new, 1, &Silent);
+    assert_eq!((report.rewrapped, report.findings.len()), (2, 0));
+    mount.vfs().write(empty_handle, 0, b"written later").expect("write");
+    for (ino, name, handle) in [(file, b"file", handle), (empty, b"late", empty_handle)] {
+        mount.vfs().link(ino, ROOT, name).expect("link");
+        mount.vfs().release(handle);
+        mount.vfs().forget(ino, 1);
+        assert_eq!(mount.key_of(ino), mount.new.as_str());
+    }
+    mount.disable_old();
+    assert_eq!(mount.content(file), b"nameless");
+    assert_eq!(mount.content(empty), b"written later");
+}
+
+#[test]
+fn a_file_that_gets_its_name_during_the_job_is_not_missed() {
+    let mount = Mount::new();
+    mount.file(ROOT, "named", b"content");
+    let (file, handle) = unnamed(&mount, b"nameless");
+    let link = Once::new(|| {
+        mount.vfs().link(file, ROOT, b"file").expect("link");
+    });
+    assert_eq!(to(&mount.served, &mount.new, 1, &link).rewrapped, 2);
+    mount.vfs().release(handle);
+    assert_eq!(mount.key_of(file), mount.new.as_str());
+    // What has no name any more is of no concern once it is closed.
+    let (_, gone) = unnamed(&mount, b"gone");
+    mount.vfs().release(gone);
+    assert_eq!(to(&mount.served, &mount.old, 1, &Silent).findings, []);
+}
+
 #[test]
 fn directories_that_move_are_walked_again() {
     let mount = Mount::new();

@@ -20,6 +20,9 @@ pub type Path = &'static str;
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Create(Path),
+    /// A file without a name. Until it gets it by [`Step::LinkUnnamed`], steps that name this path mean that file.
+    CreateUnnamed(Path),
+    LinkUnnamed(Path),
     /// So many bytes, none of them zero and not those of any other step.
     Write(Path, u64, usize),
     SetLen(Path, u64),
@@ -83,6 +86,7 @@ pub struct Run {
     /// Whether a directory takes the place of another in two steps, with none at its name between them (FORMAT 8.1).
     pub lacks_exchange: bool,
     open: HashMap<usize, usize>,
+    unnamed: HashMap<Path, usize>,
 }
 
 pub fn parts(path: &str) -> Vec<&str> {
@@ -103,6 +107,7 @@ impl Run {
             files: content.into_iter().map(file).collect(),
             lacks_exchange: false,
             open: HashMap::new(),
+            unnamed: HashMap::new(),
         }
     }
 
@@ -144,9 +149,18 @@ impl Run {
         match step {
             Step::Create(path) => {
                 self.volume.create(&parts(path), 0o644)?;
-                let file = self.files.len();
-                self.open.insert(file, self.volume.open_files() - 1);
-                self.files.push(File { versions: vec![(number, Arc::default())], flushed: Vec::new() });
+                let file = self.add_file(number);
+                tree.insert(path.into(), Node::File(file));
+            }
+            Step::CreateUnnamed(path) => {
+                self.volume.create_unnamed(0o644)?;
+                let file = self.add_file(number);
+                self.unnamed.insert(path, file);
+            }
+            Step::LinkUnnamed(path) => {
+                let file = *self.unnamed.get(path).ok_or(Errno::NOENT)?;
+                self.volume.link_open(self.open[&file], &parts(path))?;
+                self.unnamed.remove(path);
                 tree.insert(path.into(), Node::File(file));
             }
             Step::Write(path, offset, len) => {
@@ -215,10 +229,7 @@ impl Run {
                 self.volume.set_xattr(&parts(path), "user.a", &value, kmsfs::store::XattrMode::Set)?;
             }
             Step::Rewrap(path) => self.rewrap(path)?,
-            Step::Remount => {
-                self.open.clear();
-                self.volume.remount();
-            }
+            Step::Remount => self.remount(),
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
             }
@@ -230,9 +241,26 @@ impl Run {
         Ok(())
     }
 
+    fn remount(&mut self) {
+        self.open.clear();
+        self.unnamed.clear();
+        self.volume.remount();
+    }
+
+    /// Notes the file that was opened last as a new one.
+    fn add_file(&mut self, number: usize) -> usize {
+        let file = self.files.len();
+        self.open.insert(file, self.volume.open_files() - 1);
+        self.files.push(File { versions: vec![(number, Arc::default())], flushed: Vec::new() });
+        file
+    }
+
     /// A file by path, and its handle.
     fn file(&mut self, path: &str) -> Result<(usize, usize)> {
-        let Some(Node::File(file)) = self.tree().get(path).cloned() else { return Err(Errno::NOENT) };
+        let file = match (self.unnamed.get(path), self.tree().get(path)) {
+            (Some(file), _) | (None, Some(Node::File(file))) => *file,
+            _ => return Err(Errno::NOENT),
+        };
         if let Some(handle) = self.open.get(&file) {
             return Ok((file, *handle));
         }
@@ -270,8 +298,7 @@ impl Run {
 
     /// What `kmsfs rewrap` does with one file, which stands alone in the root: nothing is mounted meanwhile.
     fn rewrap(&mut self, path: &str) -> Result<()> {
-        self.open.clear();
-        self.volume.remount();
+        self.remount();
         assert!(!path.contains('/'));
         let fixture = &self.volume.fixture;
         let (root, mut names) = (fixture.backing.root()?, Vec::new());

@@ -75,10 +75,13 @@ const LONG: &str = concat!(
     "0123456789012345678901234567890123456789012345678901234567890123456789012345"
 );
 
+/// As text it could be an encrypted name.
+const LIKE_ENCRYPTED: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
 fn names() -> impl Strategy<Value = &'static str> {
     prop_oneof![
         30 => select(vec!["a", "b", "c", "d"]),
-        2 => select(vec![LONG, LONGEST, "\u{e4}\u{1f600}", " ", ".kmsfs.dir", "~Tx"]),
+        2 => select(vec![LONG, LONGEST, "\u{e4}\u{1f600}", " ", ".kmsfs", ".kmsfs.dir", "~Tx", "~L", LIKE_ENCRYPTED]),
         1 => Just(TOO_LONG),
     ]
 }

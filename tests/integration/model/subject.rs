@@ -336,6 +336,19 @@ impl<B: Backing + Clone> Mounted<B> {
         }
     }
 
+    /// A file without a name in the root, open for reading and writing (`O_TMPFILE`).
+    pub fn create_unnamed(&mut self, mode: u32) -> Result<()> {
+        let (attr, opened) = errno(self.vfs.tmpfile(ROOT, mode, &ROOT_USER))?;
+        self.files.push(OpenFile { ino: attr.ino, handle: opened.handle });
+        Ok(())
+    }
+
+    /// Gives an open file a name.
+    pub fn link_open(&self, file: usize, to: Path<'_>) -> Result<()> {
+        let (dir, name) = self.at_new(to)?;
+        self.made(self.vfs.link(self.files[file].ino, dir.ino(), name))
+    }
+
     /// Takes back the reference that making an entry counts.
     fn made(&self, made: kmsfs::vfs::Result<kmsfs::vfs::Attr>) -> Result<()> {
         let attr = errno(made)?;

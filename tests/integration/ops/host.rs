@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kmsfs::content;
 use kmsfs::crypto::aead::Backend;
 use kmsfs::env::{ManualClock, SystemEntropy};
+use kmsfs::format::name::NameForm;
 use kmsfs::format::volume::OpenedVolume;
 use kmsfs::keys::embedded::EmbeddedKms;
 use kmsfs::keys::{DataKeys, KeyService};
@@ -65,8 +66,12 @@ impl Host {
     }
 
     pub fn init(&self, root: &Path, key: &str) -> Result<NewVolume, VolumeError> {
+        self.init_with_names(root, key, NameForm::Encrypted)
+    }
+
+    pub fn init_with_names(&self, root: &Path, key: &str, names: NameForm) -> Result<NewVolume, VolumeError> {
         let id = new_volume_id(&SystemEntropy);
-        let options = InitOptions { key: key.to_owned(), label: Some("test".to_owned()), aead: Backend::Ring };
+        let options = InitOptions { key: key.to_owned(), label: Some("test".to_owned()), names, aead: Backend::Ring };
         init_volume(root, id, &*self.service(&id), &self.engine.registry(), &options, &*self.clock, &SystemEntropy)
     }
 

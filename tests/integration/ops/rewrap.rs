@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::host::{Host, ciphertext};
 
-fn rewrap(
+pub fn rewrap(
     host: &Host,
     root: &Path,
     from: Option<&KeyArn>,
@@ -39,7 +39,7 @@ fn rewrap(
     RewrapReport { root_key, ..report }
 }
 
-fn header(root: &Path, ino: u64) -> HeaderFacts {
+pub fn header(root: &Path, ino: u64) -> HeaderFacts {
     let material = |blob: &[u8]| kmsfs::kms::blob::material_id(blob);
     file_info(&ciphertext(root, ino), &material).expect("info").header.expect("a header")
 }

@@ -18,7 +18,7 @@ const UNIT: usize = 4096;
 const DATA: usize = 4064;
 const HEADER: usize = 4096;
 
-fn run(host: &Host, root: &Path, out: &Path) -> SalvageReport {
+pub fn run(host: &Host, root: &Path, out: &Path) -> SalvageReport {
     let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
     salvage(&backing, &host.files(root), out, 2, &Silent).expect("salvage")
 }

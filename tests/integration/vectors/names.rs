@@ -2,7 +2,7 @@
 
 use kmsfs::crypto::aead::Backend;
 use kmsfs::format::dirid::{self, Found};
-use kmsfs::format::name::{EncodedName, NameCodec};
+use kmsfs::format::name::{EncodedName, NameCodec, NameForm};
 use kmsfs::format::{symlink, xattr};
 use kmsfs::sync::Arc;
 use kmsfs::types::DirId;
@@ -16,8 +16,9 @@ pub fn run(all: &Vectors, backend: Backend, op: &str, i: &Value) -> Option<Answe
     let dir = || DirId::from_bytes(array(&bytes("dir_id")));
     let text = |value: &'_ Value| value.as_str().map(|text| text.as_bytes().to_vec());
     let codec = |keys| {
-        let short_max = i.get("short_max").map_or(175, |n| usize::try_from(u64(n)).expect("64-bit"));
-        NameCodec::new(Arc::new(keys), short_max)
+        let form = if i["plain_names"] == true { NameForm::Plain } else { NameForm::Encrypted };
+        let short_max = i.get("short_max").map_or(form.short_max(), |n| usize::try_from(u64(n)).expect("64-bit"));
+        NameCodec::new(Arc::new(keys), form, short_max)
     };
     Some(match op {
         "dir_seal" => {
@@ -36,10 +37,10 @@ pub fn run(all: &Vectors, backend: Backend, op: &str, i: &Value) -> Option<Answe
             let entries: Vec<_> =
                 i["entries"].as_array().expect("a list").iter().map(|e| (str(&e[0]), e[1].as_str())).collect();
             let entries = entries.iter().map(|(entry, side)| (entry.as_bytes(), side.map(str::as_bytes)));
-            dirid::check(&keys, dir(), entries).map(|verified| json!({ "verified": verified }))
+            dirid::check(&codec(keys), dir(), entries).map(|verified| json!({ "verified": verified }))
         }
         "dir_recover" => {
-            let recovered = dirid::recover(&keys, str(&i["entry"]).as_bytes(), text(&i["side"]).as_deref());
+            let recovered = dirid::recover(&codec(keys), str(&i["entry"]).as_bytes(), text(&i["side"]).as_deref());
             recovered.map(|(dir, padded)| json!({ "dir_id": hex(dir.as_bytes()), "padded": hex(&padded) }))
         }
         "name_encode" => codec(keys).encode(dir(), &bytes("name")).map(|encoded| {

@@ -2,6 +2,7 @@
 
 use kmsfs::crypto::aead::Backend;
 use kmsfs::format::Outcome;
+use kmsfs::format::name::NameForm;
 use kmsfs::format::volume::{DefaultWrap, OpenedVolume, RegistryRow, VolumeFile};
 use serde_json::{Value, json};
 
@@ -43,6 +44,7 @@ fn describe(opened: &OpenedVolume, kms: &mut ToyKms) -> Value {
         "read_only": config.read_only(),
         "config_seq": config.config_seq,
         "dir_meta_file": config.dir_meta_file(),
+        "plain_names": config.name_form() == NameForm::Plain,
         "branches": branches,
     });
     match &config.default_wrap {
