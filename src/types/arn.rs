@@ -13,7 +13,7 @@ pub struct ParseArnError {
 }
 
 /// An AWS account: twelve decimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId([u8; 12]);
 
 impl AccountId {

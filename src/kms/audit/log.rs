@@ -231,10 +231,7 @@ impl Log {
         let mut statement =
             self.connection.prepare_cached("SELECT id, event_id, head, tail FROM audit_outbox ORDER BY id")?;
         let rows = statement.query_map([], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)?, ..Rendered::default() },
-            ))
+            Ok((row.get::<_, i64>(0)?, Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)? }))
         })?;
         let (mut end, mut events) = (0, Vec::new());
         for row in rows {

@@ -187,7 +187,7 @@ impl Snapshot {
         let old = self.key(key_row).ok_or_else(|| no_such_key(key_row))?;
         let mut materials = old.materials.clone();
         edit(&mut materials);
-        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), old.account, materials);
+        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), old.account.clone(), materials);
         self.replace_key(key_row.into(), Some(entry));
         Ok(())
     }
