@@ -241,6 +241,13 @@ impl From<VolumeError> for CliError {
                 .hint("restore the newer configuration; if you put the older one there yourself: --accept-rollback"),
             VolumeError::Key(e) => e.into(),
             VolumeError::Registry(e) => e.into(),
+            VolumeError::NoRecord(_) => new(Exit::Integrity, "NoFreshnessRecord").hint(
+                "put it back, use the key manager that the volume was made with, or take what is there for true with: \
+                 kmsfs accept DIR",
+            ),
+            VolumeError::Record(_) => new(Exit::Integrity, "FreshnessRecord"),
+            VolumeError::NeedsMount(dir) => new(Exit::Failure, "NeedsMount")
+                .hint(format_args!("mount it, then run the same command: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
                 .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
             VolumeError::Io { path, what, source } => Self::io(path, what, &source),

@@ -56,7 +56,7 @@ impl StandardPolicies {
             return own.clone();
         }
         let name = match key.record.manager {
-            KeyManager::Customer => key.record.account.as_str(),
+            KeyManager::Customer => key.account.as_str(),
             KeyManager::Aws => key.arn.as_str(),
         };
         if let Some(known) = read(&self.0).get(name) {
@@ -95,12 +95,12 @@ impl Facts<'_> {
     /// Decides by the key's policy, identity policies and grants.
     pub fn decide_on_key(&self, policy: &Policy, observe: Option<&mut dyn FnMut(&Step<'_>)>) -> Decision {
         let key = self.key.expect("asked about a key");
-        let foreign = self.caller.account().as_str() != key.record.account;
+        let foreign = *self.caller.account() != key.account;
         if foreign && !CROSS_ACCOUNT.contains(&self.access.action) {
             return Decision::Denied(Reason::ForeignManagement);
         }
         let grants = || self.candidates(key);
-        let key_policy = KeyPolicy { owner: &key.record.account, policy, grants: &grants };
+        let key_policy = KeyPolicy { owner: key.account.as_str(), policy, grants: &grants };
         self.decide(key.arn.as_str(), Some(key_policy), observe)
     }
 
@@ -116,15 +116,19 @@ impl Facts<'_> {
         observe: Option<&mut dyn FnMut(&Step<'_>)>,
     ) -> Decision {
         let principal = self.caller.principal();
-        let identity: Vec<(&str, &Policy)> = match self.snapshot.principals.get(principal.arn()) {
-            Some(record) => record.policies().collect(),
-            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
-                vec![(ADMINISTRATOR_ACCESS.0, administrator_access())]
+        let own: Vec<(&str, &Policy)>;
+        let identity: &[(&str, &Policy)] = match self.snapshot.principals.get(principal.arn()) {
+            Some(record) => {
+                own = record.policies().collect();
+                &own
             }
-            None => Vec::new(),
+            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
+                &[(ADMINISTRATOR_ACCESS.0, administrator_access())]
+            }
+            None => &[],
         };
         let request = Request { principal, action: self.access.action, resource, attributes: self };
-        policy::decide(&Question { request: &request, key, identity: &identity }, observe)
+        policy::decide(&Question { request: &request, key, identity }, observe)
     }
 
     /// The grants to the caller, to its account, or to the service that calls for it.

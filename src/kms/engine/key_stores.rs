@@ -141,7 +141,7 @@ impl Engine {
                     password: SecretBytes::from(password.expose()),
                 };
                 change.put(&row_id, store);
-                call.response = json!({ "customKeyStoreId": id });
+                call.response = json!({ "customKeyStoreId": id }).into();
                 Ok(CreateCustomKeyStoreResponse { custom_key_store_id: id })
             })
         })
@@ -165,7 +165,8 @@ impl Engine {
             call.additional = match &outcome {
                 Ok(_) => json!({ "connectionState": ConnectionState::Connected }),
                 Err(error) => json!({ "connectionState": ConnectionState::Failed, "reason": error.to_string() }),
-            };
+            }
+            .into();
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
                 if store.state != ConnectionState::Disconnected {

@@ -85,7 +85,7 @@ impl Engine {
                 change.record(
                     call.shared.service_event("CreateKey", details, Some(&replica.arn)).render(&*call.shared.entropy),
                 );
-                call.response = json!({ "replicaKeyMetadata": audited(&replica_key_metadata) });
+                call.response = json!({ "replicaKeyMetadata": audited(&replica_key_metadata) }).into();
                 Ok(ReplicateKeyResponse {
                     replica_key_metadata,
                     replica_policy: document(&replica),

@@ -10,6 +10,7 @@ mod homes;
 mod import;
 mod keys;
 mod model;
+mod model_later;
 mod multi_region;
 mod permissions;
 mod policies;
