@@ -110,23 +110,25 @@ impl Call<'_> {
             return open_rsa(key, oaep, blob).map(Some);
         }
         let header = Header::parse(blob);
+        // Before it is looked up: whether another account has such a key is not told.
+        if let (Some(named), Some(header)) = (&named, &header)
+            && *header.key_id_text() != *named.record.key_id
+        {
+            return Err(KmsError::IncorrectKey);
+        }
         let found = header.and_then(|header| {
             snapshot.key(&key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
         });
         let (Some(header), Some(key)) = (header, found) else {
             return Err(invalid_after_work(blob, using.context));
         };
-        match named {
-            Some(named) if named.arn != key.arn => return Err(KmsError::IncorrectKey),
-            Some(_) => {}
-            None => {
-                self.authorise(&snapshot, &access, &key)?;
-                if key.is_tombstone() {
-                    return Err(does_not_exist(key.arn.as_str()));
-                }
-                usable(&key)?;
-                check(&key, using)?;
+        if named.is_none() {
+            self.authorise(&snapshot, &access, &key)?;
+            if key.is_tombstone() {
+                return Err(does_not_exist(key.arn.as_str()));
             }
+            usable(&key)?;
+            check(&key, using)?;
         }
         let Some(material) = key.materials.iter().find(|material| material.id == header.material_id).cloned() else {
             return Err(invalid_after_work(blob, using.context));

@@ -48,7 +48,7 @@ impl Engine {
     ) -> Result<ListResourceTagsResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id, "limit": request.limit });
         self.call(caller, ("ListResourceTags", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 50).done()?;
+            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "ListResourceTags")?;
             let mut tags = key.record.tags.clone();
             tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
