@@ -1,4 +1,4 @@
-//! Freshness of a volume (ADR 11): a record, kept away from the ciphertext, of which object stands under which name and of
+//! Freshness of a volume (ADR 12): a record, kept away from the ciphertext, of which object stands under which name and of
 //! which version each unit, header and size is. By it a swap, move, deletion or rollback of what lies in the ciphertext
 //! directory is noticed, though every part of it is authentic.
 //!

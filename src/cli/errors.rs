@@ -99,6 +99,9 @@ impl From<EndpointError> for CliError {
     fn from(error: EndpointError) -> Self {
         match error {
             EndpointError::Credentials(_) => Self::new(Exit::AccessDenied, "NoCredentials", error),
+            EndpointError::Authorities { .. } => {
+                Self::usage(format_args!("AWS_CA_BUNDLE: {error}")).hint("it names a file with certificates in PEM")
+            }
             EndpointError::Url(_) | EndpointError::Plaintext(_) => Self::usage(format_args!("--kms-endpoint: {error}")),
         }
     }

@@ -30,7 +30,7 @@ use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
 use crate::vfs::{Options, Vfs};
 
-/// How long names and versions may have changed before they are settled in the freshness record (ADR 11).
+/// How long names and versions may have changed before they are settled in the freshness record (ADR 12).
 const SETTLE_EVERY: Duration = Duration::from_secs(30);
 /// Reads of a unit before it counts as damaged: a read-only mount may stand beside a writer (FORMAT 7).
 const READ_ATTEMPTS_BESIDE_A_WRITER: u32 = 3;

@@ -1,4 +1,4 @@
-//! A file of a volume with a freshness record (ADR 11). Without one, every function here does nothing.
+//! A file of a volume with a freshness record (ADR 12). Without one, every function here does nothing.
 
 use super::file::Content;
 use super::state::{Body, State};

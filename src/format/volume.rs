@@ -23,7 +23,7 @@ pub const MAGIC: [u8; 8] = *b"\x89KFSV\r\n\x1a";
 pub const MIN_LEN: usize = 136;
 /// Longest volume file, in bytes.
 pub const MAX_LEN: usize = 65536;
-/// ro_compat bit: the key manager's home holds a freshness record, which every writer keeps in step (ADR 11).
+/// ro_compat bit: the key manager's home holds a freshness record, which every writer keeps in step (ADR 12).
 pub const FRESHNESS: u64 = 1 << 0;
 /// ro_compat bit: directory ids and side entries are regular files (FORMAT 8.1).
 pub const DIR_META_FILE: u64 = 1 << 1;

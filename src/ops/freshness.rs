@@ -1,4 +1,4 @@
-//! A volume and its freshness record (ADR 11), without a mount.
+//! A volume and its freshness record (ADR 12), without a mount.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

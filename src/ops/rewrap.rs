@@ -13,6 +13,7 @@ use super::progress::Progress;
 use super::walk::{Visit, Visitor, Walk, walk};
 use crate::content::{self, Content, Rewrapped, Volume};
 use crate::env::Clock;
+use crate::format::Outcome;
 use crate::format::context::context_vrk;
 use crate::format::recipient::{AllowList, Recipient};
 use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
@@ -53,7 +54,8 @@ pub struct RewrapReport {
 /// The caller holds the volume's lock. Returns the volume as it is now, and whether anything changed.
 ///
 /// # Errors
-/// Key errors, the system's errors; the volume then opens as before.
+/// [`VolumeError::Refused`] for a volume that this version may only read; key errors, the system's errors; the volume then
+/// opens as before.
 pub fn rewrap_config(
     root: &Path,
     meta: &MetaDir,
@@ -63,6 +65,10 @@ pub fn rewrap_config(
     options: &RewrapOptions,
     clock: &dyn Clock,
 ) -> Result<(OpenedVolume, bool), VolumeError> {
+    if opened.config.read_only() {
+        let (path, outcome) = (config::path_of(root, config::VOLUME), Outcome::UnknownFeature);
+        return Err(VolumeError::Refused { path, outcome, other_copy_readable: false });
+    }
     let Some(new) = new_config(&opened.config, service, options, clock)? else { return Ok((opened, false)) };
     // Nothing is written that does not open: the new wrapped keys are the only way in.
     let context = context_vrk(new.volume_id);

@@ -250,7 +250,7 @@ impl Verifier<'_> {
 }
 
 /// The copy of the configuration has to be the configuration.
-fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
+pub(super) fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
     let control = match backing.open_dir(&backing.root()?, CONTROL_ENTRY) {
         Ok(control) => control,
         Err(Errno::NOENT) => return Ok(None),

@@ -95,7 +95,8 @@ impl<B: Backing> Located<B> {
 }
 
 impl<B: Backing> Vfs<B> {
-    /// The volume whose tree begins at the root of `backing`. The root's directory id is checked.
+    /// The volume whose tree begins at the root of `backing`. The root's directory id is checked. A volume with a feature
+    /// that this version may only read is read-only, whatever `options` say (FORMAT 4.2).
     ///
     /// # Errors
     /// The backing's error, or the outcome for a root without a valid id.
@@ -103,6 +104,7 @@ impl<B: Backing> Vfs<B> {
         let opened = volume.keys.volume();
         let keys = Arc::clone(&opened.keys);
         let names = opened.names();
+        let options = Options { read_only: options.read_only || opened.config.read_only(), ..options };
         let root = Arc::new(backing.root()?);
         let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();

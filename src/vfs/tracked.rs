@@ -1,4 +1,4 @@
-//! Names of a volume with a freshness record (ADR 11). Without one, nothing here does anything.
+//! Names of a volume with a freshness record (ADR 12). Without one, nothing here does anything.
 //!
 //! A name that is not as it is recorded can be listed, stat'ed, renamed and removed; what stands under it cannot be read.
 

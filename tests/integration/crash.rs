@@ -2,7 +2,7 @@
 //! flushed is lost, everything else is old or new, and the volume goes on working (FORMAT S1, S7, S14).
 
 mod check;
-mod disk;
+pub mod disk;
 pub mod run;
 
 use std::sync::Arc;

@@ -20,5 +20,7 @@ mod modes;
 mod museum;
 mod ops;
 mod server;
+mod shredding;
 mod transport;
 mod vectors;
+mod warm;

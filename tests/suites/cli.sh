@@ -12,7 +12,8 @@ export KMSFS_HOME=$WORK/kms
 unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
 C=$WORK/cipher M=$WORK/plain
 mkdir -p "$C" "$M"
-passed=0 failed=0
+OUT=$WORK/out
+. "$HERE/../cases.sh"
 cleanup() {
   local m
   for m in "$M" "$WORK"/odd*.mnt "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small; do
@@ -24,16 +25,6 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say() { printf '%s\n' "-- $*"; }
-pass() { passed=$((passed + 1)); echo "ok      $1"; }
-fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
-expect() { # EXIT-STATUS TEXT COMMAND...
-  local want=$1 text=$2 rc
-  shift 2
-  "$@" > "$WORK/out" 2> "$WORK/err" < /dev/null
-  rc=$?
-  cat "$WORK/err" >> "$WORK/out"
-  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
-}
 fails() { # TEXT COMMAND...: any failure will do
   local text=$1
   shift
@@ -245,6 +236,16 @@ PYTHON
 fi
 export KMSFS_HOME=$WORK/kms
 
+say "a feature that this version does not know"
+printf '\200' | dd of="$C/.kmsfs/volume" bs=1 seek=39 conv=notrunc 2> /dev/null
+for command in "mount --daemon" "mount --daemon --ro" verify rewrap; do
+  case $command in mount*) to=$M ;; *) to= ;; esac
+  # shellcheck disable=SC2086  # several words, or none
+  expect 1 "$command is refused" "$K" $command "$C" $to
+  said 'use a newer kmsfs' "and says what to do"
+done
+cp "$C/.kmsfs/volume.bak" "$C/.kmsfs/volume"
+
 say "another volume, another home"
 expect 0 "second volume" "$K" init "$WORK/cipher2"
 cp "$C/.kmsfs/volume" "$WORK/volume"
@@ -450,6 +451,91 @@ done
 expect 0 "unmount" "$K" umount "$M"
 expect 0 "verify" "$K" verify "$C"
 
+say "interruption, and a key manager that does not answer"
+# The signal comes while the passphrase is awaited, so the job meets it before its first file.
+interrupted() { # COMMAND...: exit status of the command, which gets SIGINT after a second
+  KMSFS_HOME=$WORK/kms3 "$K" --passphrase-command "sleep 3; cat '$WORK/pass'" "$@" > "$WORK/out" 2>&1 < /dev/null &
+  local job=$!
+  sleep 1
+  kill -INT $job
+  wait $job
+}
+for command in verify rewrap; do
+  interrupted $command "$WORK/cipher3"
+  rc=$?
+  [ $rc = 130 ] && pass "$command that is interrupted ends with status 130" || fail "$command that is interrupted: exit status $rc"
+  said "kmsfs $command" "names the command that goes on"
+  expect 0 "which does" env KMSFS_HOME="$WORK/kms3" "$K" --passphrase-file "$WORK/pass" $command "$WORK/cipher3"
+done
+expect 14 "a key manager that is not there" env AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b "$K" --kms-endpoint http://127.0.0.1:9 kms ListKeys
+
+say "a terminal, and where settings come from"
+cat > "$WORK/terminal.py" <<'PYTHON'
+# terminal.py ANSWER... -- COMMAND...: runs it on a terminal and gives an answer to each question for a passphrase.
+import os, pty, re, sys, termios, time
+split = sys.argv.index("--")
+answers, command = sys.argv[1:split], sys.argv[split + 1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(command[0], command)
+seen, asked = b"", 0
+while True:
+    try:
+        chunk = os.read(fd, 4096)
+    except OSError:
+        break
+    if not chunk:
+        break
+    seen += chunk
+    questions = len(re.findall(rb"(?:passphrase[^\n]*|again): ", seen, re.I))
+    while asked < questions:
+        if asked == len(answers):
+            os.kill(pid, 15)
+            break
+        while termios.tcgetattr(fd)[3] & termios.ECHO:
+            time.sleep(0.01)
+        os.write(fd, answers[asked].encode() + b"\n")
+        asked += 1
+sys.stdout.write(seen.decode(errors="replace"))
+print("asked %d times" % asked)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+PYTHON
+on_terminal() { env KMSFS_HOME="$WORK/kms5" python3 "$WORK/terminal.py" "$@"; }
+expect 0 "a first init on a terminal" on_terminal 'battery horse' 'battery horse' -- "$K" init "$WORK/cipher5"
+said 'asked 2 times' "asks for the passphrase twice"
+said '[0-9A-Z]{4,8}(-[0-9A-Z]{4,8}){5,}' "and prints a recovery key"
+fails "the passphrase is not shown" grep -q 'battery horse' "$WORK/out"
+expect 0 "the second attempt may be right" on_terminal wrong 'battery horse' -- "$K" verify "$WORK/cipher5"
+said 'asked 2 times' "after one that is not"
+expect 12 "three wrong ones end it" on_terminal a b c d -- "$K" verify "$WORK/cipher5"
+said 'asked 3 times' "and no more are asked for"
+printf 'kms-home = "%s"\n' "$WORK/kms-of-file" > "$WORK/config.toml"
+home_of() { env "${@:2}" "$K" $1 --json status > "$WORK/out" && jq -r .kms_home "$WORK/out"; }
+[ "$(home_of "" -u KMSFS_HOME KMSFS_CONFIG="$WORK/config.toml")" = "$WORK/kms-of-file" ] && pass "a setting from the file" || fail "the file is not read"
+[ "$(home_of "" KMSFS_HOME="$WORK/kms-of-env" KMSFS_CONFIG="$WORK/config.toml")" = "$WORK/kms-of-env" ] && pass "the environment beats it" || fail "the environment does not count"
+[ "$(home_of "--kms-home $WORK/kms-of-flag" KMSFS_HOME="$WORK/kms-of-env" KMSFS_CONFIG="$WORK/config.toml")" = "$WORK/kms-of-flag" ] && pass "a flag beats both" || fail "the flag does not count"
+
+say "plain names"
+PN=$WORK/odd-plain
+expect 0 "init --plain-names" "$K" init --plain-names "$PN"
+said 'not encrypted' "says what that means"
+mkdir "$PN.mnt"
+expect 0 "mount" "$K" mount --daemon "$PN" "$PN.mnt"
+mkdir "$PN.mnt/dir" && echo 'a plain secret' > "$PN.mnt/dir/README.md" && ln -s a-hidden-target "$PN.mnt/link"
+echo x > "$PN.mnt/~Tide" && echo x > "$PN.mnt/.kmsfs"
+expect 0 "a name is found in the ciphertext" test -f "$PN/dir/README.md"
+fails "contents are not" grep -rq 'a plain secret' "$PN"
+fails "nor targets" bash -c "readlink '$PN/link' | grep -q a-hidden-target"
+expect 0 "names that are like kmsfs' own work" cat "$PN.mnt/~Tide" "$PN.mnt/.kmsfs"
+expect 0 "info of a file" "$K" info --json "$PN.mnt/dir/README.md"
+[ "$(jq -r .ciphertext_path "$WORK/out")" = "$PN/dir/README.md" ] && pass "its ciphertext has its name" || fail "the ciphertext path"
+expect 0 "rewrap while mounted" "$K" rewrap "$PN"
+expect 0 "unmount" "$K" umount "$PN.mnt"
+expect 0 "info of the volume" "$K" info --json "$PN"
+said 'plain_names' "names the feature"
+expect 0 "verify" "$K" verify --json "$PN"
+[ "$(jq .files "$WORK/out")" = 3 ] && pass "every file" || fail "not three files"
+
 say "paths that are not UTF-8"
 ODD=$WORK/$(printf 'odd\377')
 mkdir "$ODD.mnt"
@@ -464,5 +550,4 @@ expect 0 "verify" "$K" --json verify "$ODD"
 expect 0 "unmount" "$K" --json umount "$ODD.mnt"
 expect 0 "repair" "$K" --json repair "$ODD"
 fails "unmount of what is not mounted" "$K" umount "$M"
-echo "cases: $passed passed, $failed failed"
-[ $failed = 0 ]
+cases_end

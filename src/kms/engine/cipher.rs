@@ -78,7 +78,7 @@ impl Call<'_> {
             let sealed = rsa(key, material)?.encrypt(oaep, plaintext);
             return sealed.map_err(|error| KmsError::Internal(error.to_string()));
         }
-        let header = Header::new(&key.record.key_id, material.id);
+        let header = Header::new(key.arn.key_id(), material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(using.context);
         if material.record.token.is_some() {
@@ -110,30 +110,34 @@ impl Call<'_> {
             return open_rsa(key, oaep, blob).map(Some);
         }
         let header = Header::parse(blob);
+        // Before it is looked up: whether another account has such a key is not told.
+        if let (Some(named), Some(header)) = (&named, &header)
+            && *header.key_id_text() != *named.record.key_id
+        {
+            return Err(KmsError::IncorrectKey);
+        }
         let found = header.and_then(|header| {
-            snapshot.keys.get(&*key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
+            snapshot.key(&key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
         });
         let (Some(header), Some(key)) = (header, found) else {
             return Err(invalid_after_work(blob, using.context));
         };
-        match named {
-            Some(named) if named.arn != key.arn => return Err(KmsError::IncorrectKey),
-            Some(_) => {}
-            None => {
-                self.authorise(&snapshot, &access, &key)?;
-                if key.is_tombstone() {
-                    return Err(does_not_exist(key.arn.as_str()));
-                }
-                usable(&key)?;
-                check(&key, using)?;
+        if named.is_none() {
+            self.authorise(&snapshot, &access, &key)?;
+            if key.is_tombstone() {
+                return Err(does_not_exist(key.arn.as_str()));
             }
+            usable(&key)?;
+            check(&key, using)?;
         }
         let Some(material) = key.materials.iter().find(|material| material.id == header.material_id).cloned() else {
             return Err(invalid_after_work(blob, using.context));
         };
         let context = blob::encode_context(using.context);
         let plain = match material.record.token {
-            Some(_) if header.in_token => self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?,
+            Some(_) if header.in_token => {
+                self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?.as_slice().into()
+            }
             None if !header.in_token => {
                 let secret = material.secret().ok_or_else(|| missing(&key))?;
                 blob::open(blob, secret, &context).ok_or(KmsError::InvalidCiphertext)?
@@ -141,13 +145,13 @@ impl Call<'_> {
             _ => return Err(KmsError::InvalidCiphertext),
         };
         let material_id = Some(material.record.material_id.clone());
-        Ok(Some(Opened { key, material_id, plaintext: Plaintext::from(&plain[..]) }))
+        Ok(Some(Opened { key, material_id, plaintext: plain.into() }))
     }
 }
 
 /// The material's id for an answer: only those of symmetric keys are told.
-pub fn symmetric_id(key: &KeyEntry, material: &Material) -> Option<String> {
-    (key.record.spec == KeySpec::SymmetricDefault).then(|| material.record.material_id.clone())
+pub fn symmetric_id<'a>(key: &KeyEntry, material: &'a Material) -> Option<&'a str> {
+    (key.record.spec == KeySpec::SymmetricDefault).then_some(material.record.material_id.as_str())
 }
 
 /// Refuses keys, algorithms and encryption contexts that do not fit.

@@ -4,12 +4,15 @@ use std::fs;
 use std::time::Duration;
 
 use kmsfs::format::Outcome;
+use kmsfs::format::volume::{VolumeConfig, VolumeFile};
 use kmsfs::keys::KeyError;
 use kmsfs::kms::model::{KeyIdRequest, ScheduleKeyDeletionRequest};
+use kmsfs::kms::registry::VolumeRecord;
 use kmsfs::ops::VolumeError;
 use kmsfs::ops::config;
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::repair::{compare_config, restore_config};
+use kmsfs::ops::rewrap::{RewrapOptions, rewrap_config};
 use kmsfs::vfs::ROOT;
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -225,6 +228,51 @@ fn a_missing_key_is_no_damage_either() {
     let result = host.open(dir.path(), OpenOptions::default());
     assert!(matches!(&result, Err(VolumeError::Key(KeyError::NotFound(_)))), "{result:?}");
     assert!(result.expect_err("no such key").to_string().contains(key.as_str()), "the message names the key");
+}
+
+/// FORMAT 4.2 and S12: an unknown incompat bit keeps everybody out, an unknown ro_compat bit every writer.
+#[test]
+fn unknown_features_are_refused_or_not_written_to() {
+    let host = Host::new();
+    let dir = host.volume();
+    host.mount(dir.path()).write(ROOT, "file", b"content");
+    let path = dir.path().join(".kmsfs/volume");
+    let good = fs::read(&path).expect("read");
+    for bit in 1..64 {
+        edit(&path, |bytes| bytes[32 + bit / 8] |= 1 << (bit % 8));
+        let error = FoundVolume::find(dir.path()).expect_err("a feature nobody knows");
+        assert!(matches!(error, VolumeError::Refused { outcome: Outcome::UnknownFeature, .. }), "bit {bit}: {error}");
+        fs::write(&path, &good).expect("write");
+    }
+
+    // A volume as a newer version would make it; the registry knows it as that.
+    let opened = host.open(dir.path(), OpenOptions::default()).expect("open");
+    let newer = VolumeConfig { ro_compat: opened.config.ro_compat | 1 << 40, config_seq: 2, ..opened.config.clone() };
+    let bytes = newer.encode(&opened.keys).expect("legal");
+    let commit = VolumeFile::parse(&bytes).expect("well-formed").row_if_trusted().commit;
+    let registry = host.engine.registry();
+    let row = registry.get(&newer.volume_id).expect("registry").expect("a row");
+    registry.put(&VolumeRecord { vrk_commitment: commit, ..row }).expect("put");
+    for name in ["volume", "volume.bak"] {
+        fs::write(dir.path().join(".kmsfs").join(name), &bytes).expect("write");
+    }
+    let mounted = host.mount(dir.path());
+    assert_eq!(mounted.read("file").expect("read"), b"content");
+    let ino = mounted.0.lookup(ROOT, b"file").expect("lookup").ino;
+    assert_eq!(mounted.0.open(ino, true).expect_err("only to be read").errno(), Errno::ROFS);
+    assert_eq!(mounted.0.unlink(ROOT, b"file").expect_err("only to be read").errno(), Errno::ROFS);
+    drop(mounted);
+    assert_eq!(host.findings(dir.path()), [""; 0]);
+    let opened = host.open(dir.path(), OpenOptions::default()).expect("open");
+    let (service, meta) = (host.service(&newer.volume_id), config::open_meta(dir.path()).expect("meta"));
+    let options = RewrapOptions { threads: 1, ..RewrapOptions::default() };
+    host.key("other");
+    let to = Some(service.resolve("alias/other").expect("a key"));
+    for options in [options.clone(), RewrapOptions { to, ..options }] {
+        let refused = rewrap_config(dir.path(), &meta, opened.clone(), &*service, &registry, &options, &*host.clock);
+        assert!(matches!(refused, Err(VolumeError::Refused { outcome: Outcome::UnknownFeature, .. })), "{refused:?}");
+    }
+    assert_eq!(fs::read(&path).expect("read"), bytes);
 }
 
 #[test]

@@ -256,6 +256,22 @@ fn another_account_needs_both_sides_and_never_manages() {
 }
 
 #[test]
+fn a_blob_does_not_tell_whether_another_account_has_its_key() {
+    let bench = Bench::new();
+    let (own, gone) = (bench.key(), bench.key());
+    let stranger = administrator(&bench, OTHER, "stranger");
+    let theirs = bench.engine.create_key(&stranger, CreateKeyRequest::default()).expect("created").key_metadata;
+    let of_theirs = encrypt(&bench.engine, &stranger, &theirs.key_id, b"x").expect("encrypted");
+    let mut of_nobody = bench.encrypt(&gone, b"x").expect("encrypted");
+    of_nobody[3] ^= 1;
+    for blob in [of_theirs, of_nobody] {
+        let request = DecryptRequest { ciphertext_blob: blob, key_id: Some(own.clone()), ..Default::default() };
+        let error = bench.engine.decrypt(&bench.alice, request).expect_err("of another key");
+        assert_eq!(error, KmsError::IncorrectKey);
+    }
+}
+
+#[test]
 fn aws_managed_keys_keep_their_policy() {
     let bench = Bench::new();
     let poor = user(&bench, ACCOUNT, "poor", None);
