@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::crypto::aead::Backend;
 use crate::crypto::secret::SecretKey;
-use crate::env::SeededEntropy;
+use crate::env::SystemEntropy;
 use crate::format::Outcome;
 use crate::format::keys::VolumeKeys;
 use crate::format::size::UNIT;
@@ -35,7 +35,7 @@ fn begin() -> (tempfile::TempDir, std::path::PathBuf) {
 
 /// So many units under the present epoch.
 fn sealed(file: &TrackedFile, count: usize) -> Vec<u8> {
-    let run = file.reserve(count as u32, &SeededEntropy::new(count as u64), Duration::ZERO).expect("reserved");
+    let run = file.reserve(count as u32, &SystemEntropy, Duration::ZERO).expect("reserved");
     let unit = |ctr: u32| [&run.epoch[..], &ctr.to_le_bytes(), &[7; UNIT - 16]].concat();
     (run.first..).take(count).flat_map(unit).collect()
 }

@@ -175,20 +175,20 @@ fn expect(vfs: &Vfs<Backed>, harmed: &[(&str, Outcome)]) {
         None => assert_eq!(link.unwrap(), b"second"),
     }
     for dir in ["", "d", "e"] {
-        let listing = ino(vfs, dir).and_then(|ino| Ok(vfs.release_dir(vfs.open_dir(ino)?)));
+        let listing = ino(vfs, dir).and_then(|ino| vfs.open_dir(ino));
         let expected = harmed.iter().any(|(path, _)| *path == dir);
         assert_eq!(listing.is_err(), expected, "/{dir}: {listing:?}");
+        listing.into_iter().for_each(|handle| vfs.release_dir(handle));
     }
 }
 
-fn attack(name: &str, harmed: &[(&str, Outcome)], attack: impl FnOnce(&Attacked)) {
+fn attack(_name: &str, harmed: &[(&str, Outcome)], attack: impl FnOnce(&Attacked)) {
     let mut attacked = attacked();
     expect(&attacked.volume.vfs, &[]);
     attacked.volume.remount();
     expect(&attacked.volume.vfs, &[]);
     attack(&attacked);
     attacked.volume.remount();
-    println!("{name}");
     expect(&attacked.volume.vfs, harmed);
     // It does not become true by having been looked at.
     attacked.volume.vfs.settle().unwrap();
