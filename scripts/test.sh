@@ -164,6 +164,7 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 }
 
 mounted cli $S/cli.sh
+mounted freshness $S/freshness.sh
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
@@ -207,12 +208,9 @@ if [ -z "$no_python" ] && [ -z "${KMS_PY:-}" ]; then
   [ -x $venv/bin/pytest ] || no_python="its Python packages are not there and cannot be installed ($LOGS/venv.log)"
 fi
 if [ -n "$no_python" ]; then skip conformance "$no_python"; else step conformance tests/conformance/serve.sh; fi
-case $MODE in
-  quick) skip sdk "left out by --quick" ;;
-  normal) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh aws boto3 js; fi ;;
-  # The Rust SDK takes minutes to compile.
-  long) if [ -n "$no_python" ]; then skip sdk "$no_python"; else step sdk tests/sdk/run.sh; fi ;;
-esac
+if [ "$MODE" = quick ]; then skip sdk "left out by --quick"
+elif [ -n "$no_python" ]; then skip sdk "$no_python"
+else step sdk tests/sdk/run.sh; fi
 
 # ---- the end ------------------------------------------------------------------------------------------------------
 [ ${#SKIPPED[@]} = 0 ] || printf 'skipped (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, words for people to stderr, the outcome into the exit code ([`exit::Exit`]).
 
+pub mod accept;
 pub mod alias;
 pub mod audit;
 pub mod aws;
@@ -85,6 +86,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
     Rewrap(rewrap::RewrapArgs),
+    Accept(accept::AcceptArgs),
     #[command(subcommand)]
     Key(key::KeyCommand),
     #[command(subcommand)]
@@ -148,6 +150,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Verify(args) => verify::run(settings, args),
         Command::Repair(args) => repair::run(settings, args),
         Command::Rewrap(args) => rewrap::run(settings, args),
+        Command::Accept(args) => accept::run(settings, args),
         Command::Key(command) => key::run(settings, command),
         Command::Alias(command) => alias::run(settings, command),
         Command::Policy(command) => policy::run(settings, command),

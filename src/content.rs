@@ -19,12 +19,13 @@ mod seek;
 #[cfg(all(test, feature = "shuttle"))]
 mod shuttle_tests;
 mod state;
+mod tracked;
 mod write;
 
 pub use allocate::FallocateMode;
 pub use error::Error;
 pub use file::{Content, HeaderHeld, Volume};
-pub use header_io::Rewrapped;
+pub use header_io::{HeaderState, Rewrapped};
 pub use live::{LiveId, LiveIds};
 pub use scan::Piece;
 

@@ -4,6 +4,7 @@ pub mod aead;
 pub mod asymmetric;
 pub mod kdf;
 pub mod mac;
+pub mod pool;
 pub mod secret;
 pub mod sigv4;
 pub mod siv;

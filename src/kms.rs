@@ -15,7 +15,7 @@ mod error;
 mod json;
 pub mod model;
 mod object;
-pub(crate) mod policy;
+pub mod policy;
 pub mod quota;
 pub mod registry;
 mod seal;

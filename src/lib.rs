@@ -8,7 +8,7 @@
 //! | 1 | [`crypto`] |
 //! | 2 | [`format`] |
 //! | 3 | [`kms`], `store` |
-//! | 4 | `keys` |
+//! | 4 | `keys`, `freshness` |
 //! | 5 | `content` |
 //! | 6 | `vfs`, [`ops`] |
 //! | 7 | `fuse` |
@@ -22,6 +22,7 @@ pub mod content;
 pub mod crypto;
 pub mod env;
 pub mod format;
+pub mod freshness;
 pub mod fuse;
 pub mod keys;
 pub mod kms;

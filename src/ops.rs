@@ -6,6 +6,7 @@ pub mod config;
 mod error;
 pub mod files;
 mod finding;
+pub mod freshness;
 pub mod impact;
 pub mod info;
 pub mod init;

@@ -8,4 +8,5 @@ pub mod ofd;
 pub mod peer;
 pub mod process;
 pub mod user;
+pub mod wal_index;
 pub mod wipe;

@@ -23,6 +23,7 @@ mod rename;
 mod rewrap;
 mod setattr;
 mod table;
+mod tracked;
 mod xattr;
 
 pub use attr::{Attr, SetAttr};

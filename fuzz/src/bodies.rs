@@ -19,8 +19,11 @@ use kmsfs::format::slot::{Place, build_slot, parse_slot};
 use kmsfs::format::volume::VolumeFile;
 use kmsfs::format::{symlink, xattr};
 use kmsfs::kms::custody::{Home, NewHome, NewSlot, RecoveryKey};
-use kmsfs::kms::model::Caller;
-use kmsfs::kms::{Engine, blob};
+use kmsfs::kms::model::{Caller, Principal};
+use kmsfs::kms::policy::{
+    Attributes, Decision, Effect, KeyPolicy, Kind, Outcome, Policy, Question, Reason, Relation, Request, Step, Subject,
+};
+use kmsfs::kms::{Engine, blob, policy};
 use kmsfs::types::{DirId, KeyArn, VolumeId};
 
 /// A target's name and what it does.
@@ -39,6 +42,7 @@ pub const TARGETS: &[Target] = &[
     ("recovery_key", recovery_key),
     ("blob", blob),
     ("authorization", authorization),
+    ("policy", policy),
     ("api", api),
     ("ops", ops),
     ("fuse", fuse),
@@ -215,6 +219,66 @@ pub fn authorization(data: &[u8]) -> bool {
     );
     assert_eq!(kmsfs::server::parse_authorization(&written).expect("what was read can be read again"), parsed);
     true
+}
+
+/// A request, a key policy and identity policies, with a zero byte between them. The first line of the request is the
+/// principal, the action and the resource; each other one a condition key and its value.
+pub fn policy(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let mut parts = text.split('\0');
+    let mut lines = parts.next().unwrap_or_default().lines();
+    let [principal, action, resource] =
+        lines.next().unwrap_or_default().split(' ').collect::<Vec<_>>().try_into().unwrap_or_default();
+    let Ok(principal) = principal.parse::<Principal>() else { return false };
+    let pairs = lines.filter_map(|line| line.split_once(' '));
+    let attributes = Pairs(pairs.map(|(key, value)| (key.to_lowercase(), value)).collect());
+    let Ok(key) = Policy::parse(parts.next().unwrap_or_default(), Kind::Key) else { return false };
+    let Ok(identity) = parts.map(|text| Policy::parse(text, Kind::Identity)).collect::<Result<Vec<_>, _>>() else {
+        return false;
+    };
+    let request = Request { principal: &principal, action, resource, attributes: &attributes };
+    let decide = |identity: &[&Policy], observe: Option<&mut dyn FnMut(&Step<'_>)>| {
+        let identity: Vec<(&str, &Policy)> = identity.iter().map(|policy| ("p", *policy)).collect();
+        let key = Some(KeyPolicy { owner: "111122223333", policy: &key, grants: &Vec::new });
+        policy::decide(&Question { request: &request, key, identity: &identity }, observe)
+    };
+    let mut identity: Vec<&Policy> = identity.iter().collect();
+    let (mut denies, mut judged) = (false, 0);
+    let decision = decide(&identity, None);
+    let mut observe = |step: &Step<'_>| {
+        judged += 1;
+        if let (
+            Subject::KeyPolicy(_, statement) | Subject::IdentityPolicy(_, _, statement),
+            Outcome::Statement(Relation::Applies(_)),
+        ) = (&step.subject, &step.outcome)
+        {
+            denies |= statement.effect == Effect::Deny;
+        }
+    };
+    assert_eq!(decide(&identity, Some(&mut observe)), decision, "explaining changes nothing");
+    assert_eq!(judged, identity.iter().chain([&&key]).map(|policy| policy.statements.len()).sum::<usize>());
+    let denied = [Decision::Denied(Reason::KeyPolicyDenies), Decision::Denied(Reason::IdentityPolicyDenies)];
+    assert_eq!(denied.contains(&decision), denies, "a Deny that applies, and nothing else, is an explicit denial");
+    // More permission never takes any away, and a denial always does.
+    let parse = |text: &str| Policy::parse(text, Kind::Identity).expect("a policy");
+    let all = parse(policy::ADMINISTRATOR_ACCESS.1);
+    identity.push(&all);
+    let permitted = decide(&identity, None);
+    let allowed = Decision::Allowed { grant: None };
+    assert!(permitted == allowed || decision != allowed);
+    let none = parse(r#"{"Statement":{"Effect":"Deny","Action":"*","Resource":"*"}}"#);
+    identity.push(&none);
+    assert!(denied.contains(&decide(&identity, None)));
+    true
+}
+
+/// Condition keys in lower case with their values.
+struct Pairs<'a>(Vec<(String, &'a str)>);
+
+impl Attributes for Pairs<'_> {
+    fn values(&self, key: &str) -> Vec<std::borrow::Cow<'_, str>> {
+        self.0.iter().filter(|(name, _)| name == key).map(|(_, value)| (*value).into()).collect()
+    }
 }
 
 /// A key manager of its own for each thread.

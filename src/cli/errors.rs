@@ -99,6 +99,9 @@ impl From<EndpointError> for CliError {
     fn from(error: EndpointError) -> Self {
         match error {
             EndpointError::Credentials(_) => Self::new(Exit::AccessDenied, "NoCredentials", error),
+            EndpointError::Authorities { .. } => {
+                Self::usage(format_args!("AWS_CA_BUNDLE: {error}")).hint("it names a file with certificates in PEM")
+            }
             EndpointError::Url(_) | EndpointError::Plaintext(_) => Self::usage(format_args!("--kms-endpoint: {error}")),
         }
     }
@@ -238,6 +241,13 @@ impl From<VolumeError> for CliError {
                 .hint("restore the newer configuration; if you put the older one there yourself: --accept-rollback"),
             VolumeError::Key(e) => e.into(),
             VolumeError::Registry(e) => e.into(),
+            VolumeError::NoRecord(_) => new(Exit::Integrity, "NoFreshnessRecord").hint(
+                "put it back, use the key manager that the volume was made with, or take what is there for true with: \
+                 kmsfs accept DIR",
+            ),
+            VolumeError::Record(_) => new(Exit::Integrity, "FreshnessRecord"),
+            VolumeError::NeedsMount(dir) => new(Exit::Failure, "NeedsMount")
+                .hint(format_args!("mount it, then run the same command: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
                 .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
             VolumeError::Io { path, what, source } => Self::io(path, what, &source),

@@ -9,11 +9,13 @@ use serde_json::json;
 
 use super::aws::to_json;
 use super::exit::{CliError, CliResult, Exit};
+use super::key::parse_tag;
 use super::output::table;
 use super::session::Session;
 use super::settings::Settings;
 use crate::kms::KmsError;
-use crate::kms::model::{Principal, PrincipalKind};
+use crate::kms::model::{Principal, PrincipalKind, Tag};
+use crate::kms::policy::ADMINISTRATOR_ACCESS;
 use crate::types::AccountId;
 
 /// Manage the users and roles of the key manager, their policies and access keys
@@ -31,6 +33,10 @@ pub enum IamCommand {
     GetPolicy(PrincipalArg),
     /// Take an identity policy from a user or role
     DeletePolicy(PolicyNameArgs),
+    /// Add tags to a user or role, or change their values: aws:PrincipalTag/NAME in policies
+    Tag(TagArgs),
+    /// Remove tags from a user or role
+    Untag(UntagArgs),
     /// Make an access key; its secret is shown only now
     CreateAccessKey(AccessKeyArgs),
     /// Delete an access key
@@ -85,6 +91,28 @@ pub struct PolicyNameArgs {
     name: String,
 }
 
+/// `iam tag`.
+#[derive(Debug, Args)]
+pub struct TagArgs {
+    /// user/NAME, role/NAME or the whole ARN
+    #[arg(value_name = "PRINCIPAL")]
+    principal: String,
+    /// The tags
+    #[arg(value_name = "NAME=VALUE", value_parser = parse_tag, required = true)]
+    tags: Vec<Tag>,
+}
+
+/// `iam untag`.
+#[derive(Debug, Args)]
+pub struct UntagArgs {
+    /// user/NAME, role/NAME or the whole ARN
+    #[arg(value_name = "PRINCIPAL")]
+    principal: String,
+    /// Names of the tags
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+}
+
 /// `iam create-access-key`.
 #[derive(Debug, Args)]
 pub struct AccessKeyArgs {
@@ -106,10 +134,6 @@ pub struct AccessKeyId {
     #[arg(value_name = "ACCESS_KEY_ID")]
     id: String,
 }
-
-/// The words of AWS's policy for administrators.
-const ADMINISTRATOR: (&str, &str) =
-    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &IamCommand) -> CliResult {
@@ -148,6 +172,16 @@ pub fn run(settings: &Settings, command: &IamCommand) -> CliResult {
             engine.delete_identity_policy(caller, &principal, &args.name).map_err(iam_error)?;
             said(&principal, &format!("no longer has the policy {}", args.name))
         }
+        IamCommand::Tag(args) => {
+            let principal = named(&session, &args.principal)?;
+            engine.tag_identity(caller, &principal, &args.tags).map_err(iam_error)?;
+            said(&principal, "is tagged")
+        }
+        IamCommand::Untag(args) => {
+            let principal = named(&session, &args.principal)?;
+            engine.untag_identity(caller, &principal, &args.names).map_err(iam_error)?;
+            said(&principal, "is untagged")
+        }
         IamCommand::CreateAccessKey(args) => create_access_key(settings, &session, args),
         IamCommand::DeleteAccessKey(args) => {
             engine.delete_access_key(caller, &args.id).map_err(iam_error)?;
@@ -157,10 +191,16 @@ pub fn run(settings: &Settings, command: &IamCommand) -> CliResult {
         IamCommand::List => {
             let identities = engine.identities()?;
             out.result(&json!({ "Identities": to_json(&identities) }), || {
-                let rows = identities
-                    .iter()
-                    .map(|one| vec![one.arn.clone(), one.policy_names.join(", "), one.access_key_ids.join(", ")]);
-                table(&["ARN", "POLICIES", "ACCESS KEYS"], rows)
+                let rows = identities.iter().map(|one| {
+                    let tags = one.tags.iter().map(|tag| format!("{}={}", tag.tag_key, tag.tag_value));
+                    vec![
+                        one.arn.clone(),
+                        one.policy_names.join(", "),
+                        one.access_key_ids.join(", "),
+                        tags.collect::<Vec<_>>().join(", "),
+                    ]
+                });
+                table(&["ARN", "POLICIES", "ACCESS KEYS", "TAGS"], rows)
             });
             Ok(Exit::Ok)
         }
@@ -173,7 +213,7 @@ fn create(settings: &Settings, session: &Session, kind: PrincipalKind, args: &Cr
     let document = args.policy.as_deref().map(read_document).transpose()?;
     let policy = match &document {
         Some(document) => Some(("policy", document.as_str())),
-        None => args.administrator.then_some(ADMINISTRATOR),
+        None => args.administrator.then_some(ADMINISTRATOR_ACCESS),
     };
     session.engine.create_identity(&session.caller, &principal, policy).map_err(iam_error)?;
     settings.out.result(&json!({ "Arn": principal.arn() }), || principal.to_string());

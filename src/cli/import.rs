@@ -134,10 +134,15 @@ pub fn run(settings: &Settings, command: &ImportCommand) -> CliResult {
             let key_id = control_name(&session, &args.key)?;
             let request = DeleteImportedKeyMaterialRequest { key_id, key_material_id: args.material_id.clone() };
             let answer = engine.delete_imported_key_material(caller, request)?;
-            settings.out.result(&to_json(&answer), || format!("{} has lost the material", answer.key_id));
-            settings
-                .out
-                .note("Only the same material brings the key back. Earlier backups of the key manager are void.");
+            let had_some = answer.key_material_id.is_some();
+            settings.out.result(&to_json(&answer), || {
+                format!("{} {}", answer.key_id, if had_some { "has lost the material" } else { "has no material" })
+            });
+            if had_some {
+                settings
+                    .out
+                    .note("Only the same material brings the key back. Earlier backups of the key manager are void.");
+            }
         }
     }
     Ok(Exit::Ok)

@@ -39,6 +39,10 @@ pub struct VolumeFlags {
     /// A name for people, up to 255 bytes
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
+    /// Keep a record of names and versions in the key manager's directory, by which files and directories that are
+    /// swapped, removed or rolled back in DIR are noticed (new volume only)
+    #[arg(long)]
+    pub freshness: bool,
     /// Keep the names of files as they are, so that the ciphertext can be told apart without a key; contents, symlink
     /// targets and attributes are encrypted as always
     #[arg(long)]
@@ -54,9 +58,11 @@ impl VolumeFlags {
 
 /// Runs the command.
 pub fn run(settings: &Settings, args: &InitArgs) -> CliResult {
-    let VolumeFlags { key, label, plain_names } = &args.volume;
-    if args.dir.is_none() && (key.is_some() || label.is_some() || *plain_names) {
-        return Err(CliError::usage("--key, --label and --plain-names are for a volume; name its directory"));
+    let VolumeFlags { key, label, freshness, plain_names } = &args.volume;
+    if args.dir.is_none() && (key.is_some() || label.is_some() || *freshness || *plain_names) {
+        return Err(CliError::usage(
+            "--key, --label, --freshness and --plain-names are for a volume; name its directory",
+        ));
     }
     let Some(dir) = &args.dir else { return init(settings, args) };
     let made = missing(dir);
@@ -89,7 +95,7 @@ fn init(settings: &Settings, args: &InitArgs) -> CliResult {
     let mut value = created.as_ref().map_or_else(|| json!({}), |c| c.json.clone());
     let mut words = created.map_or_else(String::new, |c| c.words);
     if let Some(dir) = &args.dir {
-        let volume = make_volume(&session, dir, &args.volume).inspect_err(|_| {
+        let volume = make_volume(&session, &settings.home, dir, &args.volume).inspect_err(|_| {
             // The recovery key is shown only once: also when what follows it fails.
             if !words.is_empty() {
                 settings.out.result(&value, || words.clone());
@@ -125,11 +131,12 @@ impl Created {
 }
 
 /// Makes the volume.
-pub fn make_volume(session: &Session, dir: &Path, flags: &VolumeFlags) -> CliResult<NewVolume> {
+pub fn make_volume(session: &Session, home: &Path, dir: &Path, flags: &VolumeFlags) -> CliResult<NewVolume> {
     let id = new_volume_id(&SystemEntropy);
     let options = InitOptions {
         key: flags.key.clone().unwrap_or_else(|| DEFAULT_KEY.to_owned()),
         label: flags.label.clone(),
+        record_in: flags.freshness.then(|| home.to_owned()),
         names: flags.names(),
         ..InitOptions::default()
     };

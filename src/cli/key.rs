@@ -162,7 +162,8 @@ pub struct UntagArgs {
     names: Vec<String>,
 }
 
-fn parse_tag(text: &str) -> Result<Tag, String> {
+/// `NAME=VALUE`.
+pub fn parse_tag(text: &str) -> Result<Tag, String> {
     let (key, value) = text.split_once('=').ok_or("a tag is written NAME=VALUE")?;
     Ok(Tag { tag_key: key.to_owned(), tag_value: value.to_owned() })
 }

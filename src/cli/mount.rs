@@ -134,6 +134,14 @@ fn not_writable(error: VolumeError, dir: &Path, mnt: &Path) -> CliError {
     }
 }
 
+/// The lock for a read-only mount of a volume with a freshness record, unless nobody can write to it anyway.
+fn read_only_lock(found: &FoundVolume, mnt: &Path) -> Result<Option<VolumeLock>, VolumeError> {
+    match found.lock(&mounts::lock_purpose(mnt)) {
+        Err(VolumeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Finds the volume, or makes one in an empty directory, and takes its lock unless the mount is read-only.
 fn open_or_make(
     settings: &Settings,
@@ -143,6 +151,8 @@ fn open_or_make(
     options: &MountOptions,
 ) -> CliResult<(Session, FoundVolume, Option<VolumeLock>)> {
     let lock = |found: &FoundVolume| match options.read_only {
+        // A writer's record is ahead of what it has recorded, so nobody else can compare anything with it.
+        true if found.config().freshness() => read_only_lock(found, mnt),
         true => Ok(None),
         false => found.lock(&mounts::lock_purpose(mnt)).map(Some),
     };
@@ -173,7 +183,7 @@ fn open_or_make(
         let created = Created::new(settings, &key, args.create.keyfile);
         settings.out.result(&created.json, || created.words);
     }
-    make_volume(&session, dir, &args.volume)?;
+    make_volume(&session, &settings.home, dir, &args.volume)?;
     let found = FoundVolume::find(dir)?;
     let lock = lock(&found)?;
     Ok((session, found, lock))

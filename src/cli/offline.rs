@@ -11,6 +11,7 @@ use super::settings::Settings;
 use crate::content::Volume;
 use crate::env::{SystemEntropy, system_clock};
 use crate::format::volume::OpenedVolume;
+use crate::freshness::Freshness;
 use crate::keys::{DataKeys, KeyService};
 use crate::ops::Finding;
 use crate::ops::open::{FoundVolume, OpenOptions};
@@ -40,11 +41,16 @@ pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -
 }
 
 /// What files are opened with. `read_attempts`: more than one only where a writer outside of this process may be at
-/// work.
-pub fn files(service: Arc<dyn KeyService>, opened: OpenedVolume, read_attempts: u32) -> Arc<Volume> {
+/// work. `record`: the freshness record, where the files have to agree with it.
+pub fn files(
+    service: Arc<dyn KeyService>,
+    opened: OpenedVolume,
+    read_attempts: u32,
+    record: Option<Arc<Freshness>>,
+) -> Arc<Volume> {
     let entropy = Arc::new(SystemEntropy);
     let keys = DataKeys::new(service, opened, entropy.clone(), system_clock());
-    Arc::new(Volume::new(entropy, keys, read_attempts))
+    Arc::new(Volume::new(entropy, keys, read_attempts).with_freshness(record))
 }
 
 /// The ciphertext tree at `root`.

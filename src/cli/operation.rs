@@ -11,8 +11,6 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::write_stdout;
 use super::session::{self, Session};
 use super::settings::Settings;
-use crate::env::system_clock;
-use crate::keys::remote::{RemoteKms, Source};
 use crate::kms::api::Operation;
 
 const INPUT: &str = "cli-input-json";
@@ -69,8 +67,7 @@ pub fn run(settings: &Settings, command: &OperationCommand) -> CliResult {
     let input = read(command.input.as_deref())?;
     match &settings.kms_endpoint {
         Some(url) => {
-            let region = session::remote_region(settings)?;
-            let remote = RemoteKms::new(url, region, Source::Environment, system_clock())?;
+            let remote = session::remote(url, session::remote_region(settings)?)?;
             let text = std::str::from_utf8(&input).map_err(|_| CliError::usage("the request is not UTF-8"))?;
             print(&remote.execute(&command.name, if text.is_empty() { "{}" } else { text })?)
         }

@@ -6,54 +6,184 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
+use super::offline::{self, Unlocked, finding_json, finding_words};
 use super::output::{path_text, table};
+use super::progress::Shown;
 use super::session::Session;
 use super::settings::Settings;
+use crate::env::system_clock;
+use crate::format::Outcome;
 use crate::ops::open::{FoundVolume, OpenOptions};
-use crate::ops::repair::{ConfigCopy, compare_config, restore_config};
+use crate::ops::repair::{
+    Action, Applied, ConfigCopy, Plan, PlanOptions, Repair, apply, compare_config, plan, restore_config,
+};
 
-/// Compare the two copies of a volume's configuration, and restore the first from the second
+/// Show what can be put right in a volume, and put it right with --apply
 #[derive(Debug, Args)]
 pub struct RepairArgs {
     /// The directory of the volume; it must not be mounted
     #[arg(value_name = "DIR")]
     dir: PathBuf,
+    /// Do what would be done; what cannot be read or has no name moves to lost+found in the volume
+    #[arg(long, conflicts_with = "restore_config")]
+    apply: bool,
+    /// Take a lost directory id that only one name vouches for
+    #[arg(long, conflicts_with = "restore_config")]
+    accept_single: bool,
+    /// Threads [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
     /// Replace .kmsfs/volume by .kmsfs/volume.bak, if that one is authentic; the replaced one is kept
     #[arg(long)]
     restore_config: bool,
-    /// Accept a copy that is older than the configuration this host has seen
-    #[arg(long, requires = "restore_config")]
+    /// Accept a configuration that is older than one this host has seen
+    #[arg(long)]
     accept_rollback: bool,
     /// Accept a volume that this host has never seen
-    #[arg(long, requires = "restore_config")]
+    #[arg(long)]
     trust_new_volume: bool,
 }
 
-/// Runs the command.
+impl RepairArgs {
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            trust_new_volume: self.trust_new_volume,
+            accept_rollback: self.accept_rollback,
+            ..OpenOptions::default()
+        }
+    }
+}
+
+/// Runs the command: exit 3 if anything is, or stays, damaged.
 pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
-    if args.restore_config { restore(settings, args) } else { compare(settings, args) }
+    if args.restore_config {
+        return restore(settings, args);
+    }
+    let progress = Shown::start(settings.out, "repair")?;
+    let (copies, same) = compare_config(&args.dir)?;
+    let found = FoundVolume::find(&args.dir).map_err(CliError::from);
+    let unlocked = found.and_then(|found| {
+        let lock = found.lock("repair")?;
+        Ok((lock, offline::unlock(settings, found, args.open_options())?))
+    });
+    let (_lock, Unlocked { service, opened, session }) = match unlocked {
+        // Without a configuration nothing can be looked at; the other copy may be the right one.
+        Err(e) if !same && e.exit == Exit::Integrity && e.code != "VolumeUnknown" => {
+            return compare(settings, args, &copies);
+        }
+        other => other?,
+    };
+    let recorded = opened.config.freshness();
+    let volume = offline::files(service, opened, 1, None);
+    let backing = offline::backing(&args.dir)?;
+    let options = PlanOptions { threads: offline::threads(args.threads), accept_single: args.accept_single };
+    let read = |e: rustix::io::Errno| CliError::io(&args.dir, "read", &e.into());
+    let plan = plan(&backing, &volume, options, &progress).map_err(read)?;
+    if plan.interrupted {
+        progress.finish();
+        return Err(progress.interrupted(&format!("kmsfs repair {}", args.dir.display())));
+    }
+    let applied = match args.apply {
+        true => Some(
+            apply(&backing, &volume, &plan, &*system_clock())
+                .map_err(|e| CliError::io(args.dir.join(".kmsfs/repairs"), "write", &e.into()))?,
+        ),
+        false => None,
+    };
+    progress.finish();
+    drop(session);
+    if recorded && applied.as_ref().is_some_and(|applied| applied.done > 0) {
+        settings.out.warning(format_args!(
+            "the volume's freshness record does not know of these repairs and will report them; when they are what you want: \
+             kmsfs accept {}",
+            args.dir.display()
+        ));
+    }
+    show(settings, args, &plan, applied.as_ref());
+    let sound = match &applied {
+        None => plan.repairs.is_empty() && plan.remaining.is_empty(),
+        Some(applied) => {
+            let aside = |r: &Repair| matches!(&r.action, Action::PutAside { why, .. } if *why != Outcome::BadName);
+            applied.failed.is_empty() && plan.remaining.is_empty() && !plan.repairs.iter().any(aside)
+        }
+    };
+    Ok(if sound { Exit::Ok } else { Exit::Findings })
+}
+
+fn show(settings: &Settings, args: &RepairArgs, plan: &Plan, applied: Option<&Applied>) {
+    let failed = applied.map_or(&[][..], |applied| &applied.failed);
+    let value = json!({
+        "directory": path_text(&args.dir),
+        "applied": applied.map(|applied| applied.done),
+        "repairs": plan.repairs.iter().map(repair_json).collect::<Vec<_>>(),
+        "failed": failed.iter().map(finding_json).collect::<Vec<_>>(),
+        "remaining": plan.remaining.iter().map(finding_json).collect::<Vec<_>>(),
+        "single": plan.single.iter().map(|(paths, name)| json!({
+            "path": paths.plaintext.as_deref().map(String::from_utf8_lossy),
+            "ciphertext_path": String::from_utf8_lossy(&paths.ciphertext),
+            "name": String::from_utf8_lossy(name),
+        })).collect::<Vec<_>>(),
+    });
+    settings.out.result(&value, || {
+        let mut text: String = plan.repairs.iter().map(repair_words).collect();
+        for (what, findings) in [("failed", failed), ("remains", &plan.remaining)] {
+            text.extend(findings.iter().map(|finding| format!("{what}: {}\n", finding_words(finding))));
+        }
+        for (paths, name) in &plan.single {
+            text.push_str(&format!(
+                "{}: only one name, {}, vouches for the id of this directory; --accept-single takes it\n",
+                place(&paths.ciphertext),
+                place(name)
+            ));
+        }
+        let (repairs, remaining) = (plan.repairs.len(), plan.remaining.len());
+        text + &match applied {
+            None if repairs == 0 && remaining == 0 => "Nothing is to be repaired.".to_owned(),
+            None => format!("{repairs} repairs can be made, {remaining} findings stay."),
+            Some(applied) => format!("{} of {repairs} repairs made, {remaining} findings stay.", applied.done),
+        }
+    });
+    if applied.is_none() && !plan.repairs.is_empty() {
+        settings.out.note(format_args!("Nothing was changed. To do it: kmsfs repair {} --apply", args.dir.display()));
+    }
+    if applied.is_some_and(|applied| applied.done > 0) {
+        settings.out.note("What was moved or replaced is noted in .kmsfs/repairs.");
+    }
+    settings.out.note("Contents were not read: kmsfs verify does that.");
+}
+
+fn place(path: &[u8]) -> String {
+    if path.is_empty() { ".".to_owned() } else { String::from_utf8_lossy(path).escape_debug().to_string() }
+}
+
+fn repair_json(repair: &Repair) -> serde_json::Value {
+    json!({
+        "path": repair.paths.plaintext.as_deref().map(String::from_utf8_lossy),
+        "ciphertext_path": String::from_utf8_lossy(&repair.paths.ciphertext),
+        "action": repair.action.code(),
+        "what": repair.action.to_string(),
+    })
+}
+
+fn repair_words(repair: &Repair) -> String {
+    let path = repair.paths.plaintext.as_deref().map_or_else(|| "(name unknown)".to_owned(), place);
+    let ciphertext = place(&repair.paths.ciphertext);
+    format!("{}  {path}\n    ciphertext {ciphertext}\n    {}\n", repair.action.code(), repair.action)
 }
 
 fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
     let found = FoundVolume::find_by_backup(&args.dir)?;
     let session = Session::open(settings)?;
     let service = session.key_service(&found.volume_id())?;
-    let options = OpenOptions {
-        trust_new_volume: args.trust_new_volume,
-        accept_rollback: args.accept_rollback,
-        ..OpenOptions::default()
-    };
-    restore_config(found, &*service, &session.engine.registry(), options)?;
+    restore_config(found, &*service, &session.engine.registry(), args.open_options())?;
     settings.out.result(&json!({"directory": path_text(&args.dir), "restored": ".kmsfs/volume"}), || {
         "The configuration is restored from its copy; the replaced one is .kmsfs/volume.damaged.".to_owned()
     });
     Ok(Exit::Ok)
 }
 
-/// Shows both copies; exit 3 if they are not the same or one is damaged.
-fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
-    let (copies, identical) = compare_config(&args.dir)?;
-    let same = identical && copies[0].says.is_ok();
+/// Shows both copies, of which the first is not accepted.
+fn compare(settings: &Settings, args: &RepairArgs, copies: &[ConfigCopy; 2]) -> CliResult {
     let values: Vec<_> = copies
         .iter()
         .map(|copy| match &copy.says {
@@ -64,13 +194,9 @@ fn compare(settings: &Settings, args: &RepairArgs) -> CliResult {
             Err(reason) => json!({"name": copy.name, "well_formed": false, "reason": reason}),
         })
         .collect();
-    settings.out.result(&json!({"directory": path_text(&args.dir), "same": same, "copies": values}), || {
+    settings.out.result(&json!({"directory": path_text(&args.dir), "copies": values}), || {
         table(&["FILE", "VOLUME", "NUMBER", "KEYS"], copies.iter().map(row))
     });
-    if same {
-        settings.out.note("Both copies are the same. Whether they are authentic shows at the next mount or verify.");
-        return Ok(Exit::Ok);
-    }
     match (&copies[0].says, &copies[1].says) {
         (Err(_), Err(_)) => {
             Err(CliError::new(Exit::Integrity, "VolumeAuth", "both copies of the configuration are damaged").hint(

@@ -57,6 +57,9 @@ pub fn run(settings: &Settings, args: &RewrapArgs) -> CliResult {
 
 /// The caller holds the volume's lock.
 fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progress: &Shown) -> CliResult<RewrapSummary> {
+    if found.config().freshness() {
+        return Err(VolumeError::NeedsMount(args.dir.clone()).into());
+    }
     let Unlocked { session, service, opened } = offline::unlock(settings, found, OpenOptions::default())?;
     let options = RewrapOptions {
         from: resolve(&*service, args.from.as_deref())?,
@@ -66,7 +69,7 @@ fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progres
     let meta = config::open_meta(&args.dir)?;
     let registry = session.engine.registry();
     let (opened, root_key) = rewrap_config(&args.dir, &meta, opened, &*service, &registry, &options, &*system_clock())?;
-    let volume = offline::files(service, opened, 1);
+    let volume = offline::files(service, opened, 1, None);
     let mut report = rewrap_files(&offline::backing(&args.dir)?, &volume, &options, progress)
         .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     report.root_key = root_key;

@@ -166,7 +166,9 @@ fn listen_unix(path: &Path, mode: u32) -> CliResult<UnixListener> {
 
 impl From<TlsError> for CliError {
     fn from(error: TlsError) -> Self {
-        Self::failure(error)
+        Self::failure(error).hint(
+            "--tls-cert takes a chain of CERTIFICATE blocks, the server's first; --tls-key its key without passphrase",
+        )
     }
 }
 

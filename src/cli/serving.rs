@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Mode;
 use serde_json::json;
@@ -20,14 +21,17 @@ use super::stop;
 use crate::fuse::{MountSpec, Statistics, serve};
 use crate::kms::Engine;
 use crate::ops::config;
+use crate::ops::freshness::open_record;
 use crate::ops::lock::VolumeLock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::store::LocalDir;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, thread};
+use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
 use crate::vfs::{Options, Vfs};
 
+/// How long names and versions may have changed before they are settled in the freshness record (ADR 12).
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
 /// Reads of a unit before it counts as damaged: a read-only mount may stand beside a writer (FORMAT 7).
 const READ_ATTEMPTS_BESIDE_A_WRITER: u32 = 3;
 
@@ -51,12 +55,12 @@ pub struct Serving<'a> {
 
 impl Serving<'_> {
     /// Opens the volume, mounts it, and serves until it is unmounted.
-    /// `lock` is held until everything is written.
+    /// `volume_lock` is held until everything is written.
     pub fn run(
         self,
         session: Session,
         found: FoundVolume,
-        lock: Option<VolumeLock>,
+        volume_lock: Option<VolumeLock>,
         accepted: OpenOptions,
     ) -> CliResult {
         let root = found.root().to_owned();
@@ -70,7 +74,9 @@ impl Serving<'_> {
         let meta = config::open_meta(&root)?;
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
-        let volume = offline::files(Arc::clone(&service), opened, attempts);
+        let record = open_record(&self.settings.home, &opened)?;
+        let settles = record.is_some() && !read_only;
+        let volume = offline::files(Arc::clone(&service), opened, attempts, record);
         let strict_ids = self.options.strict_ids;
         let options = Options { read_only, privileged: rustix::process::geteuid().is_root(), strict_ids };
         let backing = offline::backing(&root)?;
@@ -101,15 +107,20 @@ impl Serving<'_> {
         };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
-        let served = self.serve(vfs, &root, read_only, statistics, session.engine.clone());
+        let settler = settles.then(|| Settler::start(Arc::clone(&vfs)));
+        let served = self.serve(Arc::clone(&vfs), &root, read_only, statistics, session.engine.clone());
+        drop(settler);
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
         drop(control);
+        if let Err(error) = vfs.settle() {
+            tracing::error!("the freshness record was not settled, the next mount takes in what has changed: {error}");
+        }
         if served.is_ok() && !read_only {
             config::end_writing(&root, &meta)?;
         }
         session.engine.audit().flush()?;
         tracing::info!(volume = %volume_id, "unmounted {}", root.display());
-        drop(lock);
+        drop(volume_lock);
         served
     }
 
@@ -155,6 +166,45 @@ impl Serving<'_> {
             Ok(()) => Ok(Exit::Ok),
             Err(e) if mounted.load(Ordering::SeqCst) => Err(CliError::failure(format_args!("the mount ended: {e}"))),
             Err(e) => Err(not_mounted(&self.mountpoint, &e, self.options.allow_other)),
+        }
+    }
+}
+
+/// Settles the freshness record now and then, until it is dropped.
+struct Settler {
+    ended: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Settler {
+    fn start(vfs: Arc<Vfs<LocalDir>>) -> Self {
+        let ended = Arc::new((Mutex::new(false), Condvar::new()));
+        let shared = Arc::clone(&ended);
+        let thread = thread::spawn(move || {
+            let (flag, wake) = &*shared;
+            let mut ended = lock(flag);
+            while !*ended {
+                let waited = wake.wait_timeout(ended, SETTLE_EVERY).unwrap_or_else(|poisoned| poisoned.into_inner());
+                ended = waited.0;
+                if !*ended && waited.1.timed_out() {
+                    drop(ended);
+                    if let Err(error) = vfs.settle() {
+                        tracing::error!("the freshness record cannot be settled: {error}");
+                    }
+                    ended = lock(flag);
+                }
+            }
+        });
+        Self { ended, thread: Some(thread) }
+    }
+}
+
+impl Drop for Settler {
+    fn drop(&mut self) {
+        *lock(&self.ended.0) = true;
+        self.ended.1.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

@@ -125,10 +125,16 @@ impl Session {
     /// What wraps the keys of `volume`: the key manager at `--kms-endpoint`, else the embedded one with the volume as caller.
     pub fn key_service(&self, volume: &VolumeId) -> CliResult<Arc<dyn KeyService>> {
         Ok(match &self.endpoint {
-            Some((url, region)) => Arc::new(RemoteKms::new(url, region.clone(), Source::Environment, system_clock())?),
+            Some((url, region)) => Arc::new(remote(url, region.clone())?),
             None => Arc::new(EmbeddedKms::new(self.engine.clone(), volume)),
         })
     }
+}
+
+/// The key manager at `url`, with the credentials and the authorities of the AWS tools.
+pub fn remote(url: &str, region: Region) -> CliResult<RemoteKms> {
+    let ca_bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()).map(PathBuf::from);
+    Ok(RemoteKms::new(url, region, Source::Environment, ca_bundle.as_deref(), system_clock())?)
 }
 
 /// The Region of keys at `--kms-endpoint`: `--region`, or that of the AWS tools.

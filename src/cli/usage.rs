@@ -22,7 +22,7 @@ const PER_REQUEST: f64 = 0.03 / 10_000.0;
 /// `kms usage`.
 #[derive(Debug, Args)]
 pub struct UsageArgs {
-    /// From this time on: 2026-05-01, 2026-05-01T09:00:00Z, or an age such as 6h, 7d [default: 30d]
+    /// From this time on: 2026-05-01, 2026-05-01T09:00:00Z, or an age such as 6h, 7d
     #[arg(long, value_name = "TIME", default_value = "30d")]
     since: String,
     /// Up to this time [default: now]

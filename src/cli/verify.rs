@@ -12,6 +12,7 @@ use super::output::{bytes, path_text};
 use super::progress::Shown;
 use super::salvage;
 use super::settings::Settings;
+use crate::ops::freshness::open_record;
 use crate::ops::lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::resume::Resume;
@@ -56,7 +57,17 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     if in_use {
         settings.out.note("The volume is in use: what changes meanwhile is read again before it counts as damaged.");
     }
-    let volume = offline::files(service, opened, if in_use { 3 } else { 1 });
+    // Salvage takes whatever authenticates, and of a mounted volume only the mount knows what is recent.
+    let record = match in_use || args.salvage.is_some() {
+        true => None,
+        false => open_record(&settings.home, &opened)?,
+    };
+    if in_use && opened.config.freshness() {
+        settings
+            .out
+            .note("Its freshness record is in use too: what is older than recorded shows when it is unmounted.");
+    }
+    let volume = offline::files(service, opened, if in_use { 3 } else { 1 }, record);
     let threads = offline::threads(args.threads);
     if let Some(out) = &args.salvage {
         return salvage::run(settings, (&args.dir, out), &volume, threads, &progress);

@@ -37,6 +37,7 @@ impl<B: Backing> Content<B> {
     pub fn fallocate(&self, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
         let end = offset.checked_add(len).filter(|&end| end <= self.volume.geometry.max_size());
         let end = end.ok_or(Outcome::TooBig)?;
+        self.before_change()?;
         let mut state = write(&self.state);
         if let Body::Unusable(outcome) = state.body {
             return Err(outcome.into());
@@ -91,6 +92,7 @@ impl<B: Backing> Content<B> {
         let first_whole = first + u64::from(!self.is_cleared(state, first, offset, end)?);
         let end_whole = last + u64::from(self.is_cleared(state, last, offset, end)?);
         if first_whole < end_whole {
+            self.before_holes(first_whole)?;
             self.allow_holes(state, first_whole)?;
             state.gaps = true;
         }
@@ -112,7 +114,10 @@ impl<B: Backing> Content<B> {
             Err(Errno::OPNOTSUPP) if how == Allocate::ZeroRange => {
                 self.seal_zeros(state, &life, first_whole, end_whole)
             }
-            other => Ok(other?),
+            other => {
+                other?;
+                self.noted_holes(first_whole, end_whole)
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use crate::format::Outcome;
+use crate::freshness;
 
 /// An error with its error number for the caller.
 #[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,14 @@ impl Error {
             Self::Os(_) => None,
             Self::Format(outcome) | Self::Unit { outcome, .. } => Some(outcome),
         }
+    }
+}
+
+impl From<freshness::Error> for Error {
+    /// What is wrong with the record goes to the log; applications see an error number.
+    fn from(error: freshness::Error) -> Self {
+        tracing::error!("{error}");
+        Self::Os(error.errno())
     }
 }
 

@@ -9,6 +9,7 @@ use crate::env::Entropy;
 use crate::format::Outcome;
 use crate::format::header::OpenedHeader;
 use crate::format::size::Geometry;
+use crate::freshness::{Freshness, InUse};
 use crate::keys::DataKeys;
 use crate::store::{Access, Backing, BackingFile};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -28,12 +29,25 @@ pub struct Volume {
     pub read_attempts: u32,
     /// The ids of the files that are open.
     pub(super) live: LiveIds<FileId>,
+    freshness: Option<Arc<Freshness>>,
 }
 
 impl Volume {
     /// What files of the volume of `keys` are opened with. For `read_attempts` see [`Self::read_attempts`].
     pub fn new(entropy: Arc<dyn Entropy>, keys: DataKeys, read_attempts: u32) -> Self {
-        Self { geometry: keys.volume().config.geometry, entropy, keys, read_attempts, live: LiveIds::default() }
+        let geometry = keys.volume().config.geometry;
+        Self { geometry, entropy, keys, read_attempts, live: LiveIds::default(), freshness: None }
+    }
+
+    /// The same with the volume's freshness record, if it has one.
+    #[must_use]
+    pub fn with_freshness(self, freshness: Option<Arc<Freshness>>) -> Self {
+        Self { freshness, ..self }
+    }
+
+    /// The volume's freshness record.
+    pub fn freshness(&self) -> Option<&Arc<Freshness>> {
+        self.freshness.as_ref()
     }
 }
 
@@ -44,6 +58,7 @@ pub struct Content<B: Backing> {
     file: RwLock<OpenFile<B>>,
     pub(super) state: RwLock<State>,
     pub(super) units: UnitLocks,
+    pub(super) record: Option<InUse>,
     /// Flushes and write-backs that failed since the file was opened.
     failures: AtomicU64,
 }
@@ -95,6 +110,7 @@ impl<B: Backing> Content<B> {
             file: RwLock::new(OpenFile { file: Arc::new(file), access }),
             state: RwLock::new(state),
             units: UnitLocks::new(),
+            record: None,
             failures: AtomicU64::new(0),
         }
     }

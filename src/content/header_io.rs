@@ -7,8 +7,8 @@ use super::file::Content;
 use super::life::Life;
 use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
-use crate::format::header::STATIC_LEN;
-use crate::format::record::Record;
+use crate::format::header::{STATIC_LEN, without_newest_slot};
+use crate::format::record::{Record, valid_records};
 use crate::format::size::unit_count;
 use crate::keys::RewrapJob;
 use crate::store::{Backing, BackingFile, SetTime, Target, XattrMode};
@@ -17,6 +17,15 @@ use crate::sync::{read, write};
 const CAPABILITY: &str = "security.capability";
 /// Mode bits that a write by an unprivileged daemon clears.
 const SET_ID: u32 = 0o6000;
+
+/// What may be put right in a header that opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeaderState {
+    /// Two wrapped keys: a rewrap did not finish.
+    pub unfinished_rewrap: bool,
+    /// One of two records is damaged; the other one counts, alone.
+    pub record_lost: bool,
+}
 
 /// What [`Content::rewrap`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,22 +43,25 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// The backing's error; the bound is then not raised.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        let covered = {
+        let (point, covered) = {
             let state = read(&self.state);
-            match &state.body {
+            let covered = match &state.body {
                 Body::Units { life, record, .. } if state.size > record.floor => {
                     Some((life.file_id, state.size, state.cuts))
                 }
                 _ => None,
-            }
+            };
+            (self.begin_recorded_sync(&state), covered)
         };
         self.noted(self.file().sync(data_only))?;
+        self.end_recorded_sync(point)?;
         let Some((file_id, floor, cuts)) = covered else { return Ok(()) };
         let mut state = write(&self.state);
         // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
         if !self.is_writable() || self.failures() > 0 || state.cuts != cuts {
             return Ok(());
         }
+        self.before_change()?;
         let gaps = state.gaps;
         let size = state.size;
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
@@ -144,7 +156,7 @@ impl<B: Backing> Content<B> {
         Ok(())
     }
 
-    fn read_header(&self) -> Result<Vec<u8>> {
+    pub(super) fn read_header(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut bytes, 0)?;
         Ok(bytes)
@@ -164,6 +176,9 @@ impl<B: Backing> Content<B> {
     /// them.
     pub fn rewrap(&self, job: &RewrapJob) -> Result<Rewrapped> {
         let mut state = write(&self.state);
+        if let Body::Units { .. } = state.body {
+            self.before_change()?;
+        }
         match &state.body {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
             Body::Unusable(outcome) => return Err((*outcome).into()),
@@ -178,6 +193,54 @@ impl<B: Backing> Content<B> {
         }
         self.finish_rewrap(&mut state)?;
         Ok(Rewrapped::Yes)
+    }
+
+    /// What of the header is as an interruption or a small damage left it.
+    ///
+    /// # Errors
+    /// The backing's.
+    pub fn header_state(&self) -> Result<HeaderState> {
+        let state = read(&self.state);
+        let Body::Units { life, record, unfinished_rewrap, .. } = &state.body else {
+            return Ok(HeaderState { unfinished_rewrap: false, record_lost: false });
+        };
+        let record_lost = record.seq > 1
+            && valid_records(&life.keys.record, life.file_id, &self.read_header()?, self.volume.geometry) < 2;
+        Ok(HeaderState { unfinished_rewrap: *unfinished_rewrap, record_lost })
+    }
+
+    /// Puts right what [`Self::header_state`] tells; durable when this returns.
+    ///
+    /// # Errors
+    /// Key outcomes, or the backing's error.
+    pub fn mend_header(&self) -> Result<()> {
+        let found = self.header_state()?;
+        let mut state = write(&self.state);
+        if found.unfinished_rewrap {
+            self.finish_rewrap(&mut state)?;
+        }
+        if let Body::Units { life, record, .. } = &mut state.body
+            && found.record_lost
+        {
+            let (next, bytes) = record.pair(&life.keys.record, life.file_id)?;
+            self.write_quietly(self.volume.geometry.records_offset() as u64, &bytes)?;
+            *record = next;
+            self.noted(self.file().sync(true))?;
+        }
+        Ok(())
+    }
+
+    /// Overwrites the newer of two valid slots with zeros, after the older one was found to open and the newer one was told
+    /// to `note`. For a file opened by [`Self::open_damaged`], where it is the newer that does not open.
+    ///
+    /// # Errors
+    /// What keeps the older one from opening, or the backing's error; nothing is changed then.
+    pub fn drop_newest_slot(&self, note: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
+        let header = self.read_header()?;
+        let Some((patch, older)) = without_newest_slot(&header, self.volume.geometry) else { return Ok(()) };
+        self.volume.keys.open_header(&older).map_err(Error::from)?;
+        note(&header[patch.offset..patch.offset + patch.bytes.len()])?;
+        self.write_slots(&older)
     }
 
     /// Verifies the newer of two valid slots and only then overwrites the other with zeros.

@@ -11,6 +11,7 @@ use crate::format::keys::FileKeys;
 use crate::format::record::Record;
 use crate::format::size::{DATA, UNIT};
 use crate::format::unit;
+use crate::freshness::InUse;
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::FileId;
 
@@ -45,15 +46,26 @@ impl Life {
     }
 
     /// Seals the units `first..` that stand in `buf` with their plaintext at [16..4080].
-    pub(super) fn seal(&self, first: u64, buf: &mut [u8], entropy: &dyn Entropy) {
+    /// With a freshness record they get the volume's epoch, which can fail.
+    pub(super) fn seal(
+        &self,
+        first: u64,
+        buf: &mut [u8],
+        entropy: &dyn Entropy,
+        record: Option<&InUse>,
+    ) -> Result<(), Error> {
         let count = (buf.len() / UNIT) as u32;
-        let reserved = self.sealer.reserve(count, &self.keys.content, entropy, boot_time());
+        let reserved = match record {
+            None => self.sealer.reserve(count, &self.keys.content, entropy, boot_time()),
+            Some(record) => self.sealer.under(record.reserve(count, entropy, boot_time())?, &self.keys.content),
+        };
         let epoch: &Epoch = &reserved.epoch;
         let numbered = (first..).zip(reserved.first..);
         for ((number, ctr), bytes) in numbered.zip(buf.chunks_exact_mut(UNIT)) {
             let bytes = bytes.first_chunk_mut().expect("chunks of one unit");
             unit::seal(&epoch.cipher, &epoch.bytes, ctr, number, bytes);
         }
+        Ok(())
     }
 }
 

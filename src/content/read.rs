@@ -46,11 +46,13 @@ impl<B: Backing> Content<B> {
         let mut attempt = 1;
         loop {
             let done = self.load_units(&*file, first, buf).and_then(|()| {
+                let heads = self.heads(buf);
                 let mut reader = life.reader();
                 (0..buf.len() / UNIT).try_for_each(|k| {
                     let unit = &mut buf[DATA * k..UNIT * (k + 1)];
                     reader.open(first + k as u64, unit, (UNIT - DATA) * k, rule)
-                })
+                })?;
+                self.check_versions(first, &heads)
             });
             match done {
                 Err(Error::Unit { .. }) if attempt < self.volume.read_attempts => attempt += 1,

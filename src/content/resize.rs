@@ -15,9 +15,11 @@ impl<B: Backing> Content<B> {
     /// `TooBig`, key outcomes when an empty file grows, [`super::Error::Unit`] if the new last unit is damaged, or the
     /// backing's error; the size is then what it was.
     pub fn truncate(&self, size: u64) -> Result<()> {
+        self.before_change()?;
         let mut state = write(&self.state);
         if size == 0 {
             self.file().set_len(0)?;
+            self.noted_empty();
             *state = State::empty();
             return Ok(());
         }
@@ -46,6 +48,7 @@ impl<B: Backing> Content<B> {
     fn shrink(&self, state: &mut State, size: u64) -> Result<()> {
         let geometry = self.volume.geometry;
         let old_end = geometry.stored_size(state.size)?;
+        self.before_holes(unit_count(size))?;
         self.lower_floor(state, size)?;
         let (life, rule) = state.units()?;
         let life = Arc::clone(life);
@@ -75,6 +78,7 @@ impl<B: Backing> Content<B> {
             }
         }
         file.set_len(geometry.stored_size(size)?)?;
+        self.noted_cut(units)?;
         state.size = size;
         state.tail_clean = true;
         Ok(())

@@ -5,6 +5,7 @@ use super::buffer::with_bulk;
 use super::error::Error;
 use super::file::Content;
 use super::state::Body;
+use crate::format::Outcome;
 use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::store::{Backing, BackingFile};
 use crate::sync::read;
@@ -74,7 +75,18 @@ impl<B: Backing> Content<B> {
                 && let Ok(data) = self.first_data(&state, next)
                 && data.unwrap_or(end) > next
             {
-                let units = data.unwrap_or(end) - next;
+                let mut units = data.unwrap_or(end) - next;
+                match self.stale_hole(next, units)? {
+                    None => {}
+                    Some(unit) if unit > next => units = unit - next,
+                    Some(unit) => {
+                        if !piece(Piece::Damaged { unit, error: Error::Unit { unit, outcome: Outcome::Stale } }) {
+                            return Ok(());
+                        }
+                        next += 1;
+                        continue;
+                    }
+                }
                 if !piece(Piece::Hole { offset: unit_start(next), len: len_of(units) }) {
                     return Ok(());
                 }

@@ -5,13 +5,10 @@ use std::time::Duration;
 use crate::crypto::aead::Aes256Gcm;
 use crate::crypto::xaes::Xaes;
 use crate::env::{Entropy, random_nonzero};
+use crate::format::unit::{self, EPOCH_LIFE, SEALS_PER_EPOCH};
+use crate::freshness::Run;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, RwLock, read, write};
-
-/// Seals under one epoch by rule; the format's own limit is 2^32 - 1.
-const SEALS_PER_EPOCH: u64 = 1 << 20;
-/// Life of an epoch. Short, because a clone of the machine's memory would repeat its nonces.
-const EPOCH_LIFE: Duration = Duration::from_secs(60);
 
 /// One epoch with its sub-key cipher and its own counter: both are always taken together, so that an epoch never
 /// meets another epoch's counter.
@@ -54,11 +51,25 @@ impl Sealer {
         *current = Some(Arc::clone(&epoch));
         take(&epoch, count, now).expect("a new epoch has room for 2^20 seals")
     }
+
+    /// The run that the volume's freshness record reserved: there the counters of all files are one.
+    pub(super) fn under(&self, run: Run, xaes: &Xaes) -> Reserved {
+        let known = read(&self.current).as_ref().filter(|epoch| epoch.bytes == run.epoch).map(Arc::clone);
+        let epoch = known.unwrap_or_else(|| {
+            let epoch = Arc::new(Epoch::with(run.epoch, xaes, Duration::ZERO));
+            *write(&self.current) = Some(Arc::clone(&epoch));
+            epoch
+        });
+        Reserved { epoch, first: run.first }
+    }
 }
 
 impl Epoch {
     fn begin(xaes: &Xaes, entropy: &dyn Entropy, now: Duration) -> Self {
-        let bytes = random_nonzero(entropy);
+        Self::with(random_nonzero(entropy), xaes, now)
+    }
+
+    fn with(bytes: unit::Epoch, xaes: &Xaes, now: Duration) -> Self {
         Self { bytes, cipher: xaes.cipher(&bytes), next: AtomicU64::new(1), born: now }
     }
 }

@@ -29,6 +29,7 @@ impl<B: Backing> Content<B> {
         }
         let end = offset.checked_add(data.len() as u64).filter(|&end| end <= self.volume.geometry.max_size());
         let end = end.ok_or(Outcome::TooBig)?;
+        self.before_change()?;
         {
             let state = read(&self.state);
             if end <= state.size && matches!(state.body, Body::Units { unfinished_rewrap: false, .. }) {
@@ -105,6 +106,7 @@ impl<B: Backing> Content<B> {
         let live = self.volume.live.enter(new.header.file_id(), file.stat()?.ino);
         let life = Life::new(&new.bytes, live, new.keys);
         let rule = new.record;
+        self.noted_life(life.file_id);
         // A size that survived a crash alone gives way only now that there is a key for the new header.
         let survived = if let Body::NeverSynced = state.body { Some(geometry.stored_size(state.size)?) } else { None };
         let sized = survived.map_or(Ok(()), |_| file.set_len(0)).and_then(|()| file.set_len(stored));
@@ -120,11 +122,13 @@ impl<B: Backing> Content<B> {
                 let (header, units) = buf.split_at_mut(geometry.header_len());
                 header.copy_from_slice(&new.bytes);
                 self.fill(&life, rule, 0, offset, data, units)?;
-                life.seal(0, units, &*self.volume.entropy);
-                Ok(file.write_at(buf, 0)?)
+                life.seal(0, units, &*self.volume.entropy, self.record.as_ref())?;
+                let written = file.write_at(buf, 0);
+                self.noted_units(0, &buf[geometry.header_len()..], written)
             })
         });
         if let Err(error) = written {
+            self.noted_empty();
             file.set_len(0)?;
             survived.map_or(Ok(()), |stored| file.set_len(stored))?;
             return Err(error);
@@ -155,13 +159,13 @@ impl<B: Backing> Content<B> {
         let (last, _) = locate(offset + data.len() as u64 - 1);
         with_bulk((last - first + 1) as usize, |buf| {
             self.fill(life, rule, size, offset, data, buf)?;
-            life.seal(first, buf, &*self.volume.entropy);
+            life.seal(first, buf, &*self.volume.entropy, self.record.as_ref())?;
             let at = self.volume.geometry.unit_offset(first);
             if first < unit_count(size) {
                 // A page that is on its way to the disk must not change under the device's hands (FORMAT S1).
                 self.noted(self.file().wait_for_writeback(at, buf.len() as u64))?;
             }
-            self.file().write_at(buf, at)?;
+            self.noted_units(first, buf, self.file().write_at(buf, at))?;
             if buf.len() >= STREAMED {
                 // Not the edges, which neighbouring writes change and would have to wait for.
                 self.file().start_writeback(at + UNIT as u64, (buf.len() - 2 * UNIT) as u64);

@@ -108,6 +108,21 @@ pub enum Outcome {
         "two files or directories have the same id: one is a copy made below kmsfs; remove that copy and make it again inside the mount"
     )]
     DuplicateId,
+    /// Older than this host's freshness record says, or not the version that it has.
+    #[error(
+        "it is not the version that this host recorded: an older one was put back; if you did that yourself: kmsfs accept DIR PATH"
+    )]
+    Stale,
+    /// Another object than this host's freshness record has under the name.
+    #[error(
+        "it is not what this host recorded under this name: it was put there, exchanged or copied below kmsfs; if you did that yourself: kmsfs accept DIR PATH"
+    )]
+    Misplaced,
+    /// Recorded under a name, and not there.
+    #[error(
+        "this host recorded something under this name, and nothing is there: it was removed below kmsfs; if you did that yourself: kmsfs accept DIR PATH"
+    )]
+    Vanished,
     /// The volume is not in this host's registry.
     #[error("this volume is not known on this host; check its id and keys, then mount with --trust-new-volume")]
     VolumeUnknown,
@@ -137,7 +152,7 @@ pub enum Severity {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::NotKfs,
         Self::UnknownFeature,
         Self::ForeignVolume,
@@ -165,6 +180,9 @@ impl Outcome {
         Self::XattrNameRange,
         Self::XattrAuth,
         Self::DuplicateId,
+        Self::Stale,
+        Self::Misplaced,
+        Self::Vanished,
         Self::VolumeUnknown,
         Self::VolumeAuth,
         Self::VolumeRollback,
@@ -189,7 +207,10 @@ impl Outcome {
             | Self::BadDirId
             | Self::WrongDirId
             | Self::SymlinkAuth
-            | Self::XattrAuth => Errno::IO,
+            | Self::XattrAuth
+            | Self::Stale
+            | Self::Misplaced
+            | Self::Vanished => Errno::IO,
             Self::UnknownFeature => Errno::OPNOTSUPP,
             Self::KeyForbidden | Self::KeyUnavailable => Errno::ACCESS,
             Self::KeyServiceTimeout => Errno::TIMEDOUT,

@@ -79,6 +79,15 @@ impl Record {
         if (floor, has_holes) == (self.floor, self.has_holes) {
             return Ok(None);
         }
+        Self { floor, has_holes, ..*self }.pair(key, file).map(Some)
+    }
+
+    /// As [`Self::next_pair`], also where nothing changes but that both slots hold it.
+    ///
+    /// # Errors
+    /// As for [`Self::next_pair`].
+    pub fn pair(&self, key: &SecretKey<32>, file: FileId) -> Result<(Self, [u8; RECORDS_LEN]), Outcome> {
+        let Self { floor, has_holes, .. } = *self;
         let last = self.seq.checked_add(2).ok_or(Outcome::SlotOverflow)?;
         let mut bytes = [0; RECORDS_LEN];
         for seq in [last - 1, last] {
@@ -86,7 +95,7 @@ impl Record {
             let start = record.place().record_offset();
             bytes[start..start + RECORD_LEN].copy_from_slice(&record.encode(key, file));
         }
-        Ok(Some((Self { seq: last, floor, has_holes }, bytes)))
+        Ok((Self { seq: last, floor, has_holes }, bytes))
     }
 
     /// The record that follows this one, for one slot only: its offset within the record slots and its bytes.
@@ -143,6 +152,15 @@ fn decode(key: &SecretKey<32>, file: FileId, place: Place, record: &[u8; RECORD_
     let floor = u64::from_le_bytes(*body[16..].first_chunk()?);
     let right_place = Record { seq, floor, has_holes: false }.place() == place;
     (seq != 0 && right_place).then_some((seq, floor, flags))
+}
+
+/// How many of a header's records are valid.
+pub fn valid_records(key: &SecretKey<32>, file: FileId, header: &[u8], geometry: Geometry) -> usize {
+    let is_valid = |place: &Place| {
+        let bytes = header.get(geometry.records_offset() + place.record_offset()..).and_then(<[u8]>::first_chunk);
+        bytes.is_some_and(|bytes| decode(key, file, *place, bytes).is_some())
+    };
+    [Place::A, Place::B].iter().filter(|place| is_valid(place)).count()
 }
 
 /// The newest valid record of a header.

@@ -1,5 +1,7 @@
 //! Units (FORMAT 6): 4064 plaintext bytes in 4096 bytes on disk.
 
+use std::time::Duration;
+
 use super::Outcome;
 use super::bytes::is_zero;
 use super::size::{DATA, UNIT};
@@ -10,6 +12,12 @@ pub const TEXT: std::ops::Range<usize> = 16..16 + DATA;
 
 /// Random bytes at the front of a unit that select the XAES sub-key.
 pub type Epoch = [u8; 12];
+
+/// Seals under one epoch by rule (S6); the format's own limit is 2^32 - 1.
+pub const SEALS_PER_EPOCH: u64 = 1 << 20;
+
+/// Life of an epoch by rule (S6). Short, because a clone of the machine's memory would repeat its nonces.
+pub const EPOCH_LIFE: Duration = Duration::from_secs(60);
 
 const AAD_LEN: usize = 16;
 

@@ -23,6 +23,8 @@ pub const MAGIC: [u8; 8] = *b"\x89KFSV\r\n\x1a";
 pub const MIN_LEN: usize = 136;
 /// Longest volume file, in bytes.
 pub const MAX_LEN: usize = 65536;
+/// ro_compat bit: the key manager's home holds a freshness record, which every writer keeps in step (ADR 12).
+pub const FRESHNESS: u64 = 1 << 0;
 /// ro_compat bit: directory ids and side entries are regular files (FORMAT 8.1).
 pub const DIR_META_FILE: u64 = 1 << 1;
 
@@ -30,7 +32,7 @@ pub const DIR_META_FILE: u64 = 1 << 1;
 pub const PLAIN_NAMES: u64 = 1;
 
 const KNOWN_INCOMPAT: u64 = PLAIN_NAMES;
-const KNOWN_RO_COMPAT: u64 = DIR_META_FILE;
+const KNOWN_RO_COMPAT: u64 = DIR_META_FILE | FRESHNESS;
 const FIXED_LEN: usize = 104;
 const MAC_LEN: usize = 32;
 
@@ -113,6 +115,11 @@ impl VolumeConfig {
     /// Whether directory ids and side entries are made as regular files.
     pub const fn dir_meta_file(&self) -> bool {
         self.ro_compat & DIR_META_FILE != 0
+    }
+
+    /// Whether the key manager's home holds a freshness record of the volume.
+    pub const fn freshness(&self) -> bool {
+        self.ro_compat & FRESHNESS != 0
     }
 
     /// Whether this version may only read the volume.
@@ -450,7 +457,7 @@ mod tests {
             entries: vec![Recipient::kms(&key(2), vec![4], 6)],
         };
         let full = VolumeConfig {
-            ro_compat: DIR_META_FILE | 1,
+            ro_compat: DIR_META_FILE | 1 << 7,
             short_max: 143,
             allowed_keys: vec![key(1), key(2)],
             default_wrap: DefaultWrap::Branch { branch_id: branch.branch_id, version: 2 },

@@ -5,6 +5,7 @@ mod client;
 mod credentials;
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use data_encoding::BASE64;
 use serde::Deserialize;
@@ -30,12 +31,20 @@ pub struct RemoteKms {
 
 impl RemoteKms {
     /// The key manager at the URL `endpoint`. Keys without a Region in their name are those of `region`. Signs with the
-    /// credentials of `source`, and reads them again when they are refused.
+    /// credentials of `source`, and reads them again when they are refused. Over HTTPS the endpoint must have a certificate
+    /// of an authority in the PEM file `ca_bundle`; without one, of an authority that this computer trusts.
     ///
     /// # Errors
-    /// The endpoint is no URL, or would carry data keys over a network in the clear; there are no credentials.
-    pub fn new(endpoint: &str, region: Region, source: Source, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
-        Ok(Self { client: Client::new(endpoint, source, clock)?, region })
+    /// The endpoint is no URL, or would carry data keys over a network in the clear; there are no credentials; no
+    /// authorities.
+    pub fn new(
+        endpoint: &str,
+        region: Region,
+        source: Source,
+        ca_bundle: Option<&Path>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EndpointError> {
+        Ok(Self { client: Client::new(endpoint, source, ca_bundle, clock)?, region })
     }
 
     /// Executes any operation with a request in AWS's JSON; the answer's JSON, possibly empty.

@@ -6,6 +6,7 @@
 //! lock file serialises the appending of all processes. The head of the chain stands in the database, so that cutting
 //! off the log's end is noticed.
 
+mod batch;
 mod canonical;
 mod event;
 mod log;
@@ -14,10 +15,12 @@ mod verify;
 
 use std::path::PathBuf;
 
-pub(in crate::kms) use event::{Event, EventKind, Rendered};
+pub(in crate::kms) use canonical::{Canonical, Member};
+pub(in crate::kms) use event::{Event, EventKind, Ids, Rendered, ServiceEvent};
 pub(in crate::kms) use log::write_first_head;
 pub use recorder::AuditLog;
 
+use crate::kms::KmsError;
 use crate::kms::store::StoreError;
 use crate::types::{KeyArn, Timestamp};
 

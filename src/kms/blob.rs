@@ -20,7 +20,6 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::kdf::{KbkdfCtrHmacAlgorithmId, get_kbkdf_ctr_hmac_algorithm, kbkdf_ctr_hmac};
 use data_encoding::HEXLOWER;
-use zeroize::Zeroizing;
 
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::{Entropy, random};
@@ -97,7 +96,7 @@ impl Header {
 /// The bytes of a lower-case, hyphenated UUID.
 pub(in crate::kms) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let id = uuid::Uuid::try_parse(text).ok()?;
-    (id.hyphenated().to_string() == text).then(|| *id.as_bytes())
+    (id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == text).then(|| *id.as_bytes())
 }
 
 /// The id of the material in a blob's header, 64 hex digits. Not authenticated.
@@ -127,15 +126,13 @@ pub(in crate::kms) fn seal(
 }
 
 /// Decrypts `blob`; `None` if tag, context or material do not fit.
-pub(in crate::kms) fn open(blob: &[u8], material: &SecretBytes, context: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(in crate::kms) fn open(blob: &[u8], material: &SecretBytes, context: &[u8]) -> Option<SecretBytes> {
     let (header, sealed) = blob.split_at_checked(HEADER_LEN)?;
+    let (ciphertext, tag) = sealed.split_last_chunk::<TAG_LEN>()?;
     let key = message_key(material, &header[NONCE_AT..IV_AT]);
     let iv = Nonce::try_assume_unique_for_key(&header[IV_AT..]).ok()?;
     let aad = Aad::from([header, context].concat());
-    let mut work = Zeroizing::new(sealed.to_vec());
-    let len = key.open_in_place(iv, aad, &mut work).ok()?.len();
-    work.truncate(len);
-    Some(work)
+    SecretBytes::build(ciphertext.len(), |plain| key.open_separate_gather(iv, aad, ciphertext, tag, plain)).ok()
 }
 
 /// Encrypts by `encrypt`, a token's AES-256-GCM, which gets IV and AAD and answers ciphertext and tag.
@@ -168,18 +165,27 @@ pub(in crate::kms) fn open_in_token<T>(
 fn message_key(material: &SecretBytes, nonce: &[u8]) -> LessSafeKey {
     const LABEL: &[u8] = b"kmsfs message key v1";
     let algorithm = get_kbkdf_ctr_hmac_algorithm(KbkdfCtrHmacAlgorithmId::Sha256).expect("SHA-256 is built in");
-    let info = [LABEL, &[0], nonce, &256_u32.to_be_bytes()].concat();
+    let mut info = [0; 41];
+    let mut rest = &mut info[..];
+    for part in [LABEL, &[0], nonce, &256_u32.to_be_bytes()] {
+        rest.split_off_mut(..part.len()).expect("41 bytes in all").copy_from_slice(part);
+    }
     let key = SecretKey::<32>::build(|out| {
         kbkdf_ctr_hmac(algorithm, material.expose(), &info, out).expect("32 bytes are a legal length");
     });
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key.expose()).expect("the key has 32 bytes"))
 }
 
+/// Bytes of [`encode_context`].
+pub(in crate::kms) fn context_len(context: &EncryptionContext) -> usize {
+    4 + context.pairs().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>()
+}
+
 /// Canonical encoding of an encryption context: `u32 BE` number of pairs; the pairs sorted by the bytes of the name, each
 /// as `u32 BE` length and name, `u32 BE` length and value.
 pub fn encode_context(context: &EncryptionContext) -> Vec<u8> {
     let pairs = context.pairs();
-    let mut out = Vec::with_capacity(64);
+    let mut out = Vec::with_capacity(context_len(context));
     let number = |n: usize| u32::try_from(n).expect("a context is bounded to 8192 bytes").to_be_bytes();
     out.extend_from_slice(&number(pairs.len()));
     for (name, value) in pairs {
@@ -212,7 +218,8 @@ mod tests {
                 "00000003000000015a00000000000000017a000000013200000002c3a40000000131",
             ),
         ] {
-            assert_eq!(HEXLOWER.encode(&encode_context(&context(pairs))), hex);
+            let encoded = encode_context(&context(pairs));
+            assert_eq!((HEXLOWER.encode(&encoded).as_str(), encoded.len()), (hex, context_len(&context(pairs))));
         }
     }
 
@@ -227,7 +234,7 @@ mod tests {
         assert_eq!(Header::parse(&blob), Some(header));
         assert_eq!(header.key_id_text(), id);
         assert_eq!(material_id(&blob), Some("07".repeat(32)));
-        assert_eq!(open(&blob, &material, b"context").as_deref().map(Vec::as_slice), Some(&b"plaintext"[..]));
+        assert_eq!(open(&blob, &material, b"context").as_ref().map(SecretBytes::expose), Some(&b"plaintext"[..]));
         assert!(open(&blob, &material, b"contexu").is_none());
         assert!(open(&blob, &SecretBytes::random(32, &entropy), b"context").is_none());
         for at in 0..blob.len() {

@@ -41,6 +41,7 @@ use std::time::Duration;
 use evaluate::StandardPolicies;
 use in_token::Tokens;
 
+use crate::crypto::pool::EntropyPool;
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::AuditLog;
 use crate::kms::backup::{BackupError, backup};
@@ -120,6 +121,7 @@ impl Engine {
         entropy: Arc<dyn Entropy>,
         accept: bool,
     ) -> Result<Self, OpenError> {
+        let entropy: Arc<dyn Entropy> = Arc::new(EntropyPool::new(entropy));
         let slot = home.unlocked_by().to_string();
         let store = Arc::new(Store::open(Arc::new(home), entropy.clone(), accept)?);
         let audit = AuditLog::open(store.clone(), clock.clone())?;
@@ -139,7 +141,7 @@ impl Engine {
             requests: OnceLock::new(),
         });
         let details = serde_json::json!({ "slot": slot, "acceptedDatabase": accept });
-        shared.audit.record(shared.service_event("UnlockStore", details, None));
+        shared.audit.record(&shared.service_event("UnlockStore", details, None).event());
         // A full disk must not keep anybody from the data: what is due is tried again, and until then keys whose window
         // has ended stay unusable.
         if let Err(error) = shared.maintain(shared.clock.now()) {
@@ -198,6 +200,11 @@ impl Engine {
         &self.shared.audit
     }
 
+    /// Records in the audit log what the owner of a volume decided about it, beside the calls of the API.
+    pub fn note_decision(&self, name: &'static str, details: serde_json::Value) {
+        self.shared.audit.record(&self.shared.service_event(name, details, None).event());
+    }
+
     /// The volume registry.
     pub fn registry(&self) -> Registry {
         Registry::new(self.shared.store.clone())
@@ -209,7 +216,7 @@ impl Engine {
         let details = serde_json::json!({
             "revision": made.revision, "epoch": made.epoch, "principal": caller.principal().arn(),
         });
-        self.shared.audit.record(self.shared.service_event("BackupStore", details, None));
+        self.shared.audit.record(&self.shared.service_event("BackupStore", details, None).event());
         Ok(made)
     }
 
@@ -320,7 +327,7 @@ impl Shared {
         let details = serde_json::json!({
             "slot": slot.id, "slotKind": slot.kind.to_string(), "change": what, "principal": caller.principal().arn(),
         });
-        self.audit.record(self.service_event("ChangeSlot", details, None));
+        self.audit.record(&self.service_event("ChangeSlot", details, None).event());
         if let Err(error) = self.audit.flush() {
             tracing::error!(%error, "the audit log could not be written; it is tried again");
         }

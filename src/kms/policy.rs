@@ -9,9 +9,10 @@ mod document;
 mod grant;
 mod pattern;
 mod principal;
+mod variable;
 
 pub use decide::{Candidate, Decision, KeyPolicy, Outcome, Question, Reason, Refusal, Step, Subject, decide};
-pub use document::{Kind, Policy, Relation};
+pub use document::{Effect, Kind, Policy, Relation, Statement};
 pub use grant::{GrantRequest, Terms, is_principal, reach};
 pub use principal::Reach;
 
@@ -21,11 +22,13 @@ use crate::kms::model::Principal;
 
 /// Who wants to do what with which resource.
 pub struct Request<'a> {
+    /// Who.
     pub principal: &'a Principal,
     /// Without `kms:`.
     pub action: &'a str,
     /// An ARN, or `*` for operations that have no resource.
     pub resource: &'a str,
+    /// What conditions and variables look at.
     pub attributes: &'a dyn Attributes,
 }
 
@@ -34,6 +37,10 @@ pub trait Attributes {
     /// The values of a condition key, which is given in lower case; none if the request has no such key.
     fn values(&self, key: &str) -> Vec<Cow<'_, str>>;
 }
+
+/// AWS's identity policy of this name: everything that the owners of keys leave to identity policies.
+pub const ADMINISTRATOR_ACCESS: (&str, &str) =
+    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
 
 /// The default key policy of an account, byte for byte AWS's.
 pub fn default_document(account: &str) -> String {

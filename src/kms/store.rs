@@ -9,6 +9,7 @@ mod change;
 mod clock;
 mod identities;
 mod inspect;
+mod key_index;
 mod key_stores;
 mod records;
 mod rows;

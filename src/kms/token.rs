@@ -1,7 +1,7 @@
 //! PKCS#11 tokens: where the material of custom key stores lives and is used (KMS.md section 14).
 //!
-//! A module is loaded once and stays: unloading it would take the sessions of others with it. A token that fails in use
-//! is reported as unavailable, never as anything worse; whoever holds it drops it and logs in anew at the next use.
+//! A module is loaded once per process and stays. A token that fails in use is reported as unavailable, never as anything
+//! worse; whoever holds it drops it and logs in anew at the next use.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use cryptoki::types::AuthPin;
 use zeroize::Zeroizing;
 
 use crate::kms::model::ConnectionErrorCode;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Arc, Mutex, OnceLock, lock};
 
 const TAG_BITS: u64 = 128;
 /// Sessions that are kept for the next use.
@@ -45,6 +45,14 @@ impl TokenError {
     }
 }
 
+impl TokenError {
+    /// Whether the token refused the login: it must not be tried again, tokens lock themselves after a few wrong PINs.
+    pub fn is_refusal(&self) -> bool {
+        use ConnectionErrorCode::{InvalidCredentials, UserLockedOut};
+        matches!(self, Self::Unavailable { code: InvalidCredentials | UserLockedOut, .. })
+    }
+}
+
 impl From<Error> for TokenError {
     fn from(error: Error) -> Self {
         use ConnectionErrorCode::*;
@@ -62,35 +70,42 @@ impl From<Error> for TokenError {
     }
 }
 
-/// The modules that are loaded.
-#[derive(Default)]
-pub struct Modules(Mutex<HashMap<PathBuf, Pkcs11>>);
+/// A module that is loaded. It belongs to the process, whoever in it uses the module.
+struct Module {
+    context: Pkcs11,
+    /// Whether it was initialised here: under another name it may be in use elsewhere.
+    ours: bool,
+    /// Held by everything that has sessions.
+    lease: Arc<()>,
+}
 
-impl Modules {
-    fn load(&self, path: &Path) -> Result<Pkcs11, TokenError> {
-        let mut loaded = lock(&self.0);
-        if let Some(module) = loaded.get(path) {
-            return Ok(module.clone());
-        }
-        let module = Pkcs11::new(path)?;
-        match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+impl Module {
+    fn load(path: &Path) -> Result<Self, TokenError> {
+        let context = Pkcs11::new(path)?;
+        let ours = match initialize(&context) {
+            Ok(()) => true,
+            Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => false,
             Err(error) => return Err(error.into()),
-        }
-        loaded.insert(path.to_owned(), module.clone());
-        Ok(module)
+        };
+        Ok(Self { context, ours, lease: Arc::default() })
     }
 
-    /// Whether the module at `path` has a token with this label.
-    pub fn find(&self, path: &Path, label: &str) -> Result<(), TokenError> {
-        slot_of(&self.load(path)?, label).map(drop)
+    /// Whether nobody has sessions: to finalise a module ends them all, and must not meet a call that is under way
+    /// (PKCS #11, C_Finalize).
+    fn is_idle(&self) -> bool {
+        self.ours && Arc::strong_count(&self.lease) == 1
     }
 
-    /// Logs in to the token with this label.
-    pub fn log_in(&self, path: &Path, label: &str, pin: &[u8]) -> Result<Token, TokenError> {
-        let module = self.load(path)?;
-        let slot = slot_of(&module, label)?;
-        let session = module.open_rw_session(slot)?;
+    /// Lets an idle module look for its tokens anew: some, as SoftHSM2, do so only when they are initialised.
+    fn renew(&self) -> Result<(), Error> {
+        tracing::info!("a PKCS#11 module is initialised anew to find its tokens");
+        self.context.clone().finalize()?;
+        initialize(&self.context)
+    }
+
+    fn log_in(&self, label: &str, pin: &[u8]) -> Result<Token, TokenError> {
+        let slot = slot_of(&self.context, label)?;
+        let session = self.context.open_rw_session(slot)?;
         let text = std::str::from_utf8(pin).map_err(|_| {
             TokenError::new(ConnectionErrorCode::InvalidCredentials, "the password of the key store is not text")
         })?;
@@ -101,8 +116,57 @@ impl Modules {
             Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Token { module, slot, login: Mutex::new(session), idle: Mutex::default(), keys: Mutex::default() })
+        Ok(Token {
+            module: self.context.clone(),
+            slot,
+            login: Mutex::new(session),
+            idle: Mutex::default(),
+            keys: Mutex::default(),
+            _lease: self.lease.clone(),
+        })
     }
+}
+
+fn initialize(context: &Pkcs11) -> Result<(), Error> {
+    context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+}
+
+/// Runs `work` with the module at `path`. If that fails for another reason than a refused PIN and `renew` says so, the
+/// module looks for its tokens anew, where it can, and `work` has a second chance. Nobody else finds tokens meanwhile.
+fn with_module<T>(
+    path: &Path,
+    renew: impl FnOnce() -> bool,
+    work: impl Fn(&Module) -> Result<T, TokenError>,
+) -> Result<T, TokenError> {
+    static MODULES: OnceLock<Mutex<HashMap<PathBuf, Module>>> = OnceLock::new();
+    let mut loaded = lock(MODULES.get_or_init(Mutex::default));
+    // One name for each; of a file that was deleted since, the one it was loaded by.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if !loaded.contains_key(&path) {
+        loaded.insert(path.clone(), Module::load(&path)?);
+    }
+    let module = &loaded[&path];
+    match work(module) {
+        Err(error) if !error.is_refusal() && module.is_idle() && renew() => {}
+        first => return first,
+    }
+    if let Err(error) = module.renew() {
+        // It is in no known state: the next use loads and initialises it.
+        loaded.remove(&path);
+        return Err(error.into());
+    }
+    work(module)
+}
+
+/// Whether the module at `path` has a token with this label.
+pub fn find(path: &Path, label: &str) -> Result<(), TokenError> {
+    with_module(path, || true, |module| slot_of(&module.context, label).map(drop))
+}
+
+/// Logs in to the token with this label. `renew`: whether the module may look for its tokens anew; asked only when it
+/// would.
+pub fn log_in(path: &Path, label: &str, pin: &[u8], renew: impl FnOnce() -> bool) -> Result<Token, TokenError> {
+    with_module(path, renew, |module| module.log_in(label, pin))
 }
 
 fn slot_of(module: &Pkcs11, label: &str) -> Result<Slot, TokenError> {
@@ -124,6 +188,8 @@ pub struct Token {
     idle: Mutex<Vec<Session>>,
     /// Handles by material id.
     keys: Mutex<HashMap<[u8; 32], ObjectHandle>>,
+    /// Last, so that it is given back when the sessions are closed.
+    _lease: Arc<()>,
 }
 
 impl Token {

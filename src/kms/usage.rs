@@ -8,29 +8,32 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::secret::SecretKey;
-use crate::kms::audit::{AuditError, Event, Rendered};
-use crate::kms::model::nanos;
+use crate::kms::audit::{AuditError, Event, Ids};
+use crate::kms::model::{Caller, nanos};
 use crate::kms::seal;
 use crate::kms::store::usage_since;
 use crate::types::{KeyArn, Timestamp};
 
-/// Operations that count as a use; `ReEncrypt` for both keys.
-const USES: [&str; 14] = [
-    "Decapsulate",
-    "Decrypt",
-    "DeriveSharedSecret",
-    "Encapsulate",
-    "Encrypt",
-    "GenerateDataKey",
-    "GenerateDataKeyPair",
-    "GenerateDataKeyPairWithoutPlaintext",
-    "GenerateDataKeyWithoutPlaintext",
-    "GenerateMac",
-    "ReEncrypt",
-    "Sign",
-    "Verify",
-    "VerifyMac",
-];
+/// Whether an operation counts as a use; `ReEncrypt` does for both keys.
+fn is_use(operation: &str) -> bool {
+    matches!(
+        operation,
+        "Decapsulate"
+            | "Decrypt"
+            | "DeriveSharedSecret"
+            | "Encapsulate"
+            | "Encrypt"
+            | "GenerateDataKey"
+            | "GenerateDataKeyPair"
+            | "GenerateDataKeyPairWithoutPlaintext"
+            | "GenerateDataKeyWithoutPlaintext"
+            | "GenerateMac"
+            | "ReEncrypt"
+            | "Sign"
+            | "Verify"
+            | "VerifyMac"
+    )
+}
 
 /// The last successful cryptographic use of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +51,30 @@ pub struct LastUsage {
     pub principal: String,
 }
 
+/// A use as it is noted, which must cost little: what it becomes is made when it is asked for.
+struct Use {
+    operation: &'static str,
+    time: Timestamp,
+    ids: Ids,
+    caller: Caller,
+}
+
+impl Use {
+    fn usage(&self) -> LastUsage {
+        LastUsage {
+            operation: self.operation.to_owned(),
+            time: self.time,
+            event_id: self.ids.event(),
+            request_id: self.ids.request(&self.caller),
+            principal: self.caller.principal().arn().to_owned(),
+        }
+    }
+}
+
 /// Uses that are not in the database yet, the last of each key.
 #[derive(Default)]
 pub struct Usages {
-    last: HashMap<KeyArn, LastUsage>,
+    last: HashMap<KeyArn, Use>,
     saved: Option<Timestamp>,
 }
 
@@ -61,25 +84,16 @@ fn mac(key: &SecretKey<32>, arn: &KeyArn, record: &str) -> [u8; 32] {
 
 impl Usages {
     /// Notes what an event tells of the use of keys.
-    pub fn note(&mut self, event: &Event, rendered: &Rendered) {
-        let Some(principal) = event.principal().filter(|_| event.error.is_none() && USES.contains(&event.name)) else {
+    pub fn note(&mut self, event: &Event<'_>, ids: &Ids) {
+        let Some(caller) = event.caller().filter(|_| event.error.is_none() && is_use(event.name)) else {
             return;
         };
-        for arn in &event.resources {
-            let known = self.last.get_mut(arn);
-            if known.as_ref().is_some_and(|known| known.time > event.time) {
-                continue;
-            }
-            let usage = LastUsage {
-                operation: event.name.to_owned(),
-                time: event.time,
-                event_id: rendered.event_id.clone(),
-                request_id: rendered.request_id.clone(),
-                principal: principal.to_owned(),
-            };
-            match known {
-                Some(known) => *known = usage,
-                None => drop(self.last.insert(arn.clone(), usage)),
+        for arn in event.resources {
+            let new = || Use { operation: event.name, time: event.time, ids: *ids, caller: caller.clone() };
+            match self.last.get_mut(arn) {
+                Some(known) if known.time > event.time => {}
+                Some(known) => *known = new(),
+                None => drop(self.last.insert(arn.clone(), new())),
             }
         }
     }
@@ -96,8 +110,9 @@ impl Usages {
             return Ok(());
         }
         let tx = to.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for (arn, usage) in &self.last {
-            let record = serde_json::to_string(usage).expect("plain data serialises");
+        for (arn, noted) in &self.last {
+            let usage = noted.usage();
+            let record = serde_json::to_string(&usage).expect("plain data serialises");
             tx.prepare_cached(
                 "INSERT INTO usage(id, at, record, mac) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT(id) DO UPDATE SET at = ?2, record = ?3, mac = ?4 WHERE at <= ?2",
@@ -128,7 +143,8 @@ impl Usages {
                 Some(usage.ok_or_else(|| AuditError::ForgedUsage(arn.clone()))?)
             }
         };
-        let latest = kept.into_iter().chain(self.last.get(arn).cloned()).max_by_key(|usage: &LastUsage| usage.time);
+        let latest =
+            kept.into_iter().chain(self.last.get(arn).map(Use::usage)).max_by_key(|usage: &LastUsage| usage.time);
         Ok((latest, usage_since(from)?))
     }
 }

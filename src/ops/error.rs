@@ -86,6 +86,15 @@ pub enum VolumeError {
     /// The volume's root key could not be unwrapped; none of this is damage.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The volume has a freshness record, and this host does not.
+    #[error("the volume's freshness record is not on this host: there is no {}", .0.display())]
+    NoRecord(PathBuf),
+    /// The freshness record could not be read or written.
+    #[error(transparent)]
+    Record(#[from] crate::freshness::Error),
+    /// Only a mount of the volume keeps its freshness record in step.
+    #[error("{0} has a freshness record, which only a mount keeps in step with its files")]
+    NeedsMount(PathBuf),
     /// The registry could not be read or written.
     #[error("the volume registry: {0}")]
     Registry(#[from] KmsError),

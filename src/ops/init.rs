@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::config::{self, BACKUP, VOLUME, path_of};
 use super::files::{META_DIR, MetaDir};
+use super::freshness::record_path;
 use super::lock::VolumeLock;
 use super::open::commit_of;
 use super::{VolumeError, lock};
@@ -17,7 +18,8 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::NameForm;
 use crate::format::recipient::Recipient;
 use crate::format::size::Geometry;
-use crate::format::volume::{DIR_META_FILE, PLAIN_NAMES, VolumeConfig};
+use crate::format::volume::{DIR_META_FILE, FRESHNESS, PLAIN_NAMES, VolumeConfig};
+use crate::freshness::Freshness;
 use crate::keys::KeyService;
 use crate::kms::registry::{Registry, VolumeRecord};
 use crate::store::{Backing, BackingFile, LocalDir};
@@ -35,6 +37,8 @@ pub struct InitOptions {
     pub key: String,
     /// A name for people.
     pub label: Option<String>,
+    /// The key manager's home, if the volume is to have a freshness record there.
+    pub record_in: Option<PathBuf>,
     /// How names stand on disk.
     pub names: NameForm,
     /// The library that runs the AEAD while the volume is made.
@@ -89,6 +93,9 @@ pub fn init_volume(
     if !backing.ordered_metadata() {
         config.ro_compat |= DIR_META_FILE;
     }
+    if options.record_in.is_some() {
+        config.ro_compat |= FRESHNESS;
+    }
 
     let meta = match MetaDir::create(root) {
         Ok(meta) => meta,
@@ -99,8 +106,12 @@ pub fn init_volume(
     let _lock = VolumeLock::acquire_in(&meta, "init").map_err(|e: lock::LockError| VolumeError::lock(root, e))?;
     // Before the configuration: without the lock another process may have made the volume since.
     check_empty(root, options.names)?;
-    write_root_id(&backing, &config, &keys, entropy)
+    let root_id = DirId::from_bytes(random(entropy));
+    write_root_id(&backing, &config, &keys, root_id)
         .map_err(|e| VolumeError::io(root.join(dirid::ENTRY), "write", e))?;
+    if let Some(home) = &options.record_in {
+        Freshness::create(&record_path(home, &volume_id), &keys, volume_id, root_id)?;
+    }
     registry.put(&VolumeRecord {
         volume: volume_id,
         vrk_commitment: commit_of(root, &config, &keys)?,
@@ -168,14 +179,14 @@ fn write_root_id(
     backing: &LocalDir,
     config: &VolumeConfig,
     keys: &VolumeKeys,
-    entropy: &dyn Entropy,
+    id: DirId,
 ) -> Result<(), rustix::io::Errno> {
     let root = backing.root()?;
     match backing.unlink(&root, dirid::ENTRY) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(e),
     }
-    let text = dirid::encode(keys, DirId::from_bytes(random(entropy)));
+    let text = dirid::encode(keys, id);
     if config.dir_meta_file() {
         let file = backing.create(&root, dirid::ENTRY, 0o600)?;
         file.write_at(text.as_bytes(), 0)?;

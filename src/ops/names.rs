@@ -48,14 +48,14 @@ pub fn entries<B: Backing>(
     backing: &B,
     dir: &B::Dir,
     in_root: bool,
-    mut stray: impl FnMut(),
+    mut stray: impl FnMut(&[u8]),
 ) -> Result<Vec<Entry>, Errno> {
     let mut entries = Vec::new();
     each_entry(backing, dir, |found| {
         let kind = EntryKind::of(&found.name, in_root);
         let Ok(raw) = std::str::from_utf8(&found.name) else {
             // No name of the format has such bytes.
-            stray();
+            stray(&found.name);
             return Ok(true);
         };
         let side = match kind {
@@ -109,7 +109,7 @@ impl LiveDirs {
                 Ok::<_, Errno>(true)
             });
             let own = listed
-                .and_then(|()| entries(backing, &*dir, in_root, || ()))
+                .and_then(|()| entries(backing, &*dir, in_root, |_| ()))
                 .and_then(|entries| stored_id(backing, &*dir, names, &entries));
             ids.extend(own.ok().and_then(Result::ok));
             waiting.extend(children.into_iter().map(|name| (Arc::clone(&dir), name)));

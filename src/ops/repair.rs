@@ -1,99 +1,133 @@
-//! Putting back what is lost, from what is still there.
+//! Putting right what can be put right from what is still there, and putting aside what cannot.
+//!
+//! A plan is made first, without a change; applying it changes nothing that the plan does not name. No file content is ever
+//! removed: what cannot be read at all, and what has no name, moves to `lost+found` in the volume, and where it was is noted in
+//! `.kmsfs/repairs`. Interrupted at any point, a further run goes on.
 
-use std::path::Path;
+mod apply;
+mod config_copy;
+mod plan;
 
-use rustix::io::Errno;
+pub use apply::{Applied, apply};
+pub use config_copy::{ConfigCopy, ConfigSummary, REPLACED, compare_config, restore_config};
+pub use plan::{PlanOptions, plan};
 
-use super::VolumeError;
-use super::config::{self, BACKUP, VOLUME, path_of};
-use super::open::{Authenticated, FoundVolume, OpenOptions};
-use crate::format::dirid;
-use crate::format::volume::MAX_LEN;
-use crate::keys::KeyService;
-use crate::kms::registry::Registry;
-use crate::store::tree::read_meta;
-use crate::store::{Backing, LocalDir};
-use crate::types::VolumeId;
+use super::finding::{Finding, Paths};
+use crate::format::Outcome;
+use crate::types::DirId;
 
-/// Name under which a replaced configuration is kept.
-pub const REPLACED: &str = "volume.damaged";
-
-/// What the two copies of the configuration look like, for the user to compare. Nothing is authenticated.
+/// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigCopy {
-    /// `volume` or `volume.bak`.
-    pub name: &'static str,
-    /// What it says, or why it is not accepted.
-    pub says: Result<ConfigSummary, String>,
+pub enum Action {
+    /// The second copy of the configuration is written anew from the first.
+    CopyConfig,
+    /// The directory's id, taken from its entries, is written.
+    WriteDirId {
+        /// The id.
+        id: DirId,
+        /// How many names verify under it; 0 for a new one, where nothing is encrypted under the old.
+        votes: usize,
+        /// What was wrong.
+        was: Outcome,
+    },
+    /// A rewrap is finished: the newer wrapped key opens the file, and the older one goes.
+    FinishRewrap,
+    /// A wrapped key that does not open goes, and the one before it counts again.
+    OlderSlot,
+    /// The second record of the header is written anew from the first.
+    MirrorRecord,
+    /// The stored size becomes one that a file can have, with everything that its units hold.
+    SetSize {
+        /// Bytes of the ciphertext file.
+        from: u64,
+        /// Bytes of the ciphertext file.
+        to: u64,
+    },
+    /// The entry, moved here below kmsfs, is encrypted under the id of its directory.
+    Rename {
+        /// Its plaintext name.
+        name: Vec<u8>,
+        /// The id of its directory.
+        under: DirId,
+    },
+    /// An interrupted operation's leftover, with nothing of a user in it, goes.
+    RemoveLeftover,
+    /// It moves to `lost+found`.
+    PutAside {
+        /// Under this name.
+        name: Vec<u8>,
+        /// Why.
+        why: Outcome,
+    },
 }
 
-/// The telling fields of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigSummary {
-    /// The volume's id.
-    pub volume_id: VolumeId,
-    /// Its sequence number.
-    pub config_seq: u64,
-    /// The allowed keys.
-    pub keys: Vec<String>,
+impl Action {
+    /// A stable word.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::CopyConfig => "CopyConfig",
+            Self::WriteDirId { .. } => "WriteDirId",
+            Self::FinishRewrap => "FinishRewrap",
+            Self::OlderSlot => "OlderSlot",
+            Self::MirrorRecord => "MirrorRecord",
+            Self::SetSize { .. } => "SetSize",
+            Self::Rename { .. } => "Rename",
+            Self::RemoveLeftover => "RemoveLeftover",
+            Self::PutAside { .. } => "PutAside",
+        }
+    }
+
+    /// What moves things comes last, since paths lead through them.
+    fn moves(&self) -> bool {
+        matches!(self, Self::Rename { .. } | Self::PutAside { .. })
+    }
 }
 
-/// Both copies, and whether they are the same byte for byte.
-///
-/// # Errors
-/// [`VolumeError::NotAVolume`], or the system's error.
-pub fn compare_config(root: &Path) -> Result<([ConfigCopy; 2], bool), VolumeError> {
-    let meta = config::open_meta(root)?;
-    let look = |name| {
-        let says = config::read(root, &meta, name).map_err(|e| e.to_string()).map(|file| {
-            let config = file.config();
-            ConfigSummary {
-                volume_id: config.volume_id,
-                config_seq: config.config_seq,
-                keys: config.allowed_keys.iter().map(ToString::to_string).collect(),
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::CopyConfig => f.write_str("write the copy of the configuration anew"),
+            Self::WriteDirId { votes: 0, was, .. } => {
+                write!(f, "give the directory a new id, as nothing in it is encrypted under the old one ({was})")
             }
-        });
-        ConfigCopy { name, says }
-    };
-    let bytes = |name| meta.read(name, MAX_LEN).ok();
-    let same = bytes(VOLUME).is_some() && bytes(VOLUME) == bytes(BACKUP);
-    Ok(([look(VOLUME), look(BACKUP)], same))
+            Self::WriteDirId { votes, was, .. } => {
+                write!(f, "write the directory's id, under which {votes} of its names verify ({was})")
+            }
+            Self::FinishRewrap => f.write_str("finish an interrupted rewrap"),
+            Self::OlderSlot => f.write_str("go back to the wrapped key before the last, as that does not open"),
+            Self::MirrorRecord => f.write_str("write the header's second record anew from the first"),
+            Self::SetSize { from, to } => {
+                write!(f, "set the stored size from {from} to {to} bytes, which a file can have")
+            }
+            Self::Rename { .. } => f.write_str("encrypt the name for this directory, as it was moved here below kmsfs"),
+            Self::RemoveLeftover => f.write_str("remove what an interrupted operation left"),
+            Self::PutAside { name, why } => {
+                let name = String::from_utf8_lossy(name).escape_debug().to_string();
+                write!(f, "move to {}/{name} ({why})", super::walk::LOST_AND_FOUND)
+            }
+        }
+    }
 }
 
-/// Replaces the configuration by its copy, after the copy was authenticated as at a mount and found to belong to this
-/// tree: a host knows many volumes, and each one's copy is authentic. What is replaced is kept
-/// as `.kmsfs/volume.damaged`.
-///
-/// # Errors
-/// As [`FoundVolume::open`] for the copy; [`VolumeError::ForeignCopy`]; [`VolumeError::Busy`] while the volume is mounted.
-pub fn restore_config(
-    found: FoundVolume,
-    service: &dyn KeyService,
-    registry: &Registry,
-    options: OpenOptions,
-) -> Result<(), VolumeError> {
-    let root = found.root().to_owned();
-    let _lock = found.lock("repair")?;
-    let meta = config::open_meta(&root)?;
-    let good = meta.read(BACKUP, MAX_LEN).map_err(|e| VolumeError::io(path_of(&root, BACKUP), "read", e))?;
-    let authentic = found.authenticate(service, registry, options)?;
-    if !is_of_tree(&root, &authentic)? {
-        return Err(VolumeError::ForeignCopy { root, copy: authentic.opened.config.volume_id });
-    }
-    // What cannot even be read holds nothing to keep.
-    if let Ok(bad) = meta.read(VOLUME, MAX_LEN) {
-        meta.replace(REPLACED, &bad).map_err(|e| VolumeError::io(path_of(&root, REPLACED), "write", e))?;
-    }
-    meta.replace(VOLUME, &good).map_err(|e| VolumeError::io(path_of(&root, VOLUME), "write", e))?;
-    authentic.enter(registry).map(drop)
+/// Something to do at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// Where.
+    pub paths: Paths,
+    /// What.
+    pub action: Action,
 }
 
-/// Whether the tree at `root` is the volume's: the id of its root directory carries a MAC by the volume's keys. Where that
-/// id is lost too, the registry's word counts.
-fn is_of_tree(root: &Path, authentic: &Authenticated) -> Result<bool, VolumeError> {
-    let unreadable = |e: Errno| VolumeError::io(root.join(dirid::ENTRY), "read", e);
-    let backing = LocalDir::open(root).map_err(|e| VolumeError::io(root, "open", e))?;
-    let dir = backing.root().map_err(|e| VolumeError::io(root, "open", e))?;
-    let found = read_meta(&backing, &dir, dirid::ENTRY, dirid::TEXT_LEN).map_err(unreadable)?;
-    Ok(dirid::decode(&authentic.opened.keys, found.as_found()).is_ok() || authentic.is_known_here())
+/// What a repair would do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In the order in which it is done.
+    pub repairs: Vec<Repair>,
+    /// What stays as it is.
+    pub remaining: Vec<Finding>,
+    /// Directories whose id only one name vouches for: taken only with consent, since a single name always fits the id that
+    /// is taken from it. The name is beside it.
+    pub single: Vec<(Paths, Vec<u8>)>,
+    /// It is not complete: the walk was stopped.
+    pub interrupted: bool,
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::config;
 use super::finding::{Finding, Paths, Reason};
+use super::freshness::{check_names, record_of};
 use super::progress::Progress;
 use super::resume::{Known, Resume};
 use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
@@ -149,6 +150,11 @@ impl<B: Backing> Visitor<B> for Verifier<'_> {
         if let Ok(id) = dir.identity.stored {
             self.directories.fetch_add(1, Ordering::Relaxed);
             self.once(&self.dir_ids, id, dir.paths);
+            if let Some(fresh) = self.volume.freshness()
+                && let Err(error) = check_names(self.volume, fresh, dir, id, &mut |finding| self.add(finding))
+            {
+                self.add(Finding::new(dir.paths, error.into()));
+            }
         }
     }
 
@@ -189,6 +195,8 @@ impl Verifier<'_> {
         };
         let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
         let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::Read)?;
+        let record = record_of(self.volume, file, &content)?;
+        let content = content.checked(record)?;
         let file_id = content.file_id();
         if let Some(id) = file_id.filter(|_| known.is_none()) {
             self.once(&self.file_ids, id, file.paths);
@@ -242,7 +250,7 @@ impl Verifier<'_> {
 }
 
 /// The copy of the configuration has to be the configuration.
-fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
+pub(super) fn check_copy<B: Backing>(backing: &B) -> Result<Option<Finding>, Errno> {
     let control = match backing.open_dir(&backing.root()?, CONTROL_ENTRY) {
         Ok(control) => control,
         Err(Errno::NOENT) => return Ok(None),

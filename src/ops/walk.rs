@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 
 use super::finding::{Finding, Paths, Reason};
-use super::names::{Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
+use super::names::{Entry, Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
 use super::progress::Progress;
 use crate::format::Outcome;
 use crate::format::header::StaticHeader;
@@ -56,6 +56,8 @@ pub struct DirVisit<'a, B: Backing> {
     pub paths: &'a Paths,
     /// Its id.
     pub identity: Identity,
+    /// What is in it, kmsfs' own entries included.
+    pub entries: &'a [Entry],
 }
 
 /// How a walk goes.
@@ -202,7 +204,8 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             },
         };
         let in_root = paths.ciphertext.is_empty();
-        let read = entries(&**self.backing, &dir, in_root, || self.report(paths, Outcome::BadName));
+        let read =
+            entries(&**self.backing, &dir, in_root, |raw| self.report(&paths.child(raw, None), Outcome::BadName));
         let read = read.and_then(|entries| {
             let stored = stored_id(&**self.backing, &dir, self.how.names, &entries)?;
             Ok((entries, stored))
@@ -219,35 +222,19 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             None => read_strictly(names, stored, &mut entries),
             Some(live) => read_leniently(names, stored, &mut entries, live),
         };
-        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity });
+        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity, entries: &entries });
         for entry in entries.iter().filter(|entry| !entry.kind.is_hidden()) {
             let name = entry.name.as_ref().map(|(name, _)| name.as_slice());
             let mut child = paths.child(entry.raw.as_bytes(), name);
             if name.is_none() && lenient.is_some() {
-                child.plaintext = Some(self.lost_path(&dir, &entry.raw));
+                let lost = lost_name(&**self.backing, &dir, &entry.raw);
+                child.plaintext = Some(format!("{LOST_AND_FOUND}/{lost}").into_bytes());
             }
             if stored.is_ok_and(|own| entry.name.as_ref().is_none_or(|(_, id)| *id != own)) {
                 self.report(&child, Outcome::BadName);
             }
             self.entry(&dir, &entry.raw, child);
         }
-    }
-
-    /// Where an entry without a name is shown (FORMAT 8.5).
-    fn lost_path(&self, dir: &B::Dir, entry: &str) -> Vec<u8> {
-        let id = self.backing.open(dir, entry, Access::Read).ok().and_then(|file| {
-            let mut header = [0; 48];
-            let read = file.read_at(&mut header, 0).is_ok_and(|len| len == header.len());
-            StaticHeader::parse(header.get(..if read { 48 } else { 0 })?).ok()
-        });
-        let name = match id {
-            Some(header) => header.file_id().to_string(),
-            None => match self.backing.stat(Target::Named(dir, entry)) {
-                Ok(stat) => format!("{:016x}", stat.ino),
-                Err(_) => entry.to_owned(),
-            },
-        };
-        format!("{LOST_AND_FOUND}/{name}").into_bytes()
     }
 
     fn entry(&self, dir: &Arc<B::Dir>, entry: &str, paths: Paths) {
@@ -309,5 +296,19 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 self.report(paths, outcome);
             }
         }
+    }
+}
+
+/// What an entry without a name is called in `lost+found` (FORMAT 8.5): its file id, else its inode number.
+pub fn lost_name<B: Backing>(backing: &B, dir: &B::Dir, entry: &str) -> String {
+    let header = backing.open(dir, entry, Access::Read).ok().and_then(|file| {
+        let mut header = [0; 48];
+        let read = file.read_at(&mut header, 0).is_ok_and(|len| len == header.len());
+        StaticHeader::parse(&header).ok().filter(|_| read)
+    });
+    match (header, backing.stat(Target::Named(dir, entry))) {
+        (Some(header), _) => header.file_id().to_string(),
+        (None, Ok(stat)) => format!("{:016x}", stat.ino),
+        (None, Err(_)) => entry.to_owned(),
     }
 }

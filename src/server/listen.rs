@@ -1,13 +1,15 @@
 //! Connections: accepted up to a number, served until they end, and let go when the server stops.
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::exchange::{Peer, Shared};
@@ -23,6 +25,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 const MAX_HEADERS: usize = 64;
 /// Bytes of a request's head at most.
 const MAX_HEAD: usize = 32 * 1024;
+/// First byte of every TLS connection: a record with a handshake message (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+/// For who speaks HTTP where HTTPS is served.
+const NOT_ENCRYPTED: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 44\r\n\r\nthis port serves HTTPS; the URL is https://\n";
 
 /// Stops a server from another thread.
 #[derive(Clone, Debug)]
@@ -124,7 +132,7 @@ async fn accept_tcp(context: Context, listener: tokio::net::TcpListener, tls: Op
             match tls {
                 None => context.connection(stream, peer, permit).await,
                 Some(tls) => {
-                    let within = tokio::time::timeout(context.shared.limits.head_time, tls.accept(stream)).await;
+                    let within = tokio::time::timeout(context.shared.limits.head_time, encrypt(&tls, stream)).await;
                     match within {
                         Ok(Ok(stream)) => context.connection(stream, peer, permit).await,
                         Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
@@ -134,6 +142,22 @@ async fn accept_tcp(context: Context, listener: tokio::net::TcpListener, tls: Op
             }
         });
     }
+}
+
+/// Does the handshake. A client that does not begin one is told what it should have done.
+async fn encrypt(
+    tls: &tokio_rustls::TlsAcceptor,
+    mut stream: TcpStream,
+) -> io::Result<tokio_rustls::server::TlsStream<TcpStream>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 || first == [TLS_HANDSHAKE] {
+        return tls.accept(stream).await;
+    }
+    stream.write_all(NOT_ENCRYPTED).await?;
+    stream.shutdown().await?;
+    // Closing with unread input would reset the connection, and the answer might be lost.
+    tokio::io::copy(&mut stream.take(MAX_HEAD as u64), &mut tokio::io::sink()).await?;
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak TLS"))
 }
 
 async fn accept_unix(context: Context, listener: tokio::net::UnixListener) {
@@ -154,10 +178,10 @@ async fn accept_unix(context: Context, listener: tokio::net::UnixListener) {
 
 impl Context {
     /// The next connection with its permit; `None` when the server stops.
-    async fn next<T, F: Future<Output = std::io::Result<T>>>(
+    async fn next<T, F: Future<Output = io::Result<T>>>(
         &self,
         accept: impl Fn() -> F,
-    ) -> Option<(OwnedSemaphorePermit, std::io::Result<T>)> {
+    ) -> Option<(OwnedSemaphorePermit, io::Result<T>)> {
         let mut stop = self.stop.clone();
         let next = async {
             // The permit comes second: a listener that nobody uses must not hold one.

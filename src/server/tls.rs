@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::sync::Arc;
@@ -16,7 +16,7 @@ pub struct Certificate(Arc<ServerConfig>);
 /// Why a certificate could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is not there, or not in PEM.
+    /// A file is not there, or does not hold what it should in PEM.
     #[error("cannot read {what} in {path}: {reason}")]
     File {
         /// What was sought.
@@ -24,11 +24,18 @@ pub enum TlsError {
         /// Where.
         path: PathBuf,
         /// Why it was not found.
-        reason: rustls::pki_types::pem::Error,
+        reason: pem::Error,
     },
-    /// Chain and key do not fit.
-    #[error("the certificate cannot be used: {0}")]
-    Unusable(#[from] rustls::Error),
+    /// The key is not that of the certificate, or TLS has no use for one of them.
+    #[error("the certificate in {chain} and the private key in {key} cannot be used: {reason}")]
+    Unusable {
+        /// Where the certificate is.
+        chain: PathBuf,
+        /// Where the key is.
+        key: PathBuf,
+        /// What is wrong.
+        reason: rustls::Error,
+    },
 }
 
 impl Certificate {
@@ -42,12 +49,16 @@ impl Certificate {
             move |reason| TlsError::File { what, path, reason }
         };
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect);
+        let certificates = match certificates {
+            Ok(none) if none.is_empty() => Err(pem::Error::NoItemsFound),
+            read => read,
+        };
         let certificates = certificates.map_err(failed("a certificate", chain))?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(failed("a private key", key))?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(failed("a private key", key))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)?;
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, secret))
+            .map_err(|reason| TlsError::Unusable { chain: chain.to_owned(), key: key.to_owned(), reason })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(Arc::new(config)))
     }

@@ -7,7 +7,7 @@ use super::{
     Access, Allocate, Backing, BackingFile, FileKind, FileTime, FsStat, RawEntry, RenameMode, Result, SetTime, Stat,
     Target, XattrMode,
 };
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, OnceLock, lock};
 
 /// The kinds of operations that a [`Fault`] can be confined to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -180,8 +180,12 @@ impl FaultPlan {
 }
 
 /// What was changed, in order, while recording is on.
-#[derive(Debug, Default)]
-struct Log(Mutex<Option<Vec<Record>>>);
+#[derive(Default)]
+struct Log {
+    records: Mutex<Option<Vec<Record>>>,
+    /// Called after each record.
+    watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
 
 /// A backing that fails on demand and can record its changes. Clones are the same backing.
 ///
@@ -218,12 +222,17 @@ impl<B: Backing> Faulty<B> {
 
     /// Begins a new record.
     pub fn start_recording(&self) {
-        *lock(&self.log.0) = Some(Vec::new());
+        *lock(&self.log.records) = Some(Vec::new());
     }
 
     /// Ends the record and returns it; empty if none was begun.
     pub fn stop_recording(&self) -> Vec<Record> {
-        lock(&self.log.0).take().unwrap_or_default()
+        lock(&self.log.records).take().unwrap_or_default()
+    }
+
+    /// Has `watcher` called after each change that is recorded, before the next one can take place. The first call counts.
+    pub fn watch(&self, watcher: impl Fn() + Send + Sync + 'static) {
+        let _ = self.log.watcher.set(Box::new(watcher));
     }
 
     fn may(&self, class: OpClass) -> Result<()> {
@@ -275,13 +284,16 @@ impl Log {
         change: impl FnOnce() -> Result<T>,
         record: impl FnOnce(&T) -> Result<Record>,
     ) -> Result<T> {
-        let mut log = lock(&self.0);
+        let mut log = lock(&self.records);
         let Some(records) = &mut *log else {
             drop(log);
             return change();
         };
         let done = change()?;
         records.push(record(&done)?);
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
         Ok(done)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// The text is not what its type demands.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -12,13 +13,13 @@ pub struct ParseArnError {
 }
 
 /// An AWS account: twelve decimal digits.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct AccountId(String);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId([u8; 12]);
 
 impl AccountId {
     /// The digits.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.0).expect("digits are ASCII")
     }
 }
 
@@ -26,17 +27,22 @@ impl FromStr for AccountId {
     type Err = ParseArnError;
 
     fn from_str(text: &str) -> Result<Self, ParseArnError> {
-        if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseArnError { text: text.to_owned(), expected: "an account id of twelve digits" })
+        match text.as_bytes().try_into() {
+            Ok(digits) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Self(digits)),
+            _ => Err(ParseArnError { text: text.to_owned(), expected: "an account id of twelve digits" }),
         }
     }
 }
 
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -70,9 +76,10 @@ impl fmt::Display for Region {
     }
 }
 
-/// The ARN of a KMS key, `arn:aws:kms:<region>:<account>:key/<key id>`, at most 512 bytes. Never an alias.
+/// The ARN of a KMS key, `arn:aws:kms:<region>:<account>:key/<key id>`, at most 512 bytes. Never an alias. Cheap to
+/// clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyArn(String);
+pub struct KeyArn(Arc<str>);
 
 impl KeyArn {
     /// Longest ARN that a header holds (FORMAT 5.1).
@@ -80,7 +87,7 @@ impl KeyArn {
 
     /// The ARN of key `key_id`.
     pub fn new(region: &Region, account: &AccountId, key_id: &str) -> Self {
-        Self(format!("arn:aws:kms:{region}:{account}:key/{key_id}"))
+        Self(format!("arn:aws:kms:{region}:{account}:key/{key_id}").into())
     }
 
     /// The whole ARN.
@@ -117,7 +124,7 @@ impl FromStr for KeyArn {
                     && key.strip_prefix("key/").is_some_and(|id| !id.is_empty()))
             && text.is_ascii();
         if well_formed {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(ParseArnError { text: text.to_owned(), expected: "the ARN of a KMS key" })
         }

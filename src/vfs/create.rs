@@ -28,6 +28,7 @@ impl<B: Backing> Vfs<B> {
     /// `EEXIST`, errors of names, `WrongDirId`, or the backing's error.
     pub fn create(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
@@ -40,6 +41,7 @@ impl<B: Backing> Vfs<B> {
         let stat = self.backing.stat(Target::File(&file))?;
         let inode = self.refer(&located, &stat);
         let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+        let content = self.note_file(&inode, Some(&located), content)?;
         let opened = self.install(&inode, Arc::new(content), true);
         Ok((self.attr_of(&inode, &stat), opened))
     }
@@ -59,6 +61,7 @@ impl<B: Backing> Vfs<B> {
         let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
         write(&inode.place).orphan = Some(node);
         let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+        let content = self.note_file(&inode, None, content)?;
         let opened = self.install(&inode, Arc::new(content), true);
         Ok((self.attr_of(&inode, &stat), opened))
     }
@@ -76,7 +79,7 @@ impl<B: Backing> Vfs<B> {
         rdev: u64,
         caller: &Caller,
     ) -> Result<Attr> {
-        self.make(parent, name, mode, caller, |located, mode| {
+        self.make(parent, name, mode, caller, None, |located, mode| {
             self.backing.mknod(&located.dir, located.entry(), kind, mode, rdev)
         })
     }
@@ -87,7 +90,7 @@ impl<B: Backing> Vfs<B> {
     /// As [`Self::create`]; `ENAMETOOLONG` for a target of more than 3031 bytes.
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], caller: &Caller) -> Result<Attr> {
         let text = symlink::encode(&self.keys, target, &random(&*self.volume.entropy))?;
-        self.make(parent, name, 0o777, caller, |located, _| {
+        self.make(parent, name, 0o777, caller, Some(text.as_bytes()), |located, _| {
             self.backing.symlink(text.as_bytes(), &located.dir, located.entry())
         })
     }
@@ -103,6 +106,7 @@ impl<B: Backing> Vfs<B> {
             return Err(Errno::PERM.into());
         }
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         self.make_side(&located)?;
@@ -122,6 +126,7 @@ impl<B: Backing> Vfs<B> {
         let stat = self.backing.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         write(&inode.place).orphan = None;
+        self.note_link(&inode, &located)?;
         Ok(self.attr_of(&inode, &stat))
     }
 
@@ -131,6 +136,7 @@ impl<B: Backing> Vfs<B> {
     /// As [`Self::create`].
     pub fn mkdir(&self, parent: u64, name: &[u8], mode: u32, caller: &Caller) -> Result<Attr> {
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
@@ -146,6 +152,7 @@ impl<B: Backing> Vfs<B> {
         // A directory that this mount made needs no reading of its id and no proof of it.
         inode.dir.id.get_or_init(|| self.live_dirs.enter(id, inode.number));
         inode.dir.id_proven.store(true, Ordering::Relaxed);
+        self.note_dir(&located, id)?;
         Ok(self.attr_of(&inode, &stat))
     }
 
@@ -186,9 +193,11 @@ impl<B: Backing> Vfs<B> {
         name: &[u8],
         mode: u32,
         caller: &Caller,
+        text: Option<&[u8]>,
         make: impl FnOnce(&Located<B>, u32) -> crate::store::Result<()>,
     ) -> Result<Attr> {
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
@@ -198,6 +207,7 @@ impl<B: Backing> Vfs<B> {
         let given = self.give_to_caller(&parent, located.target(), caller, mode);
         self.undo_entry(&located, given)?;
         let stat = self.backing.stat(located.target())?;
+        self.note_made(&located, stat.kind, text)?;
         let inode = self.refer(&located, &stat);
         Ok(self.attr_of(&inode, &stat))
     }

@@ -1,6 +1,7 @@
 //! One inode as the mount knows it: its names in the backing, and what is open of it.
 
 use crate::content::{Content, LiveId};
+use crate::freshness::{TrackedDir, TrackedFile};
 use crate::store::{Backing, FileKind};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, write};
@@ -25,6 +26,8 @@ pub(super) struct Inode<B: Backing> {
     pub(super) content: Mutex<OpenContent<B>>,
     /// What is known of a directory.
     pub(super) dir: Directory,
+    /// The freshness record of a regular file, once it is known.
+    pub(super) record: OnceLock<TrackedFile>,
 }
 
 /// Where an inode is found in the backing.
@@ -56,6 +59,8 @@ pub(super) struct Directory {
     pub(super) rights: AtomicU32,
     /// Set when it was removed: nothing can be made in it any more.
     pub(super) removed: AtomicBool,
+    /// Its freshness record, once it is known.
+    pub(super) record: OnceLock<TrackedDir>,
 }
 
 impl Directory {
@@ -83,7 +88,9 @@ impl<B: Backing> Inode<B> {
                 default_acl: Mutex::new(None),
                 rights: AtomicU32::new(0),
                 removed: AtomicBool::new(false),
+                record: OnceLock::new(),
             },
+            record: OnceLock::new(),
         }
     }
 }

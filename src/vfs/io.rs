@@ -9,7 +9,7 @@ use super::handle::FileHandle;
 use super::inode::Inode;
 use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
-use crate::store::{Access, Backing, BackingFile, FileKind};
+use crate::store::{Access, Backing, FileKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
@@ -59,9 +59,9 @@ impl<B: Backing> Vfs<B> {
                     Arc::clone(content)
                 }
                 None => {
-                    let file = self.open_backing(&inode, Access::ReadWrite)?;
-                    file.set_len(0)?;
-                    Arc::new(Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file))
+                    let (file, record) = self.empty_closed(&inode)?;
+                    let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
+                    Arc::new(content.tracked(record))
                 }
             };
             slot.content = Some(Arc::clone(&content));
@@ -77,6 +77,8 @@ impl<B: Backing> Vfs<B> {
         let mut slot = lock(&inode.content);
         let content = match &slot.content {
             Some(content) => {
+                // By a name that was not known when it was opened, it can be another file.
+                self.record_of(inode, None)?;
                 self.report(inode, content.check_key())?;
                 if writable && !content.is_writable() {
                     content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
@@ -98,16 +100,16 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// Opens the content of a file; the caller holds the inode's content slot.
-    pub(super) fn open_content(&self, inode: &Inode<B>, file: B::File, access: Access) -> Result<Content<B>> {
+    pub(super) fn open_content(&self, inode: &Arc<Inode<B>>, file: B::File, access: Access) -> Result<Content<B>> {
         let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
         let content = self.report(inode, opened)?;
         self.report_opened(inode, &content);
-        Ok(content)
+        self.track(inode, content)
     }
 
     /// Opens a file of a read-only mount. A writer outside of this process may be cutting or growing it: size and header
     /// are then read again before they count as damaged (FORMAT S7).
-    fn open_unchanged(&self, inode: &Inode<B>) -> Result<Content<B>> {
+    fn open_unchanged(&self, inode: &Arc<Inode<B>>) -> Result<Content<B>> {
         let mut attempt = 1;
         loop {
             let file = self.open_backing(inode, Access::Read)?;
@@ -116,7 +118,7 @@ impl<B: Backing> Vfs<B> {
                 opened => {
                     let content = self.report(inode, opened)?;
                     self.report_opened(inode, &content);
-                    return Ok(content);
+                    return self.track(inode, content);
                 }
             }
         }
@@ -141,6 +143,11 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn relinquish(&self, inode: &Inode<B>) {
         let mut slot = lock(&inode.content);
         slot.handles = slot.handles.saturating_sub(1);
+        if let (0, Some(content)) = (slot.handles, &slot.content)
+            && let Err(error) = content.note_closed()
+        {
+            tracing::warn!(ino = inode.number, "what a file is was not recorded when it was closed: {error}");
+        }
         let last = if slot.handles == 0 { slot.content.take() } else { None };
         drop(slot);
         drop(last);

@@ -20,7 +20,7 @@ impl<B: Backing> Vfs<B> {
         let parent = self.directory(parent)?;
         let _held = read(&parent.dir.entries);
         let located = self.locate(&parent, name, SEARCH)?;
-        let stat = self.modes.stat(located.target())?;
+        let stat = self.check_found(&located, self.modes.stat(located.target()))?;
         if self.names.is_bound(located.entry().as_bytes()) {
             parent.dir.id_proven.store(true, Ordering::Relaxed);
         }
@@ -62,6 +62,7 @@ impl<B: Backing> Vfs<B> {
             let (dir, _wide) = self.enter(parent, SEARCH)?;
             self.backing.read_link(&dir, entry)?
         };
+        self.check_symlink(&inode, &text)?;
         self.report(&inode, symlink::decode(&self.keys, &text).map_err(Into::into))
     }
 

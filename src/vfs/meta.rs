@@ -7,6 +7,7 @@ use super::events::Event;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
 use super::modes::SEARCH;
+use super::table::ROOT;
 use crate::env::random;
 use crate::format::Outcome;
 use crate::format::dirid;
@@ -26,6 +27,11 @@ impl<B: Backing> Vfs<B> {
         let (dir, _wide) = self.enter(inode, SEARCH)?;
         let text = self.read_meta(&dir, dirid::ENTRY, dirid::TEXT_LEN)?;
         let id = self.report(inode, dirid::decode(&self.keys, text.as_found()).map_err(Into::into))?;
+        if inode.number == ROOT {
+            self.check_root(id)?
+        } else {
+            self.check_dir(inode, id)?
+        }
         let live = inode.dir.id.get_or_init(|| self.live_dirs.enter(id, inode.number));
         if let Some(other) = live.duplicate() {
             self.event(inode, None, Event::duplicate(other));

@@ -40,6 +40,7 @@ impl<B: Backing> Vfs<B> {
     pub fn open_dir(&self, ino: u64) -> Result<u64> {
         let inode = self.directory(ino)?;
         self.dir_id(&inode)?;
+        self.check_listing(&inode)?;
         let stream = DirStream { list: None, pending: VecDeque::new(), position: 0, changes: 0 };
         Ok(self.dirs.insert(DirHandle { inode, stream: Mutex::new(stream) }))
     }

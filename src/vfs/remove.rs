@@ -22,6 +22,7 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT`, `EISDIR`, or the backing's error.
     pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate(&parent, name, CHANGE)?;
         let stat = self.backing.stat(located.target())?;
@@ -30,7 +31,7 @@ impl<B: Backing> Vfs<B> {
         }
         self.detach(&located, &stat, || self.backing.unlink(&located.dir, located.entry()))?;
         self.remove_side(&located);
-        Ok(())
+        self.note_removed(&located)
     }
 
     /// Removes an empty directory: first out of sight, then its id, so that nobody ever sees it without one.
@@ -39,6 +40,7 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT`, `ENOTDIR`, `ENOTEMPTY` (also if it holds only entries that do not decode), or the backing's error.
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.changeable(parent)?;
+        let _change = self.begin_change(&[&parent])?;
         let _tree = lock(&self.tree);
         let _held = parent.dir.change();
         let located = self.locate(&parent, name, CHANGE)?;
@@ -46,7 +48,8 @@ impl<B: Backing> Vfs<B> {
         if stat.kind != FileKind::Directory {
             return Err(Errno::NOTDIR.into());
         }
-        self.remove_directory(&located, &stat)
+        self.remove_directory(&located, &stat)?;
+        self.note_removed(&located)
     }
 
     /// Removes the empty directory at `located`. The caller holds the tree and the entries of the directory's parent.

@@ -19,6 +19,7 @@ impl<B: Backing> Vfs<B> {
         let moving = self.moves.enter();
         let from_dir = self.changeable(parent)?;
         let to_dir = self.changeable(to_parent)?;
+        let _change = self.begin_change(&[&from_dir, &to_dir])?;
         let _tree = lock(&self.tree);
         let _held = lock_both(&from_dir, &to_dir);
         let from = self.locate(&from_dir, name, CHANGE)?;
@@ -37,11 +38,12 @@ impl<B: Backing> Vfs<B> {
             (RenameMode::NoReplace, Some(_)) => Err(Errno::EXIST.into()),
             (RenameMode::Exchange, None) => Err(Errno::NOENT.into()),
             // Two names of one file, or the name itself: nothing happens (rename(2)).
-            (_, Some(target)) if target.ino == source.ino => Ok(()),
+            (_, Some(target)) if target.ino == source.ino => return Ok(()),
             (RenameMode::Exchange, Some(target)) => self.exchange(&from, &source, &to, &target),
             (_, Some(target)) => self.replace(&from, &source, &to, &target, mode),
             (_, None) => self.move_to(&from, &source, &to, None, mode),
-        }
+        }?;
+        self.note_renamed(&from, &to, mode)
     }
 
     fn replace(

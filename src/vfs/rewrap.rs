@@ -73,7 +73,13 @@ impl<B: Backing> Vfs<B> {
                     }
                     Arc::clone(content)
                 }
-                None => Arc::new(self.open_content(inode, open()?, Access::ReadWrite)?),
+                None => {
+                    let file = open()?;
+                    if file.stat()?.size == 0 {
+                        return Ok(Rewrapped::No);
+                    }
+                    Arc::new(self.open_content(inode, file, Access::ReadWrite)?)
+                }
             };
             slot.content = Some(Arc::clone(&content));
             slot.handles += 1;

@@ -8,6 +8,7 @@ use super::attr::{Attr, SetAttr};
 use super::fs::Vfs;
 use super::inode::Inode;
 use crate::content::Content;
+use crate::freshness::InUse;
 use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
 use crate::sync::{Arc, lock};
 
@@ -54,7 +55,7 @@ impl<B: Backing> Vfs<B> {
             let slot = lock(&inode.content);
             return match &slot.content {
                 Some(content) => self.empty(inode, content),
-                None => Ok(self.open_backing(inode, Access::ReadWrite)?.set_len(0)?),
+                None => self.empty_closed(inode).map(drop),
             };
         }
         let content = self.acquire(inode, true)?;
@@ -69,6 +70,20 @@ impl<B: Backing> Vfs<B> {
             content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
         }
         self.report(inode, content.truncate(0))
+    }
+
+    /// Empties a file that is not open; the backing file. The caller holds the inode's content slot.
+    pub(super) fn empty_closed(&self, inode: &Arc<Inode<B>>) -> Result<(B::File, Option<InUse>)> {
+        let record = self.record_of(inode, None)?;
+        let file = self.open_backing(inode, Access::ReadWrite)?;
+        if let Some(record) = &record {
+            record.before_change()?;
+        }
+        file.set_len(0)?;
+        if let Some(record) = &record {
+            record.emptied();
+        }
+        Ok((file, record))
     }
 
     /// Takes setuid away, and setgid where it stands for the group that programs run with: what Linux does when somebody

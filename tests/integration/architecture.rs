@@ -9,7 +9,7 @@ use source::{Source, sources};
 
 /// Level of each module of the library. A module imports only from lower levels; those of level 0 also from one
 /// another, as long as no cycle comes of it.
-const LAYERS: [(&str, u32); 16] = [
+const LAYERS: [(&str, u32); 17] = [
     ("types", 0),
     ("sync", 0),
     ("env", 0),
@@ -18,6 +18,7 @@ const LAYERS: [(&str, u32); 16] = [
     ("format", 2),
     ("kms", 3),
     ("store", 3),
+    ("freshness", 4),
     ("keys", 4),
     ("content", 5),
     ("vfs", 6),

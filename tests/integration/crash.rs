@@ -2,8 +2,8 @@
 //! flushed is lost, everything else is old or new, and the volume goes on working (FORMAT S1, S7, S14).
 
 mod check;
-mod disk;
-mod run;
+pub mod disk;
+pub mod run;
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use run::{Node, Run, Step, Tree};
 
 use Step::{
     Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, LinkUnnamed, Mkdir,
-    Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Symlink, Unlink, Write, Zero,
+    Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -262,6 +262,19 @@ fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)))
 }
 
+/// An empty volume with a freshness record: the record must take what a crash leaves for what it is.
+fn new_recorded_volume(ordered_metadata: bool) -> Run {
+    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
+    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
+    backing.start_recording();
+    let fixture = Fixture::new(backing, clock()).with_record();
+    let home = fixture.record.clone().expect("it was just made");
+    let run = Run::begin(fixture, Tree::new(), Vec::new());
+    (0..run.base()).for_each(|_| home.keep());
+    run.volume.fixture.backing.watch(move || home.keep());
+    run
+}
+
 fn new_volume(ordered_metadata: bool) -> Run {
     let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
     let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
@@ -271,6 +284,10 @@ fn new_volume(ordered_metadata: bool) -> Run {
 
 /// Cuts the power once and checks everything.
 fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_metadata: bool) {
+    if let Some(home) = &run.volume.fixture.record {
+        // The record was written before the next change of the backing, or it was not.
+        home.choose(cut.done + draw(&SeededEntropy::new(cut.journal as u64), 2));
+    }
     let image = disk.image(cut, pages, clock(), ordered_metadata);
     let found = survivors(run, cut, image.clone());
     is_sound(run.volume.fixture.on(image), &found);
@@ -416,6 +433,65 @@ fn step() -> impl Strategy<Value = Step> {
         1 => path().prop_map(SetXattr),
         1 => Just(Remount),
     ]
+}
+
+/// Cuts the power after every operation of a run, each time in one way. Returns how many states that were.
+fn cut_somehow(run: &Run) -> usize {
+    let disk = Disk::new(run.records.clone(), run.base());
+    for done in run.base()..=run.records.len() {
+        let (least, seed) = (disk.durable(done), done as u64);
+        let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
+        let pages = match done % 3 {
+            0 => Pages::Newest,
+            1 => Pages::Oldest,
+            _ => Pages::any(seed),
+        };
+        cut_and_check(run, &disk, Cut { done, journal }, &pages, true);
+    }
+    run.records.len() - run.base() + 1
+}
+
+#[test]
+fn a_crash_is_no_attack() {
+    let mut failed = Vec::new();
+    let mut states = 0;
+    for (name, steps) in SCENARIOS {
+        // A re-wrap below the mount is one.
+        if steps.iter().any(|step| matches!(step, Rewrap(_))) {
+            continue;
+        }
+        // As new files, and as files that were settled before.
+        for settled in [false, true] {
+            let steps: Vec<_> =
+                steps.iter().flat_map(|step| [Some(*step), settled.then_some(Settle)]).flatten().collect();
+            let run = new_recorded_volume(true).steps(&steps);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_somehow(&run))) {
+                Ok(count) => states += count,
+                Err(_) => failed.push((name, settled)),
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(states > 400, "only {states} states were checked");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #[test]
+    fn no_crash_at_random_steps_is_an_attack(
+        steps in prop::collection::vec(prop_oneof![12 => step(), 1 => Just(Settle)], 1..25),
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u64>()), 8),
+    ) {
+        let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d"), Settle];
+        let run = new_recorded_volume(true).steps(&begin).steps(&steps);
+        let disk = Disk::new(run.records.clone(), run.base());
+        for (done, journal, seed) in cuts {
+            let done = run.base() + done.index(run.records.len() - run.base() + 1);
+            let least = disk.durable(done);
+            let cut = Cut { done, journal: least + journal.index(done - least + 1) };
+            cut_and_check(&run, &disk, cut, &Pages::any(seed), true);
+        }
+    }
 }
 
 proptest! {

@@ -134,7 +134,7 @@ fn what_is_no_command_is_refused() {
         refusal(&cli, &found[0])
     };
     for text in [
-        "Use `kmsfs melt` now.",
+        "Use `kmsfs sped` now.",
         "`kmsfs verify DIR [--melt OUT]`",
         "`kmsfs key melt KEY`",
         "`kmsfs audit show [-z N]`",

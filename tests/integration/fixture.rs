@@ -14,6 +14,7 @@ use kmsfs::format::name::NameForm;
 use kmsfs::format::recipient::Recipient;
 use kmsfs::format::size::Geometry;
 use kmsfs::format::volume::{OpenedVolume, PLAIN_NAMES, VolumeConfig};
+use kmsfs::freshness::Freshness;
 use kmsfs::keys::{DataKeys, GeneratedKey, KeyError, KeyService};
 use kmsfs::store::{Backing, BackingFile};
 use kmsfs::types::{AccountId, DirId, EncryptionContext, KeyArn, Region, VolumeId};
@@ -105,9 +106,78 @@ pub struct Fixture<B: Backing + Clone> {
     entropy: Arc<dyn Entropy>,
     volume_id: VolumeId,
     names: NameForm,
+    /// The volume's freshness record, if it has one.
+    pub record: Option<Arc<RecordHome>>,
+}
+
+/// The bytes of a database and of its journal.
+type RecordImage = [Arc<Vec<u8>>; 2];
+
+/// Where a freshness record lies, and what it was at each change of the backing.
+pub struct RecordHome {
+    dir: tempfile::TempDir,
+    images: Mutex<Vec<RecordImage>>,
+    chosen: Mutex<Option<RecordImage>>,
+}
+
+impl RecordHome {
+    fn new() -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self { dir: dir.unwrap(), images: Mutex::default(), chosen: Mutex::default() }
+    }
+
+    /// The database.
+    pub fn path(&self) -> std::path::PathBuf {
+        self.dir.path().join("record")
+    }
+
+    /// What the database is now.
+    pub fn image(&self) -> RecordImage {
+        ["", "-wal"].map(|suffix| {
+            let path = format!("{}{suffix}", self.path().display());
+            Arc::new(std::fs::read(path).unwrap_or_default())
+        })
+    }
+
+    /// Keeps what the database is now.
+    pub fn keep(&self) {
+        let image = self.image();
+        let mut images = self.images.lock().unwrap();
+        // Most changes of the backing are none of the record.
+        let shared = images.last().map_or(image.clone(), |last| {
+            [0, 1].map(|i| if last[i] == image[i] { last[i].clone() } else { image[i].clone() })
+        });
+        images.push(shared);
+    }
+
+    /// From now on [`Fixture::on`] takes the record as it was when so many changes had been kept.
+    pub fn choose(&self, kept: usize) {
+        let images = self.images.lock().unwrap();
+        *self.chosen.lock().unwrap() = Some(images[kept.clamp(1, images.len()) - 1].clone());
+    }
+
+    /// The chosen record, else the present one, at a place of its own.
+    fn copy(&self) -> Self {
+        let copy = Self::new();
+        let image = self.chosen.lock().unwrap().clone().unwrap_or_else(|| self.image());
+        for (suffix, bytes) in ["", "-wal"].into_iter().zip(image) {
+            std::fs::write(format!("{}{suffix}", copy.path().display()), &**bytes).unwrap();
+        }
+        copy
+    }
 }
 
 impl<B: Backing + Clone> Fixture<B> {
+    /// The same with a freshness record. Nothing is in the volume yet.
+    #[must_use]
+    pub fn with_record(mut self) -> Self {
+        let home = RecordHome::new();
+        Freshness::create(&home.path(), &self.keys(), self.volume_id, DirId::from_bytes([9; 16])).unwrap();
+        self.record = Some(Arc::new(home));
+        self
+    }
+
     /// Makes an empty volume.
     pub fn new(backing: B, clock: Arc<dyn Clock>) -> Self {
         Self::with_names(backing, clock, NameForm::Encrypted)
@@ -121,6 +191,7 @@ impl<B: Backing + Clone> Fixture<B> {
             clock,
             entropy: Arc::new(SeededEntropy::new(3)),
             volume_id: VolumeId::from_bytes([5; 16]),
+            record: None,
             names,
         };
         let root = fixture.backing.root().unwrap();
@@ -138,7 +209,8 @@ impl<B: Backing + Clone> Fixture<B> {
     pub fn on<C: Backing + Clone>(&self, backing: C) -> Fixture<C> {
         let Self { service, clock, entropy, volume_id, names, .. } = self;
         let (service, clock, entropy) = (service.clone(), clock.clone(), entropy.clone());
-        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names }
+        let record = self.record.as_ref().map(|home| Arc::new(home.copy()));
+        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names, record }
     }
 
     /// Enables or disables the one key.
@@ -168,7 +240,8 @@ impl<B: Backing + Clone> Fixture<B> {
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
         let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
-        Volume::new(self.entropy.clone(), keys, 1)
+        let open = |home: &Arc<RecordHome>| Freshness::open(&home.path(), &self.keys(), self.volume_id).unwrap();
+        Volume::new(self.entropy.clone(), keys, 1).with_freshness(self.record.as_ref().map(open).map(Arc::new))
     }
 
     fn keys(&self) -> VolumeKeys {

@@ -179,6 +179,16 @@ impl Bench {
         session.logout().expect("logged out");
     }
 
+    /// Where the token of this label keeps its objects.
+    fn directory_of(&self, label: &str) -> PathBuf {
+        let tokens = std::fs::read_dir(&self.tokens).expect("tokens").map(|token| token.expect("token").path());
+        let named = |token: &PathBuf| {
+            let object = std::fs::read(token.join("token.object")).expect("a token");
+            object.windows(label.len()).any(|window| window == label.as_bytes())
+        };
+        tokens.into_iter().find(named).expect("the token")
+    }
+
     /// Objects of all tokens.
     fn objects(&self) -> usize {
         let tokens = std::fs::read_dir(&self.tokens).expect("tokens");
@@ -370,6 +380,83 @@ fn a_token_that_vanishes_makes_its_keys_unavailable_and_nothing_worse() {
         assert_eq!(bench.event("Decrypt")["errorCode"], "KeyUnavailableException");
         // A further process cannot even log in.
         assert_eq!(code(decrypt(&bench.another(), &bench.alice, &blob)), "KeyUnavailableException");
+    });
+}
+
+#[test]
+fn a_token_that_comes_back_is_found() {
+    with_tokens("a_token_that_comes_back_is_found", |bench| {
+        let store = bench.connected();
+        let key = bench.key(&store).expect("created");
+        let blob = bench.encrypt(&key).expect("encrypted");
+        let another = bench.another();
+        assert_eq!(decrypt(&another, &bench.alice, &blob), Ok(b"plain".to_vec()));
+        let away = bench.tokens.with_file_name("away");
+        let go = |token: &Path| std::fs::rename(token, &away).expect("moved away");
+        let come = |token: &Path| std::fs::rename(&away, token).expect("moved back");
+
+        // By disconnecting and connecting, at once.
+        go(&bench.tokens);
+        assert_eq!(code(bench.decrypt(&blob)), "KeyUnavailableException");
+        assert_eq!(code(decrypt(&another, &bench.alice, &blob)), "KeyUnavailableException");
+        bench.disconnect(&store).expect("disconnected");
+        bench.connect(&store).expect("told by DescribeCustomKeyStores");
+        assert_eq!(bench.stores()[0].connection_state, ConnectionState::Failed);
+        bench.disconnect(&store).expect("disconnected");
+        come(&bench.tokens);
+        bench.connect(&store).expect("connected");
+        assert_eq!(bench.stores()[0].connection_state, ConnectionState::Connected);
+        assert_eq!(bench.decrypt(&blob), Ok(b"plain".to_vec()));
+        // Whoever else shares the process finds it with the module.
+        assert_eq!(decrypt(&another, &bench.alice, &blob), Ok(b"plain".to_vec()));
+
+        // By itself, when keys are used: the module looks for it every ten seconds at most.
+        drop(another);
+        let token = bench.directory_of("first");
+        go(&token);
+        assert_eq!(code(bench.decrypt(&blob)), "KeyUnavailableException");
+        come(&token);
+        assert_eq!(code(bench.decrypt(&blob)), "KeyUnavailableException", "not so soon");
+        bench.clock.advance(std::time::Duration::from_secs(10));
+        assert_eq!(bench.decrypt(&blob), Ok(b"plain".to_vec()));
+        let more = bench.key(&store).expect("created");
+        bench.encrypt(&more).expect("encrypted");
+    });
+}
+
+#[test]
+fn looking_for_a_token_disturbs_no_other() {
+    with_tokens("looking_for_a_token_disturbs_no_other", |bench| {
+        let first = bench.connected();
+        let second = bench.create("second", &bench.cluster("second"), PIN).expect("created");
+        bench.connect(&second).expect("connected");
+        let (lost, kept) = (bench.key(&first).expect("created"), bench.key(&second).expect("created"));
+        let (lost_blob, kept_blob) =
+            (bench.encrypt(&lost).expect("encrypted"), bench.encrypt(&kept).expect("encrypted"));
+
+        let token = bench.directory_of("first");
+        let away = bench.tokens.with_file_name("away");
+        std::fs::rename(&token, &away).expect("moved away");
+        assert_eq!(code(bench.decrypt(&lost_blob)), "KeyUnavailableException");
+        std::fs::rename(&away, &token).expect("moved back");
+        // While the second token is in use the module cannot be initialised anew.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    assert_eq!(bench.decrypt(&kept_blob), Ok(b"plain".to_vec()));
+                }
+            });
+            for _ in 0..5 {
+                bench.clock.advance(std::time::Duration::from_secs(10));
+                assert_eq!(code(bench.decrypt(&lost_blob)), "KeyUnavailableException");
+            }
+        });
+        bench.disconnect(&second).expect("disconnected");
+        bench.clock.advance(std::time::Duration::from_secs(10));
+        assert_eq!(bench.decrypt(&lost_blob), Ok(b"plain".to_vec()));
+        bench.connect(&second).expect("connected");
+        assert_eq!(bench.decrypt(&kept_blob), Ok(b"plain".to_vec()));
+        assert_eq!(bench.decrypt(&lost_blob), Ok(b"plain".to_vec()));
     });
 }
 

@@ -1,7 +1,9 @@
 //! The endpoint from outside: raw HTTP, signatures, limits, and the remote key manager as the filesystem uses it.
 
 mod client;
+mod quota;
 mod remote;
+mod tls;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +16,7 @@ use kmsfs::env::{ManualClock, SystemEntropy};
 use kmsfs::kms::Engine;
 use kmsfs::kms::custody::{Home, NewHome, NewSlot};
 use kmsfs::kms::model::{Caller, NewAccessKey};
-use kmsfs::server::{Limits, Server, Stop};
+use kmsfs::server::{Certificate, Limits, Server, Stop};
 use kmsfs::types::Timestamp;
 use tempfile::TempDir;
 
@@ -49,6 +51,10 @@ impl Keys {
     }
 
     fn serve_at(&self, address: SocketAddr, limits: Limits) -> Running {
+        self.serve_with(address, limits, None)
+    }
+
+    fn serve_with(&self, address: SocketAddr, limits: Limits, tls: Option<Certificate>) -> Running {
         let tcp = TcpListener::bind(address).expect("an address");
         let address = tcp.local_addr().expect("an address");
         let socket = self.dir.path().join("socket");
@@ -59,7 +65,7 @@ impl Keys {
             engine: self.engine.clone(),
             clock: self.clock.clone(),
             tcp: Some(tcp),
-            tls: None,
+            tls,
             unix: Some(unix),
             limits,
         };

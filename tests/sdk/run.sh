@@ -3,22 +3,14 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../conformance/lib.sh"
+. "$here/../cases.sh"
 trap serve_stop EXIT
 [ $# -gt 0 ] || set -- aws boto3 js rust
 serve_start || exit
+OUT=$SERVE_WORK/said
 export AWS_ACCESS_KEY_ID=$KMS_AK AWS_SECRET_ACCESS_KEY=$KMS_SK AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 AWS_PAGER=
 export AWS_ENDPOINT_URL_KMS=$ENDPOINT AWS_ENDPOINT_URL_STS=$ENDPOINT AWS_EC2_METADATA_DISABLED=true
 export AWS_CONFIG_FILE=$SERVE_WORK/none AWS_SHARED_CREDENTIALS_FILE=$SERVE_WORK/none
-passed=0 failed=0
-check() { # NAME COMMAND...
-  local name=$1
-  shift
-  if "$@" > "$SERVE_WORK/$name.log" 2>&1; then
-    passed=$((passed + 1)); echo "ok      $name"
-  else
-    failed=$((failed + 1)); echo "FAILED  $name"; tail -n 20 "$SERVE_WORK/$name.log"
-  fi
-}
 skip() { echo "SKIPPED $1: $2"; }
 venv() { # an interpreter with boto3 and the aws CLI in $PY
   PY=${KMS_PY:-$here/../conformance/.venv/bin/python}
@@ -44,5 +36,4 @@ for client in "$@"; do
     *) echo "unknown client $client" >&2; exit 2 ;;
   esac
 done
-echo "cases: $passed passed, $failed failed"
-[ "$failed" = 0 ]
+cases_end

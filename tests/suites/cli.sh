@@ -12,7 +12,8 @@ export KMSFS_HOME=$WORK/kms
 unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
 C=$WORK/cipher M=$WORK/plain
 mkdir -p "$C" "$M"
-passed=0 failed=0
+OUT=$WORK/out
+. "$HERE/../cases.sh"
 cleanup() {
   local m
   for m in "$M" "$WORK"/odd*.mnt "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small; do
@@ -24,16 +25,6 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 say() { printf '%s\n' "-- $*"; }
-pass() { passed=$((passed + 1)); echo "ok      $1"; }
-fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
-expect() { # EXIT-STATUS TEXT COMMAND...
-  local want=$1 text=$2 rc
-  shift 2
-  "$@" > "$WORK/out" 2> "$WORK/err" < /dev/null
-  rc=$?
-  cat "$WORK/err" >> "$WORK/out"
-  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
-}
 fails() { # TEXT COMMAND...: any failure will do
   local text=$1
   shift
@@ -559,5 +550,4 @@ expect 0 "verify" "$K" --json verify "$ODD"
 expect 0 "unmount" "$K" --json umount "$ODD.mnt"
 expect 0 "repair" "$K" --json repair "$ODD"
 fails "unmount of what is not mounted" "$K" umount "$M"
-echo "cases: $passed passed, $failed failed"
-[ $failed = 0 ]
+cases_end

@@ -10,7 +10,8 @@ export KMSFS_BIN=${KMSFS_BIN:-$REPO/target/release/kmsfs}
 WORK=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-packaging.XXXXXX") || exit 2
 C=$WORK/cipher M=$WORK/plain
 mkdir -p "$C" "$M"
-passed=0 failed=0
+OUT=$WORK/out
+. "$HERE/../cases.sh"
 HELPERS=(/sbin/mount.kmsfs /sbin/mount.fuse.kmsfs)
 placed=()
 cleanup() {
@@ -20,15 +21,6 @@ cleanup() {
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-pass() { passed=$((passed + 1)); echo "ok      $1"; }
-fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
-expect() { # EXIT-STATUS TEXT COMMAND...
-  local want=$1 text=$2 rc
-  shift 2
-  "$@" > "$WORK/out" 2>&1 < /dev/null
-  rc=$?
-  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
-}
 has() { # OPTION TEXT: of the mount
   if findmnt -no OPTIONS "$M" | tr , '\n' | grep -qx "$1"; then pass "$2"; else fail "$2: $(findmnt -no OPTIONS "$M")"; fi
 }
@@ -94,5 +86,4 @@ else
 fi
 expect 0 "install.sh --uninstall" env DESTDIR="$WORK/root" PREFIX=/usr "$REPO/packaging/install.sh" --uninstall
 [ -z "$(find "$WORK/root" ! -type d)" ] && pass "leaves nothing behind" || fail "left: $(find "$WORK/root" ! -type d | tr '\n' ' ')"
-echo "cases: $passed passed, $failed failed"
-[ $failed = 0 ]
+cases_end

@@ -4,24 +4,16 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../conformance/lib.sh"
+. "$here/../cases.sh"
 work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-remote.XXXXXX")
 mkdir "$work/mnt"
+OUT=$work/out
 finish() {
   mountpoint -q "$work/mnt" && KMSFS_HOME=$work/client "$KMSFS_BIN" umount --lazy "$work/mnt"
   serve_stop
   rm -rf --one-file-system "$work"
 }
 trap finish EXIT
-passed=0 failed=0
-check() { # TEXT COMMAND...
-  local text=$1
-  shift
-  if "$@" > "$work/out" 2>&1; then
-    passed=$((passed + 1)); echo "ok      $text"
-  else
-    failed=$((failed + 1)); echo "FAILED  $text"; tail -n 5 "$work/out"
-  fi
-}
 fails_with() { # ERROR COMMAND...: the system's words for the error, in the C locale
   local error=$1
   shift
@@ -65,5 +57,4 @@ check "the key is enabled" server_key enable
 check "enabled: it opens" grep -q 'content 3' "$work/mnt/f3"
 check "unmount" k umount "$work/mnt"
 check "the remote audit log names the caller" bash -c "env -u KMSFS_KMS_ENDPOINT KMSFS_HOME='$server_home' '$KMSFS_BIN' audit show --event Decrypt --json | grep -q user/administrator"
-echo "cases: $passed passed, $failed failed"
-[ "$failed" = 0 ]
+cases_end

@@ -12,7 +12,8 @@ if [ "${1:-}" != inside ]; then
   work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-user.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   # The build directory may lie in a home that others cannot enter.
-  install -m 755 "$KMSFS_BIN" "$work/kmsfs" && install -m 755 "${BASH_SOURCE[0]}" "$work/unprivileged.sh" || exit 2
+  install -m 755 "$KMSFS_BIN" "$work/kmsfs" && install -m 755 "${BASH_SOURCE[0]}" "$work/unprivileged.sh" &&
+    install -m 644 "$HERE/../cases.sh" "$work/cases.sh" || exit 2
   chmod 755 "$work"
   mkdir "$work/home"
   if [ "$(id -u)" != 0 ]; then
@@ -35,16 +36,8 @@ fi
 work=$2
 cd "$work/home" || exit 2
 k=$work/kmsfs
-passed=0 failed=0
-check() { # TEXT COMMAND...
-  local text=$1
-  shift
-  if "$@" > "$work/home/out" 2>&1; then
-    passed=$((passed + 1)); echo "ok      $text"
-  else
-    failed=$((failed + 1)); echo "FAILED  $text"; tail -n 5 "$work/home/out"
-  fi
-}
+. "$work/cases.sh"
+OUT=$work/home/out
 trap 'mountpoint -q "$work/home/plain" && fusermount3 -u "$work/home/plain"' EXIT
 mkdir plain
 check "not root" test "$(id -u)" != 0
@@ -70,5 +63,4 @@ check "content is the same" cmp data plain/data
 check "through the link" grep -q hello plain/d/l
 check "rm -r" rm -r plain/d
 check "unmount with fusermount3" fusermount3 -u plain
-echo "cases: $passed passed, $failed failed"
-[ $failed = 0 ]
+cases_end

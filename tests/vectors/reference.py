@@ -24,7 +24,7 @@ ERRNO = {
     "NeverSynced": None, "NoRecipient": "EIO", "KeyForbidden": "EACCES", "KeyUnavailable": "EACCES", "KeyServiceTimeout": "ETIMEDOUT",
     "SlotOverflow": "E2BIG", "RecordAuth": "EIO", "Truncated": "EIO", "BadSize": "EIO", "UnitAuth": "EIO", "UnitZero": "EIO",
     "TooBig": "EFBIG", "NoDirId": "EIO", "BadDirId": "EIO", "WrongDirId": "EIO", "BadName": "ENOENT", "NameInvalid": "EINVAL", "NameTooLong": "ENAMETOOLONG",
-    "SymlinkAuth": "EIO", "XattrNameRange": "ERANGE", "XattrAuth": "EIO", "DuplicateId": None,
+    "SymlinkAuth": "EIO", "XattrNameRange": "ERANGE", "XattrAuth": "EIO", "DuplicateId": None, "Stale": "EIO", "Misplaced": "EIO", "Vanished": "EIO",
     "VolumeUnknown": None, "VolumeAuth": None, "VolumeRollback": None, "VolumeBusy": None,
 }
 
@@ -681,9 +681,9 @@ def xattr_value_open(vk, name, data):
 
 
 # ---------------------------------------------------------------- S4.2 volume file
-PLAIN_NAMES, DIR_META_FILE = 1, 1 << 1
+PLAIN_NAMES, FRESHNESS, DIR_META_FILE = 1, 1 << 0, 1 << 1
 KNOWN_INCOMPAT = PLAIN_NAMES
-KNOWN_RO_COMPAT = DIR_META_FILE
+KNOWN_RO_COMPAT = DIR_META_FILE | FRESHNESS
 
 
 def tlv(t, value):
@@ -1492,9 +1492,11 @@ def make():
     blobs["Vbrs"] = volume_build(VID, VRK, arns + [t2, tlv(3, b"\x02\0" + BID), t4], config_seq=7).hex()
     vo("branch-default-without-version", "VolumeAuth", "Vbrs", calls=0)
     # features
-    blobs["Vro"] = volume_build(VID, VRK, tl, ro_compat=1).hex()
+    blobs["Vro"] = volume_build(VID, VRK, tl, ro_compat=1 << 40).hex()
     vo("unknown-ro-compat", dict(read_only=True), "Vro", registry=row(commit=commit_of("Vro"), config_seq=1))
     vo("feature-bit-changes-commit", "VolumeAuth", "Vro", registry=row(config_seq=1), calls=0)
+    blobs["Vfresh"] = volume_build(VID, VRK, tl, ro_compat=FRESHNESS).hex()
+    vo("freshness", dict(read_only=False), "Vfresh", registry=row(commit=commit_of("Vfresh"), config_seq=1))
     blobs["Vdmf"] = volume_build(VID, VRK, tl, ro_compat=DIR_META_FILE).hex()
     vo("dir-meta-file", dict(read_only=False, dir_meta_file=True), "Vdmf", registry=row(commit=commit_of("Vdmf"), config_seq=1))
     blobs["Vinc"] = volume_build(VID, VRK, tl, incompat=1 << 40).hex()

@@ -1,14 +1,17 @@
 //! Signed requests of AWS JSON 1.1, tried again where that can help, within a deadline.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 use ureq::http::Uri;
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use zeroize::Zeroizing;
 
 use super::credentials::{Credentials, CredentialsError, Source};
@@ -40,6 +43,14 @@ pub enum EndpointError {
         "{0} is not encrypted and not on this computer: data keys would cross the network in the clear; use https://"
     )]
     Plaintext(String),
+    /// Nobody could be believed to be the endpoint.
+    #[error("cannot read certificates of authorities in {path}: {reason}")]
+    Authorities {
+        /// Where they were sought.
+        path: PathBuf,
+        /// Why they were not found.
+        reason: pem::Error,
+    },
     /// Nothing to sign with.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -84,7 +95,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(endpoint: &str, source: Source, clock: Arc<dyn Clock>) -> Result<Self, EndpointError> {
+    pub fn new(
+        endpoint: &str,
+        source: Source,
+        ca_bundle: Option<&Path>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EndpointError> {
         let wrong = || EndpointError::Url(endpoint.to_owned());
         let uri: Uri = endpoint.parse().map_err(|_| wrong())?;
         let authority = uri.authority().ok_or_else(wrong)?;
@@ -97,11 +113,9 @@ impl Client {
         if authority.as_str().contains('@') || !matches!(uri.path(), "" | "/") || uri.query().is_some() {
             return Err(wrong());
         }
+        let authorities = ca_bundle.map(authorities).transpose()?.unwrap_or(RootCerts::PlatformVerifier);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(provider)
-            .build();
+        let tls = TlsConfig::builder().root_certs(authorities).unversioned_rustls_crypto_provider(provider).build();
         let agent = Agent::config_builder()
             .tls_config(tls)
             .http_status_as_error(false)
@@ -222,6 +236,18 @@ fn may_pass(code: &str) -> bool {
             | "KeyUnavailableException"
             | "DependencyTimeoutException"
     )
+}
+
+/// The certificates of `path`, and no others, say whom to believe.
+fn authorities(path: &Path) -> Result<RootCerts, EndpointError> {
+    let failed = |reason| EndpointError::Authorities { path: path.to_owned(), reason };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found = found.map_err(failed)?;
+    if found.is_empty() {
+        return Err(failed(pem::Error::NoItemsFound));
+    }
+    let owned: Vec<_> = found.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    Ok(RootCerts::new_with_certs(&owned))
 }
 
 fn is_loopback(host: &str) -> bool {

@@ -12,7 +12,8 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::event::{Event, ID_BYTES, Rendered};
+use super::batch::Batch;
+use super::event::{Event, Ids, Rendered, TimeText};
 use super::{AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
@@ -140,10 +141,10 @@ impl Log {
     /// are in the log also when it failed on the way.
     pub fn append(
         &mut self,
-        events: &[Event],
+        events: &Batch,
         now: Timestamp,
         (key, entropy): (&SecretKey<32>, &dyn Entropy),
-        seen: impl FnMut(&Event, &Rendered),
+        seen: impl FnMut(&Event<'_>, &Ids),
     ) -> (usize, Result<(), AuditError>) {
         let mut written = 0;
         let outcome = self.try_append(events, now, (key, entropy), seen, &mut written);
@@ -152,10 +153,10 @@ impl Log {
 
     fn try_append(
         &mut self,
-        events: &[Event],
+        events: &Batch,
         now: Timestamp,
         (key, entropy): (&SecretKey<32>, &dyn Entropy),
-        mut seen: impl FnMut(&Event, &Rendered),
+        mut seen: impl FnMut(&Event<'_>, &Ids),
         written: &mut usize,
     ) -> Result<(), AuditError> {
         let _lock = self.lock()?;
@@ -169,10 +170,10 @@ impl Log {
 
         let day = now.as_secs().div_euclid(86_400);
         let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
-        let mut ids = vec![0; events.len() * ID_BYTES];
+        let mut ids = vec![0; events.len() * Ids::LEN];
         entropy.fill(&mut ids);
-        let (mut outbox, mut queued) = (outbox.into_iter(), events.iter().zip(ids.as_chunks::<ID_BYTES>().0));
-        let mut rendered = Rendered::default();
+        let (mut outbox, mut queued) = (outbox.into_iter(), events.events(0).zip(ids.as_chunks().0));
+        let (mut rendered, mut time) = (Rendered::default(), TimeText::default());
         let (mut buffer, mut taken) = (String::new(), 0);
         let mut next = |rendered: &mut Rendered| {
             if let Some(event) = outbox.next() {
@@ -180,8 +181,9 @@ impl Log {
                 return Some(0);
             }
             let (event, ids) = queued.next()?;
-            event.render_into(ids, rendered);
-            seen(event, rendered);
+            let ids = Ids(*ids);
+            event.write(&ids, &mut time, rendered);
+            seen(&event, &ids);
             Some(1)
         };
         let mut pending = next(&mut rendered);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::event::{Event, EventKind};
+use super::batch::Batch;
+use super::event::{Event, ServiceEvent};
 use super::log::Log;
 use super::{AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
 use crate::env::Clock;
@@ -28,12 +29,16 @@ const QUEUE_FULL: usize = QUEUE_MAX / 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// More records than this are not kept while the log cannot be written: they are counted.
 const QUEUE_MAX: usize = if cfg!(test) { 2048 } else { 65_536 };
+/// Bytes of text that are kept for the next records.
+const USUAL_TEXT: usize = 4 * 1024 * 1024;
 /// Last uses are written this often, in nanoseconds.
 const USAGE_PERIOD: i64 = 10_000_000_000;
 
 #[derive(Default)]
 struct Queue {
-    events: Vec<Event>,
+    events: Batch,
+    /// An empty one, for its memory.
+    spare: Batch,
     lost: u64,
     closing: bool,
 }
@@ -76,7 +81,7 @@ impl AuditLog {
     }
 
     /// Queues an event; it is on disk 100 ms later at the latest.
-    pub(in crate::kms) fn record(&self, event: Event) {
+    pub(in crate::kms) fn record(&self, event: &Event<'_>) {
         let mut queue = lock(&self.queue);
         if queue.events.len() >= QUEUE_FULL && !self.failing.load(Ordering::Relaxed) {
             self.wake.notify_one();
@@ -96,7 +101,7 @@ impl AuditLog {
     }
 
     /// Queues the record of a call that changes nothing, and refuses its answer if the mode demands it.
-    pub(in crate::kms) fn record_call(&self, event: Event) -> Result<(), KmsError> {
+    pub(in crate::kms) fn record_call(&self, event: &Event<'_>) -> Result<(), KmsError> {
         self.record(event);
         let mode = self.mode.load(Ordering::Relaxed);
         let failing = mode == AuditMode::Required as u8 && self.failing.load(Ordering::Relaxed);
@@ -145,30 +150,36 @@ impl AuditLog {
         let mut log = lock(&self.log);
         let (mut events, lost) = {
             let mut queue = lock(&self.queue);
-            let capacity = queue.events.capacity().min(BATCH_LEN);
-            (std::mem::replace(&mut queue.events, Vec::with_capacity(capacity)), std::mem::take(&mut queue.lost))
+            let empty = std::mem::take(&mut queue.spare);
+            (std::mem::replace(&mut queue.events, empty), std::mem::take(&mut queue.lost))
         };
         self.room.notify_all();
         let calls = events.len();
         if lost > 0 {
-            events.push(self.gap(lost));
+            events.push(&self.gap(lost).event());
         }
         let mut usages = lock(&self.usages);
         let secrets = (self.store.audit_key(), self.store.entropy());
-        let (written, outcome) =
-            log.append(&events, self.clock.now(), secrets, |event, rendered| usages.note(event, rendered));
+        let (written, outcome) = log.append(&events, self.clock.now(), secrets, |event, ids| usages.note(event, ids));
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
+        let mut queue = lock(&self.queue);
         if outcome.is_err() {
-            let mut queue = lock(&self.queue);
             if written <= calls {
                 queue.lost += lost;
             }
-            events.truncate(calls);
-            let newer = std::mem::replace(&mut queue.events, events.split_off(written.min(calls)));
-            queue.events.extend(newer);
+            // What is not written goes before what has come since.
+            let newer = std::mem::take(&mut queue.events);
+            events
+                .events(written.min(calls))
+                .take(calls.saturating_sub(written))
+                .for_each(|event| queue.events.push(&event));
+            newer.events(0).for_each(|event| queue.events.push(&event));
             self.room.notify_all();
             return outcome;
         }
+        events.clear(USUAL_TEXT);
+        queue.spare = events;
+        drop(queue);
         let now = self.clock.now();
         if usages.is_due(now, USAGE_PERIOD) {
             usages.save(log.connection(), self.store.audit_key(), now)?;
@@ -192,22 +203,15 @@ impl AuditLog {
     }
 
     /// The record of records that were lost while the log could not be written.
-    fn gap(&self, lost: u64) -> Event {
+    fn gap(&self, lost: u64) -> ServiceEvent {
         let home = self.store.home();
-        Event {
+        ServiceEvent {
             time: self.clock.now(),
             name: "AuditGap",
-            kind: EventKind::Service {
-                details: json!({ "lostRecords": lost }),
-                account: home.account().to_string(),
-                region: home.region().to_string(),
-            },
-            read_only: false,
-            parameters: Value::Null,
-            response: Value::Null,
-            additional: Value::Null,
-            error: None,
-            resources: Vec::new(),
+            details: json!({ "lostRecords": lost }).into(),
+            account: home.account().to_string(),
+            region: home.region().to_string(),
+            key: None,
         }
     }
 

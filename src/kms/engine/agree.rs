@@ -4,12 +4,13 @@ use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::crypt::{MAX_BLOB, parameters, proceed};
+use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::{Forms, usable};
 use super::sign::failed;
 use crate::crypto::asymmetric::{DecapsulationKey, PairError};
 use crate::kms::KmsError;
+use crate::kms::audit::{Canonical, Member};
 use crate::kms::model::*;
 use crate::kms::object::KeyObject;
 use crate::kms::store::KeyEntry;
@@ -27,9 +28,12 @@ impl Engine {
     ) -> Result<DeriveSharedSecretResponse, KmsError> {
         const NAME: &str = "DeriveSharedSecret";
         let algorithm = request.key_agreement_algorithm;
-        let named = [("keyId", request.key_id.as_str()), ("keyAgreementAlgorithm", algorithm.as_str())];
-        let parameters = parameters(&named, request.dry_run);
-        self.call(caller, (NAME, ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("keyId", request.key_id.as_str().into()),
+            ("keyAgreementAlgorithm", algorithm.as_str().into()),
+        ]);
+        self.call(caller, (NAME, ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .bytes("publicKey", request.public_key.len(), PUBLIC_KEY)
@@ -62,9 +66,12 @@ impl Engine {
     pub fn encapsulate(&self, caller: &Caller, request: EncapsulateRequest) -> Result<EncapsulateResponse, KmsError> {
         const NAME: &str = "Encapsulate";
         let algorithm = request.encapsulation_algorithm;
-        let named = [("keyId", request.key_id.as_str()), ("encapsulationAlgorithm", algorithm.as_str())];
-        let parameters = parameters(&named, request.dry_run);
-        self.call(caller, (NAME, ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("keyId", request.key_id.as_str().into()),
+            ("encapsulationAlgorithm", algorithm.as_str().into()),
+        ]);
+        self.call(caller, (NAME, ReadOnly), parameters, |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             let key = call.kem_key(&request.key_id, &request.grant_tokens, NAME, algorithm)?;
             let kem = kem(&key)?;
@@ -83,9 +90,12 @@ impl Engine {
     pub fn decapsulate(&self, caller: &Caller, request: DecapsulateRequest) -> Result<DecapsulateResponse, KmsError> {
         const NAME: &str = "Decapsulate";
         let algorithm = request.encapsulation_algorithm;
-        let named = [("keyId", request.key_id.as_str()), ("encapsulationAlgorithm", algorithm.as_str())];
-        let parameters = parameters(&named, request.dry_run);
-        self.call(caller, (NAME, ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("keyId", request.key_id.as_str().into()),
+            ("encapsulationAlgorithm", algorithm.as_str().into()),
+        ]);
+        self.call(caller, (NAME, ReadOnly), parameters, |call| {
             let ciphertext = &request.shared_secret_ciphertext_blob;
             Constraints::default()
                 .key_id("keyId", &request.key_id)

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Engine, Shared};
 use crate::kms::KmsError;
-use crate::kms::audit::{Event, EventKind};
+use crate::kms::audit::{Canonical, Event, EventKind, ServiceEvent};
 use crate::kms::model::{Caller, KeySpec};
 use crate::kms::store::{Change, KeyEntry, Snapshot, alias_row_id, key_row_id};
 use crate::sync::Arc;
@@ -17,9 +17,9 @@ pub struct Call<'a> {
     pub now: Timestamp,
     name: &'static str,
     read_only: bool,
-    parameters: Value,
-    pub response: Value,
-    pub additional: Value,
+    parameters: Canonical,
+    pub response: Canonical,
+    pub additional: Canonical,
     pub resources: Vec<KeyArn>,
     recorded: bool,
 }
@@ -39,13 +39,14 @@ impl Engine {
         &self,
         caller: &Caller,
         (name, effect): (&'static str, Effect),
-        parameters: Value,
+        parameters: impl Into<Canonical>,
         work: impl FnOnce(&mut Call<'_>) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
-        let now = self.shared.clock.now();
+        let (now, parameters) = (self.shared.clock.now(), parameters.into());
         if caller.is_metered()
             && let Some(quotas) = self.shared.requests.get()
         {
+            let parameters = parameters.to_value();
             let spec = named_spec(&*self.shared.snapshot(now)?, caller, &parameters);
             if !quotas.admit(caller, name, &parameters, spec, now) {
                 return Err(KmsError::Throttling);
@@ -58,15 +59,14 @@ impl Engine {
             name,
             read_only: effect == Effect::ReadOnly,
             parameters,
-            response: Value::Null,
-            additional: Value::Null,
+            response: Canonical::default(),
+            additional: Canonical::default(),
             resources: Vec::new(),
             recorded: false,
         };
         let outcome = work(&mut call);
         if !call.recorded {
-            let event = call.event(outcome.as_ref().err().cloned());
-            self.shared.audit.record_call(event)?;
+            self.shared.audit.record_call(&call.event(outcome.as_ref().err()))?;
         }
         outcome
     }
@@ -117,23 +117,13 @@ impl Call<'_> {
         shared.audit.require_writable()?;
         // What is due happens first: a key whose time has come is not changed any more.
         self.snapshot()?;
-        let mut unrecorded = None;
+        // If the commit fails, the record that the call leaves says so.
         let answer = shared.store.change(|change| {
             let answer = edit(self, change)?;
-            let event = self.event(None);
-            change.record(event.render(&*shared.entropy));
-            unrecorded = Some(event);
+            change.record(self.event(None).render(&*shared.entropy));
             Ok(answer)
         });
-        match (&answer, unrecorded) {
-            (Ok(_), _) => self.recorded = true,
-            // The commit failed: the record says so, of the same call.
-            (Err(_), Some(event)) => {
-                let Event { parameters, additional, resources, .. } = event;
-                (self.parameters, self.additional, self.resources) = (parameters, additional, resources);
-            }
-            (Err(_), None) => {}
-        }
+        self.recorded = answer.is_ok();
         let answer = answer?;
         if let Err(error) = shared.audit.flush() {
             // The record is durable in the database's outbox.
@@ -149,41 +139,33 @@ impl Call<'_> {
         }
     }
 
-    /// The record of this call, once: it takes what was noted of it.
-    fn event(&mut self, error: Option<KmsError>) -> Event {
-        let response = std::mem::take(&mut self.response);
+    /// What is recorded of this call.
+    fn event<'e>(&'e self, error: Option<&'e KmsError>) -> Event<'e> {
         Event {
             time: self.now,
             name: self.name,
-            kind: EventKind::Call(self.caller.clone()),
+            kind: EventKind::Call(self.caller),
             read_only: self.read_only,
-            parameters: std::mem::take(&mut self.parameters),
-            response: if error.is_some() { Value::Null } else { response },
-            additional: std::mem::take(&mut self.additional),
+            parameters: self.parameters.as_str(),
+            response: if error.is_some() { "" } else { self.response.as_str() },
+            additional: self.additional.as_str(),
             error,
-            resources: std::mem::take(&mut self.resources),
+            resources: &self.resources,
         }
     }
 }
 
 impl Shared {
     /// An event of the key manager itself.
-    pub fn service_event(&self, name: &'static str, details: Value, key: Option<&KeyArn>) -> Event {
+    pub fn service_event(&self, name: &'static str, details: Value, key: Option<&KeyArn>) -> ServiceEvent {
         let home = self.store.home();
-        Event {
+        ServiceEvent {
             time: self.clock.now(),
             name,
-            kind: EventKind::Service {
-                details,
-                account: key.map_or(home.account().as_str(), |arn| arn.account()).to_owned(),
-                region: key.map_or(home.region().as_str(), |arn| arn.region()).to_owned(),
-            },
-            read_only: false,
-            parameters: Value::Null,
-            response: Value::Null,
-            additional: Value::Null,
-            error: None,
-            resources: key.cloned().into_iter().collect(),
+            details: details.into(),
+            account: key.map_or(home.account().as_str(), |arn| arn.account()).to_owned(),
+            region: key.map_or(home.region().as_str(), |arn| arn.region()).to_owned(),
+            key: key.cloned(),
         }
     }
 }

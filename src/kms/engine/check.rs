@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use crate::kms::KmsError;
+use crate::kms::blob::context_len;
 use crate::types::EncryptionContext;
 
 /// Collects violations, so that one answer names them all.
@@ -134,8 +135,7 @@ impl Constraints {
 
     /// An encryption context within 8192 bytes of its canonical encoding.
     pub fn context(mut self, member: &str, context: &EncryptionContext) -> Self {
-        let len: usize = 4 + context.pairs().map(|(name, value)| 8 + name.len() + value.len()).sum::<usize>();
-        if len > 8192 {
+        if context_len(context) > 8192 {
             self.violated(None, member, "Member must have length less than or equal to 8192");
         }
         self

@@ -78,7 +78,7 @@ impl Call<'_> {
             let sealed = rsa(key, material)?.encrypt(oaep, plaintext);
             return sealed.map_err(|error| KmsError::Internal(error.to_string()));
         }
-        let header = Header::new(&key.record.key_id, material.id);
+        let header = Header::new(key.arn.key_id(), material.id);
         let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
         let context = blob::encode_context(using.context);
         if material.record.token.is_some() {
@@ -111,7 +111,7 @@ impl Call<'_> {
         }
         let header = Header::parse(blob);
         let found = header.and_then(|header| {
-            snapshot.keys.get(&*key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
+            snapshot.key(&key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
         });
         let (Some(header), Some(key)) = (header, found) else {
             return Err(invalid_after_work(blob, using.context));
@@ -133,7 +133,9 @@ impl Call<'_> {
         };
         let context = blob::encode_context(using.context);
         let plain = match material.record.token {
-            Some(_) if header.in_token => self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?,
+            Some(_) if header.in_token => {
+                self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?.as_slice().into()
+            }
             None if !header.in_token => {
                 let secret = material.secret().ok_or_else(|| missing(&key))?;
                 blob::open(blob, secret, &context).ok_or(KmsError::InvalidCiphertext)?
@@ -141,13 +143,13 @@ impl Call<'_> {
             _ => return Err(KmsError::InvalidCiphertext),
         };
         let material_id = Some(material.record.material_id.clone());
-        Ok(Some(Opened { key, material_id, plaintext: Plaintext::from(&plain[..]) }))
+        Ok(Some(Opened { key, material_id, plaintext: plain.into() }))
     }
 }
 
 /// The material's id for an answer: only those of symmetric keys are told.
-pub fn symmetric_id(key: &KeyEntry, material: &Material) -> Option<String> {
-    (key.record.spec == KeySpec::SymmetricDefault).then(|| material.record.material_id.clone())
+pub fn symmetric_id<'a>(key: &KeyEntry, material: &'a Material) -> Option<&'a str> {
+    (key.record.spec == KeySpec::SymmetricDefault).then_some(material.record.material_id.as_str())
 }
 
 /// Refuses keys, algorithms and encryption contexts that do not fit.

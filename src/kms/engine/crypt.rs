@@ -1,6 +1,6 @@
 //! Cryptography: data keys, encryption, re-encryption, random bytes.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::Engine;
 use super::aliases::create_managed;
@@ -11,10 +11,10 @@ use super::cipher::{Ciphertext, Use, symmetric_id};
 use super::evaluate::flag;
 use super::resolve::{Forms, find, usable};
 use crate::kms::KmsError;
+use crate::kms::audit::{Canonical, Member};
 use crate::kms::blob::Header;
 use crate::kms::model::*;
 use crate::kms::store::Snapshot;
-use crate::types::EncryptionContext;
 
 const MAX_PLAINTEXT: usize = 4096;
 /// Bytes of a ciphertext, of a signature, of a MAC.
@@ -49,11 +49,14 @@ impl Engine {
         name: &'static str,
         request: &GenerateDataKeyRequest,
     ) -> Result<GenerateDataKeyResponse, KmsError> {
-        let mut parameters = parameters(&[("keyId", &request.key_id)], request.dry_run);
-        parameters.extend(context_member("encryptionContext", &request.encryption_context));
-        parameters.extend(request.key_spec.map(|spec| ("keySpec".to_owned(), spec.as_str().into())));
-        parameters.extend(request.number_of_bytes.map(|n| ("numberOfBytes".to_owned(), n.into())));
-        self.call(caller, (name, ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("encryptionContext", Member::context(&request.encryption_context)),
+            ("keyId", request.key_id.as_str().into()),
+            ("keySpec", request.key_spec.map(DataKeySpec::as_str).into()),
+            ("numberOfBytes", request.number_of_bytes.into()),
+        ]);
+        self.call(caller, (name, ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM)
@@ -76,7 +79,7 @@ impl Engine {
             let plaintext = Plaintext::random(len, &*call.shared.entropy);
             let ciphertext_blob = call.seal(&key, &material, &using, plaintext.expose())?;
             let key_material_id = material.record.material_id.clone();
-            call.additional = json!({ "keyMaterialId": key_material_id });
+            call.additional = Canonical::object([("keyMaterialId", key_material_id.as_str().into())]);
             Ok(GenerateDataKeyResponse { ciphertext_blob, plaintext, key_id: key.arn.clone(), key_material_id })
         })
     }
@@ -84,10 +87,13 @@ impl Engine {
     /// `Encrypt`.
     pub fn encrypt(&self, caller: &Caller, request: EncryptRequest) -> Result<EncryptResponse, KmsError> {
         let algorithm = request.encryption_algorithm.unwrap_or(SYMMETRIC);
-        let named = [("keyId", request.key_id.as_str()), ("encryptionAlgorithm", algorithm.as_str())];
-        let mut parameters = parameters(&named, request.dry_run);
-        parameters.extend(context_member("encryptionContext", &request.encryption_context));
-        self.call(caller, ("Encrypt", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("encryptionAlgorithm", algorithm.as_str().into()),
+            ("encryptionContext", Member::context(&request.encryption_context)),
+            ("keyId", request.key_id.as_str().into()),
+        ]);
+        self.call(caller, ("Encrypt", ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .bytes("plaintext", request.plaintext.expose().len(), 1..=MAX_PLAINTEXT)
@@ -103,7 +109,7 @@ impl Engine {
             let material = call.encrypting(&key, &using, plaintext.len())?;
             proceed(request.dry_run)?;
             let ciphertext_blob = call.seal(&key, &material, &using, plaintext)?;
-            call.additional = present([("keyMaterialId", symmetric_id(&key, &material))]);
+            call.additional = Canonical::object([("keyMaterialId", symmetric_id(&key, &material).into())]);
             Ok(EncryptResponse { ciphertext_blob, key_id: key.arn.clone(), encryption_algorithm: algorithm })
         })
     }
@@ -112,10 +118,13 @@ impl Engine {
     /// an asymmetric key names none.
     pub fn decrypt(&self, caller: &Caller, request: DecryptRequest) -> Result<DecryptResponse, KmsError> {
         let algorithm = request.encryption_algorithm.unwrap_or(SYMMETRIC);
-        let mut parameters = parameters(&[("encryptionAlgorithm", algorithm.as_str())], request.dry_run);
-        parameters.extend(request.key_id.as_ref().map(|id| ("keyId".to_owned(), id.as_str().into())));
-        parameters.extend(context_member("encryptionContext", &request.encryption_context));
-        self.call(caller, ("Decrypt", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("encryptionAlgorithm", algorithm.as_str().into()),
+            ("encryptionContext", Member::context(&request.encryption_context)),
+            ("keyId", request.key_id.as_deref().into()),
+        ]);
+        self.call(caller, ("Decrypt", ReadOnly), parameters, |call| {
             let ignored = ignores_ciphertext(&request.dry_run_modifiers, request.dry_run, &request.key_id)?;
             Constraints::default()
                 .bytes("ciphertextBlob", request.ciphertext_blob.len(), blob_bounds(ignored))
@@ -131,7 +140,7 @@ impl Engine {
             let opened = call.open(&ciphertext, access)?;
             proceed(request.dry_run)?;
             let opened = opened.ok_or(KmsError::DryRun)?;
-            call.additional = present([("keyMaterialId", opened.material_id.clone())]);
+            call.additional = Canonical::object([("keyMaterialId", opened.material_id.as_deref().into())]);
             Ok(DecryptResponse {
                 key_id: opened.key.arn.clone(),
                 plaintext: opened.plaintext,
@@ -145,16 +154,16 @@ impl Engine {
     pub fn re_encrypt(&self, caller: &Caller, request: ReEncryptRequest) -> Result<ReEncryptResponse, KmsError> {
         let from = request.source_encryption_algorithm.unwrap_or(SYMMETRIC);
         let to = request.destination_encryption_algorithm.unwrap_or(SYMMETRIC);
-        let named = [
-            ("destinationKeyId", request.destination_key_id.as_str()),
-            ("sourceEncryptionAlgorithm", from.as_str()),
-            ("destinationEncryptionAlgorithm", to.as_str()),
-        ];
-        let mut parameters = parameters(&named, request.dry_run);
-        parameters.extend(request.source_key_id.as_ref().map(|id| ("sourceKeyId".to_owned(), id.as_str().into())));
-        parameters.extend(context_member("sourceEncryptionContext", &request.source_encryption_context));
-        parameters.extend(context_member("destinationEncryptionContext", &request.destination_encryption_context));
-        self.call(caller, ("ReEncrypt", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("destinationEncryptionAlgorithm", to.as_str().into()),
+            ("destinationEncryptionContext", Member::context(&request.destination_encryption_context)),
+            ("destinationKeyId", request.destination_key_id.as_str().into()),
+            ("dryRun", Member::flag(request.dry_run)),
+            ("sourceEncryptionAlgorithm", from.as_str().into()),
+            ("sourceEncryptionContext", Member::context(&request.source_encryption_context)),
+            ("sourceKeyId", request.source_key_id.as_deref().into()),
+        ]);
+        self.call(caller, ("ReEncrypt", ReadOnly), parameters, |call| {
             let ignored = ignores_ciphertext(&request.dry_run_modifiers, request.dry_run, &request.source_key_id)?;
             Constraints::default()
                 .bytes("ciphertextBlob", request.ciphertext_blob.len(), blob_bounds(ignored))
@@ -187,10 +196,10 @@ impl Engine {
             proceed(request.dry_run)?;
             let opened = opened.ok_or(KmsError::DryRun)?;
             let ciphertext_blob = call.seal(&key, &material, &using, opened.plaintext.expose())?;
-            let destination_key_material_id = symmetric_id(&key, &material);
-            call.additional = present([
-                ("sourceKeyMaterialId", opened.material_id.clone()),
-                ("destinationKeyMaterialId", destination_key_material_id.clone()),
+            let destination_key_material_id = symmetric_id(&key, &material).map(str::to_owned);
+            call.additional = Canonical::object([
+                ("sourceKeyMaterialId", opened.material_id.as_deref().into()),
+                ("destinationKeyMaterialId", destination_key_material_id.as_deref().into()),
             ]);
             Ok(ReEncryptResponse {
                 ciphertext_blob,
@@ -243,13 +252,6 @@ fn blob_bounds(ignored: bool) -> std::ops::RangeInclusive<usize> {
     usize::from(!ignored)..=MAX_BLOB
 }
 
-/// Those members that there are, for the record; nothing if there are none.
-fn present<const N: usize>(members: [(&str, Option<String>); N]) -> Value {
-    let members: Map<String, Value> =
-        members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into()))).collect();
-    if members.is_empty() { Value::Null } else { members.into() }
-}
-
 /// Whether a re-encryption stays under its key, as far as the request tells; what it names wrongly is refused later.
 fn is_same_key(call: &Call<'_>, snapshot: &Snapshot, request: &ReEncryptRequest) -> bool {
     let id_of = |text: &str| {
@@ -266,20 +268,4 @@ fn is_same_key(call: &Call<'_>, snapshot: &Snapshot, request: &ReEncryptRequest)
 /// Ends a dry run, when everything has been checked.
 pub fn proceed(dry_run: bool) -> Result<(), KmsError> {
     if dry_run { Err(KmsError::DryRun) } else { Ok(()) }
-}
-
-/// What the record says of a request.
-pub fn parameters(named: &[(&str, &str)], dry_run: bool) -> Map<String, Value> {
-    let mut members: Map<String, Value> =
-        named.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
-    if dry_run {
-        members.insert("dryRun".into(), true.into());
-    }
-    members
-}
-
-/// The encryption context for the record, absent when empty.
-pub fn context_member(name: &str, context: &EncryptionContext) -> Option<(String, Value)> {
-    let pairs: Map<String, Value> = context.pairs().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    (!pairs.is_empty()).then(|| (name.to_owned(), pairs.into()))
 }

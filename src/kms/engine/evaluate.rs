@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use super::authorise::Access;
 use crate::kms::model::{Caller, KeyManager, PrincipalKind};
 use crate::kms::policy::{
-    self, Attributes, Candidate, Decision, GrantRequest, KeyPolicy, Kind, Policy, Question, Reason, Request, Step,
-    Terms,
+    self, ADMINISTRATOR_ACCESS, Attributes, Candidate, Decision, GrantRequest, KeyPolicy, Kind, Policy, Question,
+    Reason, Request, Step, Terms,
 };
 use crate::kms::store::{KeyEntry, Party, Snapshot, key_row_id};
 use crate::sync::{Arc, OnceLock, RwLock, read, write};
@@ -39,10 +39,6 @@ const CROSS_ACCOUNT: [&str; 22] = [
     "Verify",
     "VerifyMac",
 ];
-/// AWS's policy of this name.
-pub const ADMINISTRATOR_ACCESS: (&str, &str) =
-    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
-
 fn administrator_access() -> &'static Policy {
     static POLICY: OnceLock<Policy> = OnceLock::new();
     POLICY.get_or_init(|| Policy::parse(ADMINISTRATOR_ACCESS.1, Kind::Identity).expect("a policy"))
@@ -60,7 +56,7 @@ impl StandardPolicies {
             return own.clone();
         }
         let name = match key.record.manager {
-            KeyManager::Customer => key.record.account.as_str(),
+            KeyManager::Customer => key.account.as_str(),
             KeyManager::Aws => key.arn.as_str(),
         };
         if let Some(known) = read(&self.0).get(name) {
@@ -99,12 +95,12 @@ impl Facts<'_> {
     /// Decides by the key's policy, identity policies and grants.
     pub fn decide_on_key(&self, policy: &Policy, observe: Option<&mut dyn FnMut(&Step<'_>)>) -> Decision {
         let key = self.key.expect("asked about a key");
-        let foreign = self.caller.account().as_str() != key.record.account;
+        let foreign = *self.caller.account() != key.account;
         if foreign && !CROSS_ACCOUNT.contains(&self.access.action) {
             return Decision::Denied(Reason::ForeignManagement);
         }
         let grants = || self.candidates(key);
-        let key_policy = KeyPolicy { owner: &key.record.account, policy, grants: &grants };
+        let key_policy = KeyPolicy { owner: key.account.as_str(), policy, grants: &grants };
         self.decide(key.arn.as_str(), Some(key_policy), observe)
     }
 
@@ -120,15 +116,19 @@ impl Facts<'_> {
         observe: Option<&mut dyn FnMut(&Step<'_>)>,
     ) -> Decision {
         let principal = self.caller.principal();
-        let identity: Vec<(&str, &Policy)> = match self.snapshot.principals.get(principal.arn()) {
-            Some(record) => record.policies().collect(),
-            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
-                vec![(ADMINISTRATOR_ACCESS.0, administrator_access())]
+        let own: Vec<(&str, &Policy)>;
+        let identity: &[(&str, &Policy)] = match self.snapshot.principals.get(principal.arn()) {
+            Some(record) => {
+                own = record.policies().collect();
+                &own
             }
-            None => Vec::new(),
+            None if self.caller.is_local() || principal.kind() == PrincipalKind::Root => {
+                &[(ADMINISTRATOR_ACCESS.0, administrator_access())]
+            }
+            None => &[],
         };
         let request = Request { principal, action: self.access.action, resource, attributes: self };
-        policy::decide(&Question { request: &request, key, identity: &identity }, observe)
+        policy::decide(&Question { request: &request, key, identity }, observe)
     }
 
     /// The grants to the caller, to its account, or to the service that calls for it.
@@ -188,6 +188,15 @@ impl Facts<'_> {
     }
 }
 
+impl Facts<'_> {
+    /// The tag of the caller's user or role; `wanted` is its name in lower case.
+    fn of_principal(&self, wanted: &str) -> Vec<Cow<'_, str>> {
+        let record = self.snapshot.principals.get(self.caller.principal().arn());
+        let tags = record.into_iter().flat_map(|record| &record.tags);
+        tags.filter(|tag| tag.tag_key.to_lowercase() == wanted).map(|tag| tag.tag_value.as_str().into()).collect()
+    }
+}
+
 fn one(value: &str) -> Vec<Cow<'_, str>> {
     vec![value.into()]
 }
@@ -222,10 +231,22 @@ impl Attributes for Facts<'_> {
                 one(flag(caller.service().is_some()))
             }
             "aws:principalarn" => one(caller.principal().arn()),
+            "aws:principaltype" => one(match caller.principal().kind() {
+                PrincipalKind::Root => "Account",
+                PrincipalKind::User => "User",
+                PrincipalKind::Role => "AssumedRole",
+            }),
+            "aws:userid" => one(caller.principal().id()),
+            "aws:username" if caller.principal().kind() == PrincipalKind::User => one(caller.principal().name()),
+            "aws:requestedregion" => one(caller.region().as_str()),
             "aws:sourceip" => one(caller.source_ip()),
             "aws:sourcearn" => caller.source_arn().map(Cow::from).into_iter().collect(),
             "aws:currenttime" => vec![self.now.to_string().into()],
-            _ => self.of_key(key),
+            "aws:epochtime" => vec![self.now.as_secs().to_string().into()],
+            _ => match key.strip_prefix("aws:principaltag/") {
+                Some(wanted) => self.of_principal(wanted),
+                None => self.of_key(key),
+            },
         }
     }
 }

@@ -20,8 +20,6 @@ use crate::kms::store::{GrantRecord, KeyEntry, Party, Snapshot, below, grant_row
 use crate::sync::Arc;
 use crate::types::EncryptionContext;
 
-/// Grants per key (KMS.md section 18).
-const MAX_PER_KEY: usize = 50_000;
 /// Pairs of an encryption context in constraints, and characters of each value.
 const MAX_PAIRS: usize = 8;
 const MAX_VALUE: usize = 384;
@@ -72,8 +70,9 @@ impl Engine {
                     Some(known) => known.grant_id.clone(),
                     None => {
                         let present = below(&change.snapshot().grants, &format!("{key_row}/"), None).count();
-                        if present >= MAX_PER_KEY {
-                            let text = format!("The key {} has {MAX_PER_KEY} grants, which is its quota.", key.arn);
+                        let most = call.shared.resources().grants_per_key;
+                        if present >= most {
+                            let text = format!("The key {} has {most} grants, which is its quota.", key.arn);
                             return Err(KmsError::LimitExceeded(text));
                         }
                         let grant_id = record.grant_id.clone();
@@ -84,7 +83,7 @@ impl Engine {
                 if request.dry_run {
                     return Err(KmsError::DryRun);
                 }
-                call.response = json!({ "grantId": grant_id, "keyId": key.arn.as_str() });
+                call.response = json!({ "grantId": grant_id, "keyId": key.arn.as_str() }).into();
                 let grant_token = seal_token(call.shared, &grant_row_id(&key_row, &grant_id));
                 Ok(CreateGrantResponse { grant_token, grant_id })
             })
@@ -204,7 +203,7 @@ impl Engine {
                 if dry_run {
                     return Err(KmsError::DryRun);
                 }
-                call.response = json!({ "keyId": key.arn.as_str(), "grantId": grant.grant_id });
+                call.response = json!({ "keyId": key.arn.as_str(), "grantId": grant.grant_id }).into();
                 change.delete::<GrantRecord>(&row_id);
                 Ok(())
             })
@@ -226,7 +225,7 @@ impl Engine {
             if dry_run {
                 return Err(KmsError::DryRun);
             }
-            call.response = json!({ "keyId": key.arn.as_str(), "grantId": grant_id });
+            call.response = json!({ "keyId": key.arn.as_str(), "grantId": grant_id }).into();
             change.delete::<GrantRecord>(&row_id);
             Ok(())
         })

@@ -9,12 +9,13 @@ use data_encoding::{BASE32_NOPAD, BASE64};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::tags::{add_tags, check_tags};
 use super::{Constraints, Engine};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::KmsError;
-use crate::kms::model::{Caller, Credentials, Identity, NewAccessKey, Principal, PrincipalKind};
-use crate::kms::policy::{Kind, Policy};
+use crate::kms::model::{Caller, Credentials, Identity, NewAccessKey, Principal, PrincipalKind, Tag};
+use crate::kms::policy::{ADMINISTRATOR_ACCESS, Kind, Policy};
 use crate::kms::store::{AccessKeyRecord, Change, PrincipalRecord};
 use crate::sync::Arc;
 use crate::types::AccountId;
@@ -23,9 +24,6 @@ use crate::types::AccountId;
 const MAX_DOCUMENT: usize = 10_240;
 /// Name of an account's first user.
 const ADMINISTRATOR: &str = "administrator";
-/// AWS's policy of this name.
-const ADMINISTRATOR_ACCESS: (&str, &str) =
-    ("AdministratorAccess", r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}"#);
 
 impl Engine {
     /// What the signatures of `access_key_id` are checked with; `None` if there is no such access key.
@@ -98,8 +96,8 @@ impl Engine {
         check_document(name, document)?;
         let event = if principal.kind() == PrincipalKind::Role { "PutRolePolicy" } else { "PutUserPolicy" };
         let details = json!({ "arn": principal.arn(), "policyName": name, "policyDocument": document });
-        self.edit_policies(caller, event, details, principal, |policies| {
-            policies.insert(name.to_owned(), document.to_owned());
+        self.edit_identity(caller, event, details, principal, |record| {
+            record.policies.insert(name.to_owned(), document.to_owned());
             Ok(())
         })
     }
@@ -108,9 +106,30 @@ impl Engine {
     pub fn delete_identity_policy(&self, caller: &Caller, principal: &Principal, name: &str) -> Result<(), KmsError> {
         let event = if principal.kind() == PrincipalKind::Role { "DeleteRolePolicy" } else { "DeleteUserPolicy" };
         let details = json!({ "arn": principal.arn(), "policyName": name });
-        self.edit_policies(caller, event, details, principal, |policies| match policies.remove(name) {
+        self.edit_identity(caller, event, details, principal, |record| match record.policies.remove(name) {
             Some(_) => Ok(()),
             None => Err(KmsError::NotFound(format!("{principal} has no policy {name}."))),
+        })
+    }
+
+    /// Gives a user or role tags (`aws:PrincipalTag/...` in conditions), or changes the values of those it has.
+    pub fn tag_identity(&self, caller: &Caller, principal: &Principal, tags: &[Tag]) -> Result<(), KmsError> {
+        let event = if principal.kind() == PrincipalKind::Role { "TagRole" } else { "TagUser" };
+        let details = json!({ "arn": principal.arn(), "tags": tags });
+        self.edit_identity(caller, event, details, principal, |record| {
+            check_tags(tags, &record.tags)?;
+            add_tags(&mut record.tags, tags);
+            Ok(())
+        })
+    }
+
+    /// Takes tags from a user or role; absent ones are no error.
+    pub fn untag_identity(&self, caller: &Caller, principal: &Principal, names: &[String]) -> Result<(), KmsError> {
+        let event = if principal.kind() == PrincipalKind::Role { "UntagRole" } else { "UntagUser" };
+        let details = json!({ "arn": principal.arn(), "tagKeys": names });
+        self.edit_identity(caller, event, details, principal, |record| {
+            record.tags.retain(|tag| !names.contains(&tag.tag_key));
+            Ok(())
         })
     }
 
@@ -121,19 +140,19 @@ impl Engine {
         found.map(|record| record.policies.clone()).ok_or_else(|| unknown(principal))
     }
 
-    fn edit_policies(
+    fn edit_identity(
         &self,
         caller: &Caller,
         event: &'static str,
         details: Value,
         principal: &Principal,
-        edit: impl FnOnce(&mut BTreeMap<String, String>) -> Result<(), KmsError>,
+        edit: impl FnOnce(&mut PrincipalRecord) -> Result<(), KmsError>,
     ) -> Result<(), KmsError> {
         self.edit_identities(caller, event, details, |change| {
-            let record = change.snapshot().principals.get(principal.arn()).ok_or_else(|| unknown(principal))?;
-            let (created, mut policies) = (record.created, record.policies.clone());
-            edit(&mut policies)?;
-            change.put(principal.arn(), PrincipalRecord::new(principal.arn().to_owned(), created, policies));
+            let mut record =
+                change.snapshot().principals.get(principal.arn()).ok_or_else(|| unknown(principal))?.draft();
+            edit(&mut record)?;
+            change.put(principal.arn(), record);
             Ok(())
         })
     }
@@ -176,6 +195,7 @@ impl Engine {
                 create_date: record.created,
                 policy_names: record.policies.keys().cloned().collect(),
                 access_key_ids: keys.map(|(id, _)| id.to_string()).collect(),
+                tags: record.tags.clone(),
             }
         };
         Ok(snapshot.principals.values().map(|record| identity(record)).collect())

@@ -60,11 +60,13 @@ impl Engine {
             call.change(|call, change| {
                 let key = call.key(change.snapshot(), &key_id, Forms::Key, access())?;
                 importable(&key)?;
-                let valid_to = call.now.plus(TOKEN_LIFE);
+                // Tokens are judged by the latest time ever seen: with a clock behind it, one that counts from now would
+                // be over before it is used.
+                let valid_to = call.shared.latest(call.now).plus(TOKEN_LIFE);
                 let token = Token { id: random(&*call.shared.entropy), valid_to };
                 let wrapping_key = WrappingKey { algorithm: wrapping_algorithm, valid_to, private };
                 change.put(&wrapping_key_row_id(&row_of(&key), &token.id_text()), wrapping_key);
-                call.response = json!({ "keyId": key.arn.as_str(), "parametersValidTo": valid_to.to_string() });
+                call.response = json!({ "keyId": key.arn.as_str(), "parametersValidTo": valid_to.to_string() }).into();
                 Ok(GetParametersForImportResponse {
                     key_id: key.arn.clone(),
                     import_token: token.seal(call.shared, &key.arn),
@@ -228,7 +230,7 @@ fn settle(change: &mut Change<'_>, key: &KeyEntry, edit: impl FnOnce(&mut KeyRec
 
 fn answer(call: &mut Call<'_>, key: &KeyEntry, id: Option<String>) -> Result<KeyMaterialResponse, KmsError> {
     let key_material_id = id.filter(|_| key.record.spec == KeySpec::SymmetricDefault);
-    call.response = json!({ "keyId": key.arn.as_str(), "keyMaterialId": key_material_id });
+    call.response = json!({ "keyId": key.arn.as_str(), "keyMaterialId": key_material_id }).into();
     Ok(KeyMaterialResponse { key_id: key.arn.clone(), key_material_id })
 }
 

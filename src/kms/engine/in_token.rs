@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -14,7 +15,7 @@ use crate::kms::model::{ConnectionErrorCode, ConnectionState, KeyState};
 use crate::kms::store::{
     KeyEntry, KeyStoreRecord, Material, MaterialRecord, Snapshot, TokenUse, key_row_id, key_store_row_id,
 };
-use crate::kms::token::{Modules, Token, TokenError};
+use crate::kms::token::{self, Token, TokenError};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::Timestamp;
 
@@ -22,18 +23,36 @@ use crate::types::Timestamp;
 const MAX_ENCRYPTIONS: u64 = 1 << 32;
 /// Encryptions that a process sets aside at once; what it does not use of them is lost.
 const SHARE: u64 = 1 << 16;
+/// Between two times that a module looks for its tokens anew because a key was used.
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// The tokens that this process is logged in to. Lock order: `shares`, the store's locks, `open`.
 #[derive(Default)]
 pub struct Tokens {
-    pub modules: Modules,
     /// By the row id of the key store; with the time of the connection that the login belongs to.
     open: Mutex<HashMap<String, (Timestamp, Arc<Token>)>>,
     /// Encryptions set aside and not yet done, by material id.
     shares: Mutex<HashMap<[u8; 32], u64>>,
+    /// When a module last looked for its tokens anew because a key was used.
+    renewed: Mutex<Option<Timestamp>>,
 }
 
 impl Tokens {
+    /// Whether a module may look for its tokens anew: not at each call while a token is away.
+    fn may_renew(&self, now: Timestamp) -> bool {
+        let mut renewed = lock(&self.renewed);
+        let recently = renewed.is_some_and(|last| now >= last && now.since(last) < RENEWAL);
+        if !recently {
+            *renewed = Some(now);
+        }
+        !recently
+    }
+
+    /// Somebody who connects a key store has put things right: the next login looks for tokens anew.
+    pub fn expect_tokens(&self) {
+        *lock(&self.renewed) = None;
+    }
+
     /// Ends the login for a key store, if there is one.
     pub fn forget(&self, row_id: &str) {
         let gone = lock(&self.open).remove(row_id);
@@ -73,7 +92,8 @@ impl Shared {
             _ => {}
         }
         let pin = store.password.expose();
-        let token = Arc::new(self.tokens.modules.log_in(Path::new(&cluster.module), &cluster.token_label, pin)?);
+        let renew = || self.tokens.may_renew(self.clock.now());
+        let token = Arc::new(token::log_in(Path::new(&cluster.module), &cluster.token_label, pin, renew)?);
         open.insert(row_id.to_owned(), (since, token.clone()));
         Ok(token)
     }
@@ -94,7 +114,7 @@ impl Shared {
         let since = store.connected.filter(|_| store.state == ConnectionState::Connected).ok_or_else(disconnected)?;
         let attempt = || self.log_in(snapshot, row_id, store, since).and_then(|token| work(&token));
         match attempt() {
-            Err(TokenError::Unavailable { code, .. }) if !is_refusal(code) => {
+            Err(error @ TokenError::Unavailable { .. }) if !error.is_refusal() => {
                 lock(&self.tokens.open).remove(row_id);
                 attempt()
             }
@@ -110,8 +130,8 @@ impl Shared {
         work: impl Fn(&Token) -> Result<T, TokenError>,
     ) -> Result<T, TokenError> {
         let outcome = self.try_token(snapshot, row_id, work);
-        if let Err(error @ TokenError::Unavailable { code, .. }) = &outcome
-            && is_refusal(*code)
+        if let Err(error) = &outcome
+            && error.is_refusal()
         {
             self.give_up(row_id, error);
         }
@@ -200,10 +220,6 @@ impl Shared {
 }
 
 /// Whether another attempt could lock the token's PIN.
-fn is_refusal(code: ConnectionErrorCode) -> bool {
-    matches!(code, ConnectionErrorCode::InvalidCredentials | ConnectionErrorCode::UserLockedOut)
-}
-
 fn store_row(key: &KeyEntry) -> Result<String, KmsError> {
     let record = &key.record;
     let link = record.key_store.as_ref();

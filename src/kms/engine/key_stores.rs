@@ -20,7 +20,7 @@ use crate::kms::store::{
     Change, ClusterRecord, KeyEntry, KeyRecord, KeyStoreLink, KeyStoreRecord, Material, MaterialRecord, Snapshot,
     TokenUse, below, key_row_id, key_store_row_id,
 };
-use crate::kms::token::{Token, TokenError};
+use crate::kms::token::{self, Token, TokenError};
 use crate::kms::{KeyStoreFault, KmsError};
 use crate::sync::Arc;
 
@@ -43,7 +43,7 @@ impl Engine {
         self.call(caller, ("AddCluster", Changes), parameters, |call| {
             let path = module.to_str().filter(|_| module.is_absolute());
             let path = path.ok_or_else(|| KmsError::Validation("The module is named by an absolute path.".into()))?;
-            call.shared.tokens.modules.find(module, token_label).map_err(not_active)?;
+            token::find(module, token_label).map_err(not_active)?;
             let cluster_id = cluster_id(&*call.shared.entropy);
             call.change(|_, change| {
                 let same = |cluster: &ClusterRecord| cluster.module == path && cluster.token_label == token_label;
@@ -97,7 +97,7 @@ impl Engine {
             };
             let found = cluster_record(&*call.snapshot()?, &cluster)?;
             // The token must be there; whether the password is right turns out when the store is connected.
-            call.shared.tokens.modules.find(Path::new(&found.module), &found.token_label).map_err(not_active)?;
+            token::find(Path::new(&found.module), &found.token_label).map_err(not_active)?;
             call.change(|call, change| {
                 let found = cluster_record(change.snapshot(), &cluster)?;
                 let own = stores(call, change.snapshot()).count();
@@ -141,7 +141,7 @@ impl Engine {
                     password: SecretBytes::from(password.expose()),
                 };
                 change.put(&row_id, store);
-                call.response = json!({ "customKeyStoreId": id });
+                call.response = json!({ "customKeyStoreId": id }).into();
                 Ok(CreateCustomKeyStoreResponse { custom_key_store_id: id })
             })
         })
@@ -160,11 +160,13 @@ impl Engine {
                 ConnectionState::Disconnected | ConnectionState::Connecting => {}
             }
             let since = call.now;
+            call.shared.tokens.expect_tokens();
             let outcome = call.shared.log_in(&*call.snapshot()?, &row_id, &store, since);
             call.additional = match &outcome {
                 Ok(_) => json!({ "connectionState": ConnectionState::Connected }),
                 Err(error) => json!({ "connectionState": ConnectionState::Failed, "reason": error.to_string() }),
-            };
+            }
+            .into();
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
                 if store.state != ConnectionState::Disconnected {

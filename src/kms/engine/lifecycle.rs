@@ -20,6 +20,7 @@ use super::tags::{check_tags, permit_tags, with_tags};
 use crate::crypto::asymmetric::PairKind;
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
+use crate::kms::audit::Canonical;
 use crate::kms::model::*;
 use crate::kms::store::{
     Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, below, key_row_id,
@@ -78,7 +79,7 @@ impl Engine {
                     policies::check_lockout(call, change.snapshot(), &key, &policy)?;
                 }
                 let key_metadata = metadata(&key);
-                call.response = json!({ "keyMetadata": audited(&key_metadata) });
+                call.response = json!({ "keyMetadata": audited(&key_metadata) }).into();
                 Ok(CreateKeyResponse { key_metadata })
             });
             if let (Err(_), Some(made)) = (&created, &in_token) {
@@ -90,7 +91,8 @@ impl Engine {
 
     /// `DescribeKey`. Creates `alias/aws/<known service>` and its key on first use.
     pub fn describe_key(&self, caller: &Caller, request: DescribeKeyRequest) -> Result<DescribeKeyResponse, KmsError> {
-        self.call(caller, ("DescribeKey", ReadOnly), json!({ "keyId": request.key_id }), |call| {
+        let parameters = Canonical::object([("keyId", request.key_id.as_str().into())]);
+        self.call(caller, ("DescribeKey", ReadOnly), parameters, |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             create_managed(call, &request.key_id, true)?;
             let access = Access::to("DescribeKey").tokens(&request.grant_tokens);
@@ -187,7 +189,8 @@ impl Engine {
             call.response = json!({
                 "keyId": key.arn.as_str(), "keyState": state, "pendingWindowInDays": days,
                 "deletionDate": deletion_date.map(|date| date.to_string()),
-            });
+            })
+            .into();
             Ok(ScheduleKeyDeletionResponse {
                 key_id: key.arn.clone(),
                 deletion_date,
@@ -209,7 +212,7 @@ impl Engine {
                 record.deletion_date = None;
                 record.pending_window_days = None;
             })?;
-            call.response = json!({ "keyId": key.arn.as_str() });
+            call.response = json!({ "keyId": key.arn.as_str() }).into();
             Ok(KeyIdResponse { key_id: key.arn.clone() })
         })
     }

@@ -4,12 +4,13 @@ use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::crypt::{MAX_BLOB, parameters, proceed};
+use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::{Forms, usable};
 use super::sign::MESSAGE;
 use crate::crypto::mac::MacKey;
 use crate::kms::KmsError;
+use crate::kms::audit::{Canonical, Member};
 use crate::kms::model::*;
 use crate::kms::object::KeyObject;
 use crate::kms::store::KeyEntry;
@@ -19,9 +20,12 @@ impl Engine {
     /// `GenerateMac`.
     pub fn generate_mac(&self, caller: &Caller, request: GenerateMacRequest) -> Result<GenerateMacResponse, KmsError> {
         let algorithm = request.mac_algorithm;
-        let named = [("keyId", request.key_id.as_str()), ("macAlgorithm", algorithm.as_str())];
-        let parameters = parameters(&named, request.dry_run);
-        self.call(caller, ("GenerateMac", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("keyId", request.key_id.as_str().into()),
+            ("macAlgorithm", algorithm.as_str().into()),
+        ]);
+        self.call(caller, ("GenerateMac", ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .bytes("message", request.message.len(), MESSAGE)
@@ -37,9 +41,12 @@ impl Engine {
     /// `VerifyMac`.
     pub fn verify_mac(&self, caller: &Caller, request: VerifyMacRequest) -> Result<VerifyMacResponse, KmsError> {
         let algorithm = request.mac_algorithm;
-        let named = [("keyId", request.key_id.as_str()), ("macAlgorithm", algorithm.as_str())];
-        let parameters = parameters(&named, request.dry_run);
-        self.call(caller, ("VerifyMac", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("keyId", request.key_id.as_str().into()),
+            ("macAlgorithm", algorithm.as_str().into()),
+        ]);
+        self.call(caller, ("VerifyMac", ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .bytes("message", request.message.len(), MESSAGE)

@@ -85,7 +85,7 @@ impl Engine {
                 change.record(
                     call.shared.service_event("CreateKey", details, Some(&replica.arn)).render(&*call.shared.entropy),
                 );
-                call.response = json!({ "replicaKeyMetadata": audited(&replica_key_metadata) });
+                call.response = json!({ "replicaKeyMetadata": audited(&replica_key_metadata) }).into();
                 Ok(ReplicateKeyResponse {
                     replica_key_metadata,
                     replica_policy: document(&replica),
@@ -132,6 +132,7 @@ impl Engine {
 /// What policies look at when a replica is created.
 fn creation<'a>(request: &'a ReplicateKeyRequest, primary: &'a KeyEntry) -> Access<'a> {
     let access = Access::to("CreateKey")
+        .with("aws:RequestedRegion", request.replica_region.as_str())
         .with("kms:KeySpec", primary.record.spec.as_str())
         .with("kms:KeyUsage", primary.record.usage.as_str())
         .with("kms:KeyOrigin", primary.record.origin.as_str())

@@ -5,9 +5,10 @@ use super::authorise::Access;
 use super::call::Effect::*;
 use super::check::Constraints;
 use super::cipher::Use;
-use super::crypt::{context_member, parameters, proceed};
+use super::crypt::proceed;
 use super::sign::failed;
 use crate::kms::KmsError;
+use crate::kms::audit::{Canonical, Member};
 use crate::kms::model::*;
 
 impl Engine {
@@ -51,10 +52,13 @@ impl Engine {
         request: &GenerateDataKeyPairRequest,
     ) -> Result<GenerateDataKeyPairResponse, KmsError> {
         let spec = request.key_pair_spec;
-        let named = [("keyId", request.key_id.as_str()), ("keyPairSpec", spec.as_str())];
-        let mut parameters = parameters(&named, request.dry_run);
-        parameters.extend(context_member("encryptionContext", &request.encryption_context));
-        self.call(caller, (name, ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([
+            ("dryRun", Member::flag(request.dry_run)),
+            ("encryptionContext", Member::context(&request.encryption_context)),
+            ("keyId", request.key_id.as_str().into()),
+            ("keyPairSpec", spec.as_str().into()),
+        ]);
+        self.call(caller, (name, ReadOnly), parameters, |call| {
             Constraints::default()
                 .key_id("keyId", &request.key_id)
                 .context("encryptionContext", &request.encryption_context)
@@ -75,7 +79,7 @@ impl Engine {
             let public_key = pair.public_key(private.expose()).map_err(failed)?;
             let private_key_ciphertext_blob = call.seal(&key, &material, &using, private.expose())?;
             let key_material_id = material.record.material_id.clone();
-            call.additional = serde_json::json!({ "keyMaterialId": key_material_id });
+            call.additional = Canonical::object([("keyMaterialId", key_material_id.as_str().into())]);
             Ok(GenerateDataKeyPairResponse {
                 private_key_ciphertext_blob,
                 private_key_plaintext: private.into(),

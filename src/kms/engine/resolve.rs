@@ -39,7 +39,7 @@ impl Engine {
     /// `DisabledException`, `KMSInvalidStateException`, or `NotFoundException` for a key that is gone.
     pub fn usable(&self, key: &KeyArn) -> Result<(), KmsError> {
         let snapshot = self.shared.snapshot(self.shared.clock.now())?;
-        match snapshot.keys.get(&*key_row_id(key.region(), key.key_id())) {
+        match snapshot.key(&key_row_id(key.region(), key.key_id())) {
             Some(found) if found.arn == *key && !found.is_tombstone() => usable(found),
             _ => Err(does_not_exist(key.as_str())),
         }
@@ -83,20 +83,20 @@ pub fn find<'a>(
     forms: Forms,
     action: &str,
 ) -> Result<Found<'a>, KmsError> {
-    let own_account = caller.account().to_string();
+    let own_account = caller.account().as_str();
     let (account, named) = match text.strip_prefix("arn:") {
         Some(rest) => parse_arn(caller, text, rest)?,
-        None => (own_account.as_str(), name(text)),
+        None => (own_account, name(text)),
     };
     let region = caller.region().as_str();
     let foreign = account != own_account;
     let alias = if let Named::Alias(alias) = named { Some(alias) } else { None };
     let key_id = match named {
         Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
-        Named::Key(id) if is_key_id(id) => id.to_owned(),
+        Named::Key(id) if is_key_id(id) => id,
         Named::Key(_) => return Err(invalid_key_id(text)),
         Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
-            Some(found) => found.key_id.clone(),
+            Some(found) => &found.key_id,
             None => {
                 let arn = format!("arn:aws:kms:{region}:{account}:{alias}");
                 return Err(match foreign {
@@ -106,7 +106,7 @@ pub fn find<'a>(
             }
         },
     };
-    let found = snapshot.keys.get(&*key_row_id(region, &key_id)).filter(|key| key.record.account == account);
+    let found = snapshot.key(&key_row_id(region, key_id)).filter(|key| key.account.as_str() == account);
     let Some(key) = found else {
         let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
         return Err(if foreign { denied(caller, action, &arn) } else { does_not_exist(&arn) });
@@ -115,8 +115,10 @@ pub fn find<'a>(
 }
 
 fn parse_arn<'t>(caller: &Caller, text: &'t str, rest: &'t str) -> Result<(&'t str, Named<'t>), KmsError> {
-    let parts: Vec<&str> = rest.splitn(5, ':').collect();
-    let ["aws", "kms", region, account, resource] = parts[..] else {
+    let mut parts = rest.splitn(5, ':');
+    let mut next = || parts.next();
+    let [Some("aws"), Some("kms"), Some(region), Some(account), Some(resource)] = std::array::from_fn(|_| next())
+    else {
         return Err(KmsError::InvalidArn(text.to_owned()));
     };
     if region != caller.region().as_str() {

@@ -111,7 +111,7 @@ impl Engine {
                 _ => rotate(call.shared, change, key, RotationType::OnDemand, call.now)?,
             };
             synchronize(call.shared, change, &key)?;
-            call.response = json!({ "keyId": key.arn.as_str() });
+            call.response = json!({ "keyId": key.arn.as_str() }).into();
             Ok(KeyIdResponse { key_id: key.arn.clone() })
         })
     }

@@ -4,11 +4,12 @@ use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
-use super::crypt::{MAX_BLOB, parameters, proceed};
+use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::{Forms, usable};
 use crate::crypto::asymmetric::{Input, PairError, Scheme, SigningKey};
 use crate::kms::KmsError;
+use crate::kms::audit::{Canonical, Member};
 use crate::kms::model::*;
 use crate::kms::object::KeyObject;
 use crate::kms::store::KeyEntry;
@@ -24,8 +25,8 @@ impl Engine {
         caller: &Caller,
         request: GetPublicKeyRequest,
     ) -> Result<GetPublicKeyResponse, KmsError> {
-        let parameters = parameters(&[("keyId", &request.key_id)], false);
-        self.call(caller, ("GetPublicKey", ReadOnly), parameters.into(), |call| {
+        let parameters = Canonical::object([("keyId", request.key_id.as_str().into())]);
+        self.call(caller, ("GetPublicKey", ReadOnly), parameters, |call| {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             let access = Access::to("GetPublicKey").tokens(&request.grant_tokens);
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
@@ -152,9 +153,13 @@ fn signing_parameters(
     algorithm: SigningAlgorithm,
     message_type: MessageType,
     dry_run: bool,
-) -> serde_json::Value {
-    let named = [("keyId", key_id), ("signingAlgorithm", algorithm.as_str()), ("messageType", message_type.as_str())];
-    parameters(&named, dry_run).into()
+) -> Canonical {
+    Canonical::object([
+        ("dryRun", Member::flag(dry_run)),
+        ("keyId", key_id.into()),
+        ("messageType", message_type.as_str().into()),
+        ("signingAlgorithm", algorithm.as_str().into()),
+    ])
 }
 
 /// The library's failure; what the request could have wrong was checked before.

@@ -24,16 +24,7 @@ impl Engine {
         self.edit_key_as(caller, ("TagResource", access), parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             check_tags(&tags, &key.record.tags)?;
-            put(change, key, |record| {
-                for tag in &tags {
-                    match record.tags.iter_mut().find(|old| old.tag_key == tag.tag_key) {
-                        Some(old) => old.clone_from(tag),
-                        None => record.tags.push(tag.clone()),
-                    }
-                }
-                record.tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
-            })
-            .map(drop)
+            put(change, key, |record| add_tags(&mut record.tags, &tags)).map(drop)
         })
     }
 
@@ -94,6 +85,17 @@ pub fn with_tags<'a>(access: Access<'a>, tags: &'a [Tag]) -> Access<'a> {
         let access = access.with("aws:TagKeys", tag.tag_key.as_str());
         access.with(format!("aws:RequestTag/{}", tag.tag_key), tag.tag_value.as_str())
     })
+}
+
+/// Adds tags, or replaces the values of those that are there; sorts them.
+pub fn add_tags(present: &mut Vec<Tag>, added: &[Tag]) {
+    for tag in added {
+        match present.iter_mut().find(|old| old.tag_key == tag.tag_key) {
+            Some(old) => old.clone_from(tag),
+            None => present.push(tag.clone()),
+        }
+    }
+    present.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
 }
 
 /// The rules for tags that are added to `present` (KMS.md sections 4 and 5).

@@ -10,13 +10,16 @@ mod homes;
 mod import;
 mod keys;
 mod model;
+mod model_later;
 mod multi_region;
+mod permissions;
 mod policies;
 mod processes;
 mod records;
 mod scale;
 mod symmetric;
 mod usage;
+mod variables;
 
 use tempfile::TempDir;
 

@@ -87,6 +87,14 @@ impl Principal {
         self.resource().rsplit('/').next().unwrap_or("")
     }
 
+    /// What stands for AWS's unique id: the account for its root, else the name.
+    pub fn id(&self) -> &str {
+        match self.kind() {
+            PrincipalKind::Root => self.account.as_str(),
+            PrincipalKind::User | PrincipalKind::Role => self.name(),
+        }
+    }
+
     fn resource(&self) -> &str {
         self.arn.splitn(6, ':').nth(5).unwrap_or("")
     }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::{Principal, serial};
+use super::{Principal, Tag, serial};
 use crate::types::Timestamp;
 
 /// A user or role of the home.
@@ -19,6 +19,8 @@ pub struct Identity {
     pub policy_names: Vec<String>,
     /// Ids of its access keys.
     pub access_key_ids: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<Tag>,
 }
 
 /// An access key as it is shown once.

@@ -8,6 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Attributes;
 use super::pattern::{ArnPattern, Pattern};
+use super::variable::{Template, Version};
 use crate::kms::json::Json;
 
 /// One operator applied to one condition key.
@@ -39,7 +40,9 @@ enum Quantifier {
 /// The values of the policy, read as the operator wants them. One that fits is enough.
 #[derive(Debug, Clone, PartialEq)]
 enum Test {
-    Text(Vec<Pattern>),
+    Text(Vec<Template>),
+    /// `BinaryEquals`, which takes no variables.
+    Binary(Vec<String>),
     Number(Order, Vec<f64>),
     /// Nanoseconds since the epoch.
     Date(Order, Vec<i128>),
@@ -143,20 +146,20 @@ fn boolean(text: &str) -> Option<bool> {
 
 impl Condition {
     /// The conditions of a `Condition` element; the error says what is wrong with it.
-    pub fn parse(json: &Json<'_>) -> Result<Vec<Self>, String> {
+    pub fn parse(json: &Json<'_>, version: Version) -> Result<Vec<Self>, String> {
         let Json::Object(operators) = json else { return Err("Condition is an object".into()) };
         let mut all = Vec::new();
         for (operator, keys) in operators {
             let operator = operator.as_str();
             let Json::Object(keys) = keys else { return Err(format!("the operator {operator} takes an object")) };
             for (key, values) in keys {
-                all.push(Self::new(operator, key.as_str(), values)?);
+                all.push(Self::new(operator, key.as_str(), values, version)?);
             }
         }
         Ok(all)
     }
 
-    fn new(operator: &str, key: &str, values: &Json<'_>) -> Result<Self, String> {
+    fn new(operator: &str, key: &str, values: &Json<'_>, version: Version) -> Result<Self, String> {
         let texts = match values {
             Json::List(items) => items.iter().map(value).collect::<Option<Vec<_>>>(),
             one => value(one).map(|text| vec![text]),
@@ -172,7 +175,7 @@ impl Condition {
             None => (rest, false),
         };
         let unknown = || format!("there is no condition operator {operator}");
-        let (test, negated) = Test::parse(base, &texts).ok_or_else(unknown)?;
+        let (test, negated) = Test::parse(base, &texts, version).ok_or_else(unknown)?;
         let test = test.map_err(|text| format!("'{text}' is no value for {operator}"))?;
         if matches!(test, Test::Null(_)) && (if_exists || quantifier != Quantifier::Plain) {
             return Err(unknown());
@@ -193,7 +196,7 @@ impl Condition {
         if let Test::Null(wanted) = &self.test {
             return wanted.contains(&found.is_empty());
         }
-        let fits = |value: &std::borrow::Cow<'_, str>| self.test.fits(value) != self.negated;
+        let fits = |value: &std::borrow::Cow<'_, str>| self.test.fits(value, request) != self.negated;
         match self.quantifier {
             Quantifier::All => found.iter().all(fits),
             Quantifier::Any if found.is_empty() => self.if_exists,
@@ -219,12 +222,14 @@ fn value(json: &Json<'_>) -> Option<String> {
 impl Test {
     /// The operator `name` with its values, and whether it is a negated one; `None` if there is no such operator, `Err`
     /// with the first value that it does not take.
-    fn parse(name: &str, values: &[String]) -> Option<(Result<Self, String>, bool)> {
+    fn parse(name: &str, values: &[String], version: Version) -> Option<(Result<Self, String>, bool)> {
         fn all<T>(values: &[String], parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
             values.iter().map(|text| parse(text).ok_or_else(|| text.clone())).collect()
         }
-        let patterns = |new: fn(&str) -> Pattern| values.iter().map(|text| new(text)).collect();
-        let arns = || Ok(Self::Arn(values.iter().map(|text| ArnPattern::new(text)).collect()));
+        let text = |new: fn(&str) -> Pattern| {
+            Ok(Self::Text(values.iter().map(|text| Template::new(new(text), version)).collect()))
+        };
+        let arns = || Ok(Self::Arn(values.iter().map(|text| ArnPattern::new(text, version)).collect()));
         let networks = || all(values, Network::parse).map(Self::Address);
         if let Some((order, negated)) = name.strip_prefix("Numeric").and_then(Order::parse) {
             return Some((all(values, |text| text.parse().ok()).map(|values| Self::Number(order, values)), negated));
@@ -233,12 +238,13 @@ impl Test {
             return Some((all(values, date).map(|values| Self::Date(order, values)), negated));
         }
         Some(match name {
-            "StringEquals" | "BinaryEquals" => (Ok(Self::Text(patterns(Pattern::literal))), false),
-            "StringNotEquals" => (Ok(Self::Text(patterns(Pattern::literal))), true),
-            "StringEqualsIgnoreCase" => (Ok(Self::Text(patterns(Pattern::literal_ignoring_case))), false),
-            "StringNotEqualsIgnoreCase" => (Ok(Self::Text(patterns(Pattern::literal_ignoring_case))), true),
-            "StringLike" => (Ok(Self::Text(patterns(Pattern::new))), false),
-            "StringNotLike" => (Ok(Self::Text(patterns(Pattern::new))), true),
+            "StringEquals" => (text(Pattern::literal), false),
+            "StringNotEquals" => (text(Pattern::literal), true),
+            "StringEqualsIgnoreCase" => (text(Pattern::literal_ignoring_case), false),
+            "StringNotEqualsIgnoreCase" => (text(Pattern::literal_ignoring_case), true),
+            "StringLike" => (text(Pattern::new), false),
+            "StringNotLike" => (text(Pattern::new), true),
+            "BinaryEquals" => (Ok(Self::Binary(values.to_vec())), false),
             "ArnEquals" | "ArnLike" => (arns(), false),
             "ArnNotEquals" | "ArnNotLike" => (arns(), true),
             "IpAddress" => (networks(), false),
@@ -250,10 +256,11 @@ impl Test {
     }
 
     /// Whether a value of the request fits one of the policy.
-    fn fits(&self, value: &str) -> bool {
+    fn fits(&self, value: &str, request: &dyn Attributes) -> bool {
         match self {
-            Self::Text(wanted) => wanted.iter().any(|pattern| pattern.matches(value)),
-            Self::Arn(wanted) => wanted.iter().any(|pattern| pattern.matches(value)),
+            Self::Text(wanted) => wanted.iter().any(|pattern| pattern.matches(value, request)),
+            Self::Binary(wanted) => wanted.iter().any(|wanted| wanted == value),
+            Self::Arn(wanted) => wanted.iter().any(|pattern| pattern.matches(value, request)),
             Self::Number(order, wanted) => {
                 value.parse().is_ok_and(|found: f64| wanted.iter().any(|wanted| order.holds(&found, wanted)))
             }

@@ -6,6 +6,7 @@ use super::principal::Reach;
 
 /// Everything that decides about one request.
 pub struct Question<'a> {
+    /// Who wants to do what.
     pub request: &'a Request<'a>,
     /// Absent for operations that only identity policies govern: `CreateKey`, `ListKeys`.
     pub key: Option<KeyPolicy<'a>>,
@@ -17,6 +18,7 @@ pub struct Question<'a> {
 pub struct KeyPolicy<'a> {
     /// Its account.
     pub owner: &'a str,
+    /// Its key policy.
     pub policy: &'a Policy,
     /// The grants of the key to the caller or to its account. Asked for only when they matter.
     pub grants: &'a dyn Fn() -> Vec<Candidate>,
@@ -88,7 +90,9 @@ impl Reason {
 /// How one statement or grant was judged.
 #[derive(Debug)]
 pub struct Step<'a> {
+    /// What was judged.
     pub subject: Subject<'a>,
+    /// What came of it.
     pub outcome: Outcome<'a>,
 }
 

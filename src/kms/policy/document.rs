@@ -5,6 +5,7 @@ use crate::kms::policy::Request;
 use crate::kms::policy::condition::Condition;
 use crate::kms::policy::pattern::{ArnPattern, Pattern};
 use crate::kms::policy::principal::{Named, Reach};
+use crate::kms::policy::variable::Version;
 
 /// What a policy belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,7 @@ pub struct Malformed(String);
 /// A parsed document.
 #[derive(Debug, PartialEq)]
 pub struct Policy {
+    /// Its statements in their order.
     pub statements: Vec<Statement>,
 }
 
@@ -48,7 +50,9 @@ impl Effect {
 /// One statement.
 #[derive(Debug, PartialEq)]
 pub struct Statement {
+    /// Its name, if it has one.
     pub sid: Option<String>,
+    /// What it does.
     pub effect: Effect,
     /// Absent in identity policies.
     principals: Option<List<Named>>,
@@ -99,6 +103,7 @@ pub enum Relation<'p> {
 }
 
 impl Statement {
+    /// How it relates to `request`.
     pub fn relation(&self, request: &Request<'_>) -> Relation<'_> {
         let reach = match &self.principals {
             None => Reach::Caller,
@@ -120,7 +125,11 @@ impl Statement {
         if !self.actions.as_ref().is_some_and(|list| list.has(action)) {
             return Relation::OtherAction;
         }
-        if !self.resources.as_ref().is_some_and(|list| list.has(|pattern| pattern.matches(request.resource))) {
+        if !self
+            .resources
+            .as_ref()
+            .is_some_and(|list| list.has(|pattern| pattern.matches(request.resource, request.attributes)))
+        {
             return Relation::OtherResource;
         }
         match self.conditions.iter().find(|condition| !condition.holds(request.attributes)) {
@@ -136,6 +145,11 @@ impl Policy {
         let json =
             Json::parse(document.as_bytes()).map_err(|_| Malformed("This policy contains invalid Json".into()))?;
         let Json::Object(members) = &json else { return Err(syntax("a policy is an object")) };
+        let version = match members.iter().find(|(name, _)| name.as_str() == "Version") {
+            Some((_, Json::Text(text))) if text.as_str() == "2012-10-17" => Version::Of2012,
+            _ => Version::Of2008,
+        };
+        let statement = |json| statement(json, kind, version);
         let mut statements = None;
         for (name, value) in members {
             match (name.as_str(), value) {
@@ -144,9 +158,9 @@ impl Policy {
                 ("Id", Json::Text(_)) => {}
                 ("Id", _) => return Err(syntax("Id is a text")),
                 ("Statement", Json::List(items)) => {
-                    statements = Some(items.iter().map(|item| statement(item, kind)).collect::<Result<_, _>>()?);
+                    statements = Some(items.iter().map(statement).collect::<Result<_, _>>()?);
                 }
-                ("Statement", one) => statements = Some(vec![statement(one, kind)?]),
+                ("Statement", one) => statements = Some(vec![statement(one)?]),
                 (other, _) => return Err(syntax(format_args!("a policy has no element {other}"))),
             }
         }
@@ -158,7 +172,7 @@ fn syntax(what: impl std::fmt::Display) -> Malformed {
     Malformed(format!("Syntax errors in policy. ({what})"))
 }
 
-fn statement(json: &Json<'_>, kind: Kind) -> Result<Statement, Malformed> {
+fn statement(json: &Json<'_>, kind: Kind, version: Version) -> Result<Statement, Malformed> {
     let Json::Object(members) = json else { return Err(syntax("a statement is an object")) };
     let (mut sid, mut effect, mut conditions) = (None, None, Vec::new());
     let (mut principals, mut actions, mut resources) = (None, None, None);
@@ -177,10 +191,10 @@ fn statement(json: &Json<'_>, kind: Kind) -> Result<Statement, Malformed> {
                 once(&mut actions, name, negated, items)?;
             }
             ("Resource" | "NotResource", value) => {
-                let items = texts(value, name)?.into_iter().map(ArnPattern::new).collect();
+                let items = texts(value, name)?.into_iter().map(|text| ArnPattern::resource(text, version)).collect();
                 once(&mut resources, name, negated, items)?;
             }
-            ("Condition", value) => conditions = Condition::parse(value).map_err(syntax)?,
+            ("Condition", value) => conditions = Condition::parse(value, version).map_err(syntax)?,
             (other, _) => return Err(syntax(format_args!("a statement has no element {other}"))),
         }
     }

@@ -8,7 +8,9 @@ use crate::types::EncryptionContext;
 /// What a grant allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
+    /// The operations.
     pub operations: &'a [GrantOperation],
+    /// What requests for them must have.
     pub constraints: &'a GrantConstraints,
 }
 
@@ -17,6 +19,7 @@ pub struct Terms<'a> {
 pub struct GrantRequest<'a> {
     /// Without `kms:`.
     pub action: &'a str,
+    /// The encryption context of the request.
     pub context: Option<&'a EncryptionContext>,
     /// The resource for which a service calls.
     pub source_arn: Option<&'a str>,

@@ -5,12 +5,13 @@
 //! carries a new epoch of the domain key (KMS.md section 11): both domain keys stand in the root file until the
 //! database is durable, then the old one is gone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rusqlite::{TransactionBehavior, params};
 
 use super::records::*;
-use super::rows::{self, Ledger, Row, Table};
+use super::rows::{self, Ledger, Prover, Row, Table};
 use super::state::{self, Cache, Held, Inner};
 use super::{Record, Snapshot, StoreError, clock, schema};
 use crate::crypto::secret::{SecretBytes, SecretKey};
@@ -119,17 +120,18 @@ impl<'a> Change<'a> {
             return Ok(tx.commit()?);
         }
         let revision = cache.revision + 1;
-        let mut ledger = cache.ledger.clone();
+        let (mut ledger, prover) = (cache.ledger.clone(), Prover::new(&cache.domain));
         // Parents are written before children, and deleted after them.
         for ((table, id), edit) in &self.edits {
             if let Edit::Put { parent, record, sealed } = edit {
-                let (parent, record, sealed) = (parent.clone(), record.clone(), sealed.clone());
-                Row { id: id.clone(), parent, revision, record, sealed }.write(*table, &cache.domain, &tx)?;
-                ledger.put(*table, id, revision, &cache.domain);
+                let parent = parent.as_deref().map(Cow::from);
+                let (record, sealed) = (record.as_str().into(), sealed.as_deref().map(Cow::from));
+                Row { id: id.as_str().into(), parent, revision, record, sealed }.write(*table, &prover, &tx)?;
+                ledger.put(*table, id, revision, &prover);
             }
         }
         for ((table, id), edit) in self.edits.iter().rev() {
-            if matches!(edit, Edit::Delete) && ledger.remove(*table, id, &cache.domain) {
+            if matches!(edit, Edit::Delete) && ledger.remove(*table, id, &prover) {
                 rows::delete(*table, id, revision, &tx)?;
             }
         }
@@ -190,10 +192,11 @@ fn rewrap(
 ) -> Result<Ledger, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: home.database(), what };
     let mut ledger = Ledger::default();
+    let (old, new) = (Prover::new(from), Prover::new(to));
     for table in Table::ALL {
         let mut all = Vec::new();
-        rows::visit(table, None, from, tx, |row| {
-            all.push(row);
+        rows::visit(table, None, &old, tx, |row| {
+            all.push(row.into_owned());
             Ok(())
         })?
         .map_err(damaged)?;
@@ -201,10 +204,10 @@ fn rewrap(
             if row.sealed.is_some() {
                 let plain = row.unseal(table, from);
                 let plain = plain.ok_or_else(|| damaged(format!("the secret of row '{}' does not open", row.id)))?;
-                row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy));
+                row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy).into());
             }
-            row.write(table, to, tx)?;
-            ledger.put(table, &row.id, row.revision, to);
+            row.write(table, &new, tx)?;
+            ledger.put(table, &row.id, row.revision, &new);
         }
     }
     let secrets: Vec<(String, Vec<u8>)> = tx

@@ -9,7 +9,7 @@ use super::records::key_row_id;
 use super::rows::Table;
 use super::snapshot::{Record, Rows, Snapshot};
 use crate::crypto::secret::SecretBytes;
-use crate::kms::model::{GrantConstraints, GrantOperation, nanos};
+use crate::kms::model::{GrantConstraints, GrantOperation, Tag, nanos};
 use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
 use crate::types::Timestamp;
@@ -22,13 +22,21 @@ pub struct PrincipalRecord {
     pub created: Timestamp,
     /// Identity policies by name, as they were put.
     pub policies: BTreeMap<String, String>,
+    /// Sorted by name.
+    #[serde(default)]
+    pub tags: Vec<Tag>,
     #[serde(skip)]
     parsed: OnceLock<Vec<(String, Policy)>>,
 }
 
 impl PrincipalRecord {
     pub fn new(arn: String, created: Timestamp, policies: BTreeMap<String, String>) -> Self {
-        Self { arn, created, policies, parsed: OnceLock::new() }
+        Self { arn, created, policies, tags: Vec::new(), parsed: OnceLock::new() }
+    }
+
+    /// The same user or role, to be changed.
+    pub fn draft(&self) -> Self {
+        Self { tags: self.tags.clone(), ..Self::new(self.arn.clone(), self.created, self.policies.clone()) }
     }
 
     /// The policies, parsed once. They were parsed before they were stored, and the row's MAC vouches for them since.

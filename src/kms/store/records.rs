@@ -12,7 +12,7 @@ use crate::kms::model::{
 use crate::kms::object::KeyObject;
 use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
-use crate::types::{KeyArn, Timestamp};
+use crate::types::{AccountId, KeyArn, Timestamp};
 
 /// The rotation setting of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,13 +232,25 @@ impl Material {
 pub struct KeyEntry {
     pub record: KeyRecord,
     pub arn: KeyArn,
+    /// `record.account`. Calls look at it here: among many keys each text elsewhere in memory is one that no cache holds.
+    pub account: AccountId,
     /// By generation.
     pub materials: Vec<Arc<Material>>,
+    /// The one that `record.current_material` names.
+    current: Option<Arc<Material>>,
     /// What became of `record.policy` when it was first asked for.
-    pub(super) policy: OnceLock<Option<Arc<Policy>>>,
+    policy: OnceLock<Option<Arc<Policy>>>,
 }
 
 impl KeyEntry {
+    /// An entry of what belongs together.
+    pub(super) fn new(record: KeyRecord, arn: KeyArn, account: AccountId, materials: Vec<Arc<Material>>) -> Self {
+        let is_current =
+            |material: &&Arc<Material>| Some(&material.record.material_id) == record.current_material.as_ref();
+        let current = materials.iter().rfind(is_current).cloned();
+        Self { record, arn, account, materials, current, policy: OnceLock::new() }
+    }
+
     /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
     /// it since.
     pub fn policy(&self) -> Option<&Arc<Policy>> {
@@ -247,8 +259,7 @@ impl KeyEntry {
     }
 
     pub fn current(&self) -> Option<&Arc<Material>> {
-        let id = self.record.current_material.as_deref()?;
-        self.materials.iter().rfind(|material| material.record.material_id == id)
+        self.current.as_ref()
     }
 
     /// Imported material that becomes current by `RotateKeyOnDemand`.

@@ -1,12 +1,14 @@
 //! Rows: their MACs, their sealed columns, and the digest over all of them.
 
+use std::borrow::Cow;
+
 use rpds::HashTrieMapSync;
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
 use crate::env::Entropy;
 use crate::kms::custody::DomainKeys;
-use crate::kms::seal;
+use crate::kms::seal::{self, MacKey};
 use crate::sync::Arc;
 
 /// The tables whose rows are under the digest, parents before children.
@@ -70,20 +72,40 @@ impl Table {
     }
 }
 
-/// A row as it stands in the database.
-#[derive(Clone)]
-pub struct Row {
-    pub id: String,
-    pub parent: Option<String>,
+/// A row as it stands in the database, from where it is borrowed when it is read.
+pub struct Row<'a> {
+    pub id: Cow<'a, str>,
+    pub parent: Option<Cow<'a, str>>,
     pub revision: u64,
-    pub record: String,
-    pub sealed: Option<Vec<u8>>,
+    pub record: Cow<'a, str>,
+    pub sealed: Option<Cow<'a, [u8]>>,
 }
 
 const FORMAT: &[u8] = b"kmsfs row v1";
 
-impl Row {
-    fn mac(&self, table: Table, keys: &DomainKeys) -> [u8; 32] {
+/// What authenticates the rows of one epoch, ready for many of them.
+pub struct Prover {
+    row: MacKey,
+    digest: MacKey,
+}
+
+impl Prover {
+    pub fn new(keys: &DomainKeys) -> Self {
+        Self { row: MacKey::new(&keys.row), digest: MacKey::new(&keys.digest) }
+    }
+}
+
+impl Row<'_> {
+    pub fn into_owned(self) -> Row<'static> {
+        fn text(text: Cow<'_, str>) -> Cow<'static, str> {
+            text.into_owned().into()
+        }
+        let Row { id, parent, revision, record, sealed } = self;
+        let sealed = sealed.map(|sealed| sealed.into_owned().into());
+        Row { id: text(id), parent: parent.map(text), revision, record: text(record), sealed }
+    }
+
+    fn mac(&self, table: Table, prover: &Prover) -> [u8; 32] {
         let parent = self.parent.as_deref().unwrap_or("");
         let sealed = self.sealed.as_deref().unwrap_or(&[]);
         let fields = [
@@ -95,7 +117,7 @@ impl Row {
             self.record.as_bytes(),
             sealed,
         ];
-        seal::mac(&keys.row, &[&seal::framed(&fields)])
+        prover.row.framed(&fields)
     }
 
     /// Opens the sealed column.
@@ -104,13 +126,13 @@ impl Row {
     }
 
     /// Inserts or replaces the row.
-    pub fn write(&self, table: Table, keys: &DomainKeys, to: &Connection) -> rusqlite::Result<()> {
+    pub fn write(&self, table: Table, prover: &Prover, to: &Connection) -> rusqlite::Result<()> {
         let sql = format!(
             "INSERT INTO {}(id, parent, revision, record, sealed, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT(id) DO UPDATE SET parent = ?2, revision = ?3, record = ?4, sealed = ?5, mac = ?6",
             table.name()
         );
-        let mac = self.mac(table, keys);
+        let mac = self.mac(table, prover);
         to.prepare_cached(&sql)?.execute(params![
             self.id,
             self.parent,
@@ -138,9 +160,9 @@ pub fn column_aad(table: &str, id: &str, epoch: u64) -> Vec<u8> {
 pub fn visit(
     table: Table,
     above: Option<u64>,
-    keys: &DomainKeys,
+    prover: &Prover,
     from: &Connection,
-    mut visit: impl FnMut(Row) -> Result<(), String>,
+    mut visit: impl FnMut(Row<'_>) -> Result<(), String>,
 ) -> rusqlite::Result<Result<(), String>> {
     let name = table.name();
     let sql = match above {
@@ -151,14 +173,13 @@ pub fn visit(
     let mut rows = statement.query([above.map_or(-1, |above| above as i64)])?;
     while let Some(raw) = rows.next()? {
         let row = Row {
-            id: raw.get(0)?,
-            parent: raw.get(1)?,
+            id: raw.get_ref(0)?.as_str()?.into(),
+            parent: raw.get_ref(1)?.as_str_or_null()?.map(Cow::from),
             revision: raw.get::<_, i64>(2)? as u64,
-            record: raw.get(3)?,
-            sealed: raw.get(4)?,
+            record: raw.get_ref(3)?.as_str()?.into(),
+            sealed: raw.get_ref(4)?.as_blob_or_null()?.map(Cow::from),
         };
-        let mac: Vec<u8> = raw.get(5)?;
-        if !seal::same(&mac, &row.mac(table, keys)) {
+        if !seal::same(raw.get_ref(5)?.as_blob()?, &row.mac(table, prover)) {
             return Ok(Err(format!("row '{}' of table {name} has a wrong MAC", row.id)));
         }
         if let Err(what) = visit(row) {
@@ -227,22 +248,22 @@ pub fn set_meta(name: &str, value: u64, to: &Connection) -> rusqlite::Result<()>
 struct Sum([u64; 4]);
 
 impl Sum {
-    fn element(table: Table, id: &str, revision: u64, keys: &DomainKeys) -> [u64; 4] {
+    fn element(table: Table, id: &str, revision: u64, prover: &Prover) -> [u64; 4] {
         let fields = [&b"row"[..], table.name().as_bytes(), id.as_bytes(), &revision.to_be_bytes()];
-        let value = seal::mac(&keys.digest, &[&seal::framed(&fields)]);
+        let value = prover.digest.framed(&fields);
         std::array::from_fn(|i| u64::from_le_bytes(value[8 * i..8 * i + 8].try_into().expect("eight bytes")))
     }
 
-    fn add(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn add(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
         let mut carry = false;
-        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
+        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, prover)) {
             (*limb, carry) = limb.carrying_add(other, carry);
         }
     }
 
-    fn remove(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
+    fn remove(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
         let mut borrow = false;
-        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, keys)) {
+        for (limb, other) in self.0.iter_mut().zip(Self::element(table, id, revision, prover)) {
             (*limb, borrow) = limb.borrowing_sub(other, borrow);
         }
     }
@@ -268,17 +289,17 @@ impl Default for Ledger {
 
 impl Ledger {
     /// Enters a row that was inserted or replaced.
-    pub fn put(&mut self, table: Table, id: &str, revision: u64, keys: &DomainKeys) {
-        self.remove(table, id, keys);
-        self.sum.add(table, id, revision, keys);
+    pub fn put(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
+        self.remove(table, id, prover);
+        self.sum.add(table, id, revision, prover);
         self.revisions[table as usize].insert_mut(id.into(), revision);
     }
 
     /// Removes a row; false if it is not there.
-    pub fn remove(&mut self, table: Table, id: &str, keys: &DomainKeys) -> bool {
+    pub fn remove(&mut self, table: Table, id: &str, prover: &Prover) -> bool {
         let revisions = &mut self.revisions[table as usize];
         let Some(old) = revisions.get(id) else { return false };
-        self.sum.remove(table, id, *old, keys);
+        self.sum.remove(table, id, *old, prover);
         revisions.remove_mut(id)
     }
 

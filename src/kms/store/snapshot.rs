@@ -1,6 +1,7 @@
 //! What operations read: all rows as of one revision, in persistent maps. A change copies the paths to what it touches,
 //! so its cost does not depend on the number of rows.
 
+use std::collections::HashMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
@@ -8,13 +9,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::identities::*;
+use super::key_index::KeyIndex;
 use super::key_stores::*;
 use super::records::*;
 use super::rows::{Row, Table};
 use crate::crypto::secret::SecretBytes;
 use crate::kms::custody::DomainKeys;
 use crate::kms::model::KeyManager;
-use crate::sync::{Arc, OnceLock};
+use crate::sync::Arc;
 use crate::types::{AccountId, KeyArn, Region, Timestamp};
 
 /// Rows in the order of their ids.
@@ -91,6 +93,8 @@ impl DueKind {
 #[derive(Clone, Default)]
 pub struct Snapshot {
     pub keys: Rows<KeyEntry>,
+    /// The same by a hash: each use of a key looks it up, which must not depend on the number of keys.
+    keys_by_id: KeyIndex,
     pub aliases: Rows<AliasRecord>,
     pub volumes: Rows<VolumeRow>,
     pub wrapping_keys: Rows<WrappingKey>,
@@ -110,6 +114,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The key of this row id.
+    pub fn key(&self, row_id: &str) -> Option<&Arc<KeyEntry>> {
+        self.keys_by_id.get(row_id)
+    }
+
     /// When the first is due.
     pub fn first_due(&self, kind: DueKind) -> Option<Timestamp> {
         self.due[kind as usize].first().map(|(at, _)| *at)
@@ -148,20 +157,25 @@ impl Snapshot {
 
     /// Inserts or replaces a key, which keeps its material.
     pub fn put_key(&mut self, row_id: &str, record: KeyRecord) -> Result<(), String> {
+        let materials = self.key(row_id).map(|entry| entry.materials.clone()).unwrap_or_default();
+        self.set_key(row_id, record, materials)
+    }
+
+    /// Inserts a key that is read together with all others.
+    pub fn add_key(&mut self, row: &Row<'_>, unclaimed: &mut Unclaimed) -> Result<(), String> {
+        self.set_key(&row.id, parse(Table::Keys, row)?, unclaimed.0.remove(&*row.id).unwrap_or_default())
+    }
+
+    fn set_key(&mut self, row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<(), String> {
         let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
         let arn = KeyArn::new(&region, &account, &record.key_id);
-        let materials = self.keys.get(row_id).map(|entry| entry.materials.clone()).unwrap_or_default();
-        self.replace_key(row_id.into(), Some(KeyEntry { record, arn, materials, policy: OnceLock::new() }));
+        self.replace_key(row_id.into(), Some(KeyEntry::new(record, arn, account, materials)));
         Ok(())
     }
 
     pub fn put_material(&mut self, key_row: &str, material: Arc<Material>) -> Result<(), String> {
-        self.with_materials(key_row, |materials| {
-            materials.retain(|old| old.record.material_id != material.record.material_id);
-            materials.push(material);
-            materials.sort_by_key(|material| material.record.generation);
-        })
+        self.with_materials(key_row, |materials| insert(materials, material))
     }
 
     pub fn remove_material(&mut self, row_id: &str) -> Result<(), String> {
@@ -170,16 +184,16 @@ impl Snapshot {
     }
 
     fn with_materials(&mut self, key_row: &str, edit: impl FnOnce(&mut Vec<Arc<Material>>)) -> Result<(), String> {
-        let old = self.keys.get(key_row).ok_or_else(|| format!("material of a key '{key_row}' that is not there"))?;
+        let old = self.key(key_row).ok_or_else(|| no_such_key(key_row))?;
         let mut materials = old.materials.clone();
         edit(&mut materials);
-        let entry = KeyEntry { record: old.record.clone(), arn: old.arn.clone(), materials, policy: OnceLock::new() };
+        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), old.account, materials);
         self.replace_key(key_row.into(), Some(entry));
         Ok(())
     }
 
     fn replace_key(&mut self, id: Arc<str>, new: Option<KeyEntry>) {
-        let old = self.keys.get(&id).cloned();
+        let old = self.key(&id).cloned();
         for kind in DueKind::OF_KEYS {
             let at = |key: Option<&KeyEntry>| key.and_then(|key| kind.of(key));
             self.set_due(kind, &id, at(old.as_deref()), at(new.as_ref()));
@@ -194,8 +208,15 @@ impl Snapshot {
             self.customer_keys.insert_mut((record.region.clone(), record.account.clone()), count);
         }
         match new {
-            Some(new) => self.keys.insert_mut(id, Arc::new(new)),
-            None => drop(self.keys.remove_mut(&id)),
+            Some(new) => {
+                let new = Arc::new(new);
+                self.keys.insert_mut(id.clone(), new.clone());
+                self.keys_by_id.insert(id, new);
+            }
+            None => {
+                self.keys.remove_mut(&id);
+                self.keys_by_id.remove(&id);
+            }
         }
     }
 
@@ -218,7 +239,7 @@ impl Snapshot {
     }
 
     /// Takes over a row as it stands in the database, or its absence. `Err` says what is wrong with it.
-    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
         match (table, row) {
             (Table::Keys, Some(row)) => self.put_key(id, parse(table, row)?),
             (Table::Keys, None) => {
@@ -241,7 +262,7 @@ impl Snapshot {
         }
     }
 
-    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row>, domain: &DomainKeys) -> Result<(), String> {
+    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
         let Some(row) = row else {
             self.remove::<R>(id);
             return Ok(());
@@ -255,17 +276,48 @@ impl Snapshot {
     }
 }
 
-fn parse<T: DeserializeOwned>(table: Table, row: &Row) -> Result<T, String> {
+/// Puts `material` in its place by generation, and out the one that has its id.
+fn insert(materials: &mut Vec<Arc<Material>>, material: Arc<Material>) {
+    materials.retain(|old| old.record.material_id != material.record.material_id);
+    materials.push(material);
+    materials.sort_by_key(|material| material.record.generation);
+}
+
+/// Material that was read before its keys, by their row ids.
+#[derive(Default)]
+pub struct Unclaimed(HashMap<String, Vec<Arc<Material>>>);
+
+impl Unclaimed {
+    pub fn add(&mut self, row: &Row<'_>, domain: &DomainKeys) -> Result<(), String> {
+        let (key_row, material) = read_material(row, domain)?;
+        match self.0.get_mut(key_row) {
+            Some(materials) => insert(materials, Arc::new(material)),
+            None => drop(self.0.insert(key_row.to_owned(), vec![Arc::new(material)])),
+        }
+        Ok(())
+    }
+
+    /// Refuses material without a key.
+    pub fn check(self) -> Result<(), String> {
+        self.0.into_keys().next().map_or(Ok(()), |key_row| Err(no_such_key(&key_row)))
+    }
+}
+
+fn no_such_key(key_row: &str) -> String {
+    format!("material of a key '{key_row}' that is not there")
+}
+
+fn parse<T: DeserializeOwned>(table: Table, row: &Row<'_>) -> Result<T, String> {
     serde_json::from_str(&row.record)
         .map_err(|error| format!("row '{}' of table {} cannot be read: {error}", row.id, table.name()))
 }
 
-fn does_not_open(table: Table, row: &Row) -> String {
+fn does_not_open(table: Table, row: &Row<'_>) -> String {
     format!("the secret of row '{}' of table {} does not open", row.id, table.name())
 }
 
 /// A piece of material with the row id of its key.
-fn read_material<'r>(row: &'r Row, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
+fn read_material<'r>(row: &'r Row<'_>, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
     let unusable = || does_not_open(Table::Materials, row);
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let secret = match &row.sealed {

@@ -7,14 +7,16 @@ use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::records::ClockRecord;
-use super::rows::{self, Ledger, Table};
+use super::rows::{self, Ledger, Prover, Table};
 use super::schema::{self, Durability};
+use super::snapshot::Unclaimed;
 use super::{Change, Snapshot, StoreError, clock};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
 use crate::kms::{KmsError, seal};
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::wal_index::{WalHeader, WalIndex};
 
 /// The snapshot with what is needed to bring it up to date and to prove it. Cheap to clone.
 #[derive(Clone)]
@@ -30,18 +32,24 @@ pub struct Inner {
     pub cache: Cache,
 }
 
-struct Watcher {
-    connection: Connection,
-    seen: i64,
+/// What readers get.
+struct Published {
+    /// The WAL index's header when the snapshot was read or before, so that a commit since then shows; absent if it was
+    /// being written.
+    header: Option<WalHeader>,
+    snapshot: Arc<Snapshot>,
 }
 
-/// The open store. Lock order: `watcher`, then the home's file lock, then `inner`.
+/// The open store. Lock order: `refreshing`, then the home's file lock, then `inner`.
 pub struct Store {
     home: Arc<Home>,
     entropy: Arc<dyn Entropy>,
-    watcher: Mutex<Watcher>,
+    index: WalIndex,
+    /// One thread brings the snapshot up to date, the others wait for it.
+    refreshing: Mutex<()>,
     inner: Mutex<Inner>,
-    snapshot: ArcSwap<Snapshot>,
+    /// Written with `inner` locked.
+    published: ArcSwap<Published>,
     audit_key: SecretKey<32>,
     marker_key: SecretKey<32>,
 }
@@ -86,14 +94,15 @@ impl Store {
         }
         drop(tx);
         drop(file_lock);
-        let watcher = schema::connect(&path, Durability::Normal)?;
-        let snapshot = ArcSwap::new(cache.snapshot.clone());
+        let index = WalIndex::of(schema::connect(&path, Durability::Normal)?)?;
+        let published = ArcSwap::from_pointee(Published { header: None, snapshot: cache.snapshot.clone() });
         let store = Self {
-            watcher: Mutex::new(Watcher { connection: watcher, seen: -1 }),
+            index,
+            refreshing: Mutex::new(()),
             inner: Mutex::new(Inner { connection, cache }),
             home,
             entropy,
-            snapshot,
+            published,
             audit_key,
             marker_key,
         };
@@ -117,38 +126,49 @@ impl Store {
         &self.marker_key
     }
 
-    /// The present state: that of the last commit of any process.
+    /// The present state: that of the last commit of any process. While nobody commits this takes no lock and no system
+    /// call.
     pub fn current(&self) -> Result<Arc<Snapshot>, StoreError> {
-        let mut watcher = lock(&self.watcher);
-        let version = data_version(&watcher.connection)?;
-        if version != watcher.seen {
-            self.refresh()?;
-            watcher.seen = version;
+        if let Some(snapshot) = self.unchanged() {
+            return Ok(snapshot);
         }
-        drop(watcher);
-        Ok(self.snapshot.load_full())
+        let _refreshing = lock(&self.refreshing);
+        match self.unchanged() {
+            Some(snapshot) => Ok(snapshot),
+            None => self.refresh(),
+        }
     }
 
-    fn refresh(&self) -> Result<(), StoreError> {
-        if lock(&self.inner).refresh(&self.home)? == Freshness::Proven {
-            self.publish();
-            return Ok(());
+    /// The published snapshot, if nobody has committed since it was read.
+    fn unchanged(&self) -> Option<Arc<Snapshot>> {
+        let published = self.published.load();
+        let now = self.index.header();
+        (now.is_some() && now == published.header).then(|| published.snapshot.clone())
+    }
+
+    fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {
+        // Before anything is read: whoever commits from here on changes the header, and the next call reads again.
+        let header = self.index.header();
+        {
+            let mut inner = lock(&self.inner);
+            if inner.refresh(&self.home)? == Freshness::Proven {
+                return Ok(self.publish(&inner, header));
+            }
         }
         // Another process may have been between its commit and the root file, or two changes ahead of what was read:
         // with its lock held, database and root file stand still.
         let _file_lock = self.home.lock()?;
-        match lock(&self.inner).refresh(&self.home)? {
-            Freshness::Proven => {
-                self.publish();
-                Ok(())
-            }
+        let mut inner = lock(&self.inner);
+        match inner.refresh(&self.home)? {
+            Freshness::Proven => Ok(self.publish(&inner, header)),
             Freshness::Unproven(error) => Err(*error),
         }
     }
 
-    fn publish(&self) {
-        let inner = lock(&self.inner);
-        self.snapshot.store(inner.cache.snapshot.clone());
+    fn publish(&self, inner: &Inner, header: Option<WalHeader>) -> Arc<Snapshot> {
+        let snapshot = inner.cache.snapshot.clone();
+        self.published.store(Arc::new(Published { header, snapshot: snapshot.clone() }));
+        snapshot
     }
 
     /// Runs `edit` on the present state and commits what it changed, or nothing. Durable on return.
@@ -161,7 +181,8 @@ impl Store {
         let mut change = Change::new(&inner.cache, &*self.entropy);
         let answer = edit(&mut change)?;
         change.commit(&mut inner, &self.home, &file_lock)?;
-        self.snapshot.store(inner.cache.snapshot.clone());
+        let header = self.published.load().header;
+        self.publish(&inner, header);
         Ok(answer)
     }
 
@@ -271,9 +292,9 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
         }
         Some((base, deleted)) => {
             let mut cache = Cache { revision, ..base.clone() };
-            let snapshot = Arc::make_mut(&mut cache.snapshot);
+            let (snapshot, prover) = (Arc::make_mut(&mut cache.snapshot), Prover::new(&cache.domain));
             for (table, id) in deleted {
-                if cache.ledger.remove(table, &id, &cache.domain) {
+                if cache.ledger.remove(table, &id, &prover) {
                     snapshot.apply(table, &id, None, &cache.domain).map_err(damaged)?;
                 }
             }
@@ -281,22 +302,27 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
         }
     };
     let Cache { domain, ledger, snapshot, .. } = &mut cache;
-    let snapshot = Arc::make_mut(snapshot);
-    for table in Table::ALL {
+    let (snapshot, prover) = (Arc::make_mut(snapshot), Prover::new(domain));
+    // When everything is read, material comes before the keys, which then are made once.
+    let whole = above.is_none();
+    let mut unclaimed = Unclaimed::default();
+    let order = Table::ALL.into_iter().filter(|table| !whole || *table != Table::Materials);
+    for table in whole.then_some(Table::Materials).into_iter().chain(order) {
         if !schema::has(from, table)? {
             continue;
         }
-        rows::visit(table, above, domain, from, |row| {
-            ledger.put(table, &row.id, row.revision, domain);
-            snapshot.apply(table, &row.id, Some(&row), domain)
+        rows::visit(table, above, &prover, from, |row| {
+            ledger.put(table, &row.id, row.revision, &prover);
+            match table {
+                Table::Materials if whole => unclaimed.add(&row, domain),
+                Table::Keys if whole => snapshot.add_key(&row, &mut unclaimed),
+                _ => snapshot.apply(table, &row.id, Some(&row), domain),
+            }
         })?
         .map_err(damaged)?;
     }
+    unclaimed.check().map_err(damaged)?;
     Ok(cache)
-}
-
-fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
 
 /// Everybody who changes rows holds the home's lock; the type says so.

@@ -41,6 +41,8 @@ pub enum Step {
     Unlink(Path),
     SetXattr(Path),
     Rewrap(Path),
+    /// What has changed is settled in the freshness record.
+    Settle,
     /// The process is killed and the volume mounted again; nothing is flushed.
     Remount,
     /// The next flush fails.
@@ -230,6 +232,15 @@ impl Run {
             }
             Step::Rewrap(path) => self.rewrap(path)?,
             Step::Remount => self.remount(),
+            Step::Settle => {
+                self.volume.vfs.settle().map_err(|e| e.errno())?;
+                if self.volume.fixture.record.is_some() {
+                    // It flushes everything.
+                    for file in &mut self.files {
+                        file.flushed.push((number, file.versions.len() - 1));
+                    }
+                }
+            }
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
             }

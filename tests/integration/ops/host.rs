@@ -71,7 +71,8 @@ impl Host {
 
     pub fn init_with_names(&self, root: &Path, key: &str, names: NameForm) -> Result<NewVolume, VolumeError> {
         let id = new_volume_id(&SystemEntropy);
-        let options = InitOptions { key: key.to_owned(), label: Some("test".to_owned()), names, aead: Backend::Ring };
+        let label = Some("test".to_owned());
+        let options = InitOptions { key: key.to_owned(), label, record_in: None, names, aead: Backend::Ring };
         init_volume(root, id, &*self.service(&id), &self.engine.registry(), &options, &*self.clock, &SystemEntropy)
     }
 

@@ -1,5 +1,7 @@
 //! The key manager behind the wire protocol as the filesystem's key service.
 
+use std::path::PathBuf;
+
 use kmsfs::env::SystemClock;
 use kmsfs::keys::remote::{RemoteKms, Source};
 use kmsfs::keys::{KeyError, KeyService};
@@ -9,8 +11,8 @@ use kmsfs::types::{EncryptionContext, KeyArn};
 
 use super::{Keys, Running};
 
-/// A remote key manager with the credentials of the administrator.
-fn remote(keys: &Keys, server: &Running) -> RemoteKms {
+/// A file with the credentials of the administrator.
+pub fn credentials(keys: &Keys) -> PathBuf {
     let file = keys.dir.path().join("credentials");
     let text = format!(
         "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
@@ -18,8 +20,14 @@ fn remote(keys: &Keys, server: &Running) -> RemoteKms {
         keys.access_key.secret_access_key.as_str()
     );
     std::fs::write(&file, text).expect("written");
+    file
+}
+
+/// A remote key manager with the credentials of the administrator.
+pub fn remote(keys: &Keys, server: &Running) -> RemoteKms {
     let region = "us-east-1".parse().expect("a Region");
-    RemoteKms::new(&format!("http://{}", server.address), region, Source::File(file), keys.clock.clone()).expect("made")
+    let url = format!("http://{}", server.address);
+    RemoteKms::new(&url, region, Source::File(credentials(keys)), None, keys.clock.clone()).expect("made")
 }
 
 fn context() -> EncryptionContext {
@@ -90,6 +98,6 @@ fn endpoints_that_are_refused() {
         "http://127.0.0.1/path",
         "http://u@127.0.0.1/",
     ] {
-        assert!(RemoteKms::new(url, region(), Source::Environment, clock.clone()).is_err(), "{url}");
+        assert!(RemoteKms::new(url, region(), Source::Environment, None, clock.clone()).is_err(), "{url}");
     }
 }

@@ -107,6 +107,21 @@ fn code<T: std::fmt::Debug>(outcome: Result<T, KmsError>) -> &'static str {
 }
 
 #[test]
+fn a_token_lives_a_day_also_under_a_clock_that_went_back() {
+    let bench = Bench::new();
+    let key = bench.external();
+    let start = bench.clock.now();
+    bench.days(3);
+    bench.engine.maintain().expect("observed");
+    bench.clock.set(start);
+    let parameters = bench.importer().parameters(&key);
+    assert_eq!(parameters.parameters_valid_to, start.plus_days(4));
+    bench.importer().import_with(&parameters, &key, &[1; 32], |_| {}).expect("imported");
+    bench.days(4);
+    assert_eq!(code(bench.importer().import_with(&parameters, &key, &[1; 32], |_| {})), "ExpiredImportTokenException");
+}
+
+#[test]
 fn material_is_deleted_and_only_the_same_comes_back() {
     let bench = Bench::new();
     let key = bench.external();

@@ -77,7 +77,7 @@ fn a_forged_note_is_refused() {
 #[test]
 fn resource_quotas_can_be_set() {
     let bench = Bench::new();
-    let quotas = ResourceQuotas { keys: 2, aliases_per_key: 1, on_demand_rotations: 1, ..ResourceQuotas::AWS };
+    let quotas = ResourceQuotas { keys: 2, aliases_per_key: 1, grants_per_key: 1, on_demand_rotations: 1 };
     bench.engine.set_resource_quotas(quotas);
     let (key, _) = (bench.key(), bench.key());
     let third = bench.engine.create_key(&bench.alice, CreateKeyRequest::default()).expect_err("too many");
@@ -88,6 +88,19 @@ fn resource_quotas_can_be_set() {
         bench.engine.create_alias(&bench.alice, request).map_err(|error| error.code())
     };
     assert_eq!([alias("a"), alias("b")], [Ok(()), Err("LimitExceededException")]);
+    let grant = |operation| {
+        let request = CreateGrantRequest {
+            key_id: key.clone(),
+            grantee_principal: Some(bench.alice.principal().arn().to_owned()),
+            operations: vec![operation],
+            ..Default::default()
+        };
+        bench.engine.create_grant(&bench.alice, request).map(drop).map_err(|error| error.code())
+    };
+    assert_eq!(
+        [grant(GrantOperation::Encrypt), grant(GrantOperation::Decrypt)],
+        [Ok(()), Err("LimitExceededException")]
+    );
     let rotate = || bench.engine.rotate_key_on_demand(&bench.alice, key.as_str().into()).map(drop);
     rotate().expect("the first");
     assert_eq!(rotate().expect_err("the second").code(), "LimitExceededException");

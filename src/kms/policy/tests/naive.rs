@@ -18,18 +18,21 @@ pub fn allowed(asked: &Asked<'_>, key: &Value, identity: &[Value], grants: &[boo
     let account = asked.principal.split(':').nth(4).expect("an ARN");
     let is_root = asked.principal.ends_with(":root");
     let own = account == asked.owner;
-    let key_statements: Vec<&Value> = statements(key);
-    if key_statements.iter().any(|s| s["Effect"] == "Deny" && named(s, asked) != "nobody" && applies(s, asked)) {
+    let any_key = |effect: &str, who: &dyn Fn(&str) -> bool| {
+        statements(key).iter().any(|s| s["Effect"] == effect && who(named(s, asked)) && applies(key, s, asked))
+    };
+    if any_key("Deny", &|who| who != "nobody") {
         return Err("deny resource");
     }
-    let identity: Vec<&Value> = identity.iter().flat_map(statements).collect();
-    if identity.iter().any(|s| s["Effect"] == "Deny" && applies(s, asked)) {
+    let any_identity = |effect: &str| {
+        let of = |policy: &Value| statements(policy).iter().any(|s| s["Effect"] == effect && applies(policy, s, asked));
+        identity.iter().any(of)
+    };
+    if any_identity("Deny") {
         return Err("deny identity");
     }
-    let iam = identity.iter().any(|s| s["Effect"] == "Allow" && applies(s, asked));
-    let allows = |who: &str| {
-        key_statements.iter().any(|s| s["Effect"] == "Allow" && named(s, asked) == who && applies(s, asked))
-    };
+    let iam = any_identity("Allow");
+    let allows = |wanted: &str| any_key("Allow", &|who| who == wanted);
     let direct = allows("caller") || is_root && allows("account") || grants.iter().any(|names_caller| *names_caller);
     let delegated = allows("account") || grants.iter().any(|names_caller| !names_caller);
     if own && direct {
@@ -78,7 +81,8 @@ fn named(statement: &Value, asked: &Asked<'_>) -> &'static str {
     }
 }
 
-fn applies(statement: &Value, asked: &Asked<'_>) -> bool {
+fn applies(policy: &Value, statement: &Value, asked: &Asked<'_>) -> bool {
+    let filled = |text: &str| if policy["Version"] == "2012-10-17" { fill(text, asked) } else { Some(text.into()) };
     let action = format!("kms:{}", asked.action).to_lowercase();
     let about = |element: &str, matches: &dyn Fn(&str) -> bool| {
         if let Some(value) = statement.get(element) {
@@ -90,12 +94,26 @@ fn applies(statement: &Value, asked: &Asked<'_>) -> bool {
         }
     };
     about("Action", &|text| glob(&text.to_lowercase(), &action))
-        && about("Resource", &|text| text == "*" || arn(text, asked.resource))
+        && about("Resource", &|text| {
+            // Variables count in the sixth part only.
+            let mut parts: Vec<String> = text.splitn(6, ':').map(str::to_owned).collect();
+            if parts.len() == 6 {
+                let Some(last) = filled(&parts[5]) else { return false };
+                parts[5] = last;
+            }
+            text == "*" || arn(&parts.join(":"), asked.resource)
+        })
         && match &statement["Condition"] {
             Value::Object(operators) => operators.iter().all(|(operator, keys)| {
                 keys.as_object().expect("an object").iter().all(|(key, values)| {
                     let found = asked.attributes.0.get(&key.to_lowercase()).cloned().unwrap_or_default();
-                    condition(operator, &list(values), &found)
+                    let values = list(values);
+                    let takes_variables = operator.contains("String") || operator.contains("Arn");
+                    let values = match takes_variables {
+                        true => values.iter().filter_map(|value| filled(value)).collect(),
+                        false => values,
+                    };
+                    condition(operator, &values, &found)
                 })
             }),
             _ => true,
@@ -132,8 +150,8 @@ fn condition(operator: &str, wanted: &[String], found: &[String]) -> bool {
         |test: fn(&f64, &f64) -> bool, a: &str, b: &str| number(a).zip(number(b)).is_some_and(|(a, b)| test(&a, &b));
     found.iter().any(|have| {
         wanted.iter().any(|want| match operator {
-            "StringEquals" => have == want,
-            "StringEqualsIgnoreCase" => have.to_lowercase() == want.to_lowercase(),
+            "StringEquals" => *have == plain(want),
+            "StringEqualsIgnoreCase" => have.to_lowercase() == plain(want).to_lowercase(),
             "StringLike" => glob(want, have),
             "NumericEquals" => compare(|a, b| a == b, have, want),
             "NumericLessThan" => compare(|a, b| a < b, have, want),
@@ -147,6 +165,33 @@ fn condition(operator: &str, wanted: &[String], found: &[String]) -> bool {
             other => panic!("{other} is not one of the operators drawn"),
         })
     })
+}
+
+/// Characters that stand for `*`, `?` and `:` where they come from a variable, and so mean nothing but themselves.
+const QUOTED: [(char, char); 3] = [('*', '\u{e000}'), ('?', '\u{e001}'), (':', '\u{e002}')];
+
+/// `text` with its variables replaced; `None` if one has no value.
+fn fill(text: &str, asked: &Asked<'_>) -> Option<String> {
+    let Some((before, after)) = text.split_once("${") else { return Some(text.to_owned()) };
+    let Some((inside, rest)) = after.split_once('}').filter(|(inside, _)| !inside.is_empty()) else {
+        return Some(format!("{before}${{{}", fill(after, asked)?));
+    };
+    let value = match inside {
+        "*" | "?" | "$" => inside.to_owned(),
+        _ => {
+            let (key, default) = inside.split_once(", ").unwrap_or((inside, ""));
+            let found = asked.attributes.0.get(&key.to_lowercase()).filter(|values| values.len() == 1);
+            let default = default.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+            found.map(|values| values[0].clone()).or(default.map(str::to_owned))?
+        }
+    };
+    let quoted = QUOTED.iter().fold(value, |value, (c, stand_in)| value.replace(*c, &stand_in.to_string()));
+    Some(format!("{before}{quoted}{}", fill(rest, asked)?))
+}
+
+/// Without stand-ins.
+fn plain(text: &str) -> String {
+    QUOTED.iter().fold(text.to_owned(), |text, (c, stand_in)| text.replace(*stand_in, &c.to_string()))
 }
 
 fn in_network(network: &str, address: &str) -> bool {
@@ -173,7 +218,9 @@ pub fn glob(pattern: &str, text: &str) -> bool {
             glob(rest.as_str(), text) || found.is_some_and(|found| glob(pattern, &text[found.len_utf8()..]))
         }
         (Some('?'), Some(found)) => glob(rest.as_str(), &text[found.len_utf8()..]),
-        (Some(wanted), Some(found)) => wanted == found && glob(rest.as_str(), &text[found.len_utf8()..]),
+        (Some(wanted), Some(found)) => {
+            plain(&wanted.to_string()) == found.to_string() && glob(rest.as_str(), &text[found.len_utf8()..])
+        }
         _ => false,
     }
 }

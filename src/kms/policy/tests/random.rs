@@ -32,7 +32,17 @@ fn actions() -> impl Strategy<Value = Value> {
 
 fn resources() -> impl Strategy<Value = Value> {
     let some_keys = "arn:aws:kms:*:111122223333:key/*";
-    some(vec!["*", KEY, some_keys, "arn:aws:kms:us-*:*:key/?234*", "arn:aws:kms:*:444455556666:key/*", ALIAS])
+    some(vec![
+        "*",
+        KEY,
+        some_keys,
+        "arn:aws:kms:us-*:*:key/?234*",
+        "arn:aws:kms:*:444455556666:key/*",
+        ALIAS,
+        "arn:aws:kms:*:*:${aws:PrincipalTag/kind}/*",
+        "arn:aws:kms:*:*:${aws:PrincipalTag/kind, 'alias'}/*",
+        "arn:aws:kms:*:${aws:PrincipalAccount}:key/*",
+    ])
 }
 
 fn conditions() -> impl Strategy<Value = Value> {
@@ -49,7 +59,24 @@ fn conditions() -> impl Strategy<Value = Value> {
             ]),
             select(vec!["", "IfExists"]),
             select(vec!["kms:ViaService", "kms:EncryptionContextKeys", "kms:EncryptionContext:fs", "kms:unknown"]),
-            some(vec!["fs", "FS", "f*", "path", "?s", "vol-1", "vol-*", ""]),
+            some(vec![
+                "fs",
+                "FS",
+                "f*",
+                "path",
+                "?s",
+                "vol-1",
+                "vol-*",
+                "",
+                "${kms:EncryptionContext:fs}",
+                "${aws:PrincipalTag/kind, 'fs'}",
+                "${aws:PrincipalTag/kind}",
+                "${KMS:EncryptionContextKeys}",
+                "vol-${?}",
+                "v${*}*",
+                "${",
+                "f${}",
+            ]),
         )
             .prop_map(|(set, operator, suffix, key, values)| (format!("{set}{operator}{suffix}"), key, values))
     };
@@ -75,7 +102,12 @@ fn conditions() -> impl Strategy<Value = Value> {
             vec![json!("10.0.0.0/8"), json!("10.1.2.3"), json!("10.1.128.0/17"), json!("0.0.0.0/0")],
         ),
         1 => fixed(vec!["Bool"], "kms:MultiRegion", vec![json!(true), json!("false")]),
-        1 => fixed(vec!["ArnLike", "ArnNotLike"], "aws:PrincipalArn", vec![json!(ALICE), json!("arn:aws:iam::*:role/*")]),
+        1 => fixed(vec!["ArnLike", "ArnNotLike"], "aws:PrincipalArn", vec![
+                json!(ALICE),
+                json!("arn:aws:iam::*:role/*"),
+                json!("arn:aws:iam::${aws:PrincipalAccount}:*"),
+                json!("arn:aws:iam::*:user/${aws:PrincipalTag/kind, 'alice'}"),
+            ]),
         1 => (select(vec!["kms:ViaService", "kms:unknown"]), some(vec!["true", "false"]))
             .prop_map(|(key, values)| ("Null".to_owned(), key, values)),
     ];
@@ -110,7 +142,11 @@ fn statement(with_principal: bool) -> impl Strategy<Value = Value> {
 }
 
 fn document(with_principal: bool) -> impl Strategy<Value = Value> {
-    vec(statement(with_principal), 0..4).prop_map(|all| json!({"Version": "2012-10-17", "Statement": all}))
+    let version = prop_oneof![3 => Just(json!("2012-10-17")), 1 => Just(json!("2008-10-17")), 1 => Just(Value::Null)];
+    (version, vec(statement(with_principal), 0..4)).prop_map(|(version, all)| match version {
+        Value::Null => json!({ "Statement": all }),
+        version => json!({"Statement": all, "Version": version}),
+    })
 }
 
 fn attributes() -> impl Strategy<Value = Map> {
@@ -119,17 +155,19 @@ fn attributes() -> impl Strategy<Value = Map> {
     };
     let keys = vec(select(vec!["fs", "path", "Fs"]), 0..3).prop_map(|all| Some(("kms:encryptioncontextkeys", all)));
     let all = (
-        value("kms:viaservice", vec!["fs", "ec2"]),
+        value("kms:viaservice", vec!["fs", "ec2", "vol-1", "vol-?", "v*", "${"]),
         keys,
-        value("kms:encryptioncontext:fs", vec!["vol-1", "vol-2", "VOL-1"]),
+        value("kms:encryptioncontext:fs", vec!["vol-1", "vol-2", "VOL-1", "v*"]),
         value("kms:rotationperiodindays", vec!["90", "365", "x"]),
         value("aws:currenttime", vec!["2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z"]),
         value("aws:sourceip", vec!["10.1.2.3", "10.1.200.3", "192.0.2.1"]),
         value("kms:multiregion", vec!["true", "false"]),
         value("aws:principalarn", vec![ALICE, APP]),
+        value("aws:principaltag/kind", vec!["key", "k*", "fs", "alice", "a:b"]),
+        value("aws:principalaccount", vec!["111122223333", "*"]),
     );
-    all.prop_map(|(a, b, c, d, e, f, g, h)| {
-        let all = [a, b, c, d, e, f, g, h].into_iter().flatten();
+    all.prop_map(|(a, b, c, d, e, f, g, h, i, j)| {
+        let all = [a, b, c, d, e, f, g, h, i, j].into_iter().flatten();
         let owned = |values: Vec<&str>| values.into_iter().map(str::to_owned).collect::<Vec<_>>();
         Map(all.map(|(key, values)| (key.to_owned(), owned(values))).filter(|(_, values)| !values.is_empty()).collect())
     })

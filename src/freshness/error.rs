@@ -1,0 +1,46 @@
+//! Why the record could not be read or written.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+/// Why an operation on the record failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database answered with an error.
+    #[error("the freshness record cannot be used: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A row, or the database as a whole, is not what this volume wrote.
+    #[error(
+        "the freshness record {} is damaged or another volume's ({what}); put back a good one, or take the volume as it is with: kmsfs accept DIR",
+        path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The file cannot be made.
+    #[error("the freshness record {} cannot be created: {source}", path.display())]
+    Create {
+        /// The database.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// What it records could not be made durable.
+    #[error("what the freshness record would vouch for cannot be made durable: {0}")]
+    Sync(Errno),
+}
+
+impl Error {
+    /// The error number that an application sees whose request needs the record.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::Sqlite(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => Errno::NOSPC,
+            Self::Sync(errno) => *errno,
+            _ => Errno::IO,
+        }
+    }
+}

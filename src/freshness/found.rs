@@ -1,0 +1,47 @@
+//! What stands under a name on the backing.
+
+use super::state::Freshness;
+use super::table::Target;
+use crate::format::dirid;
+use crate::format::keys::VolumeKeys;
+use crate::store::tree::read_meta;
+use crate::store::{Backing, FileKind, Result};
+
+impl Freshness {
+    /// What the record would have of an object that is no regular file; `None` for one, and for a directory without a
+    /// valid id.
+    ///
+    /// # Errors
+    /// The backing's.
+    pub fn target_of<B: Backing>(
+        &self,
+        backing: &B,
+        keys: &VolumeKeys,
+        dir: &B::Dir,
+        entry: &str,
+        kind: FileKind,
+    ) -> Result<Option<Target>> {
+        Ok(match kind {
+            FileKind::Regular => None,
+            FileKind::Directory => {
+                let inner = backing.open_dir(dir, entry)?;
+                let text = read_meta(backing, &inner, dirid::ENTRY, dirid::TEXT_LEN)?;
+                dirid::decode(keys, text.as_found()).ok().map(Target::Dir)
+            }
+            FileKind::Symlink => Some(self.symlink_target(&backing.read_link(dir, entry)?)),
+            other => Some(Target::Other(other as u8)),
+        })
+    }
+}
+
+impl Target {
+    /// Whether it is of this type.
+    pub fn is_of(self, kind: FileKind) -> bool {
+        match self {
+            Self::File(_) => kind == FileKind::Regular,
+            Self::Dir(_) => kind == FileKind::Directory,
+            Self::Symlink(_) => kind == FileKind::Symlink,
+            Self::Other(other) => kind as u8 == other,
+        }
+    }
+}

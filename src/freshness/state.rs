@@ -1,0 +1,292 @@
+//! The record in memory.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::clock::{EpochClock, Run, Version};
+use super::error::Error;
+use super::table::{FileRow, FileUpdate, Table, Target, Versions};
+use crate::crypto::kdf::expand;
+use crate::crypto::secret::SecretKey;
+use crate::env::{Entropy, random_nonzero};
+use crate::format::keys::VolumeKeys;
+use crate::format::unit::Epoch;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak, lock, read};
+use crate::types::{DirId, FileId, VolumeId};
+
+/// The freshness record of a volume.
+pub struct Freshness {
+    pub(super) table: Mutex<Table>,
+    pub(super) clock: EpochClock,
+    pub(super) key: SecretKey<32>,
+    root: DirId,
+    next_object: AtomicU64,
+    pub(super) files: Mutex<Files>,
+    pub(super) dirs: Mutex<Dirs>,
+    /// Held for reading by whatever changes names, so that what is settled of them is all of an operation or nothing.
+    pub(super) names: RwLock<()>,
+    /// One settling at a time.
+    pub(super) settling: Mutex<()>,
+    /// The clock of the last settling: what the table does not have was sealed later.
+    pub(super) settled: AtomicU64,
+}
+
+/// Files that somebody uses, and those that have to be settled.
+#[derive(Default)]
+pub(super) struct Files {
+    pub(super) known: HashMap<u64, Weak<FileRecord>>,
+    /// By the id of their present life, as far as it is not the table's.
+    pub(super) by_id: HashMap<FileId, Weak<FileRecord>>,
+    pub(super) changed: HashMap<u64, Arc<FileRecord>>,
+    /// Files with several names that a crash left and no record has, by inode number.
+    pub(super) adopted: HashMap<u64, Arc<FileRecord>>,
+}
+
+/// Directories that somebody uses, and those that have to be settled.
+#[derive(Default)]
+pub(super) struct Dirs {
+    pub(super) known: HashMap<DirId, Weak<DirRecord>>,
+    pub(super) changed: HashMap<DirId, Arc<DirRecord>>,
+}
+
+/// What is known of a file.
+pub(super) struct FileRecord {
+    pub(super) object: u64,
+    pub(super) state: Mutex<FileState>,
+}
+
+pub(super) struct FileState {
+    /// What the file is, as far as it is known: exact if [`Self::exact`].
+    pub(super) row: FileRow,
+    /// What the table has; `None`: no row yet.
+    pub(super) durable: Option<FileRow>,
+    /// The table was told, since a settling began, that it may change.
+    pub(super) announced: bool,
+    /// Size and header in the row are those of the file: nobody has changed it since they were taken.
+    pub(super) exact: bool,
+    /// Marked by a mount that did not end: what is found counts, if it is not older than the row.
+    pub(super) lenient: bool,
+    /// Not every unit newer than the clock is in the record: the clock stays when the file is settled.
+    pub(super) partial: bool,
+    /// Rows of units in the table from this chunk on are of what was cut off, or of an earlier life.
+    pub(super) kept: u64,
+    /// The change that made them so.
+    pub(super) cut: u64,
+    /// Chunks at hand.
+    pub(super) chunks: HashMap<u64, Chunk>,
+    /// Who has it open or is changing it.
+    pub(super) users: u32,
+    /// Counts changes.
+    pub(super) changes: u64,
+    /// The last change that is in the table.
+    pub(super) persisted: u64,
+}
+
+#[derive(Clone)]
+pub(super) struct Chunk {
+    pub(super) versions: Box<Versions>,
+    /// The last change of it.
+    pub(super) changed: u64,
+}
+
+/// What is known of a directory.
+pub(super) struct DirRecord {
+    pub(super) id: DirId,
+    pub(super) state: Mutex<DirState>,
+}
+
+pub(super) struct DirState {
+    pub(super) entries: HashMap<String, Target>,
+    /// Names that the table does not have as they are, with the number of their last change.
+    pub(super) changed: HashMap<String, u64>,
+    pub(super) changes: u64,
+    /// The table knows that it may have changed.
+    pub(super) marked: bool,
+    /// Marked by a mount that did not end: what is found counts. A file that is in no record was sealed later than this.
+    pub(super) lenient: Option<Version>,
+    /// It was removed.
+    pub(super) gone: bool,
+    /// Its listing was compared with the record.
+    pub(super) listed: bool,
+}
+
+/// A change of names that is under way.
+pub struct Changing<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
+
+fn key_of(keys: &VolumeKeys) -> SecretKey<32> {
+    expand(&keys.prk, &[b"KFS1 freshness"])
+}
+
+impl Freshness {
+    /// Makes the record of a new, empty volume whose root directory has the id `root`.
+    ///
+    /// # Errors
+    /// [`Error::Create`], also if there is one already.
+    pub fn create(path: &Path, keys: &VolumeKeys, volume: VolumeId, root: DirId) -> Result<Self, Error> {
+        let table = Table::create(path, key_of(keys), volume, root)?;
+        Ok(Self::with(table, key_of(keys), root, HashMap::new(), (0, Version::HOLE)))
+    }
+
+    /// Opens the record of a volume.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if it is another volume's or was changed by others.
+    pub fn open(path: &Path, keys: &VolumeKeys, volume: VolumeId) -> Result<Self, Error> {
+        let (table, root) = Table::open(path, key_of(keys), volume)?;
+        // What a crash left without a name can be wanted by a directory that is not settled.
+        if !table.any_dir_marked()? {
+            table.remove_nameless()?;
+        }
+        let (epochs, last) = (table.epochs()?, (table.highest_object()?, table.settled()?));
+        Ok(Self::with(table, key_of(keys), root, epochs, last))
+    }
+
+    fn with(
+        table: Table,
+        key: SecretKey<32>,
+        root: DirId,
+        epochs: HashMap<Epoch, u32>,
+        (highest_object, settled): (u64, Version),
+    ) -> Self {
+        Self {
+            table: Mutex::new(table),
+            clock: EpochClock::new(epochs),
+            key,
+            root,
+            next_object: AtomicU64::new(highest_object + 1),
+            files: Mutex::default(),
+            dirs: Mutex::default(),
+            names: RwLock::new(()),
+            settling: Mutex::new(()),
+            settled: AtomicU64::new(settled.0),
+        }
+    }
+
+    /// The id of the volume's root directory.
+    pub fn root(&self) -> DirId {
+        self.root
+    }
+
+    /// Reserves `count` seals (at most 2^20) under the volume's present epoch; `now` is the time since boot.
+    ///
+    /// # Errors
+    /// The table's, when a new epoch has to be recorded.
+    pub fn reserve(&self, count: u32, entropy: &dyn Entropy, now: std::time::Duration) -> Result<Run, Error> {
+        self.clock.reserve(count, now, |number| {
+            let epoch = random_nonzero(entropy);
+            lock(&self.table).add_epoch(number, &epoch)?;
+            Ok(epoch)
+        })
+    }
+
+    /// To be held while names change, from before the first change in the backing until all are noted.
+    pub fn begin_change(&self) -> Changing<'_> {
+        Changing(read(&self.names))
+    }
+
+    /// The digest by which the record knows a symlink.
+    pub fn symlink_target(&self, text: &[u8]) -> Target {
+        Target::Symlink(crate::crypto::kdf::mac16(&self.key, &[b"symlink", text]))
+    }
+
+    /// Whatever the table does not have was sealed later than this.
+    pub(super) fn settled(&self) -> Version {
+        Version(self.settled.load(Ordering::Acquire))
+    }
+
+    pub(super) fn new_object(&self, row: FileRow) -> Arc<FileRecord> {
+        let object = self.next_object.fetch_add(1, Ordering::Relaxed);
+        let record = Arc::new(FileRecord { object, state: Mutex::new(FileState::new(row, false)) });
+        lock(&self.files).known.insert(object, Arc::downgrade(&record));
+        record
+    }
+
+    /// The record of a file by its number.
+    pub(super) fn record(&self, object: u64) -> Result<Option<Arc<FileRecord>>, Error> {
+        if let Some(known) = lock(&self.files).known.get(&object).and_then(Weak::upgrade) {
+            return Ok(Some(known));
+        }
+        let row = lock(&self.table).file(object)?;
+        Ok(row.map(|row| self.enter(object, row)))
+    }
+
+    /// The record of the file whose present life has an id.
+    pub(super) fn record_with(&self, id: FileId) -> Result<Option<Arc<FileRecord>>, Error> {
+        let known = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| lock(&known.state).row.file_id == Some(id)) {
+            return Ok(Some(known));
+        }
+        let found = lock(&self.table).file_with(id)?;
+        let record = found.map(|(object, row)| self.enter(object, row));
+        // It may have begun another life since that was written.
+        Ok(record.filter(|record| lock(&record.state).row.file_id == Some(id)))
+    }
+
+    fn enter(&self, object: u64, row: FileRow) -> Arc<FileRecord> {
+        let mut files = lock(&self.files);
+        if let Some(known) = files.known.get(&object).and_then(Weak::upgrade) {
+            return known;
+        }
+        let record = Arc::new(FileRecord { object, state: Mutex::new(FileState::new(row, true)) });
+        files.known.insert(object, Arc::downgrade(&record));
+        record
+    }
+}
+
+impl FileState {
+    pub(super) fn new(row: FileRow, stored: bool) -> Self {
+        Self {
+            announced: false,
+            exact: !row.marked,
+            lenient: row.marked,
+            partial: row.clock != Version::NEVER,
+            durable: stored.then(|| row.clone()),
+            row,
+            kept: u64::MAX,
+            cut: 0,
+            chunks: HashMap::new(),
+            users: 0,
+            changes: 0,
+            persisted: 0,
+        }
+    }
+
+    pub(super) fn change(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
+
+    /// What the table is to have, and the last change in it. Of a file that is being changed only lower bounds.
+    pub(super) fn update(&self, object: u64) -> (FileUpdate, u64) {
+        let marked = !self.exact || self.lenient;
+        let mut row = FileRow { marked, ..self.row.clone() };
+        if !marked && !self.partial {
+            row.clock = Version::NEVER;
+            row.zero_from = u64::MAX;
+        }
+        let changed = self.chunks.iter().filter(|(_, chunk)| chunk.changed > self.persisted);
+        let chunks = changed.map(|(number, chunk)| (*number, *chunk.versions)).collect();
+        (FileUpdate { object, row, kept: self.kept, chunks }, self.changes)
+    }
+
+    /// Notes that the table has `update`, which was taken at the change `upto`.
+    pub(super) fn written(&mut self, update: &FileUpdate, upto: u64) {
+        self.durable = Some(update.row.clone());
+        self.persisted = self.persisted.max(upto);
+        if self.cut <= upto {
+            self.kept = u64::MAX;
+        }
+        if self.changes == upto && !update.row.marked {
+            self.row = update.row.clone();
+        }
+    }
+}
+
+impl Files {
+    /// Forgets what nobody uses.
+    pub(super) fn tidy(&mut self) {
+        self.known.retain(|_, record| record.strong_count() > 0);
+        self.by_id.retain(|_, record| record.strong_count() > 0);
+    }
+}

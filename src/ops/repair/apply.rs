@@ -1,0 +1,342 @@
+//! Doing what a plan says.
+
+use rustix::io::Errno;
+use serde_json::json;
+
+use super::{Action, Plan, Repair};
+use crate::content::{self, Content, Volume};
+use crate::env::{Clock, random, random_nonzero};
+use crate::format::dirid;
+use crate::format::name::{CONTROL_ENTRY, EncodedName, EntryKind, MAX_SIDE, NameCodec, TEMPORARY_PREFIX, side_entry};
+use crate::format::volume::{MAX_LEN, OpenedVolume};
+use crate::ops::config::{BACKUP, VOLUME};
+use crate::ops::finding::{Finding, Reason};
+use crate::ops::walk::LOST_AND_FOUND;
+use crate::store::tree::{each_entry, read_meta};
+use crate::store::{Access, Backing, BackingFile, FileKind, RenameMode, Target};
+use crate::sync::Arc;
+use crate::types::DirId;
+
+/// What was moved, replaced or cut off, and from where: a line of JSON each.
+pub const LOG: &str = "repairs";
+
+/// Leftovers within leftovers, as a mount takes them.
+const LEFTOVER_DEPTH: u32 = 8;
+/// Things of one name in `lost+found`.
+const NAMESAKES: u32 = 10_000;
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// How many repairs.
+    pub done: usize,
+    /// Those that failed, with why.
+    pub failed: Vec<Finding>,
+}
+
+/// Does what `plan` says, of a volume whose lock the caller holds, and makes it durable. One that fails does not keep the others
+/// from being done.
+///
+/// # Errors
+/// Only what keeps all of them from being done: the log cannot be written.
+pub fn apply<B: Backing>(
+    backing: &Arc<B>,
+    volume: &Arc<Volume>,
+    plan: &Plan,
+    clock: &dyn Clock,
+) -> Result<Applied, Errno> {
+    let opened = volume.keys.volume();
+    let hand = Hand {
+        backing,
+        volume,
+        names: opened.names(),
+        meta_file: opened.config.dir_meta_file() || !backing.ordered_metadata(),
+        opened: &opened,
+    };
+    let mut applied = Applied::default();
+    if plan.repairs.is_empty() {
+        return Ok(applied);
+    }
+    let mut log = hand.open_log()?;
+    for repair in &plan.repairs {
+        let note = |name: &str, what: serde_json::Value| {
+            log.write(json!({
+                "time": clock.now().as_unix_time(),
+                "action": repair.action.code(),
+                "ciphertext_path": String::from_utf8_lossy(&repair.paths.ciphertext),
+                name: what,
+            }))
+        };
+        match hand.repair(repair, note) {
+            Ok(()) => applied.done += 1,
+            Err(error) => applied.failed.push(Finding::new(&repair.paths, Reason::from(error))),
+        }
+    }
+    backing.sync_all()?;
+    Ok(applied)
+}
+
+struct Hand<'a, B: Backing> {
+    backing: &'a Arc<B>,
+    volume: &'a Arc<Volume>,
+    opened: &'a OpenedVolume,
+    names: NameCodec,
+    /// Directory ids and side entries are regular files here.
+    meta_file: bool,
+}
+
+/// The log, written before anything is done.
+struct Log<F: BackingFile> {
+    file: F,
+    end: u64,
+}
+
+impl<F: BackingFile> Log<F> {
+    fn write(&mut self, line: serde_json::Value) -> content::Result<()> {
+        let text = line.to_string() + "\n";
+        self.file.write_at(text.as_bytes(), self.end)?;
+        self.file.sync(false)?;
+        self.end += text.len() as u64;
+        Ok(())
+    }
+}
+
+impl<B: Backing> Hand<'_, B> {
+    fn open_log(&self) -> Result<Log<B::File>, Errno> {
+        let control = self.control()?;
+        let file = match self.backing.create(&control, LOG, 0o600) {
+            Err(Errno::EXIST) => self.backing.open(&control, LOG, Access::ReadWrite)?,
+            made => made?,
+        };
+        self.backing.sync_dir(&control)?;
+        let end = file.stat()?.size;
+        Ok(Log { file, end })
+    }
+
+    fn control(&self) -> Result<B::Dir, Errno> {
+        self.backing.open_dir(&self.backing.root()?, CONTROL_ENTRY)
+    }
+
+    /// The directory that an object lies in, and its entry there.
+    fn find<'p>(&self, path: &'p [u8]) -> Result<(B::Dir, &'p str), Errno> {
+        let path = std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?;
+        let (above, entry) = path.rsplit_once('/').unwrap_or(("", path));
+        Ok((self.dir(above)?, entry))
+    }
+
+    fn dir(&self, path: &str) -> Result<B::Dir, Errno> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        parts.into_iter().try_fold(self.backing.root()?, |dir, part| self.backing.open_dir(&dir, part))
+    }
+
+    fn repair(
+        &self,
+        repair: &Repair,
+        mut note: impl FnMut(&str, serde_json::Value) -> content::Result<()>,
+    ) -> content::Result<()> {
+        let path = &repair.paths.ciphertext;
+        match &repair.action {
+            Action::CopyConfig => Ok(self.copy_config()?),
+            Action::WriteDirId { id, .. } => {
+                let dir = self.dir(std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?)?;
+                let old = read_meta(&**self.backing, &dir, dirid::ENTRY, dirid::TEXT_LEN)?.into_text();
+                note("was", json!(old.as_deref().map(String::from_utf8_lossy)))?;
+                self.replace_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, *id))?;
+                Ok(self.backing.sync_dir(&dir)?)
+            }
+            Action::FinishRewrap | Action::MirrorRecord | Action::OlderSlot | Action::SetSize { .. } => {
+                let (dir, entry) = self.find(path)?;
+                let file = self.backing.open(&dir, entry, Access::ReadWrite)?;
+                match repair.action {
+                    Action::SetSize { from, to } => {
+                        note("was", json!(from))?;
+                        file.set_len(to)?;
+                        Ok(file.sync(false)?)
+                    }
+                    Action::OlderSlot => {
+                        let (content, _) =
+                            Content::open_damaged(Arc::clone(self.backing), Arc::clone(self.volume), file)?;
+                        content.drop_newest_slot(|slot| note("was", json!(data_encoding::HEXLOWER.encode(slot))))
+                    }
+                    _ => {
+                        let (backing, volume) = (Arc::clone(self.backing), Arc::clone(self.volume));
+                        Content::open(backing, volume, file, Access::ReadWrite)?.mend_header()
+                    }
+                }
+            }
+            Action::Rename { name, under } => {
+                let (dir, entry) = self.find(path)?;
+                let new = self.names.encode(*under, name).map_err(content::Error::from)?;
+                note("to", json!(new.entry()))?;
+                self.make_side(&dir, &new)?;
+                self.backing.rename(&dir, entry, &dir, new.entry(), RenameMode::NoReplace)?;
+                self.remove_side(&dir, entry);
+                Ok(self.backing.sync_dir(&dir)?)
+            }
+            Action::RemoveLeftover => {
+                let (dir, entry) = self.find(path)?;
+                Ok(self.remove_leftover(&dir, entry, LEFTOVER_DEPTH)?)
+            }
+            Action::PutAside { name, .. } => {
+                let (dir, entry) = self.find(path)?;
+                let (aside, id, above) = self.lost_and_found()?;
+                for number in 1..NAMESAKES {
+                    let suffix = if number == 1 { String::new() } else { format!(".{number}") };
+                    let name = [&name[..name.len().min(255 - suffix.len())], suffix.as_bytes()].concat();
+                    let new = self.names.encode(id, &name).map_err(content::Error::from)?;
+                    match self.backing.stat(Target::Named(&aside, new.entry())) {
+                        Ok(_) => continue,
+                        Err(Errno::NOENT) => {}
+                        Err(other) => return Err(other.into()),
+                    }
+                    note("to", json!(format!("{above}/{}", new.entry())))?;
+                    self.make_side(&aside, &new)?;
+                    self.backing.rename(&dir, entry, &aside, new.entry(), RenameMode::NoReplace)?;
+                    self.remove_side(&dir, entry);
+                    self.backing.sync_dir(&aside)?;
+                    return Ok(self.backing.sync_dir(&dir)?);
+                }
+                Err(Errno::EXIST.into())
+            }
+        }
+    }
+
+    /// `lost+found` with its id and ciphertext path; made if it is missing.
+    fn lost_and_found(&self) -> content::Result<(B::Dir, DirId, String)> {
+        let root = self.backing.root()?;
+        let id_of = |dir: &B::Dir| {
+            let found = read_meta(&**self.backing, dir, dirid::ENTRY, dirid::TEXT_LEN)?;
+            dirid::decode(&self.opened.keys, found.as_found()).map_err(content::Error::from)
+        };
+        let name = self.names.encode(id_of(&root)?, LOST_AND_FOUND.as_bytes()).map_err(content::Error::from)?;
+        let entry = name.entry();
+        match self.backing.open_dir(&root, entry) {
+            Ok(dir) => {
+                let id = id_of(&dir)?;
+                return Ok((dir, id, entry.to_owned()));
+            }
+            Err(Errno::NOENT) => {}
+            Err(other) => return Err(other.into()),
+        }
+        let temporary = self.temporary();
+        let id = DirId::from_bytes(random_nonzero(&*self.volume.entropy));
+        self.backing.mkdir(&root, &temporary, 0o700)?;
+        let dir = self.backing.open_dir(&root, &temporary)?;
+        self.make_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, id))?;
+        self.backing.sync_dir(&dir)?;
+        self.make_side(&root, &name)?;
+        self.backing.rename(&root, &temporary, &root, entry, RenameMode::NoReplace)?;
+        self.backing.sync_dir(&root)?;
+        Ok((dir, id, entry.to_owned()))
+    }
+
+    fn temporary(&self) -> String {
+        let random: [u8; 16] = random(&*self.volume.entropy);
+        format!("{TEMPORARY_PREFIX}{}", data_encoding::HEXLOWER.encode(&random))
+    }
+
+    fn make_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<(), Errno> {
+        if !self.meta_file {
+            return self.backing.symlink(text.as_bytes(), dir, entry);
+        }
+        let file = self.backing.create(dir, entry, 0o600)?;
+        file.write_at(text.as_bytes(), 0)?;
+        file.sync(true)
+    }
+
+    fn replace_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<(), Errno> {
+        let temporary = self.temporary();
+        self.make_meta(dir, &temporary, text)?;
+        let renamed = self.backing.rename(dir, &temporary, dir, entry, RenameMode::Replace);
+        if renamed.is_err() {
+            // The error of the rename is the one to report.
+            let _ = self.backing.unlink(dir, &temporary);
+        }
+        renamed
+    }
+
+    fn make_side(&self, dir: &B::Dir, name: &EncodedName) -> Result<(), Errno> {
+        match name.side() {
+            Some(text) => self.replace_meta(dir, &side_entry(name.entry()), text),
+            None => Ok(()),
+        }
+    }
+
+    /// An orphan harms nobody, and the next run removes it.
+    fn remove_side(&self, dir: &B::Dir, entry: &str) {
+        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Long {
+            let _ = self.backing.unlink(dir, &side_entry(entry));
+        }
+    }
+
+    fn remove_leftover(&self, dir: &B::Dir, entry: &str, depth: u32) -> Result<(), Errno> {
+        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Temporary && !is_leftover(&**self.backing, dir, entry)?
+        {
+            return Err(Errno::NOTEMPTY);
+        }
+        match self.backing.unlink(dir, entry) {
+            Err(Errno::ISDIR) if depth > 0 => {}
+            other => return other,
+        }
+        let inner = self.backing.open_dir(dir, entry)?;
+        for name in leftovers_in(&**self.backing, &inner)?.ok_or(Errno::NOTEMPTY)? {
+            self.remove_leftover(&inner, &name, depth - 1)?;
+        }
+        self.backing.rmdir(dir, entry)
+    }
+
+    fn copy_config(&self) -> Result<(), Errno> {
+        let control = self.control()?;
+        let mut bytes = vec![0; MAX_LEN];
+        let len = self.backing.open(&control, VOLUME, Access::Read)?.read_at(&mut bytes, 0)?;
+        let temporary = format!("{BACKUP}.tmp");
+        match self.backing.unlink(&control, &temporary) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(other) => return Err(other),
+        }
+        let file = self.backing.create(&control, &temporary, 0o600)?;
+        file.write_at(&bytes[..len], 0)?;
+        file.sync(false)?;
+        self.backing.rename(&control, &temporary, &control, BACKUP, RenameMode::Replace)?;
+        self.backing.sync_dir(&control)
+    }
+}
+
+/// Whether something under a hidden name holds nothing that a user could miss: an id, side entries, more of its kind.
+pub(super) fn is_leftover<B: Backing>(backing: &B, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
+    is_leftover_within(backing, dir, entry, LEFTOVER_DEPTH)
+}
+
+fn is_leftover_within<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, depth: u32) -> Result<bool, Errno> {
+    let stat = backing.stat(Target::Named(dir, entry))?;
+    match stat.kind {
+        FileKind::Symlink => Ok(true),
+        FileKind::Regular => Ok(stat.size <= MAX_SIDE as u64),
+        FileKind::Directory if depth > 0 => {
+            let inner = backing.open_dir(dir, entry)?;
+            let Some(names) = leftovers_in(backing, &inner)? else { return Ok(false) };
+            for name in names.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
+                if !is_leftover_within(backing, &inner, name, depth - 1)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// The entries of a directory, its id the last, if they are all kmsfs' own; else none.
+fn leftovers_in<B: Backing>(backing: &B, dir: &B::Dir) -> Result<Option<Vec<String>>, Errno> {
+    let (mut names, mut foreign) = (Vec::new(), false);
+    each_entry(backing, dir, |raw| {
+        let own = matches!(EntryKind::of(&raw.name, false), EntryKind::DirId | EntryKind::Side | EntryKind::Temporary);
+        match String::from_utf8(raw.name.clone()) {
+            Ok(name) if own => names.push(name),
+            _ => foreign = true,
+        }
+        Ok::<_, Errno>(!foreign)
+    })?;
+    names.sort_by_key(|name| name == dirid::ENTRY);
+    Ok((!foreign).then_some(names))
+}

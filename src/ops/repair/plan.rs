@@ -1,0 +1,262 @@
+//! Finding out what to do.
+
+use std::collections::HashSet;
+
+use rustix::io::Errno;
+
+use super::{Action, Plan, Repair};
+use crate::content::{self, Content, Volume};
+use crate::env::random_nonzero;
+use crate::format::Outcome;
+use crate::format::name::{EntryKind, NameCodec, side_entry};
+use crate::ops::finding::{Finding, Paths, Reason};
+use crate::ops::names::{Entry, Identity, LiveDirs};
+use crate::ops::progress::Progress;
+use crate::ops::verify::check_copy;
+use crate::ops::walk::{DirVisit, LOST_AND_FOUND, Visit, Visitor, Walk, lost_name, walk};
+use crate::store::{Access, Backing, Stat};
+use crate::sync::{Arc, Mutex, lock};
+use crate::types::DirId;
+
+/// Longest name.
+const NAME_MAX: usize = 255;
+
+/// How to plan.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanOptions {
+    /// Threads.
+    pub threads: usize,
+    /// Take a directory id that only one name vouches for.
+    pub accept_single: bool,
+}
+
+/// Looks at every directory, name and header of an unmounted volume, and says what a repair would do. Units are not read:
+/// damage within them is for `verify` and `salvage`. Nothing is changed. The caller holds the volume's lock.
+///
+/// # Errors
+/// Only what keeps it from starting.
+pub fn plan<B: Backing>(
+    backing: &Arc<B>,
+    volume: &Arc<Volume>,
+    options: PlanOptions,
+    progress: &dyn Progress,
+) -> Result<Plan, Errno> {
+    let opened = volume.keys.volume();
+    let names = opened.names();
+    let live = LiveDirs::of(&**backing, &names)?;
+    let planner = Planner {
+        volume,
+        names: &names,
+        options,
+        progress,
+        aside: Mutex::new(None),
+        inodes: Mutex::new(HashSet::new()),
+        plan: Mutex::new(Plan::default()),
+    };
+    if let Some(finding) = check_copy(&**backing)? {
+        planner.repair(&finding.paths, Action::CopyConfig);
+    }
+    let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: Some(&live) };
+    walk(backing, how, &planner, progress)?;
+    let mut plan = std::mem::take(&mut *lock(&planner.plan));
+    // Ids from above, so that what is in a directory is found; moves from below, so that the paths to the others stay.
+    plan.repairs.sort_by_cached_key(|repair| {
+        let depth = repair.paths.ciphertext.iter().filter(|b| **b == b'/').count() as i64;
+        let moves = repair.action.moves();
+        (moves, if moves { -depth } else { depth }, repair.paths.ciphertext.clone())
+    });
+    plan.remaining.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
+    plan.single.sort_by(|a, b| a.0.ciphertext.cmp(&b.0.ciphertext));
+    plan.interrupted = progress.is_cancelled();
+    Ok(plan)
+}
+
+struct Planner<'a> {
+    volume: &'a Arc<Volume>,
+    names: &'a NameCodec,
+    options: PlanOptions,
+    progress: &'a dyn Progress,
+    /// The ciphertext path of `lost+found`, whether or not it is there yet.
+    aside: Mutex<Option<Vec<u8>>>,
+    /// Files with several names whose header was looked at.
+    inodes: Mutex<HashSet<u64>>,
+    plan: Mutex<Plan>,
+}
+
+impl<B: Backing> Visitor<B> for Planner<'_> {
+    fn directory(&self, dir: &DirVisit<'_, B>) {
+        let id = self.directory_id(dir);
+        if dir.paths.ciphertext.is_empty() {
+            let entry = id.and_then(|id| self.names.encode(id, LOST_AND_FOUND.as_bytes()).ok());
+            *lock(&self.aside) = entry.map(|name| name.entry().as_bytes().to_vec());
+        }
+        for entry in dir.entries {
+            let child = dir.paths.child(entry.raw.as_bytes(), entry.name.as_ref().map(|(name, _)| name.as_slice()));
+            match (entry.kind, &entry.name, id) {
+                (EntryKind::Temporary, ..) => self.leftover(dir, entry, child),
+                (EntryKind::Side, ..) if is_orphan(entry, dir.entries) => self.repair(&child, Action::RemoveLeftover),
+                (EntryKind::Control | EntryKind::DirId | EntryKind::Side, ..) => {}
+                (_, Some((name, under)), Some(id))
+                    if *under != id && self.names.encode(id, name).is_ok_and(|new| new.entry() != entry.raw) =>
+                {
+                    self.repair(&child, Action::Rename { name: name.clone(), under: id });
+                }
+                (_, None, Some(_)) => {
+                    let paths = dir
+                        .paths
+                        .child(entry.raw.as_bytes(), Some(lost_name(&**dir.backing, dir.dir, &entry.raw).as_bytes()));
+                    self.put_aside(&paths, None, Outcome::BadName);
+                }
+                // Names that are read, and those of a directory whose id is not known: restored with it, they come back.
+                _ => {}
+            }
+        }
+    }
+
+    fn file(&self, file: &Visit<'_, B>) {
+        if file.stat.size > 0 && !self.progress.is_cancelled() {
+            self.header(file);
+        }
+        self.progress.done(1, file.stat.size);
+    }
+
+    fn finding(&self, finding: Finding) {
+        // What is wrong with ids and names is judged with the directory, but for entries that no operation can name.
+        let judged = matches!(
+            finding.reason,
+            Reason::Format(Outcome::NoDirId | Outcome::BadDirId | Outcome::WrongDirId | Outcome::BadName)
+        ) && std::str::from_utf8(&finding.paths.ciphertext).is_ok();
+        if !judged {
+            self.remains(finding);
+        }
+    }
+}
+
+impl Planner<'_> {
+    fn repair(&self, paths: &Paths, action: Action) {
+        lock(&self.plan).repairs.push(Repair { paths: paths.clone(), action });
+    }
+
+    fn remains(&self, finding: Finding) {
+        lock(&self.plan).remaining.push(finding);
+    }
+
+    /// The id that the directory has or will have.
+    fn directory_id<B: Backing>(&self, dir: &DirVisit<'_, B>) -> Option<DirId> {
+        let was = match dir.identity.stored {
+            Ok(id) => return Some(id),
+            Err(was) => was,
+        };
+        let visible = || dir.entries.iter().filter(|entry| !entry.kind.is_hidden());
+        let (id, votes) = match dir.identity {
+            Identity { id: Some(id), votes, .. } if votes > 1 || self.options.accept_single => (id, votes),
+            Identity { id: Some(_), .. } => {
+                let name = visible().find_map(|entry| entry.name.as_ref()).map(|(name, _)| name.clone());
+                lock(&self.plan).single.push((dir.paths.clone(), name.unwrap_or_default()));
+                self.remains(Finding::new(dir.paths, was.into()));
+                return None;
+            }
+            // Every name is known by another id, or there is none: a new id takes nothing away.
+            Identity { id: None, any_blob, .. } if !any_blob || visible().all(|entry| entry.name.is_some()) => {
+                (DirId::from_bytes(random_nonzero(&*self.volume.entropy)), 0)
+            }
+            Identity { id: None, .. } => {
+                self.remains(Finding::new(dir.paths, was.into()));
+                return None;
+            }
+        };
+        self.repair(dir.paths, Action::WriteDirId { id, votes, was });
+        Some(id)
+    }
+
+    fn leftover<B: Backing>(&self, dir: &DirVisit<'_, B>, entry: &Entry, paths: Paths) {
+        match super::apply::is_leftover(&**dir.backing, dir.dir, &entry.raw) {
+            Ok(true) => self.repair(&paths, Action::RemoveLeftover),
+            Ok(false) => self.remains(Finding::new(&paths, Outcome::BadName.into())),
+            Err(e) => self.remains(Finding::new(&paths, Reason::Os(e))),
+        }
+    }
+
+    /// Plans a move to `lost+found`, unless it lies there already.
+    fn put_aside(&self, paths: &Paths, id: Option<String>, why: Outcome) {
+        let base = |path: &[u8]| path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+        let aside = lock(&self.aside).clone();
+        let lies_there = aside.as_ref().is_some_and(|aside| {
+            paths.ciphertext.strip_prefix(aside.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
+        });
+        if aside.is_none() || (lies_there && why != Outcome::BadName) {
+            return self.remains(Finding::new(paths, why.into()));
+        }
+        let name = base(paths.plaintext.as_deref().unwrap_or(&paths.ciphertext));
+        let name = match id {
+            Some(id) if id.len() + 1 + name.len() <= NAME_MAX => [id.as_bytes(), b".", &name].concat(),
+            Some(id) => id.into_bytes(),
+            None => name,
+        };
+        let shown = if why == Outcome::BadName { Paths { plaintext: None, ..paths.clone() } } else { paths.clone() };
+        self.repair(&shown, Action::PutAside { name, why });
+    }
+
+    fn header<B: Backing>(&self, file: &Visit<'_, B>) {
+        let first = file.stat.nlink == 1 || lock(&self.inodes).insert(file.stat.ino);
+        let opened = match file.backing.open(file.dir, file.entry, Access::Read) {
+            Ok(opened) => opened,
+            Err(e) => return self.remains(Finding::new(file.paths, Reason::Os(e))),
+        };
+        let content = Content::open_damaged(Arc::clone(file.backing), Arc::clone(self.volume), opened);
+        let (content, flaws) = match content {
+            Ok(content) => content,
+            Err(e) => return self.remains(Finding::new(file.paths, e.into())),
+        };
+        match (&flaws[..], content.damage()) {
+            ([], None) if first => match content.header_state() {
+                Ok(state) => {
+                    if state.unfinished_rewrap {
+                        self.repair(file.paths, Action::FinishRewrap);
+                    }
+                    if state.record_lost {
+                        self.repair(file.paths, Action::MirrorRecord);
+                    }
+                }
+                Err(e) => self.remains(Finding::new(file.paths, content::Error::into(e))),
+            },
+            ([], None) => {}
+            ([Outcome::BadSize], None) if first && content.size() > 0 => {
+                self.size(file.paths, file.stat, content.size())
+            }
+            ([Outcome::HeaderAuth], None) if first => self.repair(file.paths, Action::OlderSlot),
+            ([Outcome::BadSize | Outcome::HeaderAuth], None) => {}
+            // It reads as zeros, and a crash alone can make it.
+            (_, Some(Outcome::NeverSynced)) => self.remains(Finding::new(file.paths, Outcome::NeverSynced.into())),
+            (flaws, damage) => {
+                let unreadable =
+                    flaws.iter().find(|f| matches!(f, Outcome::RecordAuth | Outcome::Truncated | Outcome::BadSize));
+                match damage.or(unreadable.copied()) {
+                    // Neither keys that may not be used now nor what a later version made are damage.
+                    Some(
+                        why @ (Outcome::KeyForbidden
+                        | Outcome::KeyUnavailable
+                        | Outcome::KeyServiceTimeout
+                        | Outcome::UnknownFeature),
+                    ) => self.remains(Finding::new(file.paths, why.into())),
+                    Some(why) => {
+                        let id = lost_name(&**file.backing, file.dir, file.entry);
+                        self.put_aside(file.paths, Some(id), why);
+                    }
+                    None => flaws.iter().for_each(|f| self.remains(Finding::new(file.paths, (*f).into()))),
+                }
+            }
+        }
+    }
+
+    fn size(&self, paths: &Paths, stat: &Stat, size: u64) {
+        match self.volume.geometry.stored_size(size) {
+            Ok(to) => self.repair(paths, Action::SetSize { from: stat.size, to }),
+            Err(outcome) => self.remains(Finding::new(paths, outcome.into())),
+        }
+    }
+}
+
+fn is_orphan(side: &Entry, entries: &[Entry]) -> bool {
+    !entries.iter().any(|entry| entry.kind == EntryKind::Long && side_entry(&entry.raw) == side.raw)
+}

@@ -1,0 +1,330 @@
+//! What `repair` plans and does, and what a power cut within it leaves.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use kmsfs::content::Volume;
+use kmsfs::env::{ManualClock, SystemClock};
+use kmsfs::ops::repair::{Action, Applied, Plan, PlanOptions, apply, plan};
+use kmsfs::ops::verify::{VerifyOptions, verify};
+use kmsfs::ops::{Finding, Silent};
+use kmsfs::store::{Access, Backing, BackingFile, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions};
+use kmsfs::types::Timestamp;
+use kmsfs::vfs::ROOT;
+
+use super::host::{Host, ciphertext, codes, edit};
+use crate::crash::disk::{Cut, Disk, Pages};
+use crate::fixture::{Fixture, ROOT_USER};
+use crate::model::ops::LONGEST;
+
+const UNIT: usize = 4096;
+const DATA: usize = 4064;
+const HEADER: usize = 4096;
+
+const OPTIONS: PlanOptions = PlanOptions { threads: 2, accept_single: false };
+
+fn plan_for(host: &Host, root: &Path, options: PlanOptions) -> (Arc<LocalDir>, Arc<Volume>, Plan) {
+    let (backing, volume) = (Arc::new(LocalDir::open(root).expect("open")), host.files(root));
+    let plan = plan(&backing, &volume, options, &Silent).expect("plan");
+    (backing, volume, plan)
+}
+
+/// Applies what is planned; what cannot be done fails the test.
+fn repair(host: &Host, root: &Path, options: PlanOptions) -> Plan {
+    let (backing, volume, plan) = plan_for(host, root, options);
+    let applied = apply(&backing, &volume, &plan, &SystemClock).expect("apply");
+    assert_eq!(applied, Applied { done: plan.repairs.len(), failed: vec![] });
+    plan
+}
+
+/// Planned actions as `action path`, sorted.
+fn actions(plan: &Plan) -> Vec<String> {
+    let line = |path: Option<&[u8]>, code: &str| format!("{code} {}", path.map_or("?".into(), String::from_utf8_lossy));
+    let mut lines: Vec<String> =
+        plan.repairs.iter().map(|r| line(r.paths.plaintext.as_deref(), r.action.code())).collect();
+    lines.sort();
+    lines
+}
+
+/// Every path below the ciphertext directory, with its content or target.
+fn image(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(dir) = waiting.pop() {
+        for entry in fs::read_dir(&dir).expect("read").map(|entry| entry.expect("entry").path()) {
+            let meta = entry.symlink_metadata().expect("stat");
+            let content = if meta.is_dir() {
+                waiting.push(entry.clone());
+                Vec::new()
+            } else if meta.is_symlink() {
+                fs::read_link(&entry).expect("a symlink").into_os_string().into_encoded_bytes()
+            } else {
+                fs::read(&entry).expect("read")
+            };
+            found.insert(entry.to_string_lossy().into_owned(), content);
+        }
+    }
+    found
+}
+
+fn lose_id(dir: &Path) {
+    fs::remove_file(dir.join(".kmsfs.dir")).expect("remove");
+}
+
+#[test]
+fn what_can_be_put_right_is_and_the_rest_is_put_aside() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let make = |name: &str, entries: &[&str]| {
+        let ino = mounted.mkdir(ROOT, name);
+        for entry in entries {
+            mounted.write(ino, entry, entry.as_bytes());
+        }
+        ciphertext(root, ino)
+    };
+    let long = "l".repeat(200);
+    let [without, wrong] = [make("without", &["one", "two", &long]), make("wrong", &["three", "four"])];
+    let (single, donor, nothing) = (make("single", &["only"]), make("donor", &["given", "kept"]), make("nothing", &[]));
+    let content = vec![7; 3 * DATA];
+    let file = |name: &str| ciphertext(root, mounted.write(ROOT, name, &content));
+    let [border, cut, forged, lost, records, half, units, moved, stray] =
+        ["border", "cut", "forged", "lost", "records", "half", "units", "moved", "stray"].map(file);
+    drop(mounted);
+    lose_id(&without);
+    let id = fs::read_link(donor.join(".kmsfs.dir")).expect("a symlink");
+    lose_id(&wrong);
+    std::os::unix::fs::symlink(&id, wrong.join(".kmsfs.dir")).expect("symlink");
+    lose_id(&single);
+    lose_id(&nothing);
+    edit(&border, |b| b.truncate(HEADER + 3 * UNIT));
+    edit(&cut, |b| b.truncate(HEADER + UNIT + 50));
+    edit(&forged, |b| b[50] ^= 1);
+    edit(&lost, |b| b[..HEADER].fill(0));
+    edit(&records, |b| b[HEADER - 1024..HEADER].fill(0));
+    edit(&half, |b| b[HEADER - 512..HEADER].fill(0));
+    edit(&units, |b| b[HEADER + 10] ^= 1);
+    fs::rename(&moved, donor.join(moved.file_name().expect("a name"))).expect("rename");
+    fs::rename(&stray, root.join("no-name-of-this-volume")).expect("rename");
+    fs::create_dir(root.join("~T0123")).expect("mkdir");
+    std::os::unix::fs::symlink("kfs1:something", root.join("~T0123/.kmsfs.dir")).expect("symlink");
+    fs::write(root.join("~Lorphan.n"), b"something").expect("write");
+    edit(&root.join(".kmsfs/volume.bak"), |b| b.truncate(10));
+
+    let before = image(root);
+    let (_, _, planned) = plan_for(&host, root, OPTIONS);
+    assert_eq!(image(root), before, "a plan changes nothing");
+    let expected = [
+        "CopyConfig ?",
+        "MirrorRecord half",
+        "PutAside ?",
+        "PutAside cut",
+        "PutAside forged",
+        "PutAside lost",
+        "PutAside records",
+        "RemoveLeftover ?",
+        "RemoveLeftover ?",
+        "Rename donor/moved",
+        "SetSize border",
+        "WriteDirId nothing",
+        "WriteDirId without",
+        "WriteDirId wrong",
+    ];
+    assert_eq!(actions(&planned), expected);
+    assert_eq!(codes(&planned.remaining), ["NoDirId single"]);
+    assert_eq!(planned.single.iter().map(|(_, name)| name.as_slice()).collect::<Vec<_>>(), [b"only"]);
+
+    repair(&host, root, OPTIONS);
+    let (_, _, again) = plan_for(&host, root, OPTIONS);
+    assert_eq!(actions(&again), Vec::<String>::new(), "nothing is left to do");
+    let accepting = PlanOptions { accept_single: true, ..OPTIONS };
+    assert_eq!(actions(&repair(&host, root, accepting)), ["WriteDirId single"]);
+    let mounted = host.mount(root);
+    let names = ["border", "donor", "half", "lost+found", "nothing", "single", "units", "without", "wrong"];
+    for name in names {
+        mounted.0.lookup(ROOT, name.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    for (dir, name) in [("without", "one"), ("without", &long), ("wrong", "four"), ("single", "only")] {
+        let dir = mounted.0.lookup(ROOT, dir.as_bytes()).expect("lookup").ino;
+        mounted.0.lookup(dir, name.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let donor = mounted.0.lookup(ROOT, b"donor").expect("lookup").ino;
+    mounted.0.lookup(donor, b"moved").expect("its name is the directory's now");
+    assert_eq!(mounted.read("border").expect("read"), content);
+    assert_eq!(mounted.read("half").expect("read"), content);
+    // New names go into the directories as before.
+    let without = mounted.0.lookup(ROOT, b"without").expect("lookup").ino;
+    mounted.write(without, "new", b"new");
+    let mut found: Vec<String> = codes(&host.verify(root).findings);
+    found.iter_mut().for_each(|line| {
+        if let Some((code, path)) = line.clone().split_once(" lost+found/") {
+            *line = format!("{code} {}", path.split_once('.').map_or("", |(_, name)| name));
+        }
+    });
+    found.sort();
+    assert_eq!(
+        found,
+        ["HeaderAuth forged", "HeaderLost lost", "RecordAuth records", "Truncated cut", "UnitAuth units#0"],
+        "only what cannot be put right, in lost+found"
+    );
+    let log = fs::read_to_string(root.join(".kmsfs/repairs")).expect("the log");
+    assert_eq!(log.lines().filter(|line| line.contains("\"PutAside\"")).count(), 5, "{log}");
+}
+
+#[test]
+fn a_move_is_undone_by_moving_back() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let path = ciphertext(root, mounted.write(ROOT, "file", b"content"));
+    drop(mounted);
+    edit(&path, |b| b[50] ^= 1);
+    repair(&host, root, OPTIONS);
+    let log = fs::read_to_string(root.join(".kmsfs/repairs")).expect("the log");
+    let line: serde_json::Value = serde_json::from_str(log.lines().last().expect("a line")).expect("JSON");
+    let (from, to) = (line["ciphertext_path"].as_str().expect("text"), line["to"].as_str().expect("text"));
+    assert!(!root.join(from).exists());
+    fs::rename(root.join(to), root.join(from)).expect("moved back");
+    edit(&path, |b| b[50] ^= 1);
+    assert_eq!(host.mount(root).read("file").expect("as it was"), b"content");
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
+#[test]
+fn keys_that_may_not_be_used_are_no_damage() {
+    let host = Host::new();
+    let key = host.key("mine");
+    let dir = host.volume();
+    let root = dir.path();
+    host.mount(root).write(ROOT, "file", b"content");
+    let other = tempfile::TempDir::new().expect("temporary directory");
+    host.init(other.path(), "alias/mine").expect("init");
+    // Opened before the key is disabled: the files' keys are asked for anew.
+    let (backing, volume) = (Arc::new(LocalDir::open(other.path()).expect("open")), host.files(other.path()));
+    host.mount(other.path()).write(ROOT, "file", b"content");
+    host.engine.disable_key(&host.caller, key.as_str().into()).expect("disabled");
+    let planned = plan(&backing, &volume, OPTIONS, &Silent).expect("plan");
+    assert_eq!((actions(&planned), codes(&planned.remaining)), (vec![], vec!["KeyUnavailable file".to_owned()]));
+}
+
+/// Every file that the volume has, by its content: the path under which a mount shows it.
+fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
+    let vfs = fixture.mount();
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![(ROOT, String::new())];
+    while let Some((dir, path)) = waiting.pop() {
+        let opened = vfs.open_dir(dir).expect("open");
+        let mut entries = Vec::new();
+        let listed = vfs.read_dir(opened, 0, false, |entry| {
+            entries.push((entry.name.to_vec(), entry.kind));
+            true
+        });
+        listed.expect("read");
+        vfs.release_dir(opened);
+        for (name, kind) in entries.iter().filter(|(name, _)| name != b"." && name != b"..") {
+            let attr = vfs.lookup(dir, name).expect("it was listed");
+            let path = format!("{path}/{}", String::from_utf8_lossy(name));
+            if *kind == FileKind::Directory {
+                waiting.push((attr.ino, path));
+            } else if let Ok(file) = vfs.open(attr.ino, false) {
+                let content = vfs.read(file.handle, 0, 1 << 20, <[u8]>::to_vec).expect("read");
+                found.insert(content, path);
+            }
+        }
+    }
+    found
+}
+
+fn repaired(fixture: &Fixture<Faulty<Memory>>) -> Plan {
+    let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
+    let planned = plan(&backing, &volume, OPTIONS, &Silent).expect("plan");
+    let applied = apply(&backing, &volume, &planned, &SystemClock).expect("apply");
+    assert_eq!(applied.failed, []);
+    planned
+}
+
+#[test]
+fn a_power_cut_within_a_repair_leaves_something_to_repair() {
+    let clock = || Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+    for ordered_metadata in [true, false] {
+        let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
+        let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
+        backing.start_recording();
+        let fixture = Fixture::new(backing.clone(), clock());
+        let vfs = fixture.mount();
+        let mut number = 0;
+        let mut write = |dir: u64, name: &str| {
+            number += 1;
+            let (attr, opened) = vfs.create(dir, name.as_bytes(), 0o644, &ROOT_USER).expect("create");
+            vfs.write(opened.handle, 0, format!("content {number}").as_bytes()).expect("write");
+            vfs.fsync(opened.handle, false).expect("fsync");
+            vfs.release(opened.handle);
+            attr.ino
+        };
+        let dir = vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("mkdir").ino;
+        let empty = vfs.mkdir(ROOT, b"e", 0o755, &ROOT_USER).expect("mkdir").ino;
+        for name in ["one", "two", LONGEST] {
+            write(dir, name);
+        }
+        let [border, moved, stray, forged] = ["border", "moved", "stray", "forged"].map(|name| write(ROOT, name));
+        let root = backing.root().expect("root");
+        let entry_of = |ino: u64| {
+            let mut all = Vec::new();
+            backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut all).expect("read");
+            let found = all.into_iter().find(|entry| entry.ino == ino).expect("it is there");
+            String::from_utf8(found.name).expect("ASCII")
+        };
+        let (d, e) = (entry_of(dir), entry_of(empty));
+        let (inner, target) = (backing.open_dir(&root, &d).expect("d"), backing.open_dir(&root, &e).expect("e"));
+        backing.unlink(&inner, ".kmsfs.dir").expect("lost");
+        let file = backing.open(&root, &entry_of(border), Access::ReadWrite).expect("open");
+        file.set_len((HEADER + UNIT) as u64).expect("cut");
+        let file = backing.open(&root, &entry_of(forged), Access::ReadWrite).expect("open");
+        file.write_at(&[0xff; 4], 50).expect("forged");
+        let rename = |from: &str, to: &_, name: &str| {
+            backing.rename(&root, from, to, name, kmsfs::store::RenameMode::Replace).expect("rename");
+        };
+        rename(&entry_of(moved), &target, &entry_of(moved));
+        rename(&entry_of(stray), &root, "stray");
+        backing.sync_all().expect("sync");
+        drop(vfs);
+
+        let base = backing.stop_recording();
+        backing.start_recording();
+        let planned = repaired(&fixture);
+        assert_eq!(planned.repairs.len(), 6, "{:?}", actions(&planned));
+        let whole = contents(&fixture);
+        let mut records = base.clone();
+        records.extend(backing.stop_recording());
+        let disk = Disk::new(records.clone(), base.len());
+        let mut states = 0;
+        for done in base.len()..=records.len() {
+            for (journal, pages) in [
+                (disk.durable(done), Pages::Oldest),
+                (disk.durable(done), Pages::Newest),
+                (done, Pages::Oldest),
+                (done, Pages::Newest),
+                (disk.durable(done), Pages::any(done as u64)),
+                (done, Pages::any(done as u64)),
+            ] {
+                let image = disk.image(Cut { done, journal }, &pages, clock(), ordered_metadata);
+                let after = fixture.on(image);
+                repaired(&after);
+                let left = plan(&Arc::new(after.backing.clone()), &Arc::new(after.volume()), OPTIONS, &Silent);
+                assert_eq!(actions(&left.expect("plan")), Vec::<String>::new(), "cut at {done}");
+                assert_eq!(contents(&after), whole, "cut at {done}");
+                states += 1;
+            }
+        }
+        assert!(states > 100, "{states} states");
+        let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
+        let options = VerifyOptions { threads: 1, in_use: false, resume: None };
+        let report = verify(&backing, &volume, options, &Silent, &|_: &Finding| ()).expect("verify");
+        assert_eq!(report.findings.len(), 1, "the forged file: {:?}", codes(&report.findings));
+        assert!(planned.repairs.iter().any(|r| matches!(r.action, Action::WriteDirId { votes: 3, .. })));
+    }
+}

@@ -1,0 +1,152 @@
+#!/bin/bash
+# freshness.sh: what somebody who holds the ciphertext directory does to a volume with a freshness record, through real
+# mounts: each attack is noticed, everything else is served, accept clears what was named and nothing else, and a daemon
+# that is killed at any moment is no attack. Environment: KMSFS_BIN, SUITE_WORK, FRESHNESS_ROUNDS (kills, default 8).
+set -u
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO=$(cd "$HERE/../.." && pwd)
+K=${KMSFS_BIN:-$REPO/target/release/kmsfs}
+[ -x "$K" ] || { echo "freshness: no binary at $K (cargo build --release)" >&2; exit 2; }
+WORK=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-fresh.XXXXXX") || exit 2
+export KMSFS_HOME=$WORK/kms
+unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
+C=$WORK/cipher M=$WORK/plain
+mkdir -p "$M"
+passed=0 failed=0
+unmount() { ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"; }
+cleanup() {
+  unmount
+  if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+pass() { passed=$((passed + 1)); echo "ok      $1"; }
+fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
+expect() { # EXIT-STATUS TEXT COMMAND...
+  local want=$1 text=$2 rc
+  shift 2
+  "$@" > "$WORK/out" 2>&1 < /dev/null
+  rc=$?
+  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
+}
+mount_it() { "$K" mount --daemon "$C" "$M" > "$WORK/mount.out" 2>&1 || { cat "$WORK/mount.out"; fail "mount"; exit 1; }; }
+# Where a file or directory of the mount lies in the ciphertext directory, by its inode number.
+place() { find "$C" -path "$C/.kmsfs" -prune -o -inum "$(stat -c %i "$M/$1")" -print -quit; }
+content() { seq "$2" 9000 | sed "s|^|$1 |"; }
+FILES="a b d/x e/x e/y"
+fill() { local f; for f in $FILES; do content "$f" "$1" > "$M/$f"; done; }
+# Every file reads as its second version, but for those that are named: they fail with EIO.
+check() { # TEXT [HARMED...]
+  local text=$1 f rc bad=
+  shift
+  for f in $FILES; do
+    cat "$M/$f" > "$WORK/read" 2> "$WORK/out"
+    rc=$?
+    case " $* " in
+      *" $f "*) [ $rc != 0 ] && grep -q "Input/output error" "$WORK/out" || bad="$bad $f-is-served" ;;
+      *) [ $rc = 0 ] && content "$f" 2 | cmp -s - "$WORK/read" || bad="$bad $f-is-not-served" ;;
+    esac
+  done
+  if [ -z "$bad" ]; then pass "$text"; else fail "$text:$bad"; fi
+}
+# attack TEXT "HARMED" COMMAND...: an attack on the unmounted volume, which is put back as it was afterwards.
+attack() {
+  local text=$1 harmed=$2
+  shift 2
+  rm -rf "$WORK/saved" && cp -a "$C" "$WORK/saved" && cp -a "$KMSFS_HOME/freshness" "$WORK/saved.record"
+  "$@"
+  # shellcheck disable=SC2086
+  expect 3 "$text: verify finds it" "$K" verify "$C"
+  mount_it
+  # shellcheck disable=SC2086
+  check "$text: noticed, the rest is served" $harmed
+  unmount
+  mount_it
+  # shellcheck disable=SC2086
+  check "$text: still noticed after a mount" $harmed
+  unmount
+  rm -rf "$C" "$KMSFS_HOME/freshness" && cp -a "$WORK/saved" "$C" && mv "$WORK/saved.record" "$KMSFS_HOME/freshness"
+}
+swap() { mv "$1" "$1.tmp" && mv "$2" "$1" && mv "$1.tmp" "$2"; }
+
+expect 0 "init --freshness" "$K" init --keyfile --freshness "$C"
+mount_it
+mkdir "$M/d" "$M/e"
+fill 1
+unmount
+cp -a "$C" "$WORK/first"
+mount_it
+fill 2
+for f in $FILES d e; do eval "P_$(echo $f | tr / _)=\$(place $f)"; done
+unmount
+mount_it
+check "nothing is noticed without an attack"
+unmount
+expect 0 "verify finds nothing" "$K" verify "$C"
+# shellcheck disable=SC2154
+{
+old() { echo "$WORK/first${1#"$C"}"; }
+attack "two files swapped" "a b" swap "$P_a" "$P_b"
+attack "two directories swapped" "d/x e/x e/y" swap "$P_d" "$P_e"
+attack "a file removed" "a" rm "$P_a"
+attack "a directory removed" "d/x" rm -r "$P_d"
+attack "a file moved over another" "a b" mv "$P_a" "$P_b"
+attack "a file copied over another" "b" cp "$P_a" "$P_b"
+attack "an older file" "a" cp "$(old "$P_a")" "$P_a"
+attack "an older unit" "a" dd if="$(old "$P_a")" of="$P_a" bs=4096 skip=2 seek=2 count=1 conv=notrunc status=none
+attack "an older header" "a" dd if="$(old "$P_a")" of="$P_a" bs=4096 count=1 conv=notrunc status=none
+attack "a file cut short" "a" truncate -s $((4096 + 4096 + 4064)) "$P_a"
+attack "an older directory" "e/x e/y" sh -c "rm -r '$P_e' && cp -a '$(old "$P_e")' '$P_e'"
+whole() { for p in "$P_a" "$P_b" "$P_d_x" "$P_e_x" "$P_e_y"; do cp "$(old "$p")" "$p"; done; }
+attack "an older volume" "$FILES" whole
+
+# An intended restore.
+cp "$P_b" "$P_a" && cp "$(old "$P_e_x")" "$P_e_x" && rm "$P_d_x"
+mount_it; check "three files restored and removed" a d/x e/x; unmount
+expect 0 "accept of one file" "$K" accept "$C" e/x
+mount_it
+if content e/x 1 | cmp -s - "$M/e/x"; then pass "what was accepted is served"; else fail "what was accepted is served"; fi
+FILES="a b d/x e/y" check "the others are still noticed" a d/x
+unmount
+}
+cp -a "$WORK/saved/." "$C/"
+expect 0 "accept of the whole volume" "$K" accept "$C"
+mount_it; check "everything is as it was accepted"; unmount
+expect 0 "verify finds nothing" "$K" verify "$C"
+if "$K" audit show --json 2> /dev/null | grep -q AcceptVolumeContent; then pass "it is in the audit log"; else fail "it is in the audit log"; fi
+
+# Without its record.
+mv "$KMSFS_HOME/freshness" "$WORK/lost"
+expect 16 "no mount without the record" "$K" mount --daemon "$C" "$M"
+expect 0 "accept begins a new one" "$K" accept "$C"
+mount_it; check "and the volume is served"; unmount
+rm -rf "$WORK/lost"
+
+# The daemon is killed while files are written, renamed and removed.
+for round in $(seq "${FRESHNESS_ROUNDS:-8}"); do
+  mount_it
+  pid=$(sed -n 's/^pid=//p' "$C/.kmsfs/lock")
+  (
+    i=0
+    while :; do
+      i=$((i + 1))
+      mkdir -p "$M/w$((i % 3))" && content "$i" 8000 > "$M/w$((i % 3))/f$((i % 20))" || exit 0
+      [ $((i % 4)) != 0 ] || mv "$M/w$((i % 3))/f$((i % 20))" "$M/w$(((i + 1) % 3))/g$((i % 7))" || exit 0
+      [ $((i % 5)) != 0 ] || sync -f "$M/w$((i % 3))" || exit 0
+      [ $((i % 6)) != 0 ] || rm -f "$M"/w0/f1* || exit 0
+      [ $((i % 7)) != 0 ] || ln -f "$M/w$((i % 3))/f$((i % 20))" "$M/w0/hard" || exit 0
+    done
+  ) > /dev/null 2>&1 &
+  writer=$!
+  sleep "0.$((RANDOM % 9 + 1))"
+  kill -9 "$pid"
+  wait $writer 2> /dev/null
+  fusermount3 -uz "$M" 2> /dev/null || umount -l "$M"
+  mount_it
+  expect 0 "killed, round $round: everything is read" sh -c "find '$M' -type f -exec cat {} + > /dev/null"
+  check "killed, round $round: what was there is there"
+  unmount
+done
+expect 0 "verify finds nothing after all" "$K" verify "$C"
+echo "cases: $passed passed, $failed failed"
+[ $failed = 0 ]
