@@ -128,7 +128,7 @@ fn rings() -> Check {
     let found = match crate::fuse::rings_available() {
         Ok(()) => "offered by the kernel, taken by every mount".to_owned(),
         Err(e) => {
-            format!("not offered ({e}); small files get faster with `-o transport=uring`, which root's mounts can have")
+            format!("not offered ({e}); `-o transport=uring` may be faster for small files, and root's mounts can have it")
         }
     };
     Check::ok("io_uring", found)
