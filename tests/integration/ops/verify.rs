@@ -74,7 +74,8 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
             break;
         }
     }
-    assert!((3..50).contains(&runs), "{runs} runs");
+    // How many there are depends on the order of the random names.
+    assert!((2..50).contains(&runs), "{runs} runs");
     // What a run did is not done again, but for the damaged file and the names.
     assert!(worked < 3 * all_reads, "{worked} reads, {all_reads} without interruption");
     assert!(!path.exists(), "a complete run leaves no notes");
