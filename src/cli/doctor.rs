@@ -128,7 +128,9 @@ fn rings() -> Check {
     let found = match crate::fuse::rings_available() {
         Ok(()) => "offered by the kernel, taken by every mount".to_owned(),
         Err(e) => {
-            format!("not offered ({e}); `-o transport=uring` may be faster for small files, and root's mounts can have it")
+            format!(
+                "not offered ({e}); `-o transport=uring` may be faster for small files, and root's mounts can have it"
+            )
         }
     };
     Check::ok("io_uring", found)
