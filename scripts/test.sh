@@ -165,6 +165,8 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 
 mounted cli $S/cli.sh
 mounted freshness $S/freshness.sh
+mounted recovery $S/recovery.sh
+mounted strict $S/strict.sh
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs

@@ -32,6 +32,7 @@ pub mod output;
 pub mod passphrase;
 pub mod policy;
 pub mod progress;
+mod recovery;
 pub mod repair;
 pub mod replica;
 pub mod rewrap;
@@ -85,6 +86,8 @@ enum Command {
     Info(info::InfoArgs),
     Verify(verify::VerifyArgs),
     Repair(repair::RepairArgs),
+    ExportRecovery(recovery::ExportArgs),
+    Recover(recovery::RecoverArgs),
     Rewrap(rewrap::RewrapArgs),
     Accept(accept::AcceptArgs),
     #[command(subcommand)]
@@ -149,6 +152,8 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Info(args) => info::run(settings, args),
         Command::Verify(args) => verify::run(settings, args),
         Command::Repair(args) => repair::run(settings, args),
+        Command::ExportRecovery(args) => recovery::export(settings, args),
+        Command::Recover(args) => recovery::recover(settings, args),
         Command::Rewrap(args) => rewrap::run(settings, args),
         Command::Accept(args) => accept::run(settings, args),
         Command::Key(command) => key::run(settings, command),

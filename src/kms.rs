@@ -8,6 +8,7 @@ pub mod api;
 pub mod audit;
 pub mod backup;
 pub mod blob;
+pub mod bundle;
 mod crash;
 pub mod custody;
 pub mod engine;

@@ -18,6 +18,7 @@ use kmsfs::format::size::Geometry;
 use kmsfs::format::slot::{Place, build_slot, parse_slot};
 use kmsfs::format::volume::VolumeFile;
 use kmsfs::format::{symlink, xattr};
+use kmsfs::kms::bundle::Bundle;
 use kmsfs::kms::custody::{Home, NewHome, NewSlot, RecoveryKey};
 use kmsfs::kms::model::{Caller, Principal};
 use kmsfs::kms::policy::{
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("xattr", xattr),
     ("root_file", root_file),
     ("recovery_key", recovery_key),
+    ("bundle", bundle),
     ("blob", blob),
     ("authorization", authorization),
     ("policy", policy),
@@ -195,6 +197,11 @@ pub fn recovery_key(data: &[u8]) -> bool {
     let again = RecoveryKey::parse(&key.to_text()).expect("what is shown can be read");
     assert_eq!(*again.to_text(), *key.to_text());
     true
+}
+
+/// A recovery bundle, as far as it is read before its recovery key is asked for.
+pub fn bundle(data: &[u8]) -> bool {
+    Bundle::parse(data).is_ok()
 }
 
 /// What a ciphertext blob says of itself.

@@ -226,6 +226,9 @@ impl From<VolumeError> for CliError {
                      kmsfs repair {root} --restore-config; if not, copy .kmsfs/volume over volume.bak"
                 ))
             }
+            VolumeError::ForeignTree { .. } => {
+                new(Exit::Integrity, "ForeignVolume").hint("name the directory that holds this volume's ciphertext")
+            }
             VolumeError::ForeignCopy { .. } => new(Exit::Integrity, "ForeignVolume")
                 .hint("restore .kmsfs/volume from a backup of this directory; nothing was changed"),
             VolumeError::Unknown(volume) => {

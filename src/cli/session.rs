@@ -107,7 +107,8 @@ impl Session {
         (exists && silent).then(|| Self::open(settings))
     }
 
-    fn start(settings: &Settings, home: Home) -> CliResult<Self> {
+    /// Opens the key manager in an unlocked home.
+    pub fn start(settings: &Settings, home: Home) -> CliResult<Self> {
         let engine = Engine::start(home, system_clock(), Arc::new(SystemEntropy))?;
         engine.audit().set_mode(settings.audit);
         engine.set_resource_quotas(settings.quotas);

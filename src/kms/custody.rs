@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub(in crate::kms) use home::{DomainKeys, HomeLock};
 pub use home::{Home, NewHome};
 pub use recovery::RecoveryKey;
-pub(in crate::kms) use root_file::{RootBody, StateRecord};
+pub(in crate::kms) use root_file::{RootBody, StateRecord, path as root_path};
 #[cfg(test)]
 pub(in crate::kms) use slot::CHEAP;
 pub use slot::{Argon2Params, NewSlot, Passphrase, SlotInfo, SlotKind};

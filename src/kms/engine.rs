@@ -43,7 +43,7 @@ use in_token::Tokens;
 
 use crate::crypto::pool::EntropyPool;
 use crate::env::{Clock, Entropy};
-use crate::kms::audit::AuditLog;
+use crate::kms::audit::{AuditError, AuditLog, Event};
 use crate::kms::backup::{BackupError, backup};
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotInfo, Unlock};
 use crate::kms::model::{Caller, Principal};
@@ -54,7 +54,7 @@ use crate::kms::store::{DueKind, Snapshot, Store};
 use crate::kms::{KmsError, OpenError};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock, thread};
-use crate::types::{AccountId, Region, Timestamp};
+use crate::types::{AccountId, KeyArn, Region, Timestamp, VolumeId};
 
 /// How often an idle engine looks for due work and for changes of other processes.
 const IDLE: Duration = Duration::from_secs(30);
@@ -218,6 +218,34 @@ impl Engine {
         });
         self.shared.audit.record(&self.shared.service_event("BackupStore", details, None).event());
         Ok(made)
+    }
+
+    /// The clock that everything here is timed by.
+    pub(in crate::kms) fn clock(&self) -> Arc<dyn Clock> {
+        self.shared.clock.clone()
+    }
+
+    /// The source of random bytes.
+    pub(in crate::kms) fn entropy(&self) -> Arc<dyn Entropy> {
+        self.shared.entropy.clone()
+    }
+
+    /// The state that counts now.
+    pub(in crate::kms) fn present(&self) -> Result<Arc<Snapshot>, KmsError> {
+        self.shared.snapshot(self.shared.clock.now())
+    }
+
+    /// Records, durably, that the keys of a volume leave this home in a bundle.
+    pub(in crate::kms) fn record_export(
+        &self,
+        caller: &Caller,
+        volume: &VolumeId,
+        keys: &[KeyArn],
+    ) -> Result<(), AuditError> {
+        let details = serde_json::json!({ "volume": volume.to_string(), "principal": caller.principal().arn() });
+        let event = self.shared.service_event("ExportRecovery", details, None);
+        self.shared.audit.record(&Event { resources: keys, ..event.event() });
+        self.shared.audit.flush()
     }
 
     /// Proves the whole database, which may be in use: a copy of it is read.

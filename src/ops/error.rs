@@ -67,6 +67,14 @@ pub enum VolumeError {
         /// The id in `volume.bak`.
         copy: VolumeId,
     },
+    /// A configuration from elsewhere does not belong to this tree.
+    #[error("the files of {root} are not of volume {volume}, and nothing was written there")]
+    ForeignTree {
+        /// The directory.
+        root: PathBuf,
+        /// The volume that the configuration is of.
+        volume: VolumeId,
+    },
     /// The volume is not in this host's registry (`VolumeUnknown`).
     #[error("the volume {} is not known on this host", .0.volume_id)]
     Unknown(Box<UnknownVolume>),

@@ -30,10 +30,18 @@ pub struct OpenOptions {
 /// A volume on disk whose configuration is well-formed, and nothing more.
 #[derive(Debug)]
 pub struct FoundVolume {
-    root: PathBuf,
     meta: MetaDir,
-    file: VolumeFile,
-    name: &'static str,
+    copy: Copy,
+}
+
+/// A well-formed configuration, in the volume or from elsewhere, to be authenticated.
+#[derive(Debug)]
+pub(super) struct Copy {
+    /// The volume's directory.
+    pub(super) root: PathBuf,
+    /// Where in it the configuration stands, or is to stand.
+    pub(super) name: &'static str,
+    pub(super) file: VolumeFile,
 }
 
 impl FoundVolume {
@@ -58,27 +66,27 @@ impl FoundVolume {
     fn find_by(root: &Path, name: &'static str) -> Result<Self, VolumeError> {
         let meta = config::open_meta(root)?;
         let file = config::read(root, &meta, name)?;
-        Ok(Self { root: root.to_owned(), meta, file, name })
+        Ok(Self { meta, copy: Copy { root: root.to_owned(), name, file } })
     }
 
     /// The id that the volume gives itself; the volume's principal at the key manager carries it.
     pub fn volume_id(&self) -> VolumeId {
-        self.file.config().volume_id
+        self.copy.file.config().volume_id
     }
 
     /// What the configuration says, unauthenticated.
     pub fn config(&self) -> &VolumeConfig {
-        self.file.config()
+        self.copy.file.config()
     }
 
     /// The commitment to the root key that the configuration carries, unauthenticated.
     pub fn commit(&self) -> [u8; 32] {
-        self.file.row_if_trusted().commit
+        self.copy.file.row_if_trusted().commit
     }
 
     /// The directory.
     pub fn root(&self) -> &Path {
-        &self.root
+        &self.copy.root
     }
 
     /// `.kmsfs`.
@@ -91,7 +99,7 @@ impl FoundVolume {
     /// # Errors
     /// [`VolumeError::Busy`] with who holds it, or the system's error.
     pub fn lock(&self, purpose: &str) -> Result<VolumeLock, VolumeError> {
-        VolumeLock::acquire_in(&self.meta, purpose).map_err(|e| VolumeError::lock(&self.root, e))
+        VolumeLock::acquire_in(&self.meta, purpose).map_err(|e| VolumeError::lock(&self.copy.root, e))
     }
 
     /// Steps 2 to 6: registry, root key, MAC, allow-list; afterwards the registry knows the sequence number and where
@@ -105,7 +113,7 @@ impl FoundVolume {
         registry: &Registry,
         options: OpenOptions,
     ) -> Result<OpenedVolume, VolumeError> {
-        self.authenticate(service, registry, options)?.enter(registry)
+        self.copy.authenticate(service, registry, options)?.enter(registry)
     }
 
     /// As [`Self::open`], but nothing is entered into the registry yet.
@@ -118,7 +126,19 @@ impl FoundVolume {
         registry: &Registry,
         options: OpenOptions,
     ) -> Result<Authenticated, VolumeError> {
-        let id = self.volume_id();
+        self.copy.authenticate(service, registry, options)
+    }
+}
+
+impl Copy {
+    /// As [`FoundVolume::authenticate`].
+    pub(super) fn authenticate(
+        self,
+        service: &dyn KeyService,
+        registry: &Registry,
+        options: OpenOptions,
+    ) -> Result<Authenticated, VolumeError> {
+        let id = self.file.config().volume_id;
         let known = registry.get(&id)?;
         let row = match &known {
             Some(record) => self.row_of(record, options)?,
@@ -168,7 +188,7 @@ impl FoundVolume {
         VolumeError::Unknown(Box::new(UnknownVolume {
             volume_id: config.volume_id,
             keys: config.allowed_keys.clone(),
-            commit: self.commit(),
+            commit: self.file.row_if_trusted().commit,
             label: config.label.clone(),
         }))
     }

@@ -9,7 +9,7 @@ mod config_copy;
 mod plan;
 
 pub use apply::{Applied, apply};
-pub use config_copy::{ConfigCopy, ConfigSummary, REPLACED, compare_config, restore_config};
+pub use config_copy::{ConfigCopy, ConfigSummary, REPLACED, compare_config, put_config, restore_config};
 pub use plan::{PlanOptions, plan};
 
 use super::finding::{Finding, Paths};

@@ -150,6 +150,7 @@ fn write_corpus() {
     let (_, recovery): (_, RecoveryKey) =
         Home::create(home.path(), NewHome::with_slots(vec![NewSlot::KeyFile]), &clock, &entropy).unwrap();
     put("root_file", "key-file", &std::fs::read(home.path().join("root.json")).unwrap());
+    put("bundle", "of-a-volume", &crate::ops::recovery::example());
     put("recovery_key", "upper-case", recovery.to_text().as_bytes());
     put("recovery_key", "lower-case", recovery.to_text().to_lowercase().replace('-', " ").as_bytes());
     let blob_of = |id: &str| {

@@ -5,6 +5,7 @@ mod damage;
 pub mod host;
 mod open;
 mod plain_names;
+pub mod recovery;
 mod repair;
 mod rewrap;
 mod salvage;

@@ -129,6 +129,45 @@ impl Home {
         Ok((home, recovery.expect("a recovery slot was made")))
     }
 
+    /// Makes a home in `dir` of the root file of another one, once `unlock` opens it and `fill` has placed its database.
+    ///
+    /// # Errors
+    /// [`CustodyError::Refused`] if a key manager is there; [`CustodyError::WrongSecret`]. No key manager is there then.
+    pub(in crate::kms) fn install(
+        dir: &Path,
+        root: &[u8],
+        unlock: &Unlock,
+        fill: impl FnOnce(&Self) -> Result<(), CustodyError>,
+    ) -> Result<Self, CustodyError> {
+        make_dir(dir)?;
+        let _lock = lock_dir(dir)?;
+        if Self::exists(dir) {
+            return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
+        }
+        remove_unfinished(dir)?;
+        root_file::replace(dir, UNFINISHED, b"")?;
+        root_file::replace(dir, root_file::NAME, root)?;
+        let home = Self::unlock_without_database(dir, unlock).and_then(|home| fill(&home).map(|()| home));
+        if home.is_err() {
+            remove_unfinished(dir)?;
+        }
+        let unfinished = dir.join(UNFINISHED);
+        fs::remove_file(&unfinished).map_err(|source| CustodyError::Io { path: unfinished, source })?;
+        root_file::sync_dir(dir)?;
+        home
+    }
+
+    /// Writes the database of a home that has none yet.
+    pub(in crate::kms) fn place_database(&self, bytes: &[u8]) -> Result<(), CustodyError> {
+        root_file::replace(&self.dir, DATABASE, bytes)
+    }
+
+    /// The MAC of a recovery bundle whose root file is this home's.
+    pub(in crate::kms) fn bundle_mac(&self, digest: &[u8; 32]) -> [u8; 32] {
+        let key = seal::derive(self.root.expose(), self.home_id.as_bytes(), "kmsfs bundle mac v1");
+        seal::mac(&key, &[digest])
+    }
+
     /// Unlocks the home at `dir`.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::slot::SlotRecord;
 use crate::crypto::secret::SecretKey;
 use crate::kms::{crash, seal};
 
-const NAME: &str = "root.json";
+pub const NAME: &str = "root.json";
 const VERSION: u32 = 1;
 /// A root file is a few KiB; more is not read.
 const MAX_LEN: u64 = 1 << 20;

@@ -5,12 +5,14 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use crate::format::dirid;
-use crate::format::volume::MAX_LEN;
+use crate::format::volume::{MAX_LEN, VolumeFile};
 use crate::keys::KeyService;
 use crate::kms::registry::Registry;
 use crate::ops::VolumeError;
 use crate::ops::config::{self, BACKUP, VOLUME, path_of};
-use crate::ops::open::{Authenticated, FoundVolume, OpenOptions};
+use crate::ops::files::MetaDir;
+use crate::ops::lock::VolumeLock;
+use crate::ops::open::{Authenticated, Copy, FoundVolume, OpenOptions};
 use crate::store::tree::read_meta;
 use crate::store::{Backing, LocalDir};
 use crate::types::VolumeId;
@@ -80,12 +82,47 @@ pub fn restore_config(
     if !is_of_tree(&root, &authentic)? {
         return Err(VolumeError::ForeignCopy { root, copy: authentic.opened.config.volume_id });
     }
-    // What cannot even be read holds nothing to keep.
-    if let Ok(bad) = meta.read(VOLUME, MAX_LEN) {
-        meta.replace(REPLACED, &bad).map_err(|e| VolumeError::io(path_of(&root, REPLACED), "write", e))?;
-    }
-    meta.replace(VOLUME, &good).map_err(|e| VolumeError::io(path_of(&root, VOLUME), "write", e))?;
+    replace(&root, &meta, &good)?;
     authentic.enter(registry).map(drop)
+}
+
+/// Puts `configuration`, which was kept elsewhere, in the place of one that is lost with its copy, after it was authenticated
+/// and found to belong to the tree at `root`. What is replaced is kept as [`restore_config`] does.
+///
+/// # Errors
+/// As [`restore_config`].
+pub fn put_config(
+    root: &Path,
+    configuration: &[u8],
+    service: &dyn KeyService,
+    registry: &Registry,
+) -> Result<(), VolumeError> {
+    let path = path_of(root, VOLUME);
+    let file = VolumeFile::parse(configuration).map_err(|outcome| VolumeError::Refused {
+        path: path.clone(),
+        outcome,
+        other_copy_readable: false,
+    })?;
+    let copy = Copy { root: root.to_owned(), name: VOLUME, file };
+    let authentic = copy.authenticate(service, registry, OpenOptions::default())?;
+    if !is_of_tree(root, &authentic)? {
+        return Err(VolumeError::ForeignTree { root: root.to_owned(), volume: authentic.opened.config.volume_id });
+    }
+    let meta = match config::open_meta(root) {
+        Err(VolumeError::NotAVolume(_)) => MetaDir::create(root).map_err(|e| VolumeError::io(root, "write", e))?,
+        opened => opened?,
+    };
+    let _lock = VolumeLock::acquire_in(&meta, "recover").map_err(|e| VolumeError::lock(root, e))?;
+    replace(root, &meta, configuration)?;
+    authentic.enter(registry).map(drop)
+}
+
+/// Replaces the configuration and keeps the old one. What cannot even be read holds nothing to keep.
+fn replace(root: &Path, meta: &MetaDir, good: &[u8]) -> Result<(), VolumeError> {
+    if let Ok(bad) = meta.read(VOLUME, MAX_LEN) {
+        meta.replace(REPLACED, &bad).map_err(|e| VolumeError::io(path_of(root, REPLACED), "write", e))?;
+    }
+    meta.replace(VOLUME, good).map_err(|e| VolumeError::io(path_of(root, VOLUME), "write", e))
 }
 
 /// Whether the tree at `root` is the volume's: the id of its root directory carries a MAC by the volume's keys. Where that
