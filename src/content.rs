@@ -7,6 +7,7 @@ mod allocate;
 mod buffer;
 mod error;
 mod file;
+mod gate;
 mod header_io;
 mod life;
 mod live;

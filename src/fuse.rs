@@ -22,6 +22,7 @@ mod spec;
 mod statistics;
 mod tune;
 
+pub use connection::PageCache;
 pub use dispatch::{Dispatcher, PendingSeek};
 pub use reply::Sink;
 pub use rings::available as rings_available;

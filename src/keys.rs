@@ -7,9 +7,11 @@ mod data_keys;
 pub mod embedded;
 pub mod remote;
 mod rewrap;
+mod watch;
 
-pub use data_keys::{DataKeys, KeyCounts, NewHeader};
+pub use data_keys::{CACHE_TIME, DataKeys, KeyCounts, NewHeader};
 pub use rewrap::RewrapJob;
+pub use watch::Verdicts;
 
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;
@@ -86,6 +88,12 @@ pub trait KeyService: Send + Sync {
     /// call, and the cache time bounds how long a revoked key goes on there. A refusal only sends the caller to
     /// [`Self::decrypt`], whose answer counts.
     fn check(&self, key: &KeyArn) -> Result<(), KeyError>;
+
+    /// A number that changes whenever the answer of [`Self::decrypt`] to the same question may have changed, other than by
+    /// the key's state, which [`Self::check`] tells; `None` if that cannot be told without a call.
+    fn revision(&self) -> Option<u64> {
+        None
+    }
 
     /// A new 256-bit data key, wrapped under the key's current material and bound to `context`.
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError>;

@@ -22,6 +22,7 @@ mod remove;
 mod rename;
 mod rewrap;
 mod setattr;
+mod strict;
 mod table;
 mod tracked;
 mod xattr;

@@ -38,7 +38,7 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let backing = offline::backing(&args.dir)?;
     let fresh = open_or_begin_record(&settings.home, &opened, &*backing)?.expect("the volume has one");
     let id = opened.config.volume_id;
-    let volume = offline::files(service, opened, 1, Some(Arc::clone(&fresh)));
+    let volume = offline::files(offline::data_keys(service, opened), 1, Some(Arc::clone(&fresh)));
     let mut total = AcceptReport::default();
     let whole = [PathBuf::new()];
     for path in if args.paths.is_empty() { &whole[..] } else { &args.paths } {

@@ -30,6 +30,8 @@ Mount options (-o):
   noexec               no program can be executed
   transport=auto       as --transport
   key-state=ebs        what is open goes on when its key becomes unusable (default)
+  key-state=strict     open files are closed to programs within 5 seconds then, until the key is usable again
+  key-cache=300        seconds for which the data key of a closed file serves its next open, if its key is usable
   trust-new-volume     as --trust-new-volume
   strict_ids           no changes in files and directories that turn out to be copies of one another
 Accepted without effect: default_permissions (always on), atime options (the backing filesystem's count), fsname=,

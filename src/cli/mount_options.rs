@@ -1,7 +1,13 @@
 //! `-o` options of `kmsfs mount`, in the form `mount(8)` and fstab write them.
 
+use std::time::Duration;
+
 use super::exit::{CliError, CliResult};
 use crate::fuse::Transport;
+use crate::keys::CACHE_TIME;
+
+/// A day.
+const MAX_KEY_CACHE: u64 = 86_400;
 
 /// The transports by their names.
 pub const TRANSPORTS: [(&str, Transport); 4] =
@@ -30,6 +36,10 @@ pub struct MountOptions {
     pub trust_new_volume: bool,
     /// Nothing is written to files and directories that share an id with another one.
     pub strict_ids: bool,
+    /// What is under a KMS key that may not be used any more is closed within seconds, instead of going on while it is open.
+    pub strict_keys: bool,
+    /// How long the data key of a file that was closed serves its next open.
+    pub key_cache: Duration,
 }
 
 impl Default for MountOptions {
@@ -43,6 +53,8 @@ impl Default for MountOptions {
             transport: Transport::Auto,
             trust_new_volume: false,
             strict_ids: false,
+            strict_keys: false,
+            key_cache: CACHE_TIME,
         }
     }
 }
@@ -56,6 +68,9 @@ impl MountOptions {
             for option in split(list.as_ref()) {
                 options.apply(&option)?;
             }
+        }
+        if options.strict_keys && options.transport == Transport::Fuser {
+            return Err(CliError::usage("key-state=strict needs kmsfs's own transport, and not transport=fuser"));
         }
         Ok(options)
     }
@@ -77,10 +92,21 @@ impl MountOptions {
             ("noexec", None) => self.exec = false,
             // The backing filesystem keeps access times, by its own options.
             ("atime" | "noatime" | "relatime", None) => {}
-            // What is open goes on when its key becomes unusable; a cold open asks the key manager again.
-            ("key-state", Some("ebs")) => {}
+            ("key-state", Some("ebs")) => self.strict_keys = false,
+            ("key-state", Some("strict")) => self.strict_keys = true,
             ("key-state", Some(other)) => {
-                return Err(CliError::usage(format_args!("key-state={other} is not known; this version has: ebs")));
+                return Err(CliError::usage(format_args!(
+                    "key-state={other} is not known; this version has: ebs, strict"
+                )));
+            }
+            ("key-cache", Some(seconds)) => {
+                let parsed = seconds.parse().ok().filter(|seconds| *seconds <= MAX_KEY_CACHE);
+                let seconds: u64 = parsed.ok_or_else(|| {
+                    CliError::usage(format_args!(
+                        "key-cache={seconds} is no number of seconds from 0 to {MAX_KEY_CACHE}"
+                    ))
+                })?;
+                self.key_cache = Duration::from_secs(seconds);
             }
             ("transport", Some(name)) => {
                 self.transport = transport(name).ok_or_else(|| {
@@ -159,8 +185,26 @@ mod tests {
     }
 
     #[test]
+    fn keys_have_a_state_and_a_time() {
+        let options = MountOptions::parse(&["key-state=strict,key-cache=0"]).expect("valid");
+        assert_eq!((options.strict_keys, options.key_cache), (true, Duration::ZERO));
+        assert!(!MountOptions::parse(&["key-state=strict,key-state=ebs"]).expect("valid").strict_keys);
+        assert!(MountOptions::parse(&["key-state=strict,transport=fuser"]).is_err());
+    }
+
+    #[test]
     fn unknown_options_are_named() {
-        for bad in ["allow_oter", "ro=1", "key-state=strict", "key-state", "transport=pigeon", "transport"] {
+        for bad in [
+            "allow_oter",
+            "ro=1",
+            "key-state=lax",
+            "key-state",
+            "transport=pigeon",
+            "transport",
+            "key-cache=",
+            "key-cache=-1",
+            "key-cache=86401",
+        ] {
             let e = MountOptions::parse(&[bad]).expect_err(bad);
             assert!(e.message.contains(bad), "{}", e.message);
         }

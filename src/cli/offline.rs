@@ -40,17 +40,15 @@ pub fn unlock_with(session: Session, found: FoundVolume, options: OpenOptions) -
     Ok(Unlocked { session, service, opened })
 }
 
+/// The data keys of an opened volume.
+pub fn data_keys(service: Arc<dyn KeyService>, opened: OpenedVolume) -> DataKeys {
+    DataKeys::new(service, opened, Arc::new(SystemEntropy), system_clock())
+}
+
 /// What files are opened with. `read_attempts`: more than one only where a writer outside of this process may be at
 /// work. `record`: the freshness record, where the files have to agree with it.
-pub fn files(
-    service: Arc<dyn KeyService>,
-    opened: OpenedVolume,
-    read_attempts: u32,
-    record: Option<Arc<Freshness>>,
-) -> Arc<Volume> {
-    let entropy = Arc::new(SystemEntropy);
-    let keys = DataKeys::new(service, opened, entropy.clone(), system_clock());
-    Arc::new(Volume::new(entropy, keys, read_attempts).with_freshness(record))
+pub fn files(keys: DataKeys, read_attempts: u32, record: Option<Arc<Freshness>>) -> Arc<Volume> {
+    Arc::new(Volume::new(Arc::new(SystemEntropy), keys, read_attempts).with_freshness(record))
 }
 
 /// The ciphertext tree at `root`.

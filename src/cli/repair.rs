@@ -74,7 +74,7 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
         other => other?,
     };
     let recorded = opened.config.freshness();
-    let volume = offline::files(service, opened, 1, None);
+    let volume = offline::files(offline::data_keys(service, opened), 1, None);
     let backing = offline::backing(&args.dir)?;
     let options = PlanOptions { threads: offline::threads(args.threads), accept_single: args.accept_single };
     let read = |e: rustix::io::Errno| CliError::io(&args.dir, "read", &e.into());

@@ -69,7 +69,7 @@ fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progres
     let meta = config::open_meta(&args.dir)?;
     let registry = session.engine.registry();
     let (opened, root_key) = rewrap_config(&args.dir, &meta, opened, &*service, &registry, &options, &*system_clock())?;
-    let volume = offline::files(service, opened, 1, None);
+    let volume = offline::files(offline::data_keys(service, opened), 1, None);
     let mut report = rewrap_files(&offline::backing(&args.dir)?, &volume, &options, progress)
         .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     report.root_key = root_key;

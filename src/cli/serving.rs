@@ -32,6 +32,12 @@ use crate::vfs::{Options, Vfs};
 
 /// How long names and versions may have changed before they are settled in the freshness record (ADR 12).
 const SETTLE_EVERY: Duration = Duration::from_secs(30);
+/// How often a mount with `key-state=strict` asks whether its keys may still be used: the key manager in this process, which
+/// is free, and one elsewhere, where it is a call for each key.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_secs(3);
+/// How often data keys that nobody asked for within the cache time are wiped.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Reads of a unit before it counts as damaged: a read-only mount may stand beside a writer (FORMAT 7).
 const READ_ATTEMPTS_BESIDE_A_WRITER: u32 = 3;
 
@@ -76,7 +82,14 @@ impl Serving<'_> {
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
         let record = open_record(&self.settings.home, &opened)?;
         let settles = record.is_some() && !read_only;
-        let volume = offline::files(Arc::clone(&service), opened, attempts, record);
+        let keys = offline::data_keys(Arc::clone(&service), opened);
+        let keys = if self.options.strict_keys { keys.watching() } else { keys };
+        let keys = keys.remembering_for(self.options.key_cache);
+        let volume = offline::files(keys, attempts, record);
+        let swept = Arc::clone(&volume);
+        let sweeper = Every::start(SWEEP_EVERY, move || {
+            swept.keys.sweep();
+        });
         let strict_ids = self.options.strict_ids;
         let options = Options { read_only, privileged: rustix::process::geteuid().is_root(), strict_ids };
         let backing = offline::backing(&root)?;
@@ -107,9 +120,10 @@ impl Serving<'_> {
         };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
-        let settler = settles.then(|| Settler::start(Arc::clone(&vfs)));
+        let settled = Arc::clone(&vfs);
+        let settler = settles.then(|| Every::start(SETTLE_EVERY, move || settle(&settled)));
         let served = self.serve(Arc::clone(&vfs), &root, read_only, statistics, session.engine.clone());
-        drop(settler);
+        drop((settler, sweeper));
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
         drop(control);
         if let Err(error) = vfs.settle() {
@@ -122,6 +136,10 @@ impl Serving<'_> {
         tracing::info!(volume = %volume_id, "unmounted {}", root.display());
         drop(volume_lock);
         served
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.settings.kms_endpoint.is_some() { LOOK_ELSEWHERE_EVERY } else { LOOK_EVERY }
     }
 
     fn serve(
@@ -140,15 +158,23 @@ impl Serving<'_> {
             suid: self.options.suid,
             dev: self.options.dev,
             exec: self.options.exec,
+            write_through: self.options.strict_keys,
             threads: self.threads,
             transport: self.options.transport,
         };
         let mounted = Arc::new(AtomicBool::new(false));
+        let look_every = self.options.strict_keys.then_some(self.look_every());
         let (out, signals, mountpoint) = (self.settings.out, self.signals, self.mountpoint.clone());
         let (mut ready, log) = (self.ready, self.log);
         let flag = Arc::clone(&mounted);
-        let served = serve(vfs, &spec, statistics, move || {
+        let (warden, watched) = (Arc::new(Mutex::new(None)), Arc::clone(&vfs));
+        let started = Arc::clone(&warden);
+        let served = serve(vfs, &spec, statistics, move |pages| {
             flag.store(true, Ordering::SeqCst);
+            if let Some(time) = look_every {
+                let enforce = move || watched.enforce_keys(&|ino| pages.drop_pages(ino));
+                *lock(&started) = Some(Every::start(time, enforce));
+            }
             let value =
                 json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});
             out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
@@ -161,6 +187,7 @@ impl Serving<'_> {
                 tracing::error!("cannot leave the terminal: {e}");
             }
         });
+        lock(&warden).take();
         notify_systemd("STOPPING=1");
         match served {
             Ok(()) => Ok(Exit::Ok),
@@ -170,27 +197,25 @@ impl Serving<'_> {
     }
 }
 
-/// Settles the freshness record now and then, until it is dropped.
-struct Settler {
+/// Does something now and then, until it is dropped.
+struct Every {
     ended: Arc<(Mutex<bool>, Condvar)>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Settler {
-    fn start(vfs: Arc<Vfs<LocalDir>>) -> Self {
+impl Every {
+    fn start(time: Duration, work: impl Fn() + Send + 'static) -> Self {
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&ended);
         let thread = thread::spawn(move || {
             let (flag, wake) = &*shared;
             let mut ended = lock(flag);
             while !*ended {
-                let waited = wake.wait_timeout(ended, SETTLE_EVERY).unwrap_or_else(|poisoned| poisoned.into_inner());
+                let waited = wake.wait_timeout(ended, time).unwrap_or_else(|poisoned| poisoned.into_inner());
                 ended = waited.0;
                 if !*ended && waited.1.timed_out() {
                     drop(ended);
-                    if let Err(error) = vfs.settle() {
-                        tracing::error!("the freshness record cannot be settled: {error}");
-                    }
+                    work();
                     ended = lock(flag);
                 }
             }
@@ -199,13 +224,20 @@ impl Settler {
     }
 }
 
-impl Drop for Settler {
+impl Drop for Every {
     fn drop(&mut self) {
         *lock(&self.ended.0) = true;
         self.ended.1.notify_all();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+/// Settles the freshness record.
+fn settle(vfs: &Vfs<LocalDir>) {
+    if let Err(error) = vfs.settle() {
+        tracing::error!("the freshness record cannot be settled: {error}");
     }
 }
 

@@ -67,7 +67,7 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
             .out
             .note("Its freshness record is in use too: what is older than recorded shows when it is unmounted.");
     }
-    let volume = offline::files(service, opened, if in_use { 3 } else { 1 }, record);
+    let volume = offline::files(offline::data_keys(service, opened), if in_use { 3 } else { 1 }, record);
     let threads = offline::threads(args.threads);
     if let Some(out) = &args.salvage {
         return salvage::run(settings, (&args.dir, out), &volume, threads, &progress);

@@ -42,6 +42,9 @@ impl<B: Backing> Content<B> {
         if let Body::Unusable(outcome) = state.body {
             return Err(outcome.into());
         }
+        if let Body::Suspended { .. } = state.body {
+            return Err(Outcome::KeyUnavailable.into());
+        }
         match mode {
             FallocateMode::KeepSize => self.reserve(offset, end),
             FallocateMode::Allocate => {

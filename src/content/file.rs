@@ -1,5 +1,6 @@
 //! The shared state of all handles of one file.
 
+use super::gate::Gate;
 use super::life::Life;
 use super::live::LiveIds;
 use super::locks::UnitLocks;
@@ -61,6 +62,8 @@ pub struct Content<B: Backing> {
     pub(super) record: Option<InUse>,
     /// Flushes and write-backs that failed since the file was opened.
     failures: AtomicU64,
+    /// Whether its keys are at hand.
+    pub(super) gate: Gate,
 }
 
 /// The right to change attributes of a file, see [`Content::hold_header`].
@@ -112,6 +115,7 @@ impl<B: Backing> Content<B> {
             units: UnitLocks::new(),
             record: None,
             failures: AtomicU64::new(0),
+            gate: Gate::default(),
         }
     }
 
@@ -124,6 +128,7 @@ impl<B: Backing> Content<B> {
     pub fn file_id(&self) -> Option<FileId> {
         match &read(&self.state).body {
             Body::Units { life, .. } => Some(life.file_id),
+            Body::Suspended { file_id, .. } => Some(*file_id),
             _ => None,
         }
     }
@@ -141,7 +146,7 @@ impl<B: Backing> Content<B> {
         match &read(&self.state).body {
             Body::NeverSynced => Some(Outcome::NeverSynced),
             Body::Unusable(outcome) => Some(*outcome),
-            Body::Units { .. } | Body::Empty => None,
+            Body::Units { .. } | Body::Suspended { .. } | Body::Empty => None,
         }
     }
 
@@ -163,9 +168,10 @@ impl<B: Backing> Content<B> {
     pub fn check_key(&self) -> Result<()> {
         // Held while the header is read: a record or slot that is being written would look damaged.
         let state = read(&self.state);
-        let Body::Units { life, .. } = &state.body else { return Ok(()) };
-        if self.volume.keys.may_reopen(&life.fixed) {
-            return Ok(());
+        match &state.body {
+            Body::Units { life, .. } if self.volume.keys.may_reopen(&life.fixed) => return Ok(()),
+            Body::Units { .. } | Body::Suspended { .. } => {}
+            Body::Empty | Body::NeverSynced | Body::Unusable(_) => return Ok(()),
         }
         let mut header = vec![0; self.volume.geometry.header_len()];
         self.file().read_at(&mut header, 0)?;
@@ -197,7 +203,7 @@ impl<B: Backing> Content<B> {
     }
 }
 
-fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
+pub(super) fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
     let stat = file.stat()?;
     if stat.size == 0 {
         return Ok(State::empty());
@@ -263,7 +269,7 @@ fn without_header<F: BackingFile>(header: &[u8], size: u64, file: &F, stored: u6
 
 fn with_units(volume: &Volume, header: &[u8], size: u64, ino: u64, opened: OpenedHeader) -> State {
     let body = Body::Units {
-        life: Arc::new(Life::new(header, volume.live.enter(opened.header.file_id(), ino), opened.keys)),
+        life: Arc::new(Life::new(header, volume.live.enter(opened.header.file_id(), ino), opened.keys, opened.key)),
         durable: DurableRecord::found(&opened.record, size),
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,

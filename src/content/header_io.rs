@@ -7,6 +7,7 @@ use super::file::Content;
 use super::life::Life;
 use super::state::{Body, DurableRecord, State};
 use super::{Error, Result};
+use crate::format::Outcome;
 use crate::format::header::{STATIC_LEN, without_newest_slot};
 use crate::format::record::{Record, valid_records};
 use crate::format::size::unit_count;
@@ -45,6 +46,10 @@ impl<B: Backing> Content<B> {
     pub fn sync(&self, data_only: bool) -> Result<()> {
         let (point, covered) = {
             let state = read(&self.state);
+            if let Body::Suspended { .. } = state.body {
+                // It was flushed when it was suspended. If that failed, who asks learns of it by `failures`.
+                return Ok(());
+            }
             let covered = match &state.body {
                 Body::Units { life, record, .. } if state.size > record.floor => {
                     Some((life.file_id, state.size, state.cuts))
@@ -182,6 +187,7 @@ impl<B: Backing> Content<B> {
         match &state.body {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
             Body::Unusable(outcome) => return Err((*outcome).into()),
+            Body::Suspended { .. } => return Err(Outcome::KeyUnavailable.into()),
             Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(&mut state)?,
             Body::Units { .. } => {}
         }
@@ -248,8 +254,9 @@ impl<B: Backing> Content<B> {
         let header = self.read_header()?;
         let finished = self.volume.keys.finish_rewrap(&header).map_err(Error::from)?;
         self.write_slots(&finished)?;
-        if let Body::Units { unfinished_rewrap, .. } = &mut state.body {
+        if let Body::Units { life, unfinished_rewrap, .. } = &mut state.body {
             *unfinished_rewrap = false;
+            life.rewrapped(self.volume.keys.key_of(&life.fixed));
         }
         Ok(())
     }

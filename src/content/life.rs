@@ -13,7 +13,7 @@ use crate::format::size::{DATA, UNIT};
 use crate::format::unit;
 use crate::freshness::InUse;
 use crate::sync::{Arc, Mutex, lock};
-use crate::types::FileId;
+use crate::types::{FileId, KeyArn};
 
 /// Keys and nonce state of one life.
 pub(super) struct Life {
@@ -21,6 +21,8 @@ pub(super) struct Life {
     pub(super) keys: FileKeys,
     /// The header up to its slots, which never changes during a life.
     pub(super) fixed: [u8; STATIC_LEN],
+    /// The KMS key that opened it, or made it; `None` behind a branch key.
+    key: Mutex<Option<KeyArn>>,
     /// Its id among those of the open files.
     pub(super) live: LiveId<FileId>,
     sealer: Sealer,
@@ -35,10 +37,21 @@ pub(super) struct UnitReader<'a> {
 }
 
 impl Life {
-    /// The life that `header` begins.
-    pub(super) fn new(header: &[u8], live: LiveId<FileId>, keys: FileKeys) -> Self {
+    /// The life that `header` begins, whose data key `key` wraps.
+    pub(super) fn new(header: &[u8], live: LiveId<FileId>, keys: FileKeys, key: Option<KeyArn>) -> Self {
         let fixed = *header.first_chunk().expect("a header has a page at least");
-        Self { file_id: live.id(), keys, fixed, live, sealer: Sealer::new(), last_read: Mutex::new(None) }
+        let (key, last_read) = (Mutex::new(key), Mutex::new(None));
+        Self { file_id: live.id(), keys, fixed, key, live, sealer: Sealer::new(), last_read }
+    }
+
+    /// The KMS key that wraps its data key.
+    pub(super) fn key(&self) -> Option<KeyArn> {
+        lock(&self.key).clone()
+    }
+
+    /// Notes that its data key was wrapped anew.
+    pub(super) fn rewrapped(&self, key: Option<KeyArn>) {
+        *lock(&self.key) = key;
     }
 
     pub(super) fn reader(&self) -> UnitReader<'_> {

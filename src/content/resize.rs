@@ -3,6 +3,7 @@
 use super::Result;
 use super::file::Content;
 use super::state::{Body, State};
+use crate::format::Outcome;
 use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::store::{Allocate, Backing, BackingFile};
 use crate::sync::{Arc, write};
@@ -32,6 +33,7 @@ impl<B: Backing> Content<B> {
                 Ok(())
             }
             Body::Unusable(outcome) => Err((*outcome).into()),
+            Body::Suspended { .. } => Err(Outcome::KeyUnavailable.into()),
             // Also without a change: truncation moves the times.
             Body::Units { .. } if size == state.size => Ok(self.file().set_len(stored)?),
             Body::Units { .. } => {

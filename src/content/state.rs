@@ -5,6 +5,7 @@ use super::life::Life;
 use crate::format::Outcome;
 use crate::format::record::Record;
 use crate::sync::Arc;
+use crate::types::{FileId, KeyArn};
 
 /// Everything under the state lock.
 pub(super) struct State {
@@ -38,6 +39,14 @@ pub(super) enum Body {
     NeverSynced,
     /// Cannot be read or written, only be truncated to 0.
     Unusable(Outcome),
+    /// Header and units, whose keys were let go of: everything is on disk, and is read from there when they are back.
+    Suspended {
+        file_id: FileId,
+        /// Sequence number of the record.
+        seq: u64,
+        /// The KMS key that has to be usable again.
+        key: Option<KeyArn>,
+    },
 }
 
 /// How far the record on disk may lag behind the one in memory. Raising the floor needs no flush, so the disk may have an
@@ -71,6 +80,7 @@ impl State {
         match &self.body {
             Body::Units { life, record, .. } => Ok((life, *record)),
             Body::Unusable(outcome) => Err((*outcome).into()),
+            Body::Suspended { .. } => Err(Outcome::KeyUnavailable.into()),
             Body::Empty | Body::NeverSynced => unreachable!("callers handle files without units first"),
         }
     }

@@ -58,6 +58,7 @@ impl<B: Backing> Content<B> {
         let header = if state.size == 0 { Vec::new() } else { self.read_header()? };
         let (file_id, seq) = match &state.body {
             Body::Units { life, record, .. } => (Some(life.file_id), record.seq),
+            Body::Suspended { file_id, seq, .. } => (Some(*file_id), *seq),
             Body::Empty | Body::NeverSynced | Body::Unusable(_) => (None, 0),
         };
         Ok(work(&Found { file_id, size: state.size, header: &header, seq }))

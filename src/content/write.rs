@@ -56,6 +56,7 @@ impl<B: Backing> Content<B> {
                 let size = state.size;
                 self.begin_life(state, size, true, 0, &[])
             }
+            Body::Suspended { .. } => Err(Outcome::KeyUnavailable.into()),
             _ => Ok(()),
         }
     }
@@ -104,7 +105,7 @@ impl<B: Backing> Content<B> {
         let new = self.volume.keys.new_header(has_holes)?;
         let file = self.file();
         let live = self.volume.live.enter(new.header.file_id(), file.stat()?.ino);
-        let life = Life::new(&new.bytes, live, new.keys);
+        let life = Life::new(&new.bytes, live, new.keys, new.key);
         let rule = new.record;
         self.noted_life(life.file_id);
         // A size that survived a crash alone gives way only now that there is a key for the new header.

@@ -154,6 +154,8 @@ pub struct OpenedHeader {
     pub slots_tied: bool,
     /// The newest record.
     pub record: Record,
+    /// The KMS key that unwrapped the data key, if whoever did it noted that here.
+    pub key: Option<KeyArn>,
 }
 
 /// Steps 2 to 7 of FORMAT 5.4: everything that is checked before the slots, ending with the volume MAC. After it, a
@@ -281,6 +283,7 @@ fn opened(
         valid_slots: slots.len(),
         slots_tied: slots.get(1).is_some_and(|other| other.generation == slot.generation),
         record,
+        key: None,
     })
 }
 

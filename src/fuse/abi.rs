@@ -100,6 +100,8 @@ pub(super) mod fopen {
 pub(super) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// Bit of [`WriteIn::write_flags`].
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// Bit of [`WriteIn::write_flags`]: pages that the kernel held dirty.
+pub(super) const WRITE_CACHE: u32 = 1;
 /// Bit of [`SetxattrIn::setxattr_flags`].
 pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// Bit of `fsync_flags`.

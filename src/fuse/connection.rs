@@ -71,6 +71,24 @@ impl Device {
     }
 }
 
+/// What the kernel has cached of a mount's files.
+#[derive(Clone)]
+pub struct PageCache(Option<Device>);
+
+impl PageCache {
+    pub(super) fn new(device: Option<Device>) -> Self {
+        Self(device)
+    }
+
+    /// Makes the kernel write back and drop what it has cached of an inode. Blocks until the mount has served the writes.
+    ///
+    /// # Errors
+    /// `ENOENT` if the kernel does not know the inode; `EBUSY` if a page stays; `Unsupported` by the reference transport.
+    pub fn drop_pages(&self, ino: u64) -> io::Result<()> {
+        self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?.invalidate(ino)
+    }
+}
+
 impl Sink for Device {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         // The kernel takes an answer whole or not at all.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use rustix::io::Errno;
 
-use super::connection::{Device, RequestBuffer};
+use super::connection::{Device, PageCache, RequestBuffer};
 use super::dispatch::{Dispatcher, PendingSeek};
 use super::rings::Rings;
 use super::seek::{self, Job};
@@ -54,7 +54,7 @@ impl<B: Backing> Server<B> {
 
     /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
     /// serve what the kernel does not send through rings, and all of it if it gives the rings up.
-    pub(super) fn run(self, threads: usize, ready: impl FnOnce()) -> io::Result<()> {
+    pub(super) fn run(self, threads: usize, ready: impl FnOnce(PageCache)) -> io::Result<()> {
         let started: io::Result<Vec<_>> = (0..threads)
             .map(|number| {
                 let server = self.clone();
@@ -64,7 +64,7 @@ impl<B: Backing> Server<B> {
         let started = started?;
         let rings = self.dispatcher.agreed().is_some_and(|agreed| agreed.has_rings());
         let rings = rings.then(|| Rings::start(Arc::clone(&self.dispatcher), self.device.clone()));
-        ready();
+        ready(PageCache::new(Some(self.device.clone())));
         let mut ended = Ok(());
         for thread in started {
             let one = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that serves requests panicked")));

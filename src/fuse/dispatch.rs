@@ -9,7 +9,7 @@ use zerocopy::IntoBytes;
 
 use super::abi::{
     FSYNC_FDATASYNC, GetxattrOut, InHeader, InitIn, IoctlOut, OPEN_KILL_SUIDGID, OffsetOut, SETXATTR_ACL_KILL_SGID,
-    SetattrIn, StatfsOut, WRITE_KILL_SUIDGID, WriteOut, fattr,
+    SetattrIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
@@ -30,6 +30,7 @@ pub struct Dispatcher<B: Backing> {
     agreed: OnceLock<Agreed>,
     listings: Listings,
     rings: bool,
+    write_through: bool,
     statistics: Arc<Statistics>,
 }
 
@@ -52,6 +53,7 @@ impl<B: Backing> Dispatcher<B> {
             agreed: OnceLock::new(),
             listings: Listings::default(),
             rings: false,
+            write_through: false,
             statistics: Arc::default(),
         }
     }
@@ -64,6 +66,11 @@ impl<B: Backing> Dispatcher<B> {
     /// The same, which agrees to requests that come through rings.
     pub(super) fn with_rings(self) -> Self {
         Self { rings: true, ..self }
+    }
+
+    /// The same, for a mount where every write(2) is to be served at once.
+    pub(super) fn write_through(self, write_through: bool) -> Self {
+        Self { write_through, ..self }
     }
 
     /// Serves one request and gives its answer, if it has one, to `sink`. `scratch` is memory for listings. A request
@@ -202,7 +209,10 @@ impl<B: Backing> Dispatcher<B> {
             }
             Operation::Write(write, data) => {
                 let kill = write.write_flags & WRITE_KILL_SUIDGID != 0;
-                let size = operations.write(node, write.fh, write.offset, data, kill)?;
+                let size = match write.write_flags & WRITE_CACHE != 0 {
+                    true => operations.write_back(write.fh, write.offset, data)?,
+                    false => operations.write(node, write.fh, write.offset, data, kill)?,
+                };
                 reply.structure(&WriteOut { size, padding: 0 });
             }
             Operation::Release(release) => {
@@ -283,7 +293,8 @@ impl<B: Backing> Dispatcher<B> {
     }
 
     fn init<S: Sink>(&self, kernel: &InitIn, reply: &mut Reply<'_, S>) -> Result<()> {
-        let (agreed, answer) = agree(kernel, self.operations.read_only, self.rings).inspect_err(|_| {
+        let write_back = !self.operations.read_only && !self.write_through;
+        let (agreed, answer) = agree(kernel, write_back, self.rings).inspect_err(|_| {
             tracing::error!(
                 "the kernel speaks FUSE {}.{}; kmsfs needs 7.31 (Linux 5.4) or newer",
                 kernel.major,

@@ -152,6 +152,7 @@ mod tests {
             suid: false,
             dev: false,
             exec: true,
+            write_through: false,
             threads: 2,
             transport: super::super::Transport::Dev,
         };

@@ -45,15 +45,16 @@ impl Agreed {
     }
 }
 
-/// Agrees with a kernel on what both can; `rings`: requests may come through rings. Errors: `EPROTO` for a kernel that is
+/// Agrees with a kernel on what both can; `write_back`: it may keep what is written for a while, and put writes together;
+/// `rings`: requests may come through rings. Errors: `EPROTO` for a kernel that is
 /// too old.
-pub(super) fn agree(kernel: &InitIn, read_only: bool, rings: bool) -> Result<(Agreed, InitOut), Errno> {
+pub(super) fn agree(kernel: &InitIn, write_back: bool, rings: bool) -> Result<(Agreed, InitOut), Errno> {
     if kernel.major != MAJOR || kernel.minor < OLDEST_MINOR {
         return Err(Errno::PROTO);
     }
     let second = if u64::from(kernel.flags) & init::INIT_EXT == 0 { 0 } else { u64::from(kernel.flags2) << 32 };
     let mut wanted = WANTED;
-    if !read_only {
+    if write_back {
         wanted |= init::WRITEBACK_CACHE;
     }
     if rings {
@@ -88,33 +89,33 @@ mod tests {
 
     #[test]
     fn both_sides_have_what_was_agreed_on() {
-        let (agreed, answer) = agree(&kernel(45, u64::MAX), false, false).expect("new");
+        let (agreed, answer) = agree(&kernel(45, u64::MAX), true, false).expect("new");
         assert_eq!(agreed, Agreed { minor: 45, flags: WANTED | init::WRITEBACK_CACHE });
         assert_eq!((answer.minor, answer.flags2), (45, 1 << 4));
         assert_eq!((answer.max_write, answer.max_pages, answer.max_readahead), (1 << 20, 256, 131_072));
-        let newer = agree(&kernel(99, u64::MAX), true, false).expect("newer").0;
+        let newer = agree(&kernel(99, u64::MAX), false, false).expect("newer").0;
         assert_eq!(newer, Agreed { minor: 45, flags: WANTED });
         assert!(!newer.has_rings());
     }
 
     #[test]
     fn rings_are_agreed_on_if_both_have_them() {
-        let (agreed, answer) = agree(&kernel(45, u64::MAX), false, true).expect("new");
+        let (agreed, answer) = agree(&kernel(45, u64::MAX), true, true).expect("new");
         assert_eq!((agreed.has_rings(), answer.flags2), (true, 1 << 4 | 1 << 9));
-        assert!(!agree(&kernel(45, u64::MAX ^ init::OVER_IO_URING), false, true).expect("off").0.has_rings());
+        assert!(!agree(&kernel(45, u64::MAX ^ init::OVER_IO_URING), true, true).expect("off").0.has_rings());
     }
 
     #[test]
     fn nothing_is_claimed_that_an_old_kernel_lacks() {
         let old = init::ASYNC_READ | init::BIG_WRITES | init::MAX_PAGES | init::WRITEBACK_CACHE;
-        let (agreed, answer) = agree(&kernel(31, old | init::DIRECT_IO_ALLOW_MMAP), false, true).expect("old");
+        let (agreed, answer) = agree(&kernel(31, old | init::DIRECT_IO_ALLOW_MMAP), true, true).expect("old");
         assert_eq!(agreed, Agreed { minor: 31, flags: old });
         assert_eq!((answer.minor, answer.flags2), (31, 0));
     }
 
     #[test]
     fn what_is_too_old_is_refused() {
-        assert_eq!(agree(&kernel(30, u64::MAX), false, false), Err(Errno::PROTO));
-        assert_eq!(agree(&InitIn { major: 6, ..kernel(45, 0) }, false, false), Err(Errno::PROTO));
+        assert_eq!(agree(&kernel(30, u64::MAX), true, false), Err(Errno::PROTO));
+        assert_eq!(agree(&InitIn { major: 6, ..kernel(45, 0) }, true, false), Err(Errno::PROTO));
     }
 }

@@ -133,7 +133,13 @@ impl<B: Backing> Operations<B> {
         if kill_set_id {
             self.vfs.kill_set_id(ino)?;
         }
-        u32::try_from(data.len()).map_err(|_| Errno::FBIG.into())
+        length(data)
+    }
+
+    /// Writes pages that the kernel held dirty.
+    pub(super) fn write_back(&self, handle: u64, offset: u64, data: &[u8]) -> Result<u32> {
+        self.vfs.write_back(handle, offset, data)?;
+        length(data)
     }
 
     pub(super) fn fallocate(&self, handle: u64, mode: u32, offset: u64, len: u64) -> Result<()> {
@@ -221,6 +227,10 @@ impl<B: Backing> Operations<B> {
             Whence::Hole => self.vfs.seek_hole(handle, offset),
         }
     }
+}
+
+fn length(data: &[u8]) -> Result<u32> {
+    u32::try_from(data.len()).map_err(|_| Errno::FBIG.into())
 }
 
 fn sized(value: Vec<u8>, room: u32) -> Result<Sized> {

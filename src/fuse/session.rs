@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::connection::PageCache;
 use super::device::Server;
 use super::dispatch::Dispatcher;
 use super::spec::{MountSpec, Transport};
@@ -12,7 +13,8 @@ use crate::store::Backing;
 use crate::sync::Arc;
 use crate::vfs::Vfs;
 
-/// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable. What is served is counted in
+/// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable, with what
+/// drops the kernel's cache. What is served is counted in
 /// `statistics`, except by the reference transport.
 ///
 /// # Errors
@@ -21,22 +23,22 @@ pub fn serve<B: Backing>(
     vfs: Arc<Vfs<B>>,
     spec: &MountSpec,
     statistics: Arc<Statistics>,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(PageCache),
 ) -> io::Result<()> {
     if spec.transport == Transport::Fuser {
-        return reference::serve(vfs, spec, ready);
+        return reference::serve(vfs, spec, || ready(PageCache::new(None)));
     }
     // Before the mount: the kernel offers what is enabled then.
     let rings = has_rings(spec.transport);
     let connection = mount::mount(spec)?;
-    let dispatcher = Dispatcher::new(vfs, spec.read_only).counting(statistics);
+    let dispatcher = Dispatcher::new(vfs, spec.read_only).counting(statistics).write_through(spec.write_through);
     let dispatcher = if rings { dispatcher.with_rings() } else { dispatcher };
     let server = Server::start(dispatcher, connection);
     let server = server.inspect_err(|_| mount::abandon(spec))?;
     let tuned = spec.mountpoint.clone();
-    server.run(spec.threads.max(2), || {
+    server.run(spec.threads.max(2), |pages| {
         tune(tuned);
-        ready();
+        ready(pages);
     })
 }
 

@@ -19,6 +19,8 @@ pub struct MountSpec {
     pub dev: bool,
     /// Allow programs to be executed.
     pub exec: bool,
+    /// The kernel passes every write on at once, instead of keeping it for a while.
+    pub write_through: bool,
     /// Threads that serve requests, at least 2.
     pub threads: usize,
     /// How requests travel.

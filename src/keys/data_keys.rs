@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 
+use super::watch::{Verdicts, Watch};
 use super::{KeyError, KeyService, RewrapJob};
 use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, Entropy, random, random_nonzero};
@@ -21,12 +22,12 @@ use crate::format::slot::valid_slots;
 use crate::format::volume::{DefaultWrap, OpenedVolume};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
-use crate::types::{BranchId, FileId, KeyArn, Timestamp};
+use crate::types::{BranchId, EncryptionContext, FileId, KeyArn, Timestamp};
 
 /// Data keys kept at most (FORMAT S10).
 const CACHED_KEYS: usize = 4096;
-/// How long an unwrapped data key serves further opens of its file, its KMS key being usable.
-const CACHE_TIME: Duration = Duration::from_secs(300);
+/// How long an unwrapped data key serves further opens of its file, its KMS key being usable, if nothing else is said.
+pub const CACHE_TIME: Duration = Duration::from_secs(300);
 /// How long an opened branch key serves (FORMAT 4.4).
 const BRANCH_CACHE_TIME: Duration = Duration::from_secs(300);
 /// How long a key manager that did not answer is left alone for the same header.
@@ -42,10 +43,13 @@ pub struct DataKeys {
     entropy: Arc<dyn Entropy>,
     clock: Arc<dyn Clock>,
     cache: Cache<[u8; STATIC_LEN], Arc<CachedKey>>,
+    cache_time: Duration,
     branches: Mutex<HashMap<(BranchId, u32), CachedBranch>>,
     failures: Cache<[u8; 32], Failure>,
     rejections: Mutex<Rejections>,
     counts: Counters,
+    /// For a mount that lets go of keys as soon as they may not be used.
+    watch: Option<Watch>,
 }
 
 /// What was counted since the volume was opened, the reuse of data keys in memory above all.
@@ -102,6 +106,8 @@ pub struct NewHeader {
     pub header: StaticHeader,
     /// The file's keys.
     pub keys: FileKeys,
+    /// The KMS key that wraps its data key; `None` behind a branch key.
+    pub key: Option<KeyArn>,
     /// Its record.
     pub record: Record,
 }
@@ -120,10 +126,65 @@ impl DataKeys {
             entropy,
             clock,
             cache: Cache::new(CACHED_KEYS),
+            cache_time: CACHE_TIME,
             branches: Mutex::new(HashMap::new()),
             failures: Cache::new(CACHED_KEYS),
             rejections: Mutex::new(Rejections::default()),
             counts: Counters::default(),
+            watch: None,
+        }
+    }
+
+    /// The same, which notes each KMS key that is used, for [`Self::look`].
+    #[must_use]
+    pub fn watching(self) -> Self {
+        Self { watch: Some(Watch::default()), ..self }
+    }
+
+    /// The same, which remembers unwrapped data keys for `time` instead of [`CACHE_TIME`].
+    #[must_use]
+    pub fn remembering_for(self, time: Duration) -> Self {
+        Self { cache_time: time, ..self }
+    }
+
+    /// Wipes what was unwrapped longer ago than the cache time, which nobody else would until it is asked for again. How many
+    /// data keys that were.
+    pub fn sweep(&self) -> usize {
+        let now = self.clock.now();
+        let before = self.cache.len();
+        self.cache.retain(|_, cached| now < cached.expires);
+        lock(&self.branches).retain(|_, cached| now < cached.expires);
+        before.saturating_sub(self.cache.len())
+    }
+
+    /// Asks the key manager whether the KMS keys in use may still be used, and forgets the data keys of those that may not;
+    /// what changed since the last time. Nothing without [`Self::watching`].
+    pub fn look(&self) -> Verdicts {
+        let Some(watch) = &self.watch else { return Verdicts::default() };
+        let verdicts = watch.look(&*self.service);
+        if !verdicts.refused.is_empty() {
+            let refused = |key: &KeyArn| verdicts.refused.iter().any(|(other, _)| other == key);
+            // What stands behind a branch key is unwrapped again: the branch's own key may be among them.
+            self.cache.retain(|_, cached| cached.key.as_ref().is_some_and(|key| !refused(key)));
+            lock(&self.branches).clear();
+        }
+        verdicts
+    }
+
+    /// Whether what `key` opened is to be let go of: it was refused at the last look. Of what a branch key opened (`None`),
+    /// whether any key was.
+    pub fn refuses(&self, key: Option<&KeyArn>) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.refuses(key))
+    }
+
+    /// The KMS key that opened the header which begins with these bytes last, as far as is remembered.
+    pub fn key_of(&self, fixed: &[u8; STATIC_LEN]) -> Option<KeyArn> {
+        self.cache.get(fixed)?.key.clone()
+    }
+
+    fn note(&self, key: &KeyArn, blob: &[u8], context: &EncryptionContext) {
+        if let Some(watch) = &self.watch {
+            watch.note(key, blob, context);
         }
     }
 
@@ -158,21 +219,23 @@ impl DataKeys {
         let volume = self.volume();
         let policy = volume.header_policy();
         header::check_static(bytes, &policy)?;
-        if let Some(dek) = self.cached(bytes) {
-            return header::open_with_dek(bytes, &policy, dek);
+        if let Some((dek, key)) = self.cached(bytes) {
+            return header::open_with_dek(bytes, &policy, dek).map(|opened| OpenedHeader { key, ..opened });
         }
         self.unwrap_header(bytes, &volume)
     }
 
-    /// A copy of the data key behind a header, if it was unwrapped within the cache time and may be used.
-    fn cached(&self, bytes: &[u8]) -> Option<SecretKey<32>> {
+    /// A copy of the data key behind a header, if it was unwrapped within the cache time and may be used, and the KMS key that
+    /// did it.
+    fn cached(&self, bytes: &[u8]) -> Option<(SecretKey<32>, Option<KeyArn>)> {
         let cached = self.usable(bytes.first_chunk()?)?;
-        SecretKey::from_slice(cached.dek.expose())
+        Some((SecretKey::from_slice(cached.dek.expose())?, cached.key.clone()))
     }
 
     fn usable(&self, id: &[u8; STATIC_LEN]) -> Option<Arc<CachedKey>> {
         let cached = self.cache.get(id)?;
-        let usable = cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
+        let usable =
+            !self.refuses(cached.key.as_ref()) && cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
         if self.clock.now() >= cached.expires || !usable {
             self.cache.remove(id);
             return None;
@@ -189,7 +252,7 @@ impl DataKeys {
 
     fn remember(&self, bytes: &[u8], dek: &SecretKey<32>, key: Option<KeyArn>) {
         if let (Some(id), Some(dek)) = (bytes.first_chunk::<STATIC_LEN>(), SecretKey::from_slice(dek.expose())) {
-            self.cache.insert(*id, Arc::new(CachedKey { dek, key, expires: self.clock.now().plus(CACHE_TIME) }));
+            self.cache.insert(*id, Arc::new(CachedKey { dek, key, expires: self.clock.now().plus(self.cache_time) }));
         }
     }
 
@@ -210,17 +273,18 @@ impl DataKeys {
             return Err(Outcome::KeyServiceTimeout);
         }
         let mut used = None;
-        let result = header::open_header(bytes, &policy, &mut |fixed, wrapped| {
+        let mut result = header::open_header(bytes, &policy, &mut |fixed, wrapped| {
             used = match wrapped {
                 WrappedKey::Kms { key, .. } => Some(key.clone()),
                 WrappedKey::Branch(_) => None,
             };
             self.unwrap(volume, fixed, wrapped)
         });
-        match &result {
+        match &mut result {
             Ok(opened) => {
                 self.counts.unwrapped.fetch_add(1, Ordering::Relaxed);
-                self.remember(bytes, &opened.dek, used);
+                self.remember(bytes, &opened.dek, used.clone());
+                opened.key = used;
             }
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
@@ -243,7 +307,10 @@ impl DataKeys {
         match wrapped {
             WrappedKey::Kms { key, blob } => {
                 let context = context_file(fixed.volume_id(), fixed.file_id());
-                self.service.decrypt(key, blob, &context).map_err(|error| self.failed(error, fixed.file_id()))
+                let dek = self.service.decrypt(key, blob, &context);
+                let dek = dek.map_err(|error| self.failed(error, fixed.file_id()))?;
+                self.note(key, blob, &context);
+                Ok(dek)
             }
             WrappedKey::Branch(blob) => self.branch(volume, blob.branch_id(), blob.version())?.unwrap(fixed, &blob),
         }
@@ -318,6 +385,7 @@ impl DataKeys {
             DefaultWrap::Direct(key) => {
                 let context = context_file(config.volume_id, file_id);
                 let new = self.service.generate_data_key(key, &context).map_err(|e| self.failed(e, file_id))?;
+                self.note(key, &new.blob, &context);
                 (new.key, Recipient::kms(key, new.blob, time))
             }
             DefaultWrap::Branch { branch_id, version } => {
@@ -328,11 +396,11 @@ impl DataKeys {
             }
         };
         let keys = FileKeys::derive(volume.keys.backend, &dek, &fixed);
-        let key = recipient.key_id.parse().ok();
+        let key: Option<KeyArn> = recipient.key_id.parse().ok();
         let bytes = header::build_header(&fixed, &keys, &volume.keys, &[recipient], has_holes)?;
-        self.remember(&bytes, &dek, key);
+        self.remember(&bytes, &dek, key.clone());
         self.counts.made.fetch_add(1, Ordering::Relaxed);
-        Ok(NewHeader { bytes, header: fixed, keys, record: Record::first(has_holes) })
+        Ok(NewHeader { bytes, header: fixed, keys, key, record: Record::first(has_holes) })
     }
 
     /// The header with a new slot beside the present one, its KMS recipients wrapped anew as the job says; `None` if there
@@ -374,7 +442,7 @@ impl DataKeys {
         volume: &OpenedVolume,
         old: &Recipient,
         job: &RewrapJob,
-        context: &crate::types::EncryptionContext,
+        context: &EncryptionContext,
         time: u64,
         file: FileId,
     ) -> Result<Option<Recipient>, Outcome> {
@@ -420,10 +488,12 @@ impl DataKeys {
         let entry = config.branch(id, version)?;
         let branch =
             entry.open(volume.keys.backend, config.volume_id, &volume.allowed, &mut |key, blob, context| {
-                self.service.decrypt(key, blob, context).map_err(|error| {
+                let opened = self.service.decrypt(key, blob, context).map_err(|error| {
                     tracing::warn!(branch = %id, version, "a branch key does not open: {error}");
                     error.outcome()
-                })
+                })?;
+                self.note(key, blob, context);
+                Ok(opened)
             })?;
         let branch = Arc::new(branch);
         let cached = CachedBranch { branch: Arc::clone(&branch), expires: now.plus(BRANCH_CACHE_TIME) };

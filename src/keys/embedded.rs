@@ -69,6 +69,10 @@ impl KeyService for EmbeddedKms {
         self.engine.usable(key).map_err(|error| key_error(error, key.as_str()))
     }
 
+    fn revision(&self) -> Option<u64> {
+        self.engine.revision().ok()
+    }
+
     fn generate_data_key(&self, key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
         let request = GenerateDataKeyRequest {
             key_id: key.as_str().to_owned(),

@@ -79,7 +79,7 @@ impl<B: Backing> Vfs<B> {
             Some(content) => {
                 // By a name that was not known when it was opened, it can be another file.
                 self.record_of(inode, None)?;
-                self.report(inode, content.check_key())?;
+                self.report(inode, content.check_key().and_then(|()| content.admit()))?;
                 if writable && !content.is_writable() {
                     content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
                 }
@@ -176,6 +176,13 @@ impl<B: Backing> Vfs<B> {
         self.files.get(handle).ok_or_else(|| Errno::BADF.into())
     }
 
+    /// An open file, for a request that needs its content.
+    fn admitted(&self, handle: u64) -> Result<Arc<FileHandle<B>>> {
+        let file = self.file(handle)?;
+        self.report_of(&file.inode, Some(&file.content), file.content.admit())?;
+        Ok(file)
+    }
+
     /// With strict ids, refuses a change of a file that shares its id with another open one: what is written could be
     /// exchanged with the other's unnoticed.
     pub(super) fn check_id(&self, content: &Content<B>) -> Result<()> {
@@ -190,7 +197,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// `EIO` for a range that touches a damaged unit, or the backing's error.
     pub fn read<R>(&self, handle: u64, offset: u64, len: usize, sink: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let file = self.file(handle)?;
+        let file = self.admitted(handle)?;
         self.report_of(&file.inode, Some(&file.content), file.content.read(offset, len, sink))
     }
 
@@ -200,6 +207,15 @@ impl<B: Backing> Vfs<B> {
     /// `EBADF` for a handle that is not for writing, `EFBIG`, `ENOSPC`, `EIO`, key outcomes for the first write to an
     /// empty file.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
+        self.admitted(handle)?;
+        self.write_back(handle, offset, data)
+    }
+
+    /// As [`Self::write`], for pages that the kernel has held dirty: also of a file whose key is about to be let go of.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_back(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let file = self.file(handle)?;
         if !file.writable {
             return Err(Errno::BADF.into());
@@ -255,7 +271,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// As [`Content::fallocate`]; `EBADF` for a handle that is not for writing.
     pub fn fallocate(&self, handle: u64, mode: FallocateMode, offset: u64, len: u64) -> Result<()> {
-        let file = self.file(handle)?;
+        let file = self.admitted(handle)?;
         if !file.writable {
             return Err(Errno::BADF.into());
         }
@@ -268,7 +284,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// `ENXIO` if only holes follow.
     pub fn seek_data(&self, handle: u64, offset: u64) -> Result<u64> {
-        let file = self.file(handle)?;
+        let file = self.admitted(handle)?;
         self.report_of(&file.inode, Some(&file.content), file.content.seek_data(offset))?
             .ok_or_else(|| Errno::NXIO.into())
     }
@@ -278,7 +294,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// `ENXIO` behind the end.
     pub fn seek_hole(&self, handle: u64, offset: u64) -> Result<u64> {
-        let file = self.file(handle)?;
+        let file = self.admitted(handle)?;
         self.report_of(&file.inode, Some(&file.content), file.content.seek_hole(offset))?
             .ok_or_else(|| Errno::NXIO.into())
     }

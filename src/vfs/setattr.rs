@@ -49,7 +49,8 @@ impl<B: Backing> Vfs<B> {
         }
         if let Some(file) = handle.and_then(|number| self.files.get(number)) {
             self.check_id(&file.content)?;
-            return self.report_of(inode, Some(&file.content), file.content.truncate(size));
+            let admitted = if size == 0 { Ok(()) } else { file.content.admit() };
+            return self.report_of(inode, Some(&file.content), admitted.and_then(|()| file.content.truncate(size)));
         }
         if size == 0 {
             let slot = lock(&inode.content);

@@ -114,13 +114,18 @@ impl<B: Backing> InodeTable<B> {
         }
     }
 
+    /// The regular files that are known.
+    pub(super) fn regular(&self) -> Vec<Arc<Inode<B>>> {
+        let of_shard = |shard: &Mutex<HashMap<u64, Arc<Inode<B>>>>| {
+            lock(shard).values().filter(|inode| inode.kind == FileKind::Regular).cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
     /// The regular files that have no name: made without one, or removed while they were in use.
     pub(super) fn unnamed(&self) -> Vec<Arc<Inode<B>>> {
         // A place is not locked under a shard.
-        let regular = self.shards.iter().flat_map(|shard| {
-            lock(shard).values().filter(|inode| inode.kind == FileKind::Regular).cloned().collect::<Vec<_>>()
-        });
-        regular.filter(|inode| read(&inode.place).orphan.is_some()).collect()
+        self.regular().into_iter().filter(|inode| read(&inode.place).orphan.is_some()).collect()
     }
 
     /// How many inodes are known.

@@ -30,6 +30,9 @@ pub struct OneKey {
     key: KeyArn,
     entropy: SeededEntropy,
     disabled: AtomicBool,
+    /// Its state allows everything, a policy nothing.
+    denied: AtomicBool,
+    silent: AtomicBool,
     /// By blob, the data key and the context that it is bound to.
     wrapped: Mutex<HashMap<Vec<u8>, Bound>>,
 }
@@ -38,11 +41,24 @@ impl OneKey {
     pub fn new() -> Self {
         let (region, account): (Region, AccountId) = ("eu-central-1".parse().unwrap(), "111122223333".parse().unwrap());
         let key = KeyArn::new(&region, &account, "1234abcd-12ab-34cd-56ef-1234567890ab");
-        Self { key, entropy: SeededEntropy::new(7), disabled: AtomicBool::new(false), wrapped: Mutex::default() }
+        let [disabled, denied, silent] = std::array::from_fn(|_| AtomicBool::new(false));
+        Self { key, entropy: SeededEntropy::new(7), disabled, denied, silent, wrapped: Mutex::default() }
     }
 
     fn usable(&self) -> Result<(), KeyError> {
-        if self.disabled.load(Ordering::SeqCst) { Err(KeyError::Disabled(self.key.clone())) } else { Ok(()) }
+        match () {
+            () if self.silent.load(Ordering::SeqCst) => Err(KeyError::Unreachable("silence".into())),
+            () if self.disabled.load(Ordering::SeqCst) => Err(KeyError::Disabled(self.key.clone())),
+            () => Ok(()),
+        }
+    }
+
+    fn permitted(&self) -> Result<(), KeyError> {
+        self.usable()?;
+        match self.denied.load(Ordering::SeqCst) {
+            true => Err(KeyError::Denied { key: self.key.to_string(), reason: "a policy".into() }),
+            false => Ok(()),
+        }
     }
 
     fn wrap(&self, key: [u8; 32], context: &EncryptionContext) -> Vec<u8> {
@@ -68,14 +84,14 @@ impl KeyService for OneKey {
     }
 
     fn generate_data_key(&self, _key: &KeyArn, context: &EncryptionContext) -> Result<GeneratedKey, KeyError> {
-        self.usable()?;
+        self.permitted()?;
         let bytes = random::<32>(&self.entropy);
         let key = SecretKey::from_slice(&bytes).unwrap();
         Ok(GeneratedKey { key, blob: self.wrap(bytes, context) })
     }
 
     fn decrypt(&self, _key: &KeyArn, blob: &[u8], context: &EncryptionContext) -> Result<SecretKey<32>, KeyError> {
-        self.usable()?;
+        self.permitted()?;
         Ok(SecretKey::from_slice(&self.unwrap(blob, context)?).unwrap())
     }
 
@@ -228,8 +244,29 @@ impl<B: Backing + Clone> Fixture<B> {
         Vfs::new(Arc::new(self.backing.clone()), Arc::new(self.volume()), options).unwrap()
     }
 
+    /// As [`Self::mount`], with `key-state=strict`.
+    pub fn mount_strict(&self) -> Vfs<B> {
+        let options = Options { privileged: true, ..Options::default() };
+        let volume = self.volume_with(DataKeys::watching);
+        Vfs::new(Arc::new(self.backing.clone()), Arc::new(volume), options).unwrap()
+    }
+
+    /// Lets a policy deny the one key's use, whose state stays as it is.
+    pub fn set_key_denied(&self, denied: bool) {
+        self.service.denied.store(denied, Ordering::SeqCst);
+    }
+
+    /// Makes the key manager fail to answer, or answer again.
+    pub fn set_key_service_silent(&self, silent: bool) {
+        self.service.silent.store(silent, Ordering::SeqCst);
+    }
+
     /// What files of the volume are opened with.
     pub fn volume(&self) -> Volume {
+        self.volume_with(|keys| keys)
+    }
+
+    fn volume_with(&self, change: impl FnOnce(DataKeys) -> DataKeys) -> Volume {
         let key = self.service.key.clone();
         let wrapped = Recipient::kms(&key, vec![1; 96], 0);
         let mut config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
@@ -239,7 +276,7 @@ impl<B: Backing + Clone> Fixture<B> {
         }
         let allowed = [key].into_iter().collect();
         let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
-        let keys = DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone());
+        let keys = change(DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone()));
         let open = |home: &Arc<RecordHome>| Freshness::open(&home.path(), &self.keys(), self.volume_id).unwrap();
         Volume::new(self.entropy.clone(), keys, 1).with_freshness(self.record.as_ref().map(open).map(Arc::new))
     }

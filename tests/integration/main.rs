@@ -21,6 +21,7 @@ mod museum;
 mod ops;
 mod server;
 mod shredding;
+mod strict;
 mod transport;
 mod vectors;
 mod warm;

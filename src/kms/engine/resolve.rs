@@ -46,6 +46,16 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// A number that changes with every change of keys, policies, grants and principals, by any process.
+    ///
+    /// # Errors
+    /// What keeps the database from being read.
+    pub fn revision(&self) -> Result<u64, KmsError> {
+        Ok(self.shared.store.revision()?)
+    }
+}
+
 /// A key as it was named.
 pub struct Found<'a> {
     pub key: Arc<KeyEntry>,

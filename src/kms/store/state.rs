@@ -139,6 +139,12 @@ impl Store {
         }
     }
 
+    /// Number of changes that led to the present state.
+    pub fn revision(&self) -> Result<u64, StoreError> {
+        self.current()?;
+        Ok(lock(&self.inner).cache.revision)
+    }
+
     /// The published snapshot, if nobody has committed since it was read.
     fn unchanged(&self) -> Option<Arc<Snapshot>> {
         let published = self.published.load();
