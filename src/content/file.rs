@@ -1,10 +1,9 @@
 //! The shared state of all handles of one file.
 
-use super::gate::Gate;
 use super::life::Life;
 use super::live::LiveIds;
 use super::locks::UnitLocks;
-use super::state::{Body, DurableRecord, State};
+use super::state::{Body, DurableRecord, Gate, State};
 use super::{Error, Result};
 use crate::env::Entropy;
 use crate::format::Outcome;

@@ -2,29 +2,10 @@
 
 use super::Result;
 use super::file::{Content, load};
-use super::state::{Body, State};
+use super::state::{Body, Gate, State};
 use crate::format::Outcome;
 use crate::store::Backing;
-use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{read, write};
-
-const OPEN: u8 = 0;
-const DRAINING: u8 = 1;
-const SUSPENDED: u8 = 2;
-
-/// Who may pass: everybody, only what the kernel writes back, nobody.
-#[derive(Default)]
-pub(super) struct Gate(AtomicU8);
-
-impl Gate {
-    fn is(&self, state: u8) -> bool {
-        self.0.load(Ordering::Acquire) == state
-    }
-
-    fn set(&self, state: u8) {
-        self.0.store(state, Ordering::Release);
-    }
-}
 
 impl<B: Backing> Content<B> {
     /// To be called before a request of a program is served that needs the file's content: gets the keys back if they were let
@@ -33,10 +14,10 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// `KeyUnavailable` while the KMS key may not be used; what opening the file answers.
     pub fn admit(&self) -> Result<()> {
-        if self.gate.is(OPEN) {
+        if self.gate.is(Gate::OPEN) {
             return Ok(());
         }
-        if self.gate.is(DRAINING) {
+        if self.gate.is(Gate::DRAINING) {
             return Err(Outcome::KeyUnavailable.into());
         }
         self.resume()
@@ -50,7 +31,7 @@ impl<B: Backing> Content<B> {
             _ => false,
         };
         if refused {
-            self.gate.set(DRAINING);
+            self.gate.set(Gate::DRAINING);
         }
         refused
     }
@@ -66,10 +47,10 @@ impl<B: Backing> Content<B> {
         let mut state = write(&self.state);
         if let Body::Units { life, record, .. } = &state.body {
             state.body = Body::Suspended { file_id: life.file_id, seq: record.seq, key: life.key() };
-            self.gate.set(SUSPENDED);
+            self.gate.set(Gate::SUSPENDED);
         } else {
             // It was emptied meanwhile.
-            self.gate.set(OPEN);
+            self.gate.set(Gate::OPEN);
         }
         flushed
     }
@@ -88,7 +69,7 @@ impl<B: Backing> Content<B> {
             }
             *state = State { cuts: state.cuts, ..found };
         }
-        self.gate.set(OPEN);
+        self.gate.set(Gate::OPEN);
         Ok(())
     }
 }

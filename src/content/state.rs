@@ -5,6 +5,7 @@ use super::life::Life;
 use crate::format::Outcome;
 use crate::format::record::Record;
 use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::types::{FileId, KeyArn};
 
 /// Everything under the state lock.
@@ -83,5 +84,26 @@ impl State {
             Body::Suspended { .. } => Err(Outcome::KeyUnavailable.into()),
             Body::Empty | Body::NeverSynced => unreachable!("callers handle files without units first"),
         }
+    }
+}
+
+/// Whether the keys of an open file are at hand, and so who may pass.
+#[derive(Default)]
+pub(super) struct Gate(AtomicU8);
+
+impl Gate {
+    /// Everybody.
+    pub(super) const OPEN: u8 = 0;
+    /// Only what the kernel writes back.
+    pub(super) const DRAINING: u8 = 1;
+    /// Nobody, before the keys are back.
+    pub(super) const SUSPENDED: u8 = 2;
+
+    pub(super) fn is(&self, state: u8) -> bool {
+        self.0.load(Ordering::Acquire) == state
+    }
+
+    pub(super) fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Release);
     }
 }

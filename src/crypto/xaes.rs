@@ -6,7 +6,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::AuthError;
 use super::aead::{Aes256Gcm, Backend, TAG_LEN};
 use super::secret::SecretKey;
-use crate::sys::wipe::Wiped;
+use crate::sys::wipe::{Wiped, on_wiped_stack};
 
 /// Bytes of a nonce: 12 that choose the sub-key, 12 for GCM.
 pub const NONCE_LEN: usize = 24;
@@ -32,6 +32,10 @@ impl Xaes {
     /// AES-256-GCM under the sub-key that the first half of a nonce selects (SP 800-108 with CMAC). It is used with
     /// the second half of the nonce; callers with many messages under one first half keep it.
     pub fn cipher(&self, epoch: &[u8; 12]) -> Aes256Gcm {
+        on_wiped_stack(|| self.derive(epoch))
+    }
+
+    fn derive(&self, epoch: &[u8; 12]) -> Aes256Gcm {
         let mut mac = Wiped::new(Cmac::<aes::Aes256>::new(self.key.expose().into()));
         let mut subkey = Zeroizing::new([0; 32]);
         for (counter, half) in (1u8..).zip(subkey.chunks_mut(16)) {

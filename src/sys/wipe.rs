@@ -1,6 +1,6 @@
 //! Expanded keys of libraries that do not wipe them themselves.
 
-use std::mem::ManuallyDrop;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic;
 
@@ -64,10 +64,37 @@ unsafe fn wipe<T>(place: *mut T) {
     atomic::compiler_fence(atomic::Ordering::SeqCst);
 }
 
+/// Stack that [`on_wiped_stack`] overwrites.
+const STACK: usize = 16 * 1024;
+
+/// Runs `work`, then overwrites with zeros the stack that it may have used.
+///
+/// For work that makes an expanded key: libraries return one by value, and each move of it leaves a copy behind, with the
+/// key itself at its front. What `work` returns must not hold any of it inline. Deeper calls than 16 KiB are not reached.
+#[inline(never)]
+pub fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    let done = apart(work);
+    wipe_stack();
+    done
+}
+
+/// A frame of its own, below that of [`on_wiped_stack`].
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// Its frame lies where that of [`apart`] was.
+#[inline(never)]
+fn wipe_stack() {
+    let mut stack = MaybeUninit::<[u8; STACK]>::uninit();
+    // SAFETY: as many bytes as the array has, which nobody reads.
+    unsafe { libc::explicit_bzero(stack.as_mut_ptr().cast(), STACK) };
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-    use std::mem::MaybeUninit;
 
     use super::*;
 
@@ -91,6 +118,30 @@ mod tests {
         };
         assert!(left.iter().all(|b| *b == 0));
         assert_eq!(drops.get(), 1);
+    }
+
+    #[inline(never)]
+    fn leaves_bytes(byte: u8) -> usize {
+        let bytes = std::hint::black_box([byte; 4000]);
+        std::hint::black_box(&bytes).as_ptr().addr()
+    }
+
+    #[inline(never)]
+    fn finds_bytes(byte: u8) -> usize {
+        let stack = MaybeUninit::<[u8; 8192]>::uninit();
+        let from = std::hint::black_box(&stack).as_ptr().cast::<u8>();
+        // SAFETY: within the array. What stands there is whatever earlier calls left, which is the question; volatile, so that
+        // the compiler does not conclude anything from it.
+        (0..8192).filter(|at| unsafe { from.add(*at).read_volatile() } == byte).count()
+    }
+
+    #[test]
+    fn nothing_of_the_work_stays_on_the_stack() {
+        assert!(leaves_bytes(0xa7) > 0);
+        assert!(finds_bytes(0xa7) > 3000, "the search finds what is left");
+        assert!(on_wiped_stack(|| leaves_bytes(0xa9)) > 0);
+        // Not none: there are return addresses, too.
+        assert!(finds_bytes(0xa9) < 16);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn example() -> Vec<u8> {
     let mut bundle = serde_json::json!({
         "format": "kmsfs recovery bundle", "version": 1,
         "content": {
-            "created": 1_767_225_600, "volume": "05050505-0505-0505-0505-050505050505", "keys": [absent_key()],
+            "created": 1_767_225_600, "volume": "05050505050505050505050505050505", "keys": [absent_key()],
             "root": "{}", "database": "AAAA", "configuration": "AAECAw==",
         },
         "mac": "00",
