@@ -167,6 +167,7 @@ mounted cli $S/cli.sh
 mounted freshness $S/freshness.sh
 mounted recovery $S/recovery.sh
 mounted strict $S/strict.sh
+root_mounted secrets openssl $S/secrets.py
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs

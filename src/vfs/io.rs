@@ -207,7 +207,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_within(&self, handle: u64, offset: u64, len: usize, room: &mut [u8]) -> Result<usize> {
-        let file = self.file(handle)?;
+        let file = self.admitted(handle)?;
         self.report_of(&file.inode, Some(&file.content), file.content.read_within(offset, len, room))
     }
 

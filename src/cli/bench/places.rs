@@ -117,7 +117,7 @@ impl Mounted {
         init_volume(&root, id, &*service, &registry, &made, &*system_clock(), &SystemEntropy)?;
         let options = OpenOptions { aead, ..OpenOptions::default() };
         let opened = FoundVolume::find(&root)?.open(&*service, &registry, options)?;
-        let volume = offline::files(service, opened, 1, None);
+        let volume = offline::files(offline::data_keys(service, opened), 1, None);
         let privileged = rustix::process::geteuid().is_root();
         let options = Options { read_only: false, privileged, strict_ids: false };
         let vfs = Vfs::new(offline::backing(&root)?, volume, options)
@@ -130,12 +130,13 @@ impl Mounted {
             suid: false,
             dev: false,
             exec: false,
+            write_through: false,
             threads: 2 * offline::threads(None),
             transport: Transport::Auto,
         };
         let (ready, mounted) = mpsc::channel();
         let thread = thread::spawn(move || {
-            serve(Arc::new(vfs), &spec, Arc::new(Statistics::default()), move || {
+            serve(Arc::new(vfs), &spec, Arc::new(Statistics::default()), move |_| {
                 // Who waits for it is there until it has come.
                 let _ = ready.send(());
             })
