@@ -68,7 +68,7 @@ fn open_files_are_closed_to_programs_until_the_key_is_back() {
         let grow = SetAttr { size: Some(9000), ..SetAttr::default() };
         assert_eq!(read(&vfs, handle), Err(Errno::ACCESS), "{way}");
         let refused = [
-            vfs.read_within(handle, 0, 100, &mut vec![0; kmsfs::content::room_for(0, 100)]).map(drop).err(),
+            vfs.read_within(handle, 0, 100, &mut vec![0; kmsfs::content::room_for(100)]).map(drop).err(),
             vfs.write(handle, 0, b"new").err(),
             vfs.fallocate(handle, FallocateMode::PunchHole, 0, 10).err(),
             vfs.seek_data(handle, 0).map(drop).err(),
