@@ -143,9 +143,8 @@ pub fn recover(settings: &Settings, args: &RecoverArgs) -> CliResult {
         } else {
             put_config(dir, &bundle.configuration, &*service, &registry)
         };
-        opened.map_err(|e| {
+        opened.inspect_err(|_| {
             settings.out.note(format_args!("The key manager at {} is made.", settings.home.display()));
-            e
         })?;
     }
     let value = json!({
