@@ -25,6 +25,11 @@ thread_local! {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Pieces of memory that this thread has asked for so far.
+pub fn allocations() -> usize {
+    ALLOCATIONS.with(Cell::get)
+}
+
 fn count() {
     ALLOCATIONS.with(|count| count.set(count.get() + 1));
 }
@@ -154,7 +159,7 @@ fn a_warm_call_makes_no_system_call_and_allocates_little() {
 
     let cost_of = |requests: Vec<Box<dyn FnOnce() + '_>>| {
         let now = || Cost {
-            allocations: ALLOCATIONS.with(Cell::get),
+            allocations: allocations(),
             draws: entropy.0.load(Ordering::SeqCst),
             looks_at_the_clock: clock.0.load(Ordering::SeqCst),
         };
