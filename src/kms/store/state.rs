@@ -295,7 +295,7 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
             let (snapshot, prover) = (Arc::make_mut(&mut cache.snapshot), Prover::new(&cache.domain));
             for (table, id) in deleted {
                 if cache.ledger.remove(table, &id, &prover) {
-                    snapshot.apply(table, &id, None, &cache.domain).map_err(damaged)?;
+                    snapshot.apply(table, &id, None, &prover).map_err(damaged)?;
                 }
             }
             cache
@@ -314,9 +314,9 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
         rows::visit(table, above, &prover, from, |row| {
             ledger.put(table, &row.id, row.revision, &prover);
             match table {
-                Table::Materials if whole => unclaimed.add(&row, domain),
+                Table::Materials if whole => unclaimed.add(&row, &prover),
                 Table::Keys if whole => snapshot.add_key(&row, &mut unclaimed),
-                _ => snapshot.apply(table, &row.id, Some(&row), domain),
+                _ => snapshot.apply(table, &row.id, Some(&row), &prover),
             }
         })?
         .map_err(damaged)?;
