@@ -168,18 +168,24 @@ impl Snapshot {
         self.set_key(row_id, record, materials)
     }
 
-    /// Inserts a key that is read together with all others.
-    pub fn add_key(&mut self, row: &Row<'_>, unclaimed: &mut Unclaimed) -> Result<(), String> {
-        self.set_key(&row.id, parse(Table::Keys, row)?, unclaimed.0.remove(&*row.id).unwrap_or_default())
+    /// Inserts the keys that were read together, in their order: then what the next one touches is near.
+    pub fn add_keys(&mut self, mut keys: Vec<(Arc<str>, Arc<KeyEntry>)>) {
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        keys.into_iter().for_each(|(id, key)| self.replace_key(id, Some(key)));
     }
 
     fn set_key(&mut self, row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<(), String> {
+        let key = Self::entry(row_id, record, materials)?;
+        self.replace_key(row_id.into(), Some(Arc::new(key)));
+        Ok(())
+    }
+
+    fn entry(row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<KeyEntry, String> {
         let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
         let name = KeyName::parse(&record.key_id).ok_or_else(|| format!("key '{row_id}' has no key id"))?;
         let arn = KeyArn::new(&region, &account, &record.key_id);
-        self.replace_key(row_id.into(), Some(KeyEntry::new(record, (arn, account, name), materials)));
-        Ok(())
+        Ok(KeyEntry::new(record, (arn, account, name), materials))
     }
 
     pub fn put_material(&mut self, key_row: &str, material: Arc<Material>) -> Result<(), String> {
@@ -197,20 +203,20 @@ impl Snapshot {
         edit(&mut materials);
         let names = (old.arn.clone(), old.account.clone(), old.name);
         let entry = KeyEntry::new(old.record.clone(), names, materials);
-        self.replace_key(key_row.into(), Some(entry));
+        self.replace_key(key_row.into(), Some(Arc::new(entry)));
         Ok(())
     }
 
-    fn replace_key(&mut self, id: Arc<str>, new: Option<KeyEntry>) {
+    fn replace_key(&mut self, id: Arc<str>, new: Option<Arc<KeyEntry>>) {
         let old = self.key(&id).cloned();
         for kind in DueKind::OF_KEYS {
             let at = |key: Option<&KeyEntry>| key.and_then(|key| kind.of(key));
-            self.set_due(kind, &id, at(old.as_deref()), at(new.as_ref()));
+            self.set_due(kind, &id, at(old.as_deref()), at(new.as_deref()));
         }
-        let counted = [old.as_deref(), new.as_ref()]
+        let counted = [old.as_deref(), new.as_deref()]
             .map(|key| key.is_some_and(|key| key.record.manager == KeyManager::Customer && !key.is_tombstone()));
         if counted[0] != counted[1]
-            && let Some(record) = new.as_ref().or(old.as_deref()).map(|key| &key.record)
+            && let Some(record) = new.as_deref().or(old.as_deref()).map(|key| &key.record)
         {
             let is_here = |(region, account, _): &&mut (String, String, usize)| {
                 *region == record.region && *account == record.account
@@ -223,7 +229,6 @@ impl Snapshot {
         }
         match new {
             Some(new) => {
-                let new = Arc::new(new);
                 self.keys.insert_mut(id, new.clone());
                 self.keys_by_id.insert(new);
             }
@@ -311,6 +316,13 @@ impl Unclaimed {
             None => drop(self.0.insert(key_row.to_owned(), vec![Arc::new(material)])),
         }
         Ok(())
+    }
+
+    /// The key of this row, with the material that is its.
+    pub fn key(&mut self, row: &Row<'_>) -> Result<(Arc<str>, Arc<KeyEntry>), String> {
+        let materials = self.0.remove(&*row.id).unwrap_or_default();
+        let key = Snapshot::entry(&row.id, parse(Table::Keys, row)?, materials)?;
+        Ok(((&*row.id).into(), Arc::new(key)))
     }
 
     /// Refuses material without a key.
