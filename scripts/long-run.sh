@@ -2,7 +2,7 @@
 # long-run.sh [MINUTES=60]: stress-ng's filesystem class, dbench and fsx at once on one mount, as root. Samples descriptors and memory
 # of the daemon every few seconds, and says at the end whether something failed, leaked, or is damaged. Not part of any test run.
 #
-# Environment: KMSFS_BIN (default: the release build), SUITE_WORK (default /tmp, on a real disk; needs 4 GB), KMSFS_INIT_FLAGS.
+# Environment: KMSFS_BIN (default: the release build), SUITE_WORK (default /tmp, on a real disk; needs 6 GB), KMSFS_INIT_FLAGS.
 # FSX is the program (default: where scripts/test.sh installs it).
 set -uo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -63,7 +63,7 @@ seconds=$((minutes * 60)) end=$((SECONDS + minutes * 60))
 count=$(stress-ng --class 'filesystem?' 2>&1 | sed -n "s/^class 'filesystem' stressors: //p" | wc -w)
 each=$((seconds / (count - $(wc -w <<< "$elsewhere")) ))
 (cd "$mnt/stress" && stress-ng --temp-path "$mnt/stress" --class filesystem --sequential 1 --exclude "${elsewhere// /,}" --verify \
-  --timeout "$((each > 0 ? each : 1))" --metrics-brief --hdd-bytes 64M --iomix-bytes 32M --fallocate-bytes 64M --copy-file-bytes 32M) \
+  --timeout "$((each > 0 ? each : 1))" --metrics-brief --hdd-bytes 64M --iomix-bytes 32M --fallocate-bytes 64M --copy-file-bytes 128M) \
   > "$work/logs/stress-ng" 2>&1 &
 stress=$!
 (cd "$mnt/dbench" && dbench -t "$seconds" -c /usr/share/dbench/client.txt 4) > "$work/logs/dbench" 2>&1 &

@@ -6,15 +6,10 @@ pub mod disk;
 pub mod random;
 pub mod run;
 
-use std::sync::Arc;
-
-use kmsfs::env::{ManualClock, SeededEntropy};
-use kmsfs::store::{FaultPlan, Faulty, Memory, MemoryOptions};
-use kmsfs::types::Timestamp;
+use kmsfs::env::SeededEntropy;
+use kmsfs::store::{Faulty, Memory};
 use proptest::prelude::*;
-use proptest::sample::select;
 
-use crate::fixture::Fixture;
 use crate::model::ops::{LONGEST, UNIT};
 use check::{Survivors, survivors};
 use disk::{Cut, Disk, Pages, draw};
@@ -58,7 +53,14 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     ),
     (
         "a shrink into zeros of a unit that was written",
-        &[Create("a"), Write("a", 0, U), Write("a", UNIT + 2000, 100), Fsync("a"), SetLen("a", UNIT + 1000), Fsync("a")],
+        &[
+            Create("a"),
+            Write("a", 0, U),
+            Write("a", UNIT + 2000, 100),
+            Fsync("a"),
+            SetLen("a", UNIT + 1000),
+            Fsync("a"),
+        ],
     ),
     ("a second life", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), SetLen("a", 0), Write("a", 0, 50), Fsync("a")]),
     (

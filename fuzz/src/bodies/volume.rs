@@ -193,13 +193,14 @@ fn read_file(volume: &mut Mounted<Memory>, path: &str, allowed: &[Vec<u8>], exac
         .collect();
     volume.close(0);
     let is = |content: &Vec<u8>| {
-        (!exact || size == content.len() as u64) && units.iter().all(|(at, found)| {
-            let Ok(found) = found else { return true };
-            let kept = content.get(*at..).unwrap_or_default();
-            let kept = &kept[..kept.len().min(found.len())];
-            // Behind the authenticated bound of the size there may be zeros (FORMAT 9).
-            found[..kept.len()] == *kept && found[kept.len()..].iter().all(|byte| *byte == 0)
-        })
+        (!exact || size == content.len() as u64)
+            && units.iter().all(|(at, found)| {
+                let Ok(found) = found else { return true };
+                let kept = content.get(*at..).unwrap_or_default();
+                let kept = &kept[..kept.len().min(found.len())];
+                // Behind the authenticated bound of the size there may be zeros (FORMAT 9).
+                found[..kept.len()] == *kept && found[kept.len()..].iter().all(|byte| *byte == 0)
+            })
     };
     assert!(allowed.iter().any(is), "{path} holds what was never written to it");
     units.iter().filter(|(_, found)| found.is_err()).count()
@@ -246,11 +247,11 @@ pub fn damage(data: &[u8]) -> bool {
 thread_local! {
     /// A sound volume, and its freshness record as a file.
     static RECORDED: (Fixture<Memory>, Vec<u8>) = {
-        let volume = volume(true);
-        let record = volume.record.clone().expect("it was just made");
+        let mut volume = volume(true);
+        let record = volume.record.take().expect("it was just made");
         // Whoever closes a database last writes its journal into it.
         let bytes = std::fs::read(record.path()).expect("a record");
-        (Fixture { record: None, ..volume }, bytes)
+        (volume, bytes)
     };
 }
 
@@ -310,7 +311,8 @@ pub fn crash(data: &[u8]) -> bool {
     let (recorded, ordered) = (first % 4 == 0, first & 4 == 0);
     let (choices, _) = rest.as_chunks::<8>();
     let (cuts, steps): (Vec<&[u8; 8]>, Vec<&[u8; 8]>) = choices.iter().partition(|choice| choice[7] < 32);
-    let step = if recorded { proptest::prop_oneof![12 => step(), 1 => Just(Step::Settle)].boxed() } else { step().boxed() };
+    let step =
+        if recorded { proptest::prop_oneof![12 => step(), 1 => Just(Step::Settle)].boxed() } else { step().boxed() };
     let steps: Vec<Step> = steps.iter().take(30).map(|choice| super::choose(&step, &choice[..])).collect();
     let mut begin = vec![Step::Create("a"), Step::Write("a", 0, 5000), Step::Fsync("a"), Step::Mkdir("d")];
     if recorded {
@@ -325,7 +327,13 @@ pub fn crash(data: &[u8]) -> bool {
         let done = run.base() + part(done, run.records.len() - run.base());
         let least = disk.durable(done);
         let seed = u64::from_le_bytes(*cut);
-        cut_and_check(&run, &disk, Cut { done, journal: least + part(journal, done - least) }, &Pages::any(seed), ordered);
+        cut_and_check(
+            &run,
+            &disk,
+            Cut { done, journal: least + part(journal, done - least) },
+            &Pages::any(seed),
+            ordered,
+        );
     }
     !steps.is_empty()
 }
