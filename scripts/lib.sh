@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Shared by the scripts: installing what is missing and finding the binary. Source it.
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: error: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
@@ -35,7 +35,7 @@ need_build_tools() {
   apt_need "cc gcc" "/usr/include/stdio.h libc6-dev" || return 1
   if ! command -v cargo > /dev/null; then
     apt_need "curl curl" "/etc/ssl/certs/ca-certificates.crt ca-certificates" || return 1
-    say "installing the Rust toolchain with rustup (https://sh.rustup.rs) into ~/.cargo"
+    say "installing the Rust toolchain with rustup (https://sh.rustup.rs) into ${CARGO_HOME:-~/.cargo}"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal --default-toolchain none --no-modify-path > /dev/null ||
       die "rustup did not install; install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml") or newer by hand: https://rustup.rs"
   fi

@@ -7,6 +7,7 @@ pub mod alias;
 pub mod audit;
 pub mod aws;
 pub mod backup;
+mod bench;
 pub mod completions;
 pub mod control;
 pub mod daemon;
@@ -108,6 +109,7 @@ enum Command {
     #[command(subcommand)]
     Kms(slots::KmsCommand),
     Serve(serve::ServeArgs),
+    Bench(bench::BenchArgs),
     Speed(speed::SpeedArgs),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
@@ -162,6 +164,7 @@ fn dispatch(settings: &Settings, command: &Command, args: &[OsString]) -> CliRes
         Command::Audit(command) => audit::run(settings, command),
         Command::Kms(command) => slots::run(settings, command),
         Command::Serve(args) => serve::run(settings, args),
+        Command::Bench(args) => bench::run(settings, args),
         Command::Speed(_) => speed::run(settings),
         Command::Completions(args) => completions::completions(args, Cli::command()),
         Command::Man(args) => completions::man(settings, args, Cli::command()),

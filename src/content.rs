@@ -27,6 +27,7 @@ pub use error::Error;
 pub use file::{Content, HeaderHeld, Volume};
 pub use header_io::{HeaderState, Rewrapped};
 pub use live::{LiveId, LiveIds};
+pub use read::room_for;
 pub use scan::Piece;
 
 /// What content operations answer.

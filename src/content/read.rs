@@ -11,6 +11,12 @@ use crate::format::size::{DATA, UNIT, locate};
 use crate::store::{Backing, BackingFile};
 use crate::sync::read;
 
+/// Bytes of memory that reading `len` bytes takes: they stand in it from [`UNIT`] on.
+pub const fn room_for(len: usize) -> usize {
+    // One unit in front and one behind, of which the first and the last byte that is wanted may need all but one byte each.
+    (len.div_ceil(DATA) + 2) * UNIT
+}
+
 impl<B: Backing> Content<B> {
     /// Hands the plaintext bytes `offset..offset + len`, as far as the file reaches, to `sink`, and returns its result.
     /// They are decrypted where they stay: nothing is copied and nothing allocated.
@@ -18,26 +24,36 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// [`Error::Unit`] for a unit that does not authenticate, the backing's error, or what the file was opened with.
     pub fn read<R>(&self, offset: u64, len: usize, sink: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        with_bulk(room_for(len) / UNIT, |room| {
+            let len = self.read_within(offset, len, room)?;
+            Ok(sink(&room[UNIT..UNIT + len]))
+        })
+    }
+
+    /// Reads the plaintext bytes `offset..offset + len`, as far as the file reaches, into `room[UNIT..]`; answers how many.
+    /// The rest of `room`, which has [`room_for`] bytes, is for the ciphertext: it is decrypted so that the plaintext comes to
+    /// stand there.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_within(&self, offset: u64, len: usize, room: &mut [u8]) -> Result<usize> {
         let state = read(&self.state);
         let len = state.size.saturating_sub(offset).min(len as u64) as usize;
         if len == 0 {
-            return Ok(sink(&[]));
+            return Ok(0);
         }
         if let Body::NeverSynced = state.body {
-            return Ok(with_bulk(len.div_ceil(UNIT), |buf| {
-                buf.fill(0);
-                sink(&buf[..len])
-            }));
+            room[UNIT..UNIT + len].fill(0);
+            return Ok(len);
         }
         let (life, rule) = state.units()?;
         let (first, start) = locate(offset);
         let (last, _) = locate(offset + len as u64 - 1);
-        let held = self.units.shared(first, last);
-        with_bulk((last - first + 1) as usize, |buf| {
-            self.open_units(life, rule, first, buf)?;
-            drop(held);
-            Ok(sink(&buf[start..start + len]))
-        })
+        let _held = self.units.shared(first, last);
+        // Bytes of the first unit before `start` stand before room[UNIT].
+        let units = &mut room[UNIT - start..][..(last - first + 1) as usize * UNIT];
+        self.open_units(life, rule, first, units)?;
+        Ok(len)
     }
 
     /// Reads the units `first..` that fill `buf` and leaves their plaintext in one piece at its front.

@@ -198,7 +198,13 @@ impl<B: Backing> Dispatcher<B> {
             }
             Operation::Read(read) => {
                 let size = read.size.min(MAX_WRITE) as usize;
-                vfs.read(read.fh, read.offset, size, |bytes| reply.bytes(bytes))?;
+                match reply.room() {
+                    Some(room) => {
+                        let len = vfs.read_within(read.fh, read.offset, size, room)?;
+                        reply.from_room(len);
+                    }
+                    None => vfs.read(read.fh, read.offset, size, |bytes| reply.bytes(bytes))?,
+                }
             }
             Operation::Write(write, data) => {
                 let kill = write.write_flags & WRITE_KILL_SUIDGID != 0;

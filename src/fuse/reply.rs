@@ -10,6 +10,8 @@ use super::abi::{
     AttrOut, CreateOut, Dirent, EntryOut, FileAttr, OpenOut, OutHeader, STATX_BASIC_STATS, STATX_BTIME, Statx,
     StatxOut, StatxTime,
 };
+use super::operations::MAX_WRITE;
+use crate::content::room_for;
 use crate::store::{FileKind, FileTime};
 use crate::vfs::{Attr, DirEntry};
 
@@ -20,7 +22,24 @@ pub trait Sink {
     /// # Errors
     /// What the kernel says; `ENOENT` if nobody waits for it any more.
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Memory of [`READ_ROOM`] bytes out of which the kernel takes an answer behind the first [`UNIT`] bytes, if there is
+    /// such memory: what is read needs no copy then.
+    fn room(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+
+    /// Hands over an answer whose first `len` bytes behind the header stand in [`Self::room`] already.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    fn send_room(&mut self, _header: &[u8], _len: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
+
+/// What the largest READ needs, see [`room_for`].
+pub(super) const READ_ROOM: usize = room_for(MAX_WRITE as usize);
 
 /// The answer to one request, given once.
 pub(super) struct Reply<'a, S: Sink> {
@@ -63,17 +82,38 @@ impl<'a, S: Sink> Reply<'a, S> {
         self.send(0, bytes);
     }
 
+    /// See [`Sink::room`].
+    pub(super) fn room(&mut self) -> Option<&mut [u8]> {
+        self.sink.room()
+    }
+
+    /// Answers with what was put into [`Self::room`].
+    pub(super) fn from_room(&mut self, len: usize) {
+        let header = self.begin(0, len);
+        let sent = self.sink.send_room(header.as_bytes(), len);
+        self.sent(sent);
+    }
+
     pub(super) fn structure<T: IntoBytes + Immutable>(&mut self, value: &T) {
         self.send(0, value.as_bytes());
     }
 
     fn send(&mut self, error: i32, payload: &[u8]) {
-        (self.given, self.length) = (true, payload.len());
-        let len = (size_of::<OutHeader>() + payload.len()) as u32;
-        let header = OutHeader { len, error, unique: self.unique };
+        let header = self.begin(error, payload.len());
         let parts = [IoSlice::new(header.as_bytes()), IoSlice::new(payload)];
         let parts = if payload.is_empty() { &parts[..1] } else { &parts[..] };
-        if let Err(failed) = self.sink.send(parts) {
+        let sent = self.sink.send(parts);
+        self.sent(sent);
+    }
+
+    /// The header of the one answer.
+    fn begin(&mut self, error: i32, length: usize) -> OutHeader {
+        (self.given, self.length) = (true, length);
+        OutHeader { len: (size_of::<OutHeader>() + length) as u32, error, unique: self.unique }
+    }
+
+    fn sent(&self, sent: io::Result<()>) {
+        if let Err(failed) = sent {
             // ENOENT, ENODEV, ECONNABORTED: who asked is gone, or the mount is.
             tracing::debug!(unique = self.unique, "an answer did not reach the kernel: {failed}");
         }

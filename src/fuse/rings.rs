@@ -7,21 +7,25 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
 use super::dispatch::{Dispatcher, PendingSeek};
 use super::operations::MAX_WRITE;
-use super::reply::Sink;
+use super::reply::{READ_ROOM, Sink};
 use super::request::Request;
+use crate::format::size::UNIT;
 use crate::store::Backing;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::fuse_ring::{self, PART, RingEntry};
 
+/// Where in an entry's memory the kernel puts what a request has behind its headers, and takes that of an answer.
+const PAYLOAD: Range<usize> = UNIT..UNIT + MAX_WRITE as usize;
 /// Threads of a queue, unless they wait for the kernel's own write-back. Each may use as much memory as the largest
 /// request has.
 const MAX_THREADS: usize = 8;
@@ -67,6 +71,8 @@ struct Shared<B: Backing> {
     dispatcher: Arc<Dispatcher<B>>,
     device: Device,
     queues: Vec<Queue>,
+    /// Where this process may run.
+    everywhere: CpuSet,
     /// All threads that were started.
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
@@ -84,7 +90,8 @@ impl<B: Backing> Rings<B> {
     pub(super) fn start(dispatcher: Arc<Dispatcher<B>>, device: Device) -> Self {
         let count = possible_cpus().unwrap_or_default();
         let queues = (0..count).map(|_| Queue::default()).collect();
-        let shared = Arc::new(Shared { dispatcher, device, queues, threads: Mutex::default() });
+        let everywhere = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        let shared = Arc::new(Shared { dispatcher, device, queues, everywhere, threads: Mutex::default() });
         for queue in 0..count {
             shared.add_thread(queue);
         }
@@ -108,8 +115,11 @@ impl<B: Backing> Shared<B> {
         queue.idle.fetch_add(1, Ordering::AcqRel);
         let shared = Arc::clone(self);
         let started = thread::Builder::new().name(format!("kmsfs-ring-{number}")).spawn(move || {
-            if first {
-                stay_on(number);
+            // A thread begins with the CPUs of the one that started it, which may be the queue's own alone.
+            let cpus = if first { only(number) } else { shared.everywhere };
+            if let Err(error) = sched_setaffinity(None, &cpus) {
+                // A CPU that is not there, or not for this process: the thread runs where it began.
+                tracing::debug!(queue = number, "the CPUs of a ring's thread cannot be set: {error}");
             }
             if let Err(error) = shared.serve(number) {
                 tracing::error!(queue = number, "requests through a ring end: {error}");
@@ -128,7 +138,7 @@ impl<B: Backing> Shared<B> {
 
     fn serve(self: &Arc<Self>, number: u16) -> io::Result<()> {
         let queue = &self.queues[usize::from(number)];
-        let mut entry = RingEntry::new(self.device.descriptor(), number, MAX_WRITE as usize)?;
+        let mut entry = RingEntry::new(self.device.descriptor(), number, READ_ROOM, PAYLOAD)?;
         let (mut scratch, mut names) = (Vec::new(), Vec::new());
         let mut answer = 0;
         while entry.next(answer)? {
@@ -160,17 +170,17 @@ impl<B: Backing> Shared<B> {
             let mut sink = Aside { header: [0; PART], payload: copied };
             self.dispatcher.handle_parsed(request, scratch, &mut sink);
             let Aside { header, .. } = sink;
-            let (front, rest) = entry.answer();
+            let (front, memory) = entry.answer();
             *front = header;
-            return put(rest, copied);
+            return put(&mut memory[PAYLOAD], copied);
         }
         // The other way round: names and attributes are short, and an answer may be long.
         let (header, structure) = (*header, *structure);
         copied.clear();
         copied.extend_from_slice(payload);
         let request = Request::parse_parts(&header, &structure, copied);
-        let (front, rest) = entry.answer();
-        let mut sink = InPlace { header: front, payload: rest, len: 0 };
+        let (front, memory) = entry.answer();
+        let mut sink = InPlace { header: front, memory, len: 0 };
         if let Some(seek) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
             self.seek(queue, &seek, &mut sink);
         }
@@ -188,20 +198,17 @@ impl<B: Backing> Shared<B> {
     }
 }
 
-/// Makes this thread run where the requests of its queue come from, so that no other CPU is woken for one.
-fn stay_on(cpu: u16) {
+/// One CPU: where the requests of its queue come from, so that no other CPU is woken for one.
+fn only(cpu: u16) -> CpuSet {
     let mut set = CpuSet::new();
     set.set(usize::from(cpu));
-    // A CPU that is not there, or not for this process: the thread runs anywhere.
-    if let Err(error) = sched_setaffinity(None, &set) {
-        tracing::debug!(cpu, "a thread of a ring may run anywhere: {error}");
-    }
+    set
 }
 
 /// Puts an answer into the entry itself.
 struct InPlace<'a> {
     header: &'a mut [u8; PART],
-    payload: &'a mut [u8],
+    memory: &'a mut [u8],
     len: usize,
 }
 
@@ -209,7 +216,18 @@ impl Sink for InPlace<'_> {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let [header, rest @ ..] = parts else { return Err(io::ErrorKind::InvalidInput.into()) };
         self.header[..size_of::<OutHeader>()].copy_from_slice(header);
-        self.len = rest.iter().fold(0, |at, part| at + put(&mut self.payload[at..], part));
+        let payload = &mut self.memory[PAYLOAD];
+        self.len = rest.iter().fold(0, |at, part| at + put(&mut payload[at..], part));
+        Ok(())
+    }
+
+    fn room(&mut self) -> Option<&mut [u8]> {
+        Some(self.memory)
+    }
+
+    fn send_room(&mut self, header: &[u8], len: usize) -> io::Result<()> {
+        self.header[..size_of::<OutHeader>()].copy_from_slice(header);
+        self.len = len;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -54,7 +55,9 @@ struct Command {
 /// The memory of an entry. The kernel uses it from the submission of a command to its completion.
 struct Memory {
     header: Box<Header>,
-    payload: Vec<Page>,
+    pages: Vec<Page>,
+    /// What of the pages is the kernel's.
+    payload: Range<usize>,
     /// Of header and payload, for `REGISTER`.
     vectors: [libc::iovec; 2],
 }
@@ -94,23 +97,24 @@ pub fn probe() -> io::Result<()> {
 
 impl RingEntry {
     /// An entry for the connection `device`, to be registered at a queue by the first [`Self::next`]. `payload` is the
-    /// size of the largest request or answer behind its headers, in bytes.
+    /// place for what a request or an answer has behind its headers, in memory of `size` bytes.
     ///
     /// # Errors
     /// The system's: too many rings, no memory.
-    pub fn new(device: Arc<OwnedFd>, queue: u16, payload: usize) -> io::Result<Self> {
+    pub fn new(device: Arc<OwnedFd>, queue: u16, size: usize, payload: Range<usize>) -> io::Result<Self> {
         let no_memory = |_| io::Error::from(io::ErrorKind::OutOfMemory);
         let mut header = Header::new_box_zeroed().map_err(no_memory)?;
         // Untouched pages take no memory.
-        let mut payload = Page::new_vec_zeroed(payload.div_ceil(PAGE)).map_err(no_memory)?;
+        let mut pages = Page::new_vec_zeroed(size.div_ceil(PAGE)).map_err(no_memory)?;
         let vector = |bytes: &mut [u8]| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        let vectors = [vector(header.as_mut_bytes()), vector(payload.as_mut_slice().as_mut_bytes())];
-        let memory = ManuallyDrop::new(Memory { header, payload, vectors });
+        let place = pages.as_mut_slice().as_mut_bytes().get_mut(payload.clone()).ok_or(io::ErrorKind::InvalidInput)?;
+        let vectors = [vector(header.as_mut_bytes()), vector(place)];
+        let memory = ManuallyDrop::new(Memory { header, pages, payload, vectors });
         Ok(Self { ring: ring()?, memory, device, queue, state: State::New, of_this_thread: PhantomData })
     }
 
-    /// Hands the answer to the last request over, its header in [`Self::answer`]'s first part and `payload` bytes in the
-    /// second, and waits for the next request; false at the end of the connection.
+    /// Hands the answer to the last request over, its header in [`Self::answer`]'s first part and `payload` bytes at
+    /// their place in the second, and waits for the next request; false at the end of the connection.
     ///
     /// # Errors
     /// What the kernel says. The entry is of no use then.
@@ -143,15 +147,16 @@ impl RingEntry {
     /// The request's header, its first argument, and what follows that.
     pub fn request(&self) -> (&[u8; PART], &[u8; PART], &[u8]) {
         let header = &*self.memory.header;
-        let payload = self.memory.payload.as_slice().as_bytes();
+        let payload = &self.memory.pages.as_slice().as_bytes()[self.memory.payload.clone()];
         let len = (header.payload_len as usize).min(payload.len());
         (&header.in_out, &header.operation, &payload[..len])
     }
 
-    /// Where the answer's header and the rest of it belong. The request is not needed any more.
+    /// Where the answer's header belongs, and the memory with the place for the rest of it. The request is not needed any
+    /// more.
     pub fn answer(&mut self) -> (&mut [u8; PART], &mut [u8]) {
         let memory = &mut *self.memory;
-        (&mut memory.header.in_out, memory.payload.as_mut_slice().as_mut_bytes())
+        (&mut memory.header.in_out, memory.pages.as_mut_slice().as_mut_bytes())
     }
 
     fn register(&self) -> squeue::Entry128 {
@@ -205,7 +210,7 @@ mod tests {
             return; // No rings here.
         }
         let file = tempfile::tempfile().expect("a file");
-        let mut entry = RingEntry::new(Arc::new(file.into()), 0, 1 << 20).expect("a ring");
+        let mut entry = RingEntry::new(Arc::new(file.into()), 0, 1 << 20, 0..1 << 20).expect("a ring");
         assert!(entry.next(0).is_err());
     }
 }

@@ -197,6 +197,16 @@ impl<B: Backing> Vfs<B> {
         self.report_of(&file.inode, Some(&file.content), file.content.read(offset, len, sink))
     }
 
+    /// Reads up to `len` bytes from `offset` into `room` behind its first unit, and answers how many; `room` has
+    /// [`crate::content::room_for`] bytes, and what stands around the data afterwards means nothing.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_within(&self, handle: u64, offset: u64, len: usize, room: &mut [u8]) -> Result<usize> {
+        let file = self.file(handle)?;
+        self.report_of(&file.inode, Some(&file.content), file.content.read_within(offset, len, room))
+    }
+
     /// Writes all of `data` at `offset`.
     ///
     /// # Errors

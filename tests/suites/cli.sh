@@ -309,6 +309,17 @@ expect 0 "stats" "$K" stats --json "$WORK/m2/dir"
 jq -e '(.operations[] | select(.operation == "create") | .count) >= 201 and .data_keys_made >= 200' "$WORK/out" > /dev/null \
   && pass "counts what was created, and the data keys made for it" || fail "stats does not count: $(cat "$WORK/out")"
 expect 20 "stats of what is no mount" "$K" stats "$WORK/cipher4"
+expect 0 "bench of a mount" "$K" bench --json --rounds 1 --size 2 --files 20 --seconds 1 "$WORK/m2/other"
+jq -e '.jobs | length == 13 and all(.places.here.rates[0] > 0)' "$WORK/out" > /dev/null \
+  && pass "measures every job" || fail "bench lacks jobs: $(cat "$WORK/out")"
+[ -z "$(ls "$WORK/m2/other")" ] && pass "and removes what it made" || fail "bench leaves $(ls "$WORK/m2/other")"
+mkdir "$WORK/limits"
+expect 0 "bench of the limits" "$K" bench --limits --rounds 1 --size 2 --files 20 --jobs seq-write,seq-read,create "$WORK/limits"
+grep -q 'OF PASSTHROUGH' "$WORK/out" && [ "$(grep -c '^ *\(seq-write\|seq-read\|create\) ' "$WORK/out")" = 3 ] \
+  && pass "measures beside a mount without encryption" || fail "bench --limits says: $(cat "$WORK/out")"
+[ -z "$(ls "$WORK/limits")" ] && pass "and leaves no mount and no file" || fail "bench --limits leaves $(ls "$WORK/limits")"
+expect 2 "bench of an unknown job" "$K" bench --jobs seq-reed "$WORK/limits"
+expect 1 "bench where there is nothing" "$K" bench "$WORK/limits/none"
 expect 0 "rotate" "$K" key rotate "$FIRST"
 expect 0 "rewrap to the new material" "$K" rewrap --json "$WORK/cipher4"
 [ "$(field rewrapped "$WORK/out")" = 201 ] && pass "moves every file" || fail "not every file was moved"
