@@ -450,6 +450,19 @@ fn while_it_is_mounted_an_older_unit_is_noticed_too() {
 }
 
 #[test]
+fn a_file_that_was_moved_before_a_kill_is_there_though_its_old_directory_is_settled_first() {
+    let mut volume = volume();
+    volume.rename(&["a"], &["d", "a"], RenameMode::Replace).unwrap();
+    volume.remount();
+    assert_eq!(read(&volume.vfs, "b").unwrap(), content("b", 1));
+    volume.vfs.settle().unwrap();
+    assert_eq!(read(&volume.vfs, "d/a").unwrap(), content("a", 1));
+    volume.vfs.settle().unwrap();
+    volume.remount();
+    assert_eq!(read(&volume.vfs, "d/a").unwrap(), content("a", 1));
+}
+
+#[test]
 fn a_cut_that_leaves_nothing_but_zeros_of_a_unit_is_no_attack() {
     let mut volume = volume();
     volume.create(&["cut"], 0o600).unwrap();

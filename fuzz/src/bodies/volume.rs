@@ -300,6 +300,17 @@ fn some_stat() -> Stat {
     memory.stat(kmsfs::store::Target::Dir(&memory.root().expect("root"))).expect("stat")
 }
 
+/// Steps that are shown when what they led to is wrong.
+struct Shown<'a>(&'a [crate::crash::run::Step]);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the steps were {:?}", self.0);
+        }
+    }
+}
+
 /// Steps on a volume, and power cuts behind them. Eight bytes are a step of the crash test's generator or, if the last of
 /// them is small, a cut: when, how much of the journal the disk has, and which pages.
 pub fn crash(data: &[u8]) -> bool {
@@ -314,6 +325,7 @@ pub fn crash(data: &[u8]) -> bool {
     let step =
         if recorded { proptest::prop_oneof![12 => step(), 1 => Just(Step::Settle)].boxed() } else { step().boxed() };
     let steps: Vec<Step> = steps.iter().take(30).map(|choice| super::choose(&step, &choice[..])).collect();
+    let _shown = Shown(&steps);
     let mut begin = vec![Step::Create("a"), Step::Write("a", 0, 5000), Step::Fsync("a"), Step::Mkdir("d")];
     if recorded {
         begin.push(Step::Settle);
