@@ -212,7 +212,14 @@ impl Table {
         db.pragma_update(None, "trusted_schema", "OFF")?;
         db.set_prepared_statement_cache_capacity(32);
         let path = path.to_owned();
-        Ok(Self { db, path, key, files_touched: HashSet::new(), dirs_touched: HashSet::new(), unvisited: HashSet::new() })
+        Ok(Self {
+            db,
+            path,
+            key,
+            files_touched: HashSet::new(),
+            dirs_touched: HashSet::new(),
+            unvisited: HashSet::new(),
+        })
     }
 
     fn damaged(&self, what: &'static str) -> Error {
@@ -393,7 +400,7 @@ impl Table {
     /// Writes what was settled, durably, but for what has changed since `clock`.
     pub(super) fn settle(&mut self, dirs: &[DirUpdate], files: &[FileUpdate], clock: Version) -> Result<(), Error> {
         let mut unvisited = self.unvisited.clone();
-        dirs.iter().for_each(|update| drop(unvisited.remove(&update.dir)));
+        unvisited.retain(|id| dirs.iter().all(|update| update.dir != *id));
         self.within(|table| {
             for file in files {
                 if !table.files_touched.contains(&file.object) {

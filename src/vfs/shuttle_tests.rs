@@ -53,7 +53,12 @@ impl Mount {
     }
 
     /// Looks a file up and hands it to `work`.
-    fn with<R>(&self, dir: u64, name: &str, work: impl FnOnce(&Vfs<Memory>, Attr) -> Result<R, Error>) -> Result<R, Error> {
+    fn with<R>(
+        &self,
+        dir: u64,
+        name: &str,
+        work: impl FnOnce(&Vfs<Memory>, Attr) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let attr = self.0.lookup(dir, name.as_bytes())?;
         let done = work(&self.0, attr);
         self.0.forget(attr.ino, 1);
