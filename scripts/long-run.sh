@@ -49,7 +49,8 @@ field() { sed -n "s/^$1:[[:space:]]*\([0-9]*\).*/\1/p" "/proc/$pid/status"; }
 sample() { printf '%d\t%d\t%d\t%d\n' $SECONDS "$(find "/proc/$pid/fd" -mindepth 1 2> /dev/null | wc -l)" "$(field VmRSS)" "$(field Threads)"; }
 # Nothing is in use: the kernel forgets inodes, the daemon closes what it kept open.
 idle() {
-  sync -f "$mnt"
+  # Where stress-ng made a file immutable that was still dirty, this tells of it.
+  sync -f "$mnt" 2>> "$work/logs/sync"
   echo 3 > /proc/sys/vm/drop_caches
   sleep $SETTLE
   sample
