@@ -1,6 +1,7 @@
 //! Whole volumes: damaged ciphertext, damaged freshness records, and power cuts.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use kmsfs::crypto::aead::Backend;
@@ -96,7 +97,7 @@ fn entries(backing: &Memory) -> Vec<Entry> {
         for name in names.into_iter().filter(|name| name != "." && name != "..") {
             let kind = backing.stat(kmsfs::store::Target::Named(&dir, &name)).expect("stat").kind;
             if kind == FileKind::Directory {
-                dirs.push([&path[..], &[name.clone()]].concat());
+                dirs.push([&path[..], std::slice::from_ref(&name)].concat());
             }
             found.push(Entry { dir: path.clone(), name, kind });
         }
@@ -306,7 +307,8 @@ struct Shown<'a>(&'a [crate::crash::run::Step]);
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the steps were {:?}", self.0);
+            // With the panic there is nothing else to fail.
+            let _ = writeln!(std::io::stderr(), "the steps were {:?}", self.0);
         }
     }
 }
