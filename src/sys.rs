@@ -6,6 +6,7 @@ pub mod file;
 pub mod fuse_ring;
 pub mod ofd;
 pub mod peer;
+pub mod prefetch;
 pub mod process;
 pub mod user;
 pub mod wal_index;

@@ -234,7 +234,10 @@ pub fn recovery_key(data: &[u8]) -> bool {
 pub fn blob(data: &[u8]) -> bool {
     let Some(header) = blob::Header::parse(data) else { return false };
     assert!(data.len() > blob::OVERHEAD);
-    assert_eq!(blob::Header::new(&header.key_id_text(), header.material_id), Some(header));
+    let name = blob::KeyName::parse(&header.key_id_text()).unwrap();
+    assert_eq!(header.key(), name);
+    let again = blob::Header { in_token: header.in_token, ..blob::Header::new(name, header.material_id) };
+    assert_eq!(again, header);
     blob::material_id(data).is_some()
 }
 

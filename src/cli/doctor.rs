@@ -126,12 +126,8 @@ fn fuse_device() -> Check {
 fn rings() -> Check {
     // Nothing is missing without them: no warning.
     let found = match crate::fuse::rings_available() {
-        Ok(()) => "offered by the kernel, taken by every mount".to_owned(),
-        Err(e) => {
-            format!(
-                "not offered ({e}); `-o transport=uring` may be faster for small files, and root's mounts can have it"
-            )
-        }
+        Ok(()) => "carries requests (-o transport=dev turns it off)".to_owned(),
+        Err(e) => format!("not available, requests come through /dev/fuse: {e}"),
     };
     Check::ok("io_uring", found)
 }

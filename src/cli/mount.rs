@@ -66,8 +66,8 @@ pub struct MountArgs {
     /// Requests handled at once [default: twice the processors, 4 at least]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
-    /// How requests travel between the kernel and kmsfs: auto, dev (/dev/fuse), or fuser (the library that dev is
-    /// compared with) [default: auto]
+    /// How requests travel between the kernel and kmsfs: auto, uring (through io_uring), dev (/dev/fuse), or fuser (the
+    /// library that both are compared with) [default: auto]
     #[arg(long, value_name = "TRANSPORT", env = "KMSFS_TRANSPORT", hide_env_values = true)]
     transport: Option<String>,
     #[command(flatten)]

@@ -201,7 +201,7 @@ impl<B: Backing> Dispatcher<B> {
                 match reply.room() {
                     Some(room) => {
                         let len = vfs.read_within(read.fh, read.offset, size, room)?;
-                        reply.from_room(len);
+                        reply.answer_from_room(len);
                     }
                     None => vfs.read(read.fh, read.offset, size, |bytes| reply.bytes(bytes))?,
                 }

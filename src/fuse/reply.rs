@@ -88,7 +88,7 @@ impl<'a, S: Sink> Reply<'a, S> {
     }
 
     /// Answers with what was put into [`Self::room`].
-    pub(super) fn from_room(&mut self, len: usize) {
+    pub(super) fn answer_from_room(&mut self, len: usize) {
         let header = self.begin(0, len);
         let sent = self.sink.send_room(header.as_bytes(), len);
         self.sent(sent);

@@ -29,28 +29,62 @@ const PAYLOAD: Range<usize> = UNIT..UNIT + MAX_WRITE as usize;
 /// Threads of a queue, unless they wait for the kernel's own write-back. Each may use as much memory as the largest
 /// request has.
 const MAX_THREADS: usize = 8;
+/// Each possible CPU needs a queue with a thread, of which a mount that was not asked for rings takes no more than this.
+const MOST_QUEUES_UNASKED: u16 = 64;
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
 /// Whether the kernel offers rings.
 const ENABLED: &str = "/sys/module/fuse/parameters/enable_uring";
 
-/// Whether a mount made now could use rings.
+/// Whether a mount made now could use rings: the kernel offers them, or this process may make it do so.
 ///
 /// # Errors
 /// Why not.
 pub fn available() -> io::Result<()> {
-    if fs::read_to_string(ENABLED)?.trim() != "Y" {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{ENABLED} is off")));
+    if !offered()? {
+        fs::OpenOptions::new().write(true).open(ENABLED)?;
     }
     possible_cpus()?;
     fuse_ring::probe()
 }
 
-/// Lets the kernel offer rings to mounts from now on, which root may.
-///
-/// # Errors
-/// The system's.
-pub(super) fn enable() -> io::Result<()> {
-    fs::write(ENABLED, "Y")
+fn offered() -> io::Result<bool> {
+    Ok(fs::read_to_string(ENABLED)?.trim() == "Y")
+}
+
+/// Whether rings cost this machine little.
+pub(super) fn are_cheap() -> bool {
+    possible_cpus().is_ok_and(|count| count <= MOST_QUEUES_UNASKED)
+}
+
+/// The kernel offers rings to mounts that are made as long as this lives; a mount that agreed to them keeps them.
+pub(super) struct Offer {
+    /// It did not before.
+    turned_on: bool,
+}
+
+impl Offer {
+    /// Lets the kernel offer rings, which only root may if it does not.
+    ///
+    /// # Errors
+    /// Why a mount can have none.
+    pub(super) fn make() -> io::Result<Self> {
+        available()?;
+        let turned_on = !offered()?;
+        if turned_on {
+            fs::write(ENABLED, "Y")?;
+        }
+        Ok(Self { turned_on })
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        if self.turned_on
+            && let Err(error) = fs::write(ENABLED, "N")
+        {
+            tracing::warn!("{ENABLED} stays on: {error}");
+        }
+    }
 }
 
 /// The number of CPUs that there can be, present or not: of queues.

@@ -4,6 +4,7 @@ use std::io;
 
 use super::device::Server;
 use super::dispatch::Dispatcher;
+use super::rings::Offer;
 use super::spec::{MountSpec, Transport};
 use super::statistics::Statistics;
 use super::tune::tune;
@@ -27,27 +28,32 @@ pub fn serve<B: Backing>(
         return reference::serve(vfs, spec, ready);
     }
     // Before the mount: the kernel offers what is enabled then.
-    let rings = has_rings(spec.transport);
+    let offer = offer(spec.transport);
     let connection = mount::mount(spec)?;
     let dispatcher = Dispatcher::new(vfs, spec.read_only).counting(statistics);
-    let dispatcher = if rings { dispatcher.with_rings() } else { dispatcher };
+    let dispatcher = if offer.is_some() { dispatcher.with_rings() } else { dispatcher };
     let server = Server::start(dispatcher, connection);
     let server = server.inspect_err(|_| mount::abandon(spec))?;
-    let tuned = spec.mountpoint.clone();
+    let mountpoint = spec.mountpoint.clone();
     server.run(spec.threads.max(2), || {
-        tune(tuned);
+        if let Some(offer) = offer {
+            // Answered through a ring: from then on the kernel does not ask again whether it may.
+            if let Err(error) = rustix::fs::statfs(&mountpoint) {
+                tracing::debug!("the new mount does not answer: {error}");
+            }
+            drop(offer);
+        }
+        tune(mountpoint);
         ready();
     })
 }
 
-/// Whether the mount is to use rings: where they are wanted and there.
-fn has_rings(transport: Transport) -> bool {
+/// Makes the kernel offer rings to the mount, where they are wanted and to be had.
+fn offer(transport: Transport) -> Option<Offer> {
     match transport {
-        Transport::Auto => rings::available().is_ok(),
-        Transport::Uring => {
-            let enabled = rings::available().or_else(|_| rings::enable().and_then(|()| rings::available()));
-            enabled.inspect_err(|e| tracing::warn!("no requests through io_uring: {e}")).is_ok()
-        }
-        Transport::Dev | Transport::Fuser => false,
+        Transport::Auto if !rings::are_cheap() => None,
+        Transport::Auto => Offer::make().inspect_err(|e| tracing::debug!("no requests through io_uring: {e}")).ok(),
+        Transport::Uring => Offer::make().inspect_err(|e| tracing::warn!("no requests through io_uring: {e}")).ok(),
+        Transport::Dev | Transport::Fuser => None,
     }
 }

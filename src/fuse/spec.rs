@@ -28,12 +28,13 @@ pub struct MountSpec {
 /// How requests and answers travel between the kernel and the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// The best there is: [`Self::Uring`] where the kernel offers it, else [`Self::Dev`].
+    /// The best there is: [`Self::Uring`] where the kernel offers it or this process may make it do so, else [`Self::Dev`].
     #[default]
     Auto,
     /// By read(2) and writev(2) on `/dev/fuse`.
     Dev,
-    /// Through io_uring (Linux 6.14), which root's mounts let the kernel offer if it does not; else [`Self::Dev`].
+    /// Through io_uring (Linux 6.14), which root's mounts make the kernel offer while they are made; else [`Self::Dev`],
+    /// with a warning.
     Uring,
     /// By the crate `fuser`: the reference that the own transport is compared with. It knows less of the protocol: no
     /// files without a name, no birth time, no emptying while a file is opened, more requests per write.

@@ -51,6 +51,34 @@ pub struct Header {
     pub in_token: bool,
 }
 
+/// The id of a key as headers have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyName {
+    multi_region: bool,
+    id: [u8; 16],
+}
+
+impl KeyName {
+    /// Whether it is a multi-Region key, which has the same id in several Regions.
+    pub fn is_multi_region(&self) -> bool {
+        self.multi_region
+    }
+
+    /// The id's bytes. Those of the two forms may be the same.
+    pub fn bytes(&self) -> &[u8; 16] {
+        &self.id
+    }
+
+    /// `None` if `key_id` is neither a UUID nor `mrk-` and 32 hex digits.
+    pub fn parse(key_id: &str) -> Option<Self> {
+        let (multi_region, id) = match key_id.strip_prefix(MULTI_REGION_PREFIX) {
+            Some(hex) => (true, HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?),
+            None => (false, parse_uuid(key_id)?),
+        };
+        Some(Self { multi_region, id })
+    }
+}
+
 impl Header {
     /// The header of `blob`; `None` for unknown versions, suites and flags, and for blobs too short to hold a byte.
     pub fn parse(blob: &[u8]) -> Option<Self> {
@@ -66,13 +94,14 @@ impl Header {
         })
     }
 
-    /// The header for a key; `None` if `key_id` is neither a UUID nor `mrk-` and 32 hex digits.
-    pub fn new(key_id: &str, material_id: [u8; 32]) -> Option<Self> {
-        let (multi_region, key_id) = match key_id.strip_prefix(MULTI_REGION_PREFIX) {
-            Some(hex) => (true, HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()?),
-            None => (false, parse_uuid(key_id)?),
-        };
-        Some(Self { multi_region, key_id, material_id, in_token: false })
+    /// The header for a key.
+    pub fn new(key: KeyName, material_id: [u8; 32]) -> Self {
+        Self { multi_region: key.multi_region, key_id: key.id, material_id, in_token: false }
+    }
+
+    /// The id of the key that it names.
+    pub fn key(&self) -> KeyName {
+        KeyName { multi_region: self.multi_region, id: self.key_id }
     }
 
     fn bytes(&self) -> [u8; HEADER_LEN] {
@@ -94,7 +123,7 @@ impl Header {
 }
 
 /// The bytes of a lower-case, hyphenated UUID.
-pub(in crate::kms) fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+fn parse_uuid(text: &str) -> Option<[u8; 16]> {
     let id = uuid::Uuid::try_parse(text).ok()?;
     (id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == text).then(|| *id.as_bytes())
 }
@@ -228,7 +257,7 @@ mod tests {
         let entropy = SeededEntropy::new(9);
         let material = SecretBytes::random(32, &entropy);
         let id = "0123abcd-0000-4000-8000-00000000ffff";
-        let header = Header::new(id, [7; 32]).expect("a UUID");
+        let header = Header::new(KeyName::parse(id).expect("a UUID"), [7; 32]);
         let blob = seal(&header, &material, b"context", b"plaintext", &entropy);
         assert_eq!((blob.len(), &blob[..3]), (9 + 95, &[1, 1, 0][..]));
         assert_eq!(Header::parse(&blob), Some(header));
@@ -249,11 +278,11 @@ mod tests {
 
     #[test]
     fn multi_region_ids_keep_their_form() {
-        let header = Header::new("mrk-000102030405060708090a0b0c0d0e0f", [0; 32]).expect("an mrk id");
+        let header = Header::new(KeyName::parse("mrk-000102030405060708090a0b0c0d0e0f").expect("an mrk id"), [0; 32]);
         assert!(header.multi_region);
         assert_eq!(header.key_id_text(), "mrk-000102030405060708090a0b0c0d0e0f");
-        assert_eq!(Header::new("mrk-00", [0; 32]), None);
-        assert_eq!(Header::new("0123ABCD-0000-4000-8000-00000000FFFF", [0; 32]), None);
+        assert_eq!(KeyName::parse("mrk-00"), None);
+        assert_eq!(KeyName::parse("0123ABCD-0000-4000-8000-00000000FFFF"), None);
     }
 
     #[test]

@@ -88,11 +88,25 @@ pub fn seal(key: &SecretKey<32>, aad: &[u8], plain: &[u8], entropy: &dyn Entropy
 
 /// Opens what [`seal`] made; `None` if the key, the AAD or the bytes are not those of then.
 pub fn open(key: &SecretKey<32>, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
-    let mut work = Zeroizing::new(rest.to_vec());
-    let len = siv(key).open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut work).ok()?.len();
-    work.truncate(len);
-    Some(work)
+    Opener::new(key).open(aad, sealed)
+}
+
+/// A key that is ready to open much. Like [`MacKey`] for the time of one task.
+pub struct Opener(LessSafeKey);
+
+impl Opener {
+    pub fn new(key: &SecretKey<32>) -> Self {
+        Self(siv(key))
+    }
+
+    /// As [`open`].
+    pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let mut work = Zeroizing::new(rest.to_vec());
+        let len = self.0.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::from(aad), &mut work).ok()?.len();
+        work.truncate(len);
+        Some(work)
+    }
 }
 
 fn siv(key: &SecretKey<32>) -> LessSafeKey {

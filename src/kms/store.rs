@@ -14,6 +14,7 @@ mod key_stores;
 mod records;
 mod rows;
 mod schema;
+mod shelves;
 mod snapshot;
 mod state;
 

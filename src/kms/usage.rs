@@ -98,8 +98,10 @@ impl Usages {
         }
     }
 
-    /// Whether it is time to save.
+    /// Whether it is time to save: after `period`, and so much more for each key that no hundredth of the time goes into
+    /// it.
     pub fn is_due(&self, now: Timestamp, period: i64) -> bool {
+        let period = period + self.last.len() as i64 * 1_000_000;
         let waited = self.saved.is_none_or(|saved| now.as_nanos().abs_diff(saved.as_nanos()) >= period as u64);
         waited && !self.last.is_empty()
     }

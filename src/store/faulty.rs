@@ -190,11 +190,16 @@ struct Log {
 /// A backing that fails on demand and can record its changes. Clones are the same backing.
 ///
 /// While it records, changes take place one after the other, so that the record has an order.
-#[derive(Clone)]
 pub struct Faulty<B: Backing> {
     inner: Arc<B>,
     plan: FaultPlan,
     log: Arc<Log>,
+}
+
+impl<B: Backing> Clone for Faulty<B> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), plan: self.plan.clone(), log: Arc::clone(&self.log) }
+    }
 }
 
 /// An open file of a [`Faulty`] backing.

@@ -97,7 +97,7 @@ impl KeyArn {
 
     /// The part behind `key/`.
     pub fn key_id(&self) -> &str {
-        self.0.rsplit_once("key/").map_or("", |(_, id)| id)
+        self.0.rsplit_once(':').and_then(|(_, key)| key.strip_prefix("key/")).unwrap_or("")
     }
 
     /// The Region part.

@@ -154,7 +154,7 @@ fn write_corpus() {
     put("recovery_key", "upper-case", recovery.to_text().as_bytes());
     put("recovery_key", "lower-case", recovery.to_text().to_lowercase().replace('-', " ").as_bytes());
     let blob_of = |id: &str| {
-        let header = blob::Header::new(id, [2; 32]).unwrap();
+        let header = blob::Header::new(blob::KeyName::parse(id).unwrap(), [2; 32]);
         let mut bytes = vec![0; blob::OVERHEAD + 32];
         bytes[0] = 1;
         bytes[1] = 1;

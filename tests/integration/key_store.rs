@@ -3,6 +3,8 @@
 //! SoftHSM2 finds its tokens by an environment variable that it reads once per process: each test runs itself again in a
 //! process of its own, with tokens of its own.
 
+mod model;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

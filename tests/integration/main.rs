@@ -4,6 +4,7 @@ mod architecture;
 mod backends;
 mod cli;
 mod control;
+mod cost;
 mod crash;
 mod damage;
 mod directories;

@@ -1,6 +1,7 @@
 //! The endpoint from outside: raw HTTP, signatures, limits, and the remote key manager as the filesystem uses it.
 
 mod client;
+mod program;
 mod quota;
 mod remote;
 mod tls;

@@ -1,20 +1,45 @@
 #!/bin/bash
 # rings.sh: the other suites once more, with requests through io_uring (-o transport=uring), in a short form. Skipped where
-# the kernel has no FUSE over io_uring (before 6.14). As root the mount lets the kernel offer it; this puts that back.
+# the kernel has no FUSE over io_uring (before 6.14). As root the mount lets the kernel offer it.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PARAMETER=/sys/module/fuse/parameters/enable_uring
 [ -e "$PARAMETER" ] || modprobe fuse 2> /dev/null
 [ -w "$PARAMETER" ] || { echo "skipped: no $PARAMETER, or not root: this kernel has no FUSE over io_uring"; echo "cases: 0 passed, 0 failed"; exit 0; }
 before=$(cat "$PARAMETER")
-trap 'echo "$before" > "$PARAMETER"' EXIT
-# A mount turns it on itself.
+work=$(mktemp -d "${SUITE_WORK:-/tmp}/rings.XXXXXX")
+trap 'echo "$before" > "$PARAMETER"; "$K" umount "$work/mnt" > /dev/null 2>&1; rm -rf "$work"' EXIT
+# A mount turns it on itself, and off again.
 echo N > "$PARAMETER"
-export KMSFS_TRANSPORT=uring
 rc=0
+
+OUT=$work/out
+. "$here/../cases.sh"
+K=$(realpath "${KMSFS_BIN:-$here/../../target/release/kmsfs}")
+export KMSFS_HOME=$work/home
+mkdir "$work/cipher" "$work/mnt"
+# The threads of the mount that serve a ring, with the CPUs that each may use.
+ring_threads() { grep -l "^kmsfs-ring" /proc/"$pid"/task/*/comm 2> /dev/null | sed 's/comm$/status/' | xargs -r grep -h Cpus_allowed_list | cut -f2; }
+mounted() { pid=$(pgrep -n -f "mount --daemon.* $work/cipher"); }
+expect 0 "a volume" "$K" init --keyfile "$work/cipher"
+expect 0 "mount, nothing asked" "$K" mount --daemon "$work/cipher" "$work/mnt"
+mounted
+[ "$(ring_threads | wc -l)" -ge "$(nproc)" ] && pass "root's mount takes rings" || fail "no thread serves a ring"
+[ "$(cat "$PARAMETER")" = N ] && pass "and leaves the machine's setting as it was" || fail "$PARAMETER stays $(cat "$PARAMETER")"
+for i in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of="$work/mnt/$i" bs=1M count=8 oflag=direct status=none & done
+wait
+[ "$(nproc)" = 1 ] || { ring_threads | grep -qx "$(awk '/Cpus_allowed_list/ {print $2}' /proc/self/status)" \
+  && pass "further threads of a queue may run on every CPU" || fail "all threads are bound to a CPU: $(ring_threads | tr '\n' ' ')"; }
+expect 0 "umount" "$K" umount "$work/mnt"
+expect 0 "mount by /dev/fuse" "$K" mount --daemon -o transport=dev "$work/cipher" "$work/mnt"
+mounted
+[ "$(ring_threads | wc -l)" = 0 ] && pass "has no rings" || fail "there are threads for rings"
+expect 0 "umount" "$K" umount "$work/mnt"
+cases_end || rc=1
+
+unset KMSFS_HOME
+export KMSFS_TRANSPORT=uring
 "$here/probe.sh" kmsfs || rc=1
-# Otherwise everything above would have been about /dev/fuse.
-if [ "$(cat "$PARAMETER")" = Y ]; then echo "cases: 1 passed, 0 failed"; else echo "FAILED the mount did not turn $PARAMETER on"; echo "cases: 0 passed, 1 failed"; rc=1; fi
 if command -v pjdfstest > /dev/null; then "$here/pjdfstest.sh" kmsfs || rc=1; fi
 if command -v fsx > /dev/null; then N=${N:-5000} SEEDS=${SEEDS:-1} "$here/fsx.sh" kmsfs || rc=1; fi
 CASES=${CASES:-60} "$here/model.sh" kmsfs || rc=1

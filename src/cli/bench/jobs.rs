@@ -301,7 +301,10 @@ fn all(found: u32, work: &Work) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::sync::{Mutex, lock};
 
     #[test]
     fn every_job_runs_in_a_directory() {
@@ -321,9 +324,9 @@ mod tests {
         large_file(dir.path(), &work).expect("write");
         let file = File::open(large(dir.path())).expect("open");
         for threads in [1, DEPTH] {
-            let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
+            let seen = Mutex::new(BTreeSet::new());
             let done = at_random(&file, &work, threads, |_, _, at| {
-                assert!(seen.lock().expect("no panic").insert(at));
+                assert!(lock(&seen).insert(at));
                 Ok(())
             });
             assert_eq!(done.expect("no error"), 768);

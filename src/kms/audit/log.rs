@@ -23,8 +23,8 @@ use crate::types::Timestamp;
 
 /// A file is closed when it has reached this size, or at the end of the day (UTC).
 pub const MAX_FILE: u64 = 64 * 1024 * 1024;
-/// No more than this is written at once.
-const CHUNK: usize = 4 * 1024 * 1024;
+/// So much is written at once, about: as much as a cache holds.
+const CHUNK: usize = 128 * 1024;
 /// `prev` of the first record.
 pub const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -68,6 +68,44 @@ pub struct Log {
     max_file: u64,
     #[cfg(test)]
     full: bool,
+}
+
+/// A file of the log while records are added to it. A failure leaves it as it was.
+struct Appender<'l> {
+    /// The directory, if the file is new in it.
+    dir: Option<&'l Path>,
+    path: PathBuf,
+    file: File,
+    /// Its length before.
+    at: u64,
+}
+
+impl Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
+        let (first, rest) = bytes.split_at(bytes.len() / 2);
+        let written = self.file.write_all(first).and_then(|()| {
+            // A process that dies in the middle of a write leaves a torn line.
+            crash::point();
+            self.file.write_all(rest)
+        });
+        written.or_else(|error| self.undo(error))
+    }
+
+    /// Makes everything durable.
+    fn end(self) -> Result<(), AuditError> {
+        if let Err(error) = self.file.sync_data() {
+            return self.undo(error);
+        }
+        let Self { dir, path, .. } = self;
+        let durable = dir.map_or(Ok(()), |dir| File::open(dir)?.sync_all());
+        durable.map_err(|source| AuditError::Io { path, source })
+    }
+
+    fn undo(&self, error: std::io::Error) -> Result<(), AuditError> {
+        let io = |source| AuditError::Io { path: self.path.clone(), source };
+        self.file.set_len(self.at).map_err(io)?;
+        Err(io(error))
+    }
 }
 
 /// Excludes other appenders and verifiers, in this process and others.
@@ -194,23 +232,27 @@ impl Log {
             if head.length == 0 {
                 head.day = day;
             }
-            buffer.clear();
-            while let Some(count) = pending
-                && buffer.len() < CHUNK
-                && head.length + (buffer.len() as u64) < self.max_file
-            {
-                head.seq += 1;
-                let mac = HEXLOWER.encode(&rendered.mac(head.seq, &head.hash, &mac_key));
-                let start = buffer.len();
-                rendered.line(head.seq, &head.hash, &mac, &mut buffer);
-                head.hash.clear();
-                HEXLOWER.encode_append(&seal::sha256(&buffer.as_bytes()[start..]), &mut head.hash);
-                buffer.push('\n');
-                taken += count;
-                pending = next(&mut rendered);
+            let mut file = self.begin(head.file, head.length)?;
+            while pending.is_some() && head.length < self.max_file {
+                buffer.clear();
+                while let Some(count) = pending
+                    && buffer.len() < CHUNK
+                    && head.length + (buffer.len() as u64) < self.max_file
+                {
+                    head.seq += 1;
+                    let mac = HEXLOWER.encode(&rendered.mac(head.seq, &head.hash, &mac_key));
+                    let start = buffer.len();
+                    rendered.line(head.seq, &head.hash, &mac, &mut buffer);
+                    head.hash.clear();
+                    HEXLOWER.encode_append(&seal::sha256(&buffer.as_bytes()[start..]), &mut head.hash);
+                    buffer.push('\n');
+                    taken += count;
+                    pending = next(&mut rendered);
+                }
+                file.write(buffer.as_bytes())?;
+                head.length += buffer.len() as u64;
             }
-            self.write(head.file, head.length, buffer.as_bytes())?;
-            head.length += buffer.len() as u64;
+            file.end()?;
             *written = taken;
         }
         crash::point();
@@ -242,8 +284,8 @@ impl Log {
         Ok((end, events))
     }
 
-    /// Writes at the end of the chain and syncs. A failure leaves the file as it was.
-    fn write(&self, number: u64, at: u64, bytes: &[u8]) -> Result<(), AuditError> {
+    /// Begins to write at the end of the chain.
+    fn begin(&self, number: u64, at: u64) -> Result<Appender<'_>, AuditError> {
         let path = self.path(number);
         let io = |source| AuditError::Io { path: path.clone(), source };
         #[cfg(test)]
@@ -254,21 +296,8 @@ impl Log {
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(io)?;
         crash::point();
-        let (first, rest) = bytes.split_at(bytes.len() / 2);
-        let written = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(first)).and_then(|()| {
-            // A process that dies in the middle of a write leaves a torn line.
-            crash::point();
-            file.write_all(rest)?;
-            file.sync_data()
-        });
-        if let Err(error) = written {
-            file.set_len(at).map_err(io)?;
-            return Err(io(error));
-        }
-        if fresh {
-            File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-        }
-        Ok(())
+        file.seek(SeekFrom::Start(at)).map_err(io)?;
+        Ok(Appender { dir: fresh.then_some(self.dir.as_path()), path, file, at })
     }
 
     /// Takes over what a crashed process appended without moving the head, and cuts a torn last line off. Where the

@@ -21,8 +21,8 @@ use crate::types::{KeyArn, Timestamp};
 
 /// Records wait at most this long.
 const BATCH: Duration = Duration::from_millis(50);
-/// More records than this wake the writer at once.
-const BATCH_LEN: usize = QUEUE_MAX / 16;
+/// More records than this wake the writer at once: few enough that a cache still holds what they are written from.
+const BATCH_LEN: usize = QUEUE_MAX / 64;
 /// With more records than this, callers wait for the writer, unless the log cannot be written.
 const QUEUE_FULL: usize = QUEUE_MAX / 2;
 /// How long a caller waits for the writer.

@@ -12,7 +12,7 @@ use crate::kms::KmsError;
 use crate::kms::blob::{self, Header};
 use crate::kms::model::*;
 use crate::kms::object::KeyObject;
-use crate::kms::store::{KeyEntry, Material, key_row_id};
+use crate::kms::store::{KeyEntry, Material};
 use crate::sync::Arc;
 use crate::types::EncryptionContext;
 
@@ -47,11 +47,17 @@ impl Call<'_> {
         let snapshot = self.snapshot()?;
         let key = self.key(&snapshot, key_id, Forms::Any, access)?;
         usable(&key)?;
+        key.current().into_iter().for_each(|material| material.prefetch());
         Ok(key)
     }
 
     /// The material that encrypts `len` bytes for `key`.
-    pub fn encrypting(&self, key: &KeyEntry, using: &Use<'_>, len: usize) -> Result<Arc<Material>, KmsError> {
+    pub fn encrypting<'k>(
+        &self,
+        key: &'k KeyEntry,
+        using: &Use<'_>,
+        len: usize,
+    ) -> Result<&'k Arc<Material>, KmsError> {
         check(key, using)?;
         let material = current(key)?;
         if let Some(oaep) = using.algorithm.oaep() {
@@ -59,11 +65,11 @@ impl Call<'_> {
             if len > longest {
                 return Err(KmsError::Validation(format!(
                     "Algorithm {} and key spec {} cannot encrypt data larger than {longest} bytes.",
-                    using.algorithm, key.record.spec
+                    using.algorithm, key.spec
                 )));
             }
         }
-        Ok(material.clone())
+        Ok(material)
     }
 
     /// Encrypts under material that [`Call::encrypting`] gave.
@@ -78,10 +84,9 @@ impl Call<'_> {
             let sealed = rsa(key, material)?.encrypt(oaep, plaintext);
             return sealed.map_err(|error| KmsError::Internal(error.to_string()));
         }
-        let header = Header::new(key.arn.key_id(), material.id);
-        let header = header.ok_or_else(|| KmsError::Internal(format!("{} has no valid key id", key.arn)))?;
+        let header = Header::new(key.name, material.id);
         let context = blob::encode_context(using.context);
-        if material.record.token.is_some() {
+        if material.in_token {
             let snapshot = self.snapshot()?;
             return self.shared.seal_in_token(&snapshot, key, material, (&header, &context, plaintext));
         }
@@ -112,13 +117,12 @@ impl Call<'_> {
         let header = Header::parse(blob);
         // Before it is looked up: whether another account has such a key is not told.
         if let (Some(named), Some(header)) = (&named, &header)
-            && *header.key_id_text() != *named.record.key_id
+            && header.key() != named.name
         {
             return Err(KmsError::IncorrectKey);
         }
-        let found = header.and_then(|header| {
-            snapshot.key(&key_row_id(self.caller.region().as_str(), &header.key_id_text())).cloned()
-        });
+        let region = self.caller.region().as_str();
+        let found = header.and_then(|header| snapshot.find_key(region, &header.key()).cloned());
         let (Some(header), Some(key)) = (header, found) else {
             return Err(invalid_after_work(blob, using.context));
         };
@@ -130,33 +134,31 @@ impl Call<'_> {
             usable(&key)?;
             check(&key, using)?;
         }
-        let Some(material) = key.materials.iter().find(|material| material.id == header.material_id).cloned() else {
+        let Some(material) = key.material(&header.material_id) else {
             return Err(invalid_after_work(blob, using.context));
         };
         let context = blob::encode_context(using.context);
-        let plain = match material.record.token {
-            Some(_) if header.in_token => {
-                self.shared.open_in_token(&snapshot, &key, &material, (blob, &context))?.as_slice().into()
-            }
-            None if !header.in_token => {
+        let plain = match (material.in_token, header.in_token) {
+            (true, true) => self.shared.open_in_token(&snapshot, &key, material, (blob, &context))?.as_slice().into(),
+            (false, false) => {
                 let secret = material.secret().ok_or_else(|| missing(&key))?;
                 blob::open(blob, secret, &context).ok_or(KmsError::InvalidCiphertext)?
             }
             _ => return Err(KmsError::InvalidCiphertext),
         };
-        let material_id = Some(material.record.material_id.clone());
+        let material_id = Some(material.id_text());
         Ok(Some(Opened { key, material_id, plaintext: plain.into() }))
     }
 }
 
 /// The material's id for an answer: only those of symmetric keys are told.
-pub fn symmetric_id<'a>(key: &KeyEntry, material: &'a Material) -> Option<&'a str> {
-    (key.record.spec == KeySpec::SymmetricDefault).then_some(material.record.material_id.as_str())
+pub fn symmetric_id(key: &KeyEntry, material: &Material) -> Option<String> {
+    (key.spec == KeySpec::SymmetricDefault).then(|| material.id_text())
 }
 
 /// Refuses keys, algorithms and encryption contexts that do not fit.
 fn check(key: &KeyEntry, using: &Use<'_>) -> Result<(), KmsError> {
-    let legal = Algorithms::of(key.record.spec, KeyUsage::EncryptDecrypt).encryption_algorithms;
+    let legal = Algorithms::of(key.spec, KeyUsage::EncryptDecrypt).encryption_algorithms;
     fits(key, using.operation, KeyUsage::EncryptDecrypt, using.algorithm, legal)?;
     if using.algorithm.oaep().is_some() && using.context.pairs().len() > 0 {
         let text = "An encryption context can be used with symmetric encryption KMS keys only.";

@@ -77,8 +77,8 @@ impl Engine {
             let material = call.encrypting(&key, &using, len)?;
             proceed(request.dry_run)?;
             let plaintext = Plaintext::random(len, &*call.shared.entropy);
-            let ciphertext_blob = call.seal(&key, &material, &using, plaintext.expose())?;
-            let key_material_id = material.record.material_id.clone();
+            let ciphertext_blob = call.seal(&key, material, &using, plaintext.expose())?;
+            let key_material_id = material.id_text();
             call.additional = Canonical::object([("keyMaterialId", key_material_id.as_str().into())]);
             Ok(GenerateDataKeyResponse { ciphertext_blob, plaintext, key_id: key.arn.clone(), key_material_id })
         })
@@ -108,8 +108,8 @@ impl Engine {
             let using = Use { operation: "Encrypt", algorithm, context: &request.encryption_context };
             let material = call.encrypting(&key, &using, plaintext.len())?;
             proceed(request.dry_run)?;
-            let ciphertext_blob = call.seal(&key, &material, &using, plaintext)?;
-            call.additional = Canonical::object([("keyMaterialId", symmetric_id(&key, &material).into())]);
+            let ciphertext_blob = call.seal(&key, material, &using, plaintext)?;
+            call.additional = Canonical::object([("keyMaterialId", symmetric_id(&key, material).as_deref().into())]);
             Ok(EncryptResponse { ciphertext_blob, key_id: key.arn.clone(), encryption_algorithm: algorithm })
         })
     }
@@ -195,8 +195,8 @@ impl Engine {
             let material = call.encrypting(&key, &using, len)?;
             proceed(request.dry_run)?;
             let opened = opened.ok_or(KmsError::DryRun)?;
-            let ciphertext_blob = call.seal(&key, &material, &using, opened.plaintext.expose())?;
-            let destination_key_material_id = symmetric_id(&key, &material).map(str::to_owned);
+            let ciphertext_blob = call.seal(&key, material, &using, opened.plaintext.expose())?;
+            let destination_key_material_id = symmetric_id(&key, material);
             call.additional = Canonical::object([
                 ("sourceKeyMaterialId", opened.material_id.as_deref().into()),
                 ("destinationKeyMaterialId", destination_key_material_id.as_deref().into()),

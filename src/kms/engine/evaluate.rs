@@ -55,7 +55,7 @@ impl StandardPolicies {
         if let Some(own) = key.policy() {
             return own.clone();
         }
-        let name = match key.record.manager {
+        let name = match key.manager {
             KeyManager::Customer => key.account.as_str(),
             KeyManager::Aws => key.arn.as_str(),
         };

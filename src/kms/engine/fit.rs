@@ -16,13 +16,12 @@ pub fn fits<A: Display + PartialEq>(
     algorithm: A,
     legal: &[A],
 ) -> Result<(), KmsError> {
-    let record = &key.record;
-    if record.usage != usage {
-        let text = format!("{} key usage is {} which is not valid for {operation}.", key.arn, record.usage);
+    if key.usage != usage {
+        let text = format!("{} key usage is {} which is not valid for {operation}.", key.arn, key.usage);
         return Err(KmsError::InvalidKeyUsage(text));
     }
     if !legal.contains(&algorithm) {
-        let text = format!("Algorithm {algorithm} is incompatible with key spec {}.", record.spec);
+        let text = format!("Algorithm {algorithm} is incompatible with key spec {}.", key.spec);
         return Err(KmsError::InvalidKeyUsage(text));
     }
     Ok(())

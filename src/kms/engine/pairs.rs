@@ -77,7 +77,7 @@ impl Engine {
             proceed(request.dry_run)?;
             let private = pair.generate().map_err(failed)?;
             let public_key = pair.public_key(private.expose()).map_err(failed)?;
-            let private_key_ciphertext_blob = call.seal(&key, &material, &using, private.expose())?;
+            let private_key_ciphertext_blob = call.seal(&key, material, &using, private.expose())?;
             let key_material_id = material.record.material_id.clone();
             call.additional = Canonical::object([("keyMaterialId", key_material_id.as_str().into())]);
             Ok(GenerateDataKeyPairResponse {

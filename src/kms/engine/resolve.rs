@@ -1,12 +1,11 @@
 //! From the caller's words to the key: the four forms of a key id (KMS.md section 4).
 
-use data_encoding::HEXLOWER;
-
 use super::authorise::{Access, denied};
 use super::call::Call;
+use crate::kms::blob::KeyName;
 use crate::kms::model::{Caller, KeyState};
-use crate::kms::store::{KeyEntry, Snapshot, alias_row_id, key_row_id};
-use crate::kms::{Engine, KmsError, blob};
+use crate::kms::store::{KeyEntry, Snapshot, alias_row_id};
+use crate::kms::{Engine, KmsError};
 use crate::sync::Arc;
 use crate::types::KeyArn;
 
@@ -25,11 +24,6 @@ enum Named<'a> {
     Alias(&'a str),
 }
 
-pub(super) fn is_key_id(text: &str) -> bool {
-    let multi_region = |hex: &str| hex.len() == 32 && HEXLOWER.decode(hex.as_bytes()).is_ok();
-    blob::parse_uuid(text).is_some() || text.strip_prefix("mrk-").is_some_and(multi_region)
-}
-
 impl Engine {
     /// Whether the key's present state allows its use: for callers that hold a data key which it unwrapped for them a
     /// moment ago. Not a call: nothing is unwrapped, so nothing is recorded. A refusal is to be followed by the call
@@ -39,7 +33,7 @@ impl Engine {
     /// `DisabledException`, `KMSInvalidStateException`, or `NotFoundException` for a key that is gone.
     pub fn usable(&self, key: &KeyArn) -> Result<(), KmsError> {
         let snapshot = self.shared.snapshot(self.shared.clock.now())?;
-        match snapshot.key(&key_row_id(key.region(), key.key_id())) {
+        match KeyName::parse(key.key_id()).and_then(|name| snapshot.find_key(key.region(), &name)) {
             Some(found) if found.arn == *key && !found.is_tombstone() => usable(found),
             _ => Err(does_not_exist(key.as_str())),
         }
@@ -93,8 +87,7 @@ pub fn find<'a>(
     let alias = if let Named::Alias(alias) = named { Some(alias) } else { None };
     let key_id = match named {
         Named::Alias(_) if forms == Forms::Key => return Err(invalid_key_id(text)),
-        Named::Key(id) if is_key_id(id) => id,
-        Named::Key(_) => return Err(invalid_key_id(text)),
+        Named::Key(id) => id,
         Named::Alias(alias) => match snapshot.aliases.get(&*alias_row_id(region, account, alias)) {
             Some(found) => &found.key_id,
             None => {
@@ -106,7 +99,8 @@ pub fn find<'a>(
             }
         },
     };
-    let found = snapshot.key(&key_row_id(region, key_id)).filter(|key| key.account.as_str() == account);
+    let name = KeyName::parse(key_id).ok_or_else(|| invalid_key_id(text))?;
+    let found = snapshot.find_key(region, &name).filter(|key| key.account.as_str() == account);
     let Some(key) = found else {
         let arn = format!("arn:aws:kms:{region}:{account}:key/{key_id}");
         return Err(if foreign { denied(caller, action, &arn) } else { does_not_exist(&arn) });

@@ -3,6 +3,7 @@
 mod asymmetric;
 mod backups;
 mod catch_up;
+mod conditions;
 mod crash;
 mod deletion;
 mod grants;
@@ -17,6 +18,7 @@ mod policies;
 mod processes;
 mod records;
 mod scale;
+mod states;
 mod symmetric;
 mod usage;
 mod variables;

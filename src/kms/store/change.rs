@@ -202,7 +202,7 @@ fn rewrap(
         .map_err(damaged)?;
         for mut row in all {
             if row.sealed.is_some() {
-                let plain = row.unseal(table, from);
+                let plain = row.unseal(table, &old);
                 let plain = plain.ok_or_else(|| damaged(format!("the secret of row '{}' does not open", row.id)))?;
                 row.sealed = Some(rows::seal(table, &row.id, &plain, to, entropy).into());
             }

@@ -1,57 +1,37 @@
-//! Keys by their row ids, for the lookup in each call.
-//!
-//! What a lookup costs among many keys is the places in memory that it touches and no cache holds. In a tree they are a
-//! dozen or two, here four, however many keys there are: two arrays and a small hash table. A change copies what lies on
-//! its way, one table and both arrays, so snapshots share all else.
-
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+//! Keys by Region and key id, for the lookup in each call.
 
 use super::records::KeyEntry;
+use super::shelves::Shelves;
+use crate::kms::blob::KeyName;
 use crate::sync::Arc;
-
-const WIDTH: usize = 64;
-
-type Table = HashMap<Arc<str>, Arc<KeyEntry>>;
-type Shelf = [Arc<Table>; WIDTH];
+use crate::sys::prefetch::prefetch;
 
 /// A map that is cheap to clone.
-#[derive(Clone)]
-pub struct KeyIndex {
-    hasher: RandomState,
-    shelves: Arc<[Arc<Shelf>; WIDTH]>,
-}
-
-impl Default for KeyIndex {
-    fn default() -> Self {
-        let empty = Arc::new(Table::new());
-        let shelf: Arc<Shelf> = Arc::new(std::array::from_fn(|_| empty.clone()));
-        Self { hasher: RandomState::new(), shelves: Arc::new(std::array::from_fn(|_| shelf.clone())) }
-    }
-}
+#[derive(Clone, Default)]
+pub struct KeyIndex(Shelves<Arc<KeyEntry>>);
 
 impl KeyIndex {
-    fn place(&self, id: &str) -> (usize, usize) {
-        let hash = self.hasher.hash_one(id) as usize;
-        (hash % WIDTH, hash / WIDTH % WIDTH)
+    fn hash(&self, region: &str, name: &KeyName) -> u64 {
+        self.0.hash(&[name.bytes(), region.as_bytes()])
     }
 
-    pub fn get(&self, id: &str) -> Option<&Arc<KeyEntry>> {
-        let (shelf, table) = self.place(id);
-        self.shelves[shelf][table].get(id)
+    pub fn get(&self, region: &str, name: &KeyName) -> Option<&Arc<KeyEntry>> {
+        let found = self.0.find(self.hash(region, name), |key| key.is(region, name))?;
+        // Its texts and its material are elsewhere in memory, and every call needs them soon: by then they are near.
+        let arn = found.arn.as_str().as_bytes();
+        [arn.first(), arn.last()].into_iter().flatten().for_each(prefetch);
+        found.current().into_iter().for_each(|material| prefetch(&**material));
+        Some(found)
     }
 
-    fn table(&mut self, id: &str) -> &mut Table {
-        let (shelf, table) = self.place(id);
-        let shelf = Arc::make_mut(&mut Arc::make_mut(&mut self.shelves)[shelf]);
-        Arc::make_mut(&mut shelf[table])
+    pub fn insert(&mut self, key: Arc<KeyEntry>) {
+        let (arn, name) = (key.arn.clone(), key.name);
+        let hash = self.hash(arn.region(), &name);
+        self.0.put(hash, key, |old| old.is(arn.region(), &name));
     }
 
-    pub fn insert(&mut self, id: Arc<str>, key: Arc<KeyEntry>) {
-        self.table(&id).insert(id, key);
-    }
-
-    pub fn remove(&mut self, id: &str) {
-        self.table(id).remove(id);
+    pub fn remove(&mut self, region: &str, name: &KeyName) {
+        let hash = self.hash(region, name);
+        self.0.remove(hash, |key| key.is(region, name));
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::asymmetric::PairError;
 use crate::crypto::secret::SecretBytes;
+use crate::kms::blob::KeyName;
 use crate::kms::model::{
     ExpirationModel, KeyManager, KeySpec, KeyState, KeyUsage, MultiRegionConfiguration, MultiRegionKeyType, Origin,
     RotationType, Tag, WrappingAlgorithm, nanos, opt_nanos,
@@ -12,6 +13,7 @@ use crate::kms::model::{
 use crate::kms::object::KeyObject;
 use crate::kms::policy::{Kind, Policy};
 use crate::sync::{Arc, OnceLock};
+use crate::sys::prefetch::prefetch;
 use crate::types::{AccountId, KeyArn, Timestamp};
 
 /// The rotation setting of a key.
@@ -180,14 +182,20 @@ pub struct ClockRecord {
 }
 
 /// Key material in memory: 32 bytes of a symmetric key, the bytes of an HMAC key, or a key pair as PKCS#8 DER.
+///
+/// Among many keys what a call costs is the cache lines that it touches: what every call needs comes first.
+#[repr(C)]
 pub struct Material {
-    pub record: MaterialRecord,
     /// `record.material_id` as bytes.
     pub id: [u8; 32],
     /// Shared by the keys of a multi-Region key, and by the records that follow each other.
     held: Option<Arc<Held>>,
+    /// Whether it lives in a token.
+    pub in_token: bool,
+    pub record: MaterialRecord,
 }
 
+#[repr(C)]
 struct Held {
     secret: SecretBytes,
     /// Parsed at the first use: parsing an RSA key checks it, which takes milliseconds.
@@ -199,13 +207,23 @@ impl Material {
     pub fn new(record: MaterialRecord, secret: Option<SecretBytes>) -> Option<Self> {
         let id = HEXLOWER.decode(record.material_id.as_bytes()).ok()?.try_into().ok()?;
         let held = secret.map(|secret| Arc::new(Held { secret, object: OnceLock::new() }));
-        Some(Self { record, id, held })
+        Some(Self { id, held, in_token: record.token.is_some(), record })
     }
 
     /// The same material with another record of it.
     pub fn with_record(&self, record: MaterialRecord) -> Self {
         debug_assert_eq!(record.material_id, self.record.material_id);
-        Self { record, id: self.id, held: self.held.clone() }
+        Self { id: self.id, held: self.held.clone(), in_token: record.token.is_some(), record }
+    }
+
+    /// Brings what it holds near: it is used soon.
+    pub fn prefetch(&self) {
+        self.held.iter().for_each(|held| prefetch(&**held));
+    }
+
+    /// `record.material_id`, made anew: the record's is elsewhere in memory.
+    pub fn id_text(&self) -> String {
+        HEXLOWER.encode(&self.id)
     }
 
     /// When it expires, if it is there and does.
@@ -228,27 +246,68 @@ impl Material {
     }
 }
 
-/// A key with its material, immutable: a change makes a new entry.
+/// A key with its material, immutable: a change makes a new entry. What every call needs comes first, as in
+/// [`Material`]: some of it is a copy of what the record says.
+#[repr(C)]
 pub struct KeyEntry {
-    pub record: KeyRecord,
     pub arn: KeyArn,
-    /// `record.account`. Calls look at it here: among many keys each text elsewhere in memory is one that no cache holds.
     pub account: AccountId,
-    /// By generation.
-    pub materials: Vec<Arc<Material>>,
+    state: KeyState,
+    is_tombstone: bool,
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub manager: KeyManager,
+    /// `record.key_id` as ciphertext has it.
+    pub name: KeyName,
     /// The one that `record.current_material` names.
     current: Option<Arc<Material>>,
     /// What became of `record.policy` when it was first asked for.
     policy: OnceLock<Option<Arc<Policy>>>,
+    /// By generation.
+    pub materials: Vec<Arc<Material>>,
+    pub record: KeyRecord,
 }
 
 impl KeyEntry {
     /// An entry of what belongs together.
-    pub(super) fn new(record: KeyRecord, arn: KeyArn, account: AccountId, materials: Vec<Arc<Material>>) -> Self {
+    pub(super) fn new(
+        record: KeyRecord,
+        (arn, account, name): (KeyArn, AccountId, KeyName),
+        materials: Vec<Arc<Material>>,
+    ) -> Self {
         let is_current =
             |material: &&Arc<Material>| Some(&material.record.material_id) == record.current_material.as_ref();
         let current = materials.iter().rfind(is_current).cloned();
-        Self { record, arn, account, materials, current, policy: OnceLock::new() }
+        let unavailable = record.key_store.as_ref().is_some_and(|link| link.unavailable);
+        let state = match record.state {
+            KeyState::Enabled | KeyState::Disabled if unavailable => KeyState::Unavailable,
+            state => state,
+        };
+        Self {
+            arn,
+            account,
+            state,
+            is_tombstone: record.destroyed.is_some(),
+            spec: record.spec,
+            usage: record.usage,
+            manager: record.manager,
+            name,
+            current,
+            policy: OnceLock::new(),
+            materials,
+            record,
+        }
+    }
+
+    /// Whether it is the key with this id in this Region. A key that is not multi-Region is alone with its id.
+    pub fn is(&self, region: &str, name: &KeyName) -> bool {
+        self.name == *name && (!name.is_multi_region() || self.arn.region() == region)
+    }
+
+    /// The material with this id.
+    pub fn material(&self, id: &[u8; 32]) -> Option<&Arc<Material>> {
+        let current = self.current.as_ref().filter(|current| current.id == *id);
+        current.or_else(|| self.materials.iter().find(|material| material.id == *id))
     }
 
     /// The key's own policy, if it has one; parsed once. It was parsed before it was stored, and the row's MAC vouches for
@@ -292,15 +351,11 @@ impl KeyEntry {
     /// Its state as everybody sees it. The state in the record is the one that the user set; it counts again when the
     /// key store is connected.
     pub fn state(&self) -> KeyState {
-        let unavailable = self.record.key_store.as_ref().is_some_and(|link| link.unavailable);
-        match self.record.state {
-            KeyState::Enabled | KeyState::Disabled if unavailable => KeyState::Unavailable,
-            state => state,
-        }
+        self.state
     }
 
     pub fn is_tombstone(&self) -> bool {
-        self.record.destroyed.is_some()
+        self.is_tombstone
     }
 
     /// When the next automatic rotation is due; not while the key is disabled or pending deletion. A replica rotates

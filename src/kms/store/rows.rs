@@ -1,15 +1,15 @@
 //! Rows: their MACs, their sealed columns, and the digest over all of them.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 
-use rpds::HashTrieMapSync;
 use rusqlite::{Connection, OptionalExtension, params};
 use zeroize::Zeroizing;
 
+use super::shelves::Shelves;
 use crate::env::Entropy;
 use crate::kms::custody::DomainKeys;
-use crate::kms::seal::{self, MacKey};
-use crate::sync::Arc;
+use crate::kms::seal::{self, MacKey, Opener};
 
 /// The tables whose rows are under the digest, parents before children.
 ///
@@ -83,15 +83,18 @@ pub struct Row<'a> {
 
 const FORMAT: &[u8] = b"kmsfs row v1";
 
-/// What authenticates the rows of one epoch, ready for many of them.
+/// What authenticates the rows of one epoch and opens their secrets, ready for many of them.
 pub struct Prover {
     row: MacKey,
     digest: MacKey,
+    opener: Opener,
+    epoch: u64,
 }
 
 impl Prover {
     pub fn new(keys: &DomainKeys) -> Self {
-        Self { row: MacKey::new(&keys.row), digest: MacKey::new(&keys.digest) }
+        let (row, digest) = (MacKey::new(&keys.row), MacKey::new(&keys.digest));
+        Self { row, digest, opener: Opener::new(&keys.seal), epoch: keys.epoch }
     }
 }
 
@@ -121,8 +124,8 @@ impl Row<'_> {
     }
 
     /// Opens the sealed column.
-    pub fn unseal(&self, table: Table, keys: &DomainKeys) -> Option<Zeroizing<Vec<u8>>> {
-        seal::open(&keys.seal, &column_aad(table.name(), &self.id, keys.epoch), self.sealed.as_deref()?)
+    pub fn unseal(&self, table: Table, prover: &Prover) -> Option<Zeroizing<Vec<u8>>> {
+        prover.opener.open(&column_aad(table.name(), &self.id, prover.epoch), self.sealed.as_deref()?)
     }
 
     /// Inserts or replaces the row.
@@ -275,32 +278,36 @@ impl Sum {
 }
 
 /// The revisions of all rows, and their sum. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Ledger {
-    revisions: [HashTrieMapSync<Arc<str>, u64>; Table::ALL.len()],
+    /// Each with a second hash of table and id, which stand in no order and are never told again: 128 bits of keyed hashes
+    /// are the same for two rows as rarely as a key is guessed, and the digest would notice.
+    revisions: Shelves<(u64, u64)>,
+    second: RandomState,
     sum: Sum,
-}
-
-impl Default for Ledger {
-    fn default() -> Self {
-        Self { revisions: Table::ALL.map(|_| HashTrieMapSync::new_sync()), sum: Sum::default() }
-    }
 }
 
 impl Ledger {
     /// Enters a row that was inserted or replaced.
     pub fn put(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
-        self.remove(table, id, prover);
+        let [hash, second] = self.hashes(table, id);
+        if let Some((_, old)) = self.revisions.put(hash, (second, revision), |(own, _)| *own == second) {
+            self.sum.remove(table, id, old, prover);
+        }
         self.sum.add(table, id, revision, prover);
-        self.revisions[table as usize].insert_mut(id.into(), revision);
+    }
+
+    fn hashes(&self, table: Table, id: &str) -> [u64; 2] {
+        let table = [table as u8];
+        [self.revisions.hash(&[&table, id.as_bytes()]), self.second.hash_one((table, id))]
     }
 
     /// Removes a row; false if it is not there.
     pub fn remove(&mut self, table: Table, id: &str, prover: &Prover) -> bool {
-        let revisions = &mut self.revisions[table as usize];
-        let Some(old) = revisions.get(id) else { return false };
-        self.sum.remove(table, id, *old, prover);
-        revisions.remove_mut(id)
+        let [hash, second] = self.hashes(table, id);
+        let Some((_, old)) = self.revisions.remove(hash, |(own, _)| *own == second) else { return false };
+        self.sum.remove(table, id, old, prover);
+        true
     }
 
     /// The digest of a state.

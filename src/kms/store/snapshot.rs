@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use rpds::{HashTrieMapSync, RedBlackTreeMapSync, RedBlackTreeSetSync};
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,9 +12,9 @@ use super::identities::*;
 use super::key_index::KeyIndex;
 use super::key_stores::*;
 use super::records::*;
-use super::rows::{Row, Table};
+use super::rows::{Prover, Row, Table};
 use crate::crypto::secret::SecretBytes;
-use crate::kms::custody::DomainKeys;
+use crate::kms::blob::KeyName;
 use crate::kms::model::KeyManager;
 use crate::sync::Arc;
 use crate::types::{AccountId, KeyArn, Region, Timestamp};
@@ -109,14 +109,20 @@ pub struct Snapshot {
     due: [RedBlackTreeSetSync<(Timestamp, Arc<str>)>; DueKind::COUNT],
     /// Row ids of keys with the row ids of their aliases.
     aliases_of: RedBlackTreeSetSync<(Arc<str>, Arc<str>)>,
-    /// Number of customer managed keys by Region and account, those pending deletion included.
-    customer_keys: HashTrieMapSync<(String, String), usize>,
+    /// Region, account, and the number of customer managed keys there, those pending deletion included.
+    customer_keys: Vec<(String, String, usize)>,
 }
 
 impl Snapshot {
+    /// The key with this id in the Region.
+    pub fn find_key(&self, region: &str, name: &KeyName) -> Option<&Arc<KeyEntry>> {
+        self.keys_by_id.get(region, name)
+    }
+
     /// The key of this row id.
-    pub fn key(&self, row_id: &str) -> Option<&Arc<KeyEntry>> {
-        self.keys_by_id.get(row_id)
+    fn key(&self, row_id: &str) -> Option<&Arc<KeyEntry>> {
+        let (region, key_id) = row_id.split_once('/')?;
+        self.find_key(region, &KeyName::parse(key_id)?)
     }
 
     /// When the first is due.
@@ -144,7 +150,8 @@ impl Snapshot {
 
     /// Customer managed keys of the account in the Region.
     pub fn count_customer_keys(&self, region: &str, account: &str) -> usize {
-        self.customer_keys.get(&(region.to_owned(), account.to_owned())).copied().unwrap_or(0)
+        let mut all = self.customer_keys.iter();
+        all.find(|(of, by, _)| of == region && by == account).map_or(0, |(_, _, count)| *count)
     }
 
     /// Row ids of the aliases of a key.
@@ -161,17 +168,24 @@ impl Snapshot {
         self.set_key(row_id, record, materials)
     }
 
-    /// Inserts a key that is read together with all others.
-    pub fn add_key(&mut self, row: &Row<'_>, unclaimed: &mut Unclaimed) -> Result<(), String> {
-        self.set_key(&row.id, parse(Table::Keys, row)?, unclaimed.0.remove(&*row.id).unwrap_or_default())
+    /// Inserts the keys that were read together, in their order: then what the next one touches is near.
+    pub fn add_keys(&mut self, mut keys: Vec<(Arc<str>, Arc<KeyEntry>)>) {
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        keys.into_iter().for_each(|(id, key)| self.replace_key(id, Some(key)));
     }
 
     fn set_key(&mut self, row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<(), String> {
+        let key = Self::entry(row_id, record, materials)?;
+        self.replace_key(row_id.into(), Some(Arc::new(key)));
+        Ok(())
+    }
+
+    fn entry(row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<KeyEntry, String> {
         let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
+        let name = KeyName::parse(&record.key_id).ok_or_else(|| format!("key '{row_id}' has no key id"))?;
         let arn = KeyArn::new(&region, &account, &record.key_id);
-        self.replace_key(row_id.into(), Some(KeyEntry::new(record, arn, account, materials)));
-        Ok(())
+        Ok(KeyEntry::new(record, (arn, account, name), materials))
     }
 
     pub fn put_material(&mut self, key_row: &str, material: Arc<Material>) -> Result<(), String> {
@@ -187,35 +201,42 @@ impl Snapshot {
         let old = self.key(key_row).ok_or_else(|| no_such_key(key_row))?;
         let mut materials = old.materials.clone();
         edit(&mut materials);
-        let entry = KeyEntry::new(old.record.clone(), old.arn.clone(), old.account.clone(), materials);
-        self.replace_key(key_row.into(), Some(entry));
+        let names = (old.arn.clone(), old.account.clone(), old.name);
+        let entry = KeyEntry::new(old.record.clone(), names, materials);
+        self.replace_key(key_row.into(), Some(Arc::new(entry)));
         Ok(())
     }
 
-    fn replace_key(&mut self, id: Arc<str>, new: Option<KeyEntry>) {
+    fn replace_key(&mut self, id: Arc<str>, new: Option<Arc<KeyEntry>>) {
         let old = self.key(&id).cloned();
         for kind in DueKind::OF_KEYS {
             let at = |key: Option<&KeyEntry>| key.and_then(|key| kind.of(key));
-            self.set_due(kind, &id, at(old.as_deref()), at(new.as_ref()));
+            self.set_due(kind, &id, at(old.as_deref()), at(new.as_deref()));
         }
-        let counted = [old.as_deref(), new.as_ref()]
+        let counted = [old.as_deref(), new.as_deref()]
             .map(|key| key.is_some_and(|key| key.record.manager == KeyManager::Customer && !key.is_tombstone()));
         if counted[0] != counted[1]
-            && let Some(record) = new.as_ref().or(old.as_deref()).map(|key| &key.record)
+            && let Some(record) = new.as_deref().or(old.as_deref()).map(|key| &key.record)
         {
-            let count = self.count_customer_keys(&record.region, &record.account);
-            let count = if counted[1] { count + 1 } else { count.saturating_sub(1) };
-            self.customer_keys.insert_mut((record.region.clone(), record.account.clone()), count);
+            let is_here = |(region, account, _): &&mut (String, String, usize)| {
+                *region == record.region && *account == record.account
+            };
+            match self.customer_keys.iter_mut().find(is_here) {
+                Some((_, _, count)) if counted[1] => *count += 1,
+                Some((_, _, count)) => *count -= 1,
+                None => self.customer_keys.push((record.region.clone(), record.account.clone(), 1)),
+            }
         }
         match new {
             Some(new) => {
-                let new = Arc::new(new);
-                self.keys.insert_mut(id.clone(), new.clone());
-                self.keys_by_id.insert(id, new);
+                self.keys.insert_mut(id, new.clone());
+                self.keys_by_id.insert(new);
             }
             None => {
                 self.keys.remove_mut(&id);
-                self.keys_by_id.remove(&id);
+                if let Some(key) = old {
+                    self.keys_by_id.remove(key.arn.region(), &key.name);
+                }
             }
         }
     }
@@ -239,7 +260,7 @@ impl Snapshot {
     }
 
     /// Takes over a row as it stands in the database, or its absence. `Err` says what is wrong with it.
-    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
+    pub fn apply(&mut self, table: Table, id: &str, row: Option<&Row<'_>>, prover: &Prover) -> Result<(), String> {
         match (table, row) {
             (Table::Keys, Some(row)) => self.put_key(id, parse(table, row)?),
             (Table::Keys, None) => {
@@ -247,28 +268,28 @@ impl Snapshot {
                 Ok(())
             }
             (Table::Materials, Some(row)) => {
-                let (key_row, material) = read_material(row, domain)?;
+                let (key_row, material) = read_material(row, prover)?;
                 self.put_material(key_row, Arc::new(material))
             }
             (Table::Materials, None) => self.remove_material(id),
-            (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, domain),
-            (Table::Volumes, row) => self.apply_record::<VolumeRow>(id, row, domain),
-            (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, domain),
-            (Table::Grants, row) => self.apply_record::<GrantRecord>(id, row, domain),
-            (Table::Principals, row) => self.apply_record::<PrincipalRecord>(id, row, domain),
-            (Table::AccessKeys, row) => self.apply_record::<AccessKeyRecord>(id, row, domain),
-            (Table::KeyStores, row) => self.apply_record::<KeyStoreRecord>(id, row, domain),
-            (Table::Clusters, row) => self.apply_record::<ClusterRecord>(id, row, domain),
+            (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, prover),
+            (Table::Volumes, row) => self.apply_record::<VolumeRow>(id, row, prover),
+            (Table::WrappingKeys, row) => self.apply_record::<WrappingKey>(id, row, prover),
+            (Table::Grants, row) => self.apply_record::<GrantRecord>(id, row, prover),
+            (Table::Principals, row) => self.apply_record::<PrincipalRecord>(id, row, prover),
+            (Table::AccessKeys, row) => self.apply_record::<AccessKeyRecord>(id, row, prover),
+            (Table::KeyStores, row) => self.apply_record::<KeyStoreRecord>(id, row, prover),
+            (Table::Clusters, row) => self.apply_record::<ClusterRecord>(id, row, prover),
         }
     }
 
-    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row<'_>>, domain: &DomainKeys) -> Result<(), String> {
+    fn apply_record<R: Record>(&mut self, id: &str, row: Option<&Row<'_>>, prover: &Prover) -> Result<(), String> {
         let Some(row) = row else {
             self.remove::<R>(id);
             return Ok(());
         };
         let mut record: R = parse(R::TABLE, row)?;
-        if row.sealed.is_some() && !row.unseal(R::TABLE, domain).is_some_and(|secret| record.set_secret(&secret)) {
+        if row.sealed.is_some() && !row.unseal(R::TABLE, prover).is_some_and(|secret| record.set_secret(&secret)) {
             return Err(does_not_open(R::TABLE, row));
         }
         self.put(id, record);
@@ -288,13 +309,20 @@ fn insert(materials: &mut Vec<Arc<Material>>, material: Arc<Material>) {
 pub struct Unclaimed(HashMap<String, Vec<Arc<Material>>>);
 
 impl Unclaimed {
-    pub fn add(&mut self, row: &Row<'_>, domain: &DomainKeys) -> Result<(), String> {
-        let (key_row, material) = read_material(row, domain)?;
+    pub fn add(&mut self, row: &Row<'_>, prover: &Prover) -> Result<(), String> {
+        let (key_row, material) = read_material(row, prover)?;
         match self.0.get_mut(key_row) {
             Some(materials) => insert(materials, Arc::new(material)),
             None => drop(self.0.insert(key_row.to_owned(), vec![Arc::new(material)])),
         }
         Ok(())
+    }
+
+    /// The key of this row, with the material that is its.
+    pub fn key(&mut self, row: &Row<'_>) -> Result<(Arc<str>, Arc<KeyEntry>), String> {
+        let materials = self.0.remove(&*row.id).unwrap_or_default();
+        let key = Snapshot::entry(&row.id, parse(Table::Keys, row)?, materials)?;
+        Ok(((&*row.id).into(), Arc::new(key)))
     }
 
     /// Refuses material without a key.
@@ -317,11 +345,11 @@ fn does_not_open(table: Table, row: &Row<'_>) -> String {
 }
 
 /// A piece of material with the row id of its key.
-fn read_material<'r>(row: &'r Row<'_>, domain: &DomainKeys) -> Result<(&'r str, Material), String> {
+fn read_material<'r>(row: &'r Row<'_>, prover: &Prover) -> Result<(&'r str, Material), String> {
     let unusable = || does_not_open(Table::Materials, row);
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let secret = match &row.sealed {
-        Some(_) => Some(SecretBytes::from(&row.unseal(Table::Materials, domain).ok_or_else(unusable)?[..])),
+        Some(_) => Some(SecretBytes::from(&row.unseal(Table::Materials, prover).ok_or_else(unusable)?[..])),
         None if record.import.is_some() || record.token.is_some() => None,
         None => return Err(unusable()),
     };

@@ -295,7 +295,7 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
             let (snapshot, prover) = (Arc::make_mut(&mut cache.snapshot), Prover::new(&cache.domain));
             for (table, id) in deleted {
                 if cache.ledger.remove(table, &id, &prover) {
-                    snapshot.apply(table, &id, None, &cache.domain).map_err(damaged)?;
+                    snapshot.apply(table, &id, None, &prover).map_err(damaged)?;
                 }
             }
             cache
@@ -305,7 +305,7 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
     let (snapshot, prover) = (Arc::make_mut(snapshot), Prover::new(domain));
     // When everything is read, material comes before the keys, which then are made once.
     let whole = above.is_none();
-    let mut unclaimed = Unclaimed::default();
+    let (mut unclaimed, mut keys) = (Unclaimed::default(), Vec::new());
     let order = Table::ALL.into_iter().filter(|table| !whole || *table != Table::Materials);
     for table in whole.then_some(Table::Materials).into_iter().chain(order) {
         if !schema::has(from, table)? {
@@ -314,13 +314,14 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
         rows::visit(table, above, &prover, from, |row| {
             ledger.put(table, &row.id, row.revision, &prover);
             match table {
-                Table::Materials if whole => unclaimed.add(&row, domain),
-                Table::Keys if whole => snapshot.add_key(&row, &mut unclaimed),
-                _ => snapshot.apply(table, &row.id, Some(&row), domain),
+                Table::Materials if whole => unclaimed.add(&row, &prover),
+                Table::Keys if whole => unclaimed.key(&row).map(|key| keys.push(key)),
+                _ => snapshot.apply(table, &row.id, Some(&row), &prover),
             }
         })?
         .map_err(damaged)?;
     }
+    snapshot.add_keys(keys);
     unclaimed.check().map_err(damaged)?;
     Ok(cache)
 }

@@ -58,10 +58,16 @@ pub struct Signed {
 
 impl Signed {
     pub fn new(keys: &Keys, operation: &str, body: &Value) -> Self {
+        let id = keys.access_key.access_key_id.clone();
+        Self::by(id, keys.access_key.secret_access_key.to_string(), NOW, operation, body)
+    }
+
+    /// A request signed with this access key at this time.
+    pub fn by(access_key_id: String, secret: String, at: Timestamp, operation: &str, body: &Value) -> Self {
         Self {
-            access_key_id: keys.access_key.access_key_id.clone(),
-            secret: keys.access_key.secret_access_key.to_string(),
-            at: NOW,
+            access_key_id,
+            secret,
+            at,
             region: "us-east-1".into(),
             service: "kms".into(),
             target: Some(format!("TrentService.{operation}")),

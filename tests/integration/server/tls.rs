@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,10 @@ use super::client::{Answer, Signed, answer, send};
 use super::{Keys, Running};
 
 /// A certificate authority.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
@@ -35,7 +35,7 @@ impl Authority {
     }
 
     /// Writes a server's certificate for 127.0.0.1, and its key, under `dir`.
-    fn issue(&self, dir: &Path) -> (PathBuf, PathBuf) {
+    pub fn issue(&self, dir: &Path) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.0).expect("signed");
@@ -60,8 +60,8 @@ fn serve(keys: &Keys, authority: &Authority) -> Running {
 }
 
 /// Sends a request over TLS, believing `authority`.
-fn ask(
-    server: &Running,
+pub fn ask(
+    server: SocketAddr,
     authority: &Authority,
     versions: &[&'static SupportedProtocolVersion],
     request: &str,
@@ -76,7 +76,7 @@ fn ask(
         .with_no_client_auth();
     let name = ServerName::try_from("127.0.0.1").expect("a name");
     let tls = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let stream = TcpStream::connect(server.address)?;
+    let stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut stream = StreamOwned::new(tls, stream);
     stream.write_all(request.as_bytes())?;
@@ -89,13 +89,13 @@ fn clients_that_believe_the_authority_are_served() {
     let server = serve(&keys, &authority);
     let request = Signed::new(&keys, "ListKeys", &json!({})).bytes(&server.address.to_string());
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        let answered = ask(&server, &authority, &[version], &request).expect("answered");
+        let answered = ask(server.address, &authority, &[version], &request).expect("answered");
         assert_eq!(answered.status, 200, "{}", answered.text());
         assert_eq!(answered.json()["Keys"], json!([]));
     }
     // Encryption is no signature.
     let unsigned = request.replace("authorization: ", "x-other: ");
-    let refused = ask(&server, &authority, rustls::ALL_VERSIONS, &unsigned).expect("answered");
+    let refused = ask(server.address, &authority, rustls::ALL_VERSIONS, &unsigned).expect("answered");
     assert_eq!(refused.code(), "MissingAuthenticationTokenException");
 }
 
@@ -104,11 +104,11 @@ fn who_believes_another_authority_sends_nothing() {
     let (keys, authority) = (Keys::new(), Authority::new());
     let server = serve(&keys, &authority);
     let request = Signed::new(&keys, "CreateKey", &json!({})).bytes(&server.address.to_string());
-    let refused = ask(&server, &Authority::new(), rustls::ALL_VERSIONS, &request).err().expect("refused");
+    let refused = ask(server.address, &Authority::new(), rustls::ALL_VERSIONS, &request).err().expect("refused");
     assert!(refused.to_string().contains("invalid peer certificate"), "{refused}");
     // Others are served as before.
     let request = Signed::new(&keys, "ListKeys", &json!({})).bytes(&server.address.to_string());
-    let listed = ask(&server, &authority, rustls::ALL_VERSIONS, &request).expect("answered").json();
+    let listed = ask(server.address, &authority, rustls::ALL_VERSIONS, &request).expect("answered").json();
     assert_eq!(listed["Keys"], json!([]), "the refused request was executed");
 }
 

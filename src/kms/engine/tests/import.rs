@@ -302,34 +302,70 @@ fn what_expired_while_nothing_ran_is_gone_before_anything_else() {
     assert_eq!(bench.state(&key), KeyState::PendingImport);
 }
 
+/// What ends imported material.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Deleted,
+    /// One of two pieces, by its id; the other stays.
+    DeletedBeforeRotation,
+    Expired,
+    WithItsKey,
+}
+
 #[test]
-fn deleted_and_expired_material_does_not_come_back_with_an_older_database() {
-    for expires in [false, true] {
+fn ended_material_does_not_come_back_with_an_older_database() {
+    for end in [End::Deleted, End::DeletedBeforeRotation, End::Expired, End::WithItsKey] {
         let bench = Bench::new();
-        let key = bench.external();
+        let (key, other) = (bench.external(), bench.key());
         let soon = bench.clock.now().plus(HOUR);
         let edit = |r: &mut ImportKeyMaterialRequest| {
-            if expires {
+            if end == End::Expired {
                 expiring(soon)(r);
             }
         };
-        bench.importer().import(&key, &[0x5a; 32], edit).expect("imported");
+        let first = bench.importer().import(&key, &[0x5a; 32], edit).expect("imported");
+        let blob = bench.encrypt(&key, b"secret").expect("encrypted");
+        let kept = bench.encrypt(&other, b"kept").expect("encrypted");
+        if end == End::DeletedBeforeRotation {
+            bench.importer().import(&key, &[0xa5; 32], as_new).expect("imported");
+            bench.engine.rotate_key_on_demand(&bench.alice, key.as_str().into()).expect("rotated");
+        }
         let copy = bench.dir.path().join("copy");
         copy_database(&bench, &copy);
-        if expires {
-            bench.hours(1);
-            bench.engine.maintain().expect("maintained");
-        } else {
-            bench.importer().forget(&key, None).expect("deleted");
+        match end {
+            End::Deleted => drop(bench.importer().forget(&key, None).expect("deleted")),
+            End::DeletedBeforeRotation => drop(bench.importer().forget(&key, first.as_ref()).expect("deleted")),
+            End::Expired => {
+                bench.hours(1);
+                bench.engine.maintain().expect("maintained");
+            }
+            End::WithItsKey => {
+                bench.schedule(&key, 7).expect("scheduled");
+                bench.days(8);
+                bench.engine.maintain().expect("observed");
+                bench.hours(2);
+                bench.engine.maintain().expect("ended");
+            }
         }
-        assert_eq!(bench.state(&key), KeyState::PendingImport);
+        let expected = if end == End::WithItsKey { "NotFoundException" } else { "KMSInvalidStateException" };
+        assert_eq!(code(bench.decrypt(&blob)), expected);
+        assert_eq!(bench.decrypt(&kept), Ok(b"kept".to_vec()), "what is left is under the new domain key");
         let (home, Bench { dir: _dir, engine, .. }) = (bench.home(), bench);
         drop(engine);
+        let current = home.with_file_name("current");
+        std::fs::copy(home.join("kms.db"), &current).expect("copied");
         restore_database(&home, &copy);
+        // Neither the present root file with its passphrase nor accepting the old state opens it.
+        let clock = || Arc::new(ManualClock::new(Timestamp::from_secs(0)));
+        let refused = Engine::open(&home, &passphrase("secret"), clock(), Arc::new(SystemEntropy)).err();
+        assert!(refused.expect("refused").to_string().contains("was destroyed"));
         let restored = Home::unlock(&home, &passphrase("secret")).expect("unlocked");
-        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(0)));
-        let refused = Engine::start_accepting(restored, clock, Arc::new(SystemEntropy)).err().expect("refused");
+        let refused = Engine::start_accepting(restored, clock(), Arc::new(SystemEntropy)).err().expect("refused");
         assert!(refused.to_string().contains("was destroyed"), "{refused}");
+        // It is the copy that is refused, not the home.
+        restore_database(&home, &current);
+        let engine = Engine::open(&home, &passphrase("secret"), clock(), Arc::new(SystemEntropy)).expect("opened");
+        assert_eq!(decrypt(&engine, &engine.local_caller("alice"), &kept), Ok(b"kept".to_vec()));
     }
 }
 

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# bench.sh [--quick] [OUT]: every measurement that docs/PERFORMANCE.md shows, into the directory OUT (default ./bench-results).
+#
+#   OUT/peers.json                      all values of all rounds against the peers, on tmpfs and on the disk
+#   OUT/peers-light.svg, -dark.svg      the same as pictures
+#   OUT/limits-tmpfs.json, -disk.json   kmsfs beside the same mount without encryption, and the filesystem below
+#   OUT/ciphers.json                    the ciphers alone
+#   OUT/report.md                       all of it as tables, with machine and versions
+#
+# --quick: one short round of each. Otherwise five rounds, an hour or more. Needs root, for cold caches. Installs fio and the
+# peers that the distribution has. Environment: ROUNDS, ONLY (systems), DISK_DIR (default OUT).
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+quick=
+case ${1:-} in
+  -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  --quick) quick=1; shift ;;
+esac
+[ $# -le 1 ] || die "usage: $0 [--quick] [OUT]"
+[ "$(id -u)" = 0 ] || die "needs root, to drop the page cache"
+out=$(realpath -m "${1:-bench-results}")
+mkdir -p "$out"
+disk=$(realpath "${DISK_DIR:-$out}")
+need_build_tools || die "the build tools are missing, see above"
+apt_need "fio fio" "python3 python3" "git git" "fusermount3 fuse3" || die "tools are missing, see above"
+for peer in gocryptfs cryfs encfs; do
+  apt_need "$peer $peer" || say "without $peer"
+done
+build_release
+export KMSFS_BIN
+KMSFS_BIN=$(release_binary)
+if [ -n "$quick" ]; then
+  rounds=${ROUNDS:-1}
+  peers=(--quick) limits=(--size 64 --files 500 --seconds 1)
+else
+  rounds=${ROUNDS:-5}
+  peers=() limits=(--size 512 --files 20000 --seconds 4)
+fi
+[ -z "${ONLY:-}" ] || peers+=(--only "$ONLY")
+
+say "== against peers"
+rm -f "$out/peers.json"
+for round in $(seq 0 $((rounds - 1))); do
+  "$REPO/scripts/bench-peers.sh" "${peers[@]}" --backing both --disk-dir "$disk" --rounds 1 --first-round "$round" --merge --json "$out/peers.json" > /dev/null
+done
+python3 "$REPO/bench/plot.py" "$out/peers.json" "$out/peers"
+
+say "== against the limits"
+"$KMSFS_BIN" bench --json --limits --rounds "$rounds" "${limits[@]}" /dev/shm > "$out/limits-tmpfs.json"
+"$KMSFS_BIN" bench --json --limits --rounds "$rounds" "${limits[@]}" "$disk" > "$out/limits-disk.json"
+"$KMSFS_BIN" speed --json > "$out/ciphers.json"
+python3 "$REPO/bench/report.py" "$out" > "$out/report.md"
+say "see $out/report.md"

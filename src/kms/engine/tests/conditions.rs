@@ -1,0 +1,182 @@
+//! Condition keys that requests give values to: a statement that denies one value refuses exactly that value.
+
+use serde_json::{Value, json};
+
+use super::states::{Kind, done, execute, key};
+use super::*;
+
+/// One condition key: the operation and its request on a key of this kind, the operator, and a value that the request has
+/// and one that it has not.
+struct Row {
+    kind: Kind,
+    operation: &'static str,
+    request: Value,
+    operator: &'static str,
+    condition: &'static str,
+    has: &'static str,
+    has_not: &'static str,
+}
+
+fn row(
+    (kind, operation, request): (Kind, &'static str, Value),
+    (operator, condition): (&'static str, &'static str),
+    [has, has_not]: [&'static str; 2],
+) -> Row {
+    Row { kind, operation, request, operator, condition, has, has_not }
+}
+
+/// The default policy, and a denial of `operation` under a condition.
+fn denying(bench: &Bench, operation: &str, condition: Value) -> String {
+    let root = format!("arn:aws:iam::{}:root", bench.engine.account());
+    json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Principal": { "AWS": root }, "Action": "kms:*", "Resource": "*" },
+        { "Effect": "Deny", "Principal": "*", "Action": format!("kms:{operation}"), "Resource": "*", "Condition": condition },
+    ]})
+    .to_string()
+}
+
+#[test]
+fn each_condition_key_has_the_value_of_its_request() {
+    use Kind::*;
+    let bench = Bench::new();
+    let peer = key(&bench, Agreement, KeyState::Enabled).expect("made");
+    let public = done(&bench, "GetPublicKey", json!({ "KeyId": peer }))["PublicKey"].clone();
+    let user = |name: &str| format!("arn:aws:iam::{}:user/{name}", bench.engine.account());
+    let grant = || {
+        json!({
+            "GranteePrincipal": user("bob"), "RetiringPrincipal": user("rob"), "Operations": ["Decrypt"],
+            "Constraints": { "EncryptionContextSubset": { "a": "b" } },
+        })
+    };
+    let sign = || json!({ "Message": data_encoding::BASE64.encode(&[1; 32]), "MessageType": "DIGEST", "SigningAlgorithm": "ECDSA_SHA_256" });
+    let context = || json!({ "Plaintext": "AA==", "EncryptionContext": { "fs": "v", "file": "f" } });
+    let token = "AA==";
+    let import = |more: Value| {
+        let mut request = json!({ "ImportToken": token, "EncryptedKeyMaterial": token });
+        let members = more.as_object().expect("members").clone();
+        request.as_object_mut().expect("members").extend(members);
+        request
+    };
+    let parameters = || json!({ "WrappingAlgorithm": "RSAES_OAEP_SHA_256", "WrappingKeySpec": "RSA_2048" });
+    let tags = || json!({ "Tags": [{ "TagKey": "team", "TagValue": "red" }] });
+    let equals = |condition| ("StringEquals", condition);
+    let any = |condition| ("ForAnyValue:StringEquals", condition);
+    let (bob, rob, nobody) = ("arn:aws:iam::000000000000:user/bob", "arn:aws:iam::000000000000:user/rob", "nobody");
+    let soon = (bench.clock.now().plus_days(9).as_nanos() / 1_000_000_000) as u64;
+    let rows = [
+        row((Signing, "Sign", sign()), equals("kms:SigningAlgorithm"), ["ECDSA_SHA_256", "ECDSA_SHA_512"]),
+        row((Signing, "Sign", sign()), equals("kms:MessageType"), ["DIGEST", "RAW"]),
+        row(
+            (Mac, "GenerateMac", json!({ "Message": "AA==", "MacAlgorithm": "HMAC_SHA_256" })),
+            equals("kms:MacAlgorithm"),
+            ["HMAC_SHA_256", "HMAC_SHA_512"],
+        ),
+        row(
+            (Agreement, "DeriveSharedSecret", json!({ "KeyAgreementAlgorithm": "ECDH", "PublicKey": public })),
+            equals("kms:KeyAgreementAlgorithm"),
+            ["ECDH", "DH"],
+        ),
+        row(
+            (Symmetric, "Encrypt", context()),
+            equals("kms:EncryptionAlgorithm"),
+            ["SYMMETRIC_DEFAULT", "RSAES_OAEP_SHA_1"],
+        ),
+        row((Symmetric, "Encrypt", context()), equals("kms:EncryptionContext:fs"), ["v", "f"]),
+        row((Symmetric, "Encrypt", context()), any("kms:EncryptionContextKeys"), ["file", "v"]),
+        row(
+            (Symmetric, "GenerateDataKeyPair", json!({ "KeyPairSpec": "ECC_NIST_P256" })),
+            equals("kms:DataKeyPairSpec"),
+            ["ECC_NIST_P256", "ECC_NIST_P384"],
+        ),
+        row((Symmetric, "CreateGrant", grant()), any("kms:GrantOperations"), ["Decrypt", "Encrypt"]),
+        row((Symmetric, "CreateGrant", grant()), equals("kms:GranteePrincipal"), [bob, rob]),
+        row((Symmetric, "CreateGrant", grant()), equals("kms:RetiringPrincipal"), [rob, bob]),
+        row(
+            (Symmetric, "CreateGrant", grant()),
+            equals("kms:GrantConstraintType"),
+            ["EncryptionContextSubset", "EncryptionContextEquals"],
+        ),
+        row((Symmetric, "CreateGrant", grant()), ("Bool", "kms:GrantIsForAWSResource"), ["false", "true"]),
+        row((Mac, "DescribeKey", json!({})), equals("kms:KeySpec"), ["HMAC_256", "SYMMETRIC_DEFAULT"]),
+        row((Mac, "DescribeKey", json!({})), equals("kms:KeyUsage"), ["GENERATE_VERIFY_MAC", "SIGN_VERIFY"]),
+        row((Imported, "DescribeKey", json!({})), equals("kms:KeyOrigin"), ["EXTERNAL", "AWS_KMS"]),
+        row((Primary, "DescribeKey", json!({})), ("Bool", "kms:MultiRegion"), ["true", "false"]),
+        row((Primary, "DescribeKey", json!({})), equals("kms:MultiRegionKeyType"), ["PRIMARY", "REPLICA"]),
+        row(
+            (Primary, "UpdatePrimaryRegion", json!({ "PrimaryRegion": "eu-west-1" })),
+            equals("kms:PrimaryRegion"),
+            ["eu-west-1", "us-east-1"],
+        ),
+        row(
+            (Primary, "ReplicateKey", json!({ "ReplicaRegion": "ap-south-1" })),
+            equals("kms:ReplicaRegion"),
+            ["ap-south-1", "eu-west-1"],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE" }))),
+            equals("kms:ExpirationModel"),
+            ["KEY_MATERIAL_DOES_NOT_EXPIRE", "KEY_MATERIAL_EXPIRES"],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon }))),
+            ("DateLessThan", "kms:ValidTo"),
+            ["2999-01-01T00:00:00Z", "2000-01-01T00:00:00Z"],
+        ),
+        row(
+            (Imported, "GetParametersForImport", parameters()),
+            equals("kms:WrappingAlgorithm"),
+            ["RSAES_OAEP_SHA_256", "RSAES_OAEP_SHA_1"],
+        ),
+        row(
+            (Imported, "GetParametersForImport", parameters()),
+            equals("kms:WrappingKeySpec"),
+            ["RSA_2048", "RSA_3072"],
+        ),
+        row(
+            (Symmetric, "ScheduleKeyDeletion", json!({ "PendingWindowInDays": 8 })),
+            ("NumericLessThan", "kms:ScheduleKeyDeletionPendingWindowInDays"),
+            ["9", "8"],
+        ),
+        row(
+            (Symmetric, "EnableKeyRotation", json!({ "RotationPeriodInDays": 100 })),
+            ("NumericGreaterThan", "kms:RotationPeriodInDays"),
+            ["99", "100"],
+        ),
+        row((Symmetric, "GetKeyPolicy", json!({})), equals("kms:PolicyName"), ["default", "other"]),
+        row((Symmetric, "TagResource", tags()), equals("aws:RequestTag/team"), ["red", "blue"]),
+        row((Symmetric, "TagResource", tags()), any("aws:TagKeys"), ["team", "red"]),
+        row((Symmetric, "DescribeKey", json!({})), equals("aws:SourceArn"), ["arn:aws:x:::y", nobody]),
+        row((Symmetric, "DescribeKey", json!({})), equals("kms:ViaService"), ["kmsfs.us-east-1.local", nobody]),
+        row((Symmetric, "DescribeKey", json!({})), equals("kms:CallerAccount"), ["000000000000", "111122223333"]),
+    ];
+    let caller = bench.alice.clone().via_service("kmsfs.us-east-1.local").for_resource("arn:aws:x:::y");
+    for Row { kind, operation, request, operator, condition, has, has_not } in rows {
+        // A grant is for a resource of AWS if a service asks for it.
+        let caller = if condition == "kms:GrantIsForAWSResource" { &bench.alice } else { &caller };
+        for (value, denied) in [(has, true), (has_not, false)] {
+            let id = key(&bench, kind, KeyState::Enabled).expect("made");
+            let policy = denying(&bench, operation, json!({ operator: { condition: value } }));
+            done(&bench, "PutKeyPolicy", json!({ "KeyId": id, "Policy": policy }));
+            let mut request = request.clone();
+            request["KeyId"] = id.into();
+            let outcome =
+                execute(&bench, caller, operation, &request).map_err(|error| (error.code(), error.to_string()));
+            let found = matches!(&outcome, Err((code, _)) if *code == "AccessDeniedException");
+            assert_eq!(found, denied, "{operation} where {condition} is {value}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn bypassing_the_lockout_check_can_be_denied() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let policy = denying(&bench, "PutKeyPolicy", json!({ "Bool": { "kms:BypassPolicyLockoutSafetyCheck": "true" } }));
+    let put = |bypass| {
+        let request = json!({ "KeyId": key, "Policy": policy, "BypassPolicyLockoutSafetyCheck": bypass });
+        execute(&bench, &bench.alice, "PutKeyPolicy", &request).map_err(|error| error.code())
+    };
+    assert_eq!(put(true), Ok(Value::Null), "nothing denies it yet");
+    assert_eq!(put(true), Err("AccessDeniedException"));
+    assert_eq!(put(false), Ok(Value::Null));
+}
