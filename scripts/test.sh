@@ -170,6 +170,18 @@ mounted strict $S/strict.sh
 root_mounted secrets openssl $S/secrets.py
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh
+case $MODE in
+  quick) mounted killed env ROUNDS=10 $S/killed.sh ;;
+  normal) mounted killed env ROUNDS=30 $S/killed.sh
+    mounted killed-fresh env ROUNDS=20 KMSFS_INIT_FLAGS=--freshness $S/killed.sh ;;
+  long) mounted killed env ROUNDS=500 $S/killed.sh
+    mounted killed-fresh env ROUNDS=500 KMSFS_INIT_FLAGS=--freshness $S/killed.sh ;;
+esac
+case $MODE in
+  long) mounted hammer env SECONDS_EACH=60 $S/hammer.sh ;;
+  *) mounted hammer $S/hammer.sh ;;
+esac
+root_mounted faults python3 $S/faults.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
 root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs

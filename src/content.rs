@@ -18,7 +18,7 @@ mod scan;
 mod sealer;
 mod seek;
 #[cfg(all(test, feature = "shuttle"))]
-mod shuttle_tests;
+pub(crate) mod shuttle_tests;
 mod state;
 mod tracked;
 mod write;

@@ -22,6 +22,8 @@ mod remove;
 mod rename;
 mod rewrap;
 mod setattr;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
 mod strict;
 mod table;
 mod tracked;

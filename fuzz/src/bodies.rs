@@ -4,11 +4,25 @@
 //! Each answers whether the input was accepted; a parser that accepts something must give it back unchanged where its
 //! form is canonical. Anything else that is wrong panics.
 
+#[path = "bodies/edits.rs"]
+mod edits;
+#[path = "bodies/manager.rs"]
+mod manager;
+#[path = "bodies/volume.rs"]
+mod volume;
+#[path = "bodies/wire.rs"]
+mod wire;
+
+pub use manager::{audit, home};
+pub use volume::{crash, damage, freshness, verify_notes};
+pub use wire::{config, control, credentials, http, remote};
+
 use std::sync::{Arc, OnceLock};
 
 use kmsfs::crypto::aead::Backend;
 use kmsfs::crypto::secret::SecretKey;
 use kmsfs::env::{SystemClock, SystemEntropy};
+use kmsfs::format::branch::BranchVersion;
 use kmsfs::format::dirid::{self, Found};
 use kmsfs::format::header::{self, HeaderInfo, HeaderPolicy, IMPLEMENTED_AEADS};
 use kmsfs::format::keys::VolumeKeys;
@@ -48,6 +62,18 @@ pub const TARGETS: &[Target] = &[
     ("api", api),
     ("ops", ops),
     ("fuse", fuse),
+    ("branch", branch),
+    ("damage", damage),
+    ("freshness", freshness),
+    ("verify_notes", verify_notes),
+    ("crash", crash),
+    ("home", home),
+    ("audit", audit),
+    ("http", http),
+    ("remote", remote),
+    ("control", control),
+    ("config", config),
+    ("credentials", credentials),
 ];
 
 /// The volume that the corpus belongs to.
@@ -111,6 +137,13 @@ pub fn volume_file(data: &[u8]) -> bool {
     let id = file.config().volume_id;
     let Ok(opened) = file.open(Backend::default(), Some(&row), &mut |_, _, _| Ok(root_key())) else { return false };
     assert_eq!(opened.config.volume_id, id);
+    true
+}
+
+/// A version of a branch key in a volume file.
+pub fn branch(data: &[u8]) -> bool {
+    let Ok(version) = BranchVersion::parse(data) else { return false };
+    assert_eq!(version.encode().as_deref(), Ok(data));
     true
 }
 
@@ -183,7 +216,7 @@ pub fn xattr(data: &[u8]) -> bool {
 
 /// The root file of a key manager's home, as it is read before anything is unlocked.
 pub fn root_file(data: &[u8]) -> bool {
-    let home = tempfile::tempdir().expect("a directory for the root file");
+    let home = temporary();
     std::fs::write(home.path().join("root.json"), data).expect("a root file");
     // Only its presence matters here.
     std::fs::write(home.path().join("kms.db"), []).expect("a database");
@@ -296,19 +329,24 @@ struct Manager {
     engine: Engine,
     caller: Caller,
     /// Last, so that the engine has closed before its home goes.
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
+}
+
+/// A directory in memory, where there is one.
+fn temporary() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a directory")
 }
 
 thread_local! {
     static MANAGER: Manager = {
-        let memory = std::path::Path::new("/dev/shm");
-        let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a directory");
+        let home = temporary();
         let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
         let (unlocked, _) = Home::create(&home.path().join("kms"), new, &*clock, &*entropy).expect("a home");
         let engine = Engine::start(unlocked, clock, entropy).expect("an engine");
         let caller = engine.local_caller("fuzz");
-        Manager { engine, caller, _home: home }
+        Manager { engine, caller, home }
     };
 }
 
@@ -329,20 +367,22 @@ pub fn api(data: &[u8]) -> bool {
     })
 }
 
+/// What a generator makes of up to 32 bytes, which take the place of its randomness.
+fn choose<S: proptest::strategy::Strategy>(strategy: &S, choice: &[u8]) -> S::Value {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let mut seed = [0; 32];
+    seed[..choice.len()].copy_from_slice(choice);
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+    strategy.new_tree(&mut runner).expect("nothing is rejected").current()
+}
+
 /// Operations on a volume in memory, compared with a plain tree. Every eight bytes of the input choose one operation
 /// of the model test's generator.
 pub fn ops(data: &[u8]) -> bool {
-    use proptest::strategy::{Strategy, ValueTree};
-    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
     let strategy = crate::model::ops::op();
-    let op = |choice: &[u8]| {
-        let mut seed = [0; 32];
-        seed[..choice.len()].copy_from_slice(choice);
-        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-        strategy.new_tree(&mut runner).expect("nothing is rejected").current()
-    };
-    let ops: Vec<_> = data.chunks(8).take(200).map(op).collect();
+    let ops: Vec<_> = data.chunks(8).take(200).map(|choice| choose(&strategy, choice)).collect();
     crate::model::run::compare_with_model(&ops, true, NameForm::Encrypted).unwrap_or_else(|e| panic!("{e}"));
     !ops.is_empty()
 }

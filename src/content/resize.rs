@@ -58,17 +58,20 @@ impl<B: Backing> Content<B> {
         let used = (size - unit_start(units - 1)) as usize;
         state.tail_clean = false;
         state.cuts += 1;
-        let mut from = geometry.unit_offset(units);
+        // How many units are left that are not holes.
+        let mut kept = units;
         if used < DATA {
             if self.is_zero(&life, rule, units - 1, 0, used)? {
                 // Nothing of what was written is left: a hole, or it would look like data beside the next that is written.
-                self.allow_holes(state, units - 1)?;
+                kept = units - 1;
+                self.before_holes(kept)?;
+                self.allow_holes(state, kept)?;
                 state.gaps = true;
-                from = geometry.unit_offset(units - 1);
             } else if !self.is_zero(&life, rule, units - 1, used, DATA)? {
                 self.reseal_tail(&life, rule, units - 1, used)?;
             }
         }
+        let from = geometry.unit_offset(kept);
         let file = self.file();
         if let Err(error) = file.allocate(Allocate::PunchHole, from, old_end - from) {
             if error != rustix::io::Errno::OPNOTSUPP {
@@ -80,7 +83,7 @@ impl<B: Backing> Content<B> {
             }
         }
         file.set_len(geometry.stored_size(size)?)?;
-        self.noted_cut(units)?;
+        self.noted_cut(kept)?;
         state.size = size;
         state.tail_clean = true;
         Ok(())

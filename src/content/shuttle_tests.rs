@@ -58,7 +58,8 @@ fn dek() -> SecretKey<32> {
     SecretKey::from_slice(&[6; 32]).expect("32 bytes")
 }
 
-fn volume() -> Arc<Volume> {
+/// What files are opened with.
+pub(crate) fn volume() -> Arc<Volume> {
     let (region, account): (Region, AccountId) =
         ("eu-central-1".parse().expect("a Region"), "111122223333".parse().expect("an account"));
     let key = KeyArn::new(&region, &account, "1234abcd-12ab-34cd-56ef-1234567890ab");

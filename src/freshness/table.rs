@@ -149,6 +149,9 @@ pub(super) struct Table {
     pub(super) files_touched: HashSet<u64>,
     /// The same of directories.
     pub(super) dirs_touched: HashSet<DirId>,
+    /// Directories that the last mount left marked and that were not settled since: a file may have a name there that
+    /// nobody knows of yet.
+    unvisited: HashSet<DirId>,
 }
 
 fn int(value: u64) -> i64 {
@@ -178,7 +181,7 @@ impl Table {
 
     /// Opens the database of a volume; the id of its root directory.
     pub(super) fn open(path: &Path, key: SecretKey<32>, volume: VolumeId) -> Result<(Self, DirId), Error> {
-        let table = Self::connect(path, key)?;
+        let mut table = Self::connect(path, key)?;
         let layout: u32 = table.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if layout != LAYOUT {
             return Err(table.damaged("its layout is not one that this kmsfs knows"));
@@ -191,7 +194,14 @@ impl Table {
         if id != volume.as_bytes() {
             return Err(table.damaged("it is another volume's"));
         }
+        table.unvisited = table.marked_dirs()?;
         Ok((table, DirId::from_bytes(root)))
+    }
+
+    fn marked_dirs(&self) -> Result<HashSet<DirId>, Error> {
+        let mut select = self.db.prepare("SELECT dir FROM marks")?;
+        let dirs = select.query_map([], |row| row.get::<_, [u8; 16]>(0))?;
+        Ok(dirs.map(|dir| dir.map(DirId::from_bytes)).collect::<Result<_, _>>()?)
     }
 
     fn connect(path: &Path, key: SecretKey<32>) -> Result<Self, Error> {
@@ -202,7 +212,14 @@ impl Table {
         db.pragma_update(None, "trusted_schema", "OFF")?;
         db.set_prepared_statement_cache_capacity(32);
         let path = path.to_owned();
-        Ok(Self { db, path, key, files_touched: HashSet::new(), dirs_touched: HashSet::new() })
+        Ok(Self {
+            db,
+            path,
+            key,
+            files_touched: HashSet::new(),
+            dirs_touched: HashSet::new(),
+            unvisited: HashSet::new(),
+        })
     }
 
     fn damaged(&self, what: &'static str) -> Error {
@@ -382,6 +399,8 @@ impl Table {
 
     /// Writes what was settled, durably, but for what has changed since `clock`.
     pub(super) fn settle(&mut self, dirs: &[DirUpdate], files: &[FileUpdate], clock: Version) -> Result<(), Error> {
+        let mut unvisited = self.unvisited.clone();
+        unvisited.retain(|id| dirs.iter().all(|update| update.dir != *id));
         self.within(|table| {
             for file in files {
                 if !table.files_touched.contains(&file.object) {
@@ -398,9 +417,14 @@ impl Table {
             for dir in dirs {
                 table.write_dir(dir, &mut removed)?;
             }
-            removed.into_iter().try_for_each(|object| table.remove_unless_named(object))?;
+            // Else the next mount without marks does it.
+            if unvisited.is_empty() {
+                removed.into_iter().try_for_each(|object| table.remove_unless_named(object))?;
+            }
             table.set_settled(clock)
-        })
+        })?;
+        self.unvisited = unvisited;
+        Ok(())
     }
 
     fn within(&mut self, work: impl FnOnce(&Self) -> Result<(), Error>) -> Result<(), Error> {

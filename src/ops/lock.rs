@@ -4,13 +4,22 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::files::MetaDir;
+use crate::sync::thread;
 use crate::sys::ofd;
 
 const LOCK: &str = "lock";
 /// More is no content of ours.
 const CONTENT_LIMIT: u64 = 8192;
+/// A killed process holds its lock until its threads and memory are gone, which takes milliseconds, on a busy machine more.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Until a process that was sent SIGKILL is seen to end.
+const GRACE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(5);
+/// Flag of a process in `/proc/PID/stat`: it is ending (Linux `include/linux/sched.h`).
+const PF_EXITING: u32 = 4;
 
 /// Who holds a volume's lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +30,21 @@ pub struct LockOwner {
     pub pid: u32,
     /// What for: `mount /mnt/plain`, `rewrap`, ...
     pub purpose: String,
+}
+
+impl LockOwner {
+    /// Whether it is a process of this host on its way out.
+    fn is_ending(&self) -> bool {
+        self.host == host_name() && is_ending(self.pid)
+    }
+}
+
+fn is_ending(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program, in parentheses, may hold anything. Behind it: state, five numbers, flags.
+    let mut fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+    let (state, flags) = (fields.next(), fields.nth(5).and_then(|flags| flags.parse::<u32>().ok()));
+    matches!(state, Some("Z" | "X")) || flags.is_some_and(|flags| flags & PF_EXITING != 0)
 }
 
 /// Why a lock was not taken.
@@ -41,7 +65,7 @@ pub struct VolumeLock {
 }
 
 impl VolumeLock {
-    /// Takes the lock of the volume at `root` for `purpose`, without waiting.
+    /// Takes the lock of the volume at `root` for `purpose`. Waits for nobody but an owner that is ending.
     pub fn acquire(root: &Path, purpose: &str) -> Result<Self, LockError> {
         Self::acquire_in(&MetaDir::open(root)?, purpose)
     }
@@ -49,8 +73,14 @@ impl VolumeLock {
     /// Takes the lock in an open `.kmsfs` directory.
     pub fn acquire_in(meta: &MetaDir, purpose: &str) -> Result<Self, LockError> {
         let mut file = meta.open_or_create(LOCK)?;
-        if !ofd::try_lock_exclusive(&file)? {
-            return Err(LockError::Busy(read_owner(&mut file)?));
+        let asked = Instant::now();
+        while !ofd::try_lock_exclusive(&file)? {
+            let owner = read_owner(&mut file)?;
+            let patience = if owner.is_ending() { PATIENCE } else { GRACE };
+            if asked.elapsed() >= patience {
+                return Err(LockError::Busy(owner));
+            }
+            thread::sleep(PAUSE);
         }
         let content = format!("host={}\npid={}\npurpose={purpose}\n", host_name(), std::process::id());
         file.set_len(0)?;
@@ -77,6 +107,7 @@ pub fn host_name() -> String {
 
 fn read_owner(file: &mut File) -> io::Result<LockOwner> {
     let mut text = Vec::new();
+    file.rewind()?;
     file.take(CONTENT_LIMIT).read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
     let field = |name: &str| {
@@ -105,6 +136,20 @@ mod tests {
         drop(first);
         assert_eq!(owner(root.path()).expect("query"), None);
         VolumeLock::acquire(root.path(), "rewrap").expect("free again");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_told_from_one_that_lives() {
+        assert!(!is_ending(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        // It stays a zombie until somebody waits for it.
+        let asked = Instant::now();
+        while !is_ending(child.id()) && asked.elapsed() < PATIENCE {
+            thread::sleep(PAUSE);
+        }
+        assert!(is_ending(child.id()));
+        child.wait().expect("waited");
+        assert!(!is_ending(child.id()), "there is no such process");
     }
 
     #[test]

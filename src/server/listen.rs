@@ -208,6 +208,8 @@ impl Context {
         let service = service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
+            // Who has sent all of its requests, and says so, still gets the answers.
+            .half_close(true)
             .header_read_timeout(shared.limits.head_time)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)

@@ -345,8 +345,7 @@ impl<B: Backing> Vfs<B> {
     fn plain_size(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
         match stat.kind {
             FileKind::Regular => {
-                let open = lock(&inode.content).content.as_ref().map(|content| content.size());
-                open.unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
+                inode.open_size().unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
             }
             FileKind::Symlink => symlink::shown_size(stat.size),
             _ => stat.size,

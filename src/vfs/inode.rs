@@ -3,8 +3,8 @@
 use crate::content::{Content, LiveId};
 use crate::freshness::{TrackedDir, TrackedFile};
 use crate::store::{Backing, FileKind};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, write};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, lock, write};
 use crate::types::DirId;
 
 /// An inode known to the kernel or to an open handle.
@@ -24,6 +24,9 @@ pub(super) struct Inode<B: Backing> {
     pub(super) place: RwLock<Place<B>>,
     /// What is open of a regular file. Lock order: after `place`.
     pub(super) content: Mutex<OpenContent<B>>,
+    /// Set while a file that nobody has open is being opened, which can wait for the key manager: who wants its attributes need
+    /// not. Changed under the lock of `content`.
+    opening: AtomicBool,
     /// What is known of a directory.
     pub(super) dir: Directory,
     /// The freshness record of a regular file, once it is known.
@@ -81,6 +84,7 @@ impl<B: Backing> Inode<B> {
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),
             content: Mutex::new(OpenContent { content: None, handles: 0 }),
+            opening: AtomicBool::new(false),
             dir: Directory {
                 id: OnceLock::new(),
                 id_proven: AtomicBool::new(false),
@@ -92,6 +96,31 @@ impl<B: Backing> Inode<B> {
             },
             record: OnceLock::new(),
         }
+    }
+}
+
+impl<B: Backing> Inode<B> {
+    /// The caller, who holds the content slot, opens a file that nobody has open, until the answer is dropped.
+    pub(super) fn begin_opening(&self) -> Opening<'_> {
+        self.opening.store(true, Ordering::Release);
+        Opening(&self.opening)
+    }
+
+    /// The plaintext size as the open content has it; `None` if the file is not open, or only about to be.
+    pub(super) fn open_size(&self) -> Option<u64> {
+        if self.opening.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.content).content.as_ref().map(|content| content.size())
+    }
+}
+
+/// A file is being opened.
+pub(super) struct Opening<'a>(&'a AtomicBool);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

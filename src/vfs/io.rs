@@ -101,7 +101,9 @@ impl<B: Backing> Vfs<B> {
 
     /// Opens the content of a file; the caller holds the inode's content slot.
     pub(super) fn open_content(&self, inode: &Arc<Inode<B>>, file: B::File, access: Access) -> Result<Content<B>> {
+        let opening = inode.begin_opening();
         let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
+        drop(opening);
         let content = self.report(inode, opened)?;
         self.report_opened(inode, &content);
         self.track(inode, content)
@@ -110,6 +112,7 @@ impl<B: Backing> Vfs<B> {
     /// Opens a file of a read-only mount. A writer outside of this process may be cutting or growing it: size and header
     /// are then read again before they count as damaged (FORMAT S7).
     fn open_unchanged(&self, inode: &Arc<Inode<B>>) -> Result<Content<B>> {
+        let _opening = inode.begin_opening();
         let mut attempt = 1;
         loop {
             let file = self.open_backing(inode, Access::Read)?;

@@ -3,20 +3,17 @@
 
 mod check;
 pub mod disk;
+pub mod random;
 pub mod run;
 
-use std::sync::Arc;
-
-use kmsfs::env::{ManualClock, SeededEntropy};
-use kmsfs::store::{FaultPlan, Faulty, Memory, MemoryOptions};
-use kmsfs::types::Timestamp;
+use kmsfs::env::SeededEntropy;
+use kmsfs::store::{Faulty, Memory};
 use proptest::prelude::*;
-use proptest::sample::select;
 
-use crate::fixture::Fixture;
 use crate::model::ops::{LONGEST, UNIT};
-use check::{Survivors, is_sound, survivors};
+use check::{Survivors, survivors};
 use disk::{Cut, Disk, Pages, draw};
+use random::{clock, cut_and_check, new_recorded_volume, new_volume, step};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
@@ -53,6 +50,17 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     (
         "a shrink of what was not flushed",
         &[Create("a"), Write("a", 0, 100), Fsync("a"), Write("a", 100, 3 * U), SetLen("a", UNIT), SetLen("a", 50)],
+    ),
+    (
+        "a shrink into zeros of a unit that was written",
+        &[
+            Create("a"),
+            Write("a", 0, U),
+            Write("a", UNIT + 2000, 100),
+            Fsync("a"),
+            SetLen("a", UNIT + 1000),
+            Fsync("a"),
+        ],
     ),
     ("a second life", &[Create("a"), Write("a", 0, 2 * U), Fsync("a"), SetLen("a", 0), Write("a", 0, 50), Fsync("a")]),
     (
@@ -258,41 +266,6 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     ),
 ];
 
-fn clock() -> Arc<ManualClock> {
-    Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)))
-}
-
-/// An empty volume with a freshness record: the record must take what a crash leaves for what it is.
-fn new_recorded_volume(ordered_metadata: bool) -> Run {
-    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
-    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
-    backing.start_recording();
-    let fixture = Fixture::new(backing, clock()).with_record();
-    let home = fixture.record.clone().expect("it was just made");
-    let run = Run::begin(fixture, Tree::new(), Vec::new());
-    (0..run.base()).for_each(|_| home.keep());
-    run.volume.fixture.backing.watch(move || home.keep());
-    run
-}
-
-fn new_volume(ordered_metadata: bool) -> Run {
-    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
-    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
-    backing.start_recording();
-    Run::begin(Fixture::new(backing, clock()), Tree::new(), Vec::new())
-}
-
-/// Cuts the power once and checks everything.
-fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_metadata: bool) {
-    if let Some(home) = &run.volume.fixture.record {
-        // The record was written before the next change of the backing, or it was not.
-        home.choose(cut.done + draw(&SeededEntropy::new(cut.journal as u64), 2));
-    }
-    let image = disk.image(cut, pages, clock(), ordered_metadata);
-    let found = survivors(run, cut, image.clone());
-    is_sound(run.volume.fixture.on(image), &found);
-}
-
 /// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
 /// Returns how many states that were.
 fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
@@ -394,45 +367,6 @@ fn resume(run: &Run, found: &Survivors, image: Faulty<Memory>) -> Run {
         }
     }
     Run::begin(run.volume.fixture.on(image), tree, contents)
-}
-
-fn path() -> impl Strategy<Value = &'static str> {
-    select(vec!["a", "a", "b", "d/a", "d/b", "e/a", LONGEST])
-}
-
-fn directory() -> impl Strategy<Value = &'static str> {
-    select(vec!["d", "e", "d/f"])
-}
-
-fn offset() -> impl Strategy<Value = u64> {
-    let at_unit = (0..5_u64, -2..=2_i64).prop_map(|(unit, by)| (unit * UNIT).saturating_add_signed(by));
-    prop_oneof![1 => 0..20_000_u64, 1 => at_unit]
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let len = || prop_oneof![1 => 1..10_000_usize, 1 => Just(U)];
-    prop_oneof![
-        4 => path().prop_map(Create),
-        1 => path().prop_map(CreateUnnamed),
-        2 => path().prop_map(LinkUnnamed),
-        12 => (path(), offset(), len()).prop_map(|(p, o, n)| Write(p, o, n)),
-        6 => (path(), offset()).prop_map(|(p, n)| SetLen(p, n)),
-        4 => (path(), offset(), len()).prop_map(|(p, o, n)| Punch(p, o, n as u64)),
-        1 => (path(), offset(), len()).prop_map(|(p, o, n)| Zero(p, o, n as u64)),
-        1 => (path(), offset(), len()).prop_map(|(p, o, n)| Reserve(p, o, n as u64)),
-        6 => path().prop_map(Fsync),
-        3 => path().prop_map(Fdatasync),
-        2 => prop_oneof![Just(""), directory()].prop_map(FsyncDir),
-        3 => directory().prop_map(Mkdir),
-        1 => directory().prop_map(Rmdir),
-        2 => (path(), path()).prop_map(|(p, q)| Rename(p, q)),
-        1 => (directory(), directory()).prop_map(|(p, q)| Rename(p, q)),
-        1 => (path(), path()).prop_map(|(p, q)| Exchange(p, q)),
-        1 => (path(), path()).prop_map(|(p, q)| Link(p, q)),
-        2 => path().prop_map(Unlink),
-        1 => path().prop_map(SetXattr),
-        1 => Just(Remount),
-    ]
 }
 
 /// Cuts the power after every operation of a run, each time in one way. Returns how many states that were.

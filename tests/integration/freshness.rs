@@ -450,6 +450,40 @@ fn while_it_is_mounted_an_older_unit_is_noticed_too() {
 }
 
 #[test]
+fn a_file_that_was_moved_before_a_kill_is_there_though_its_old_directory_is_settled_first() {
+    let mut volume = volume();
+    volume.rename(&["a"], &["d", "a"], RenameMode::Replace).unwrap();
+    volume.remount();
+    assert_eq!(read(&volume.vfs, "b").unwrap(), content("b", 1));
+    volume.vfs.settle().unwrap();
+    assert_eq!(read(&volume.vfs, "d/a").unwrap(), content("a", 1));
+    volume.vfs.settle().unwrap();
+    volume.remount();
+    assert_eq!(read(&volume.vfs, "d/a").unwrap(), content("a", 1));
+}
+
+#[test]
+fn a_cut_that_leaves_nothing_but_zeros_of_a_unit_is_no_attack() {
+    let mut volume = volume();
+    volume.create(&["cut"], 0o600).unwrap();
+    volume.write(0, DATA as u64 + 2000, &[7; 100]).unwrap();
+    volume.fsync(0, false).unwrap();
+    volume.set_len(0, DATA as u64 + 1000).unwrap();
+    assert_eq!(volume.read(0, DATA as u64, DATA), Ok(vec![0; 1000]));
+    volume.write(0, DATA as u64 + 1500, &[8; 10]).unwrap();
+    volume.set_len(0, DATA as u64 + 1200).unwrap();
+    // Once as a mount that ends leaves it, once as a killed one does.
+    for settled in [false, true] {
+        if settled {
+            volume.vfs.settle().unwrap();
+        }
+        volume.remount();
+        volume.open(&["cut"], false).unwrap();
+        assert_eq!(volume.read(0, DATA as u64, DATA), Ok(vec![0; 1200]));
+    }
+}
+
+#[test]
 fn renames_and_links_are_followed() {
     let mut on = attacked();
     let volume = &mut on.volume;

@@ -57,7 +57,8 @@ fn every_target_takes_its_corpus_and_survives_damage() {
                 continue;
             }
             assert!(accepted, "{target}: {name} is not accepted");
-            if *target != "ops" {
+            // These take milliseconds, and what they take is choices, any of which is valid.
+            if !["ops", "crash"].contains(target) {
                 damage(*body, input);
             }
         }

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# remote.sh: a volume whose keys another key manager wraps, through kmsfs serve and a mount: everyday use, a key that is disabled, and
-# a key manager that is killed and comes back. The last line is `cases: N passed, N failed`.
+# remote.sh: a volume whose keys another key manager wraps, through kmsfs serve and a mount: everyday use, a key that is disabled, a
+# key manager that is killed and comes back, and one that is slow, throttles, fails, hangs or talks nonsense (kms_proxy.py stands
+# between both). The last line is `cases: N passed, N failed`.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../conformance/lib.sh"
 . "$here/../cases.sh"
 work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-remote.XXXXXX")
+PROXY=
 mkdir "$work/mnt"
 OUT=$work/out
 finish() {
   mountpoint -q "$work/mnt" && KMSFS_HOME=$work/client "$KMSFS_BIN" umount --lazy "$work/mnt"
+  [ -z "$PROXY" ] || kill "$PROXY" 2> /dev/null
   serve_stop
   rm -rf --one-file-system "$work"
 }
@@ -23,7 +26,12 @@ fails_with() { # ERROR COMMAND...: the system's words for the error, in the C lo
 serve_start || exit
 server_home=$KMSFS_HOME
 key=$(KMSFS_HOME=$server_home "$KMSFS_BIN" --json key create --alias remote | sed -n 's/.*"KeyId": *"\([^"]*\)".*/\1/p' | head -n 1)
-export KMSFS_HOME=$work/client KMSFS_KMS_ENDPOINT=$ENDPOINT AWS_REGION=us-east-1
+behave() { echo "$*" > "$work/mode.new" && mv "$work/mode.new" "$work/mode"; }
+behave pass
+python3 "$here/kms_proxy.py" "${ENDPOINT##*:}" "$work/mode" > "$work/proxy" &
+PROXY=$!
+for _ in $(seq 100); do [ ! -s "$work/proxy" ] || break; sleep 0.1; done
+export KMSFS_HOME=$work/client KMSFS_KMS_ENDPOINT=http://127.0.0.1:$(cat "$work/proxy") AWS_REGION=us-east-1
 k() { AWS_ACCESS_KEY_ID=$KMS_AK AWS_SECRET_ACCESS_KEY=$KMS_SK "$KMSFS_BIN" "$@"; }
 server_key() { env -u KMSFS_KMS_ENDPOINT KMSFS_HOME="$server_home" "$KMSFS_BIN" key "$1" "$key"; }
 
@@ -50,6 +58,45 @@ for _ in $(seq 100); do grep -q endpoint "$SERVE_WORK/out" && break; sleep 0.1; 
 sleep 1.2
 check "back again: a cold open works" grep -q 'content 2' "$work/mnt/f2"
 check "back again: new files" bash -c "echo new > '$work/mnt/new' && sync && grep -q new '$work/mnt/new'"
+
+# Files that are written and read cold, one for each kind of trouble.
+check "files for what follows" bash -c "for i in 1 2 3 4 5 6 7 8 9; do echo content \$i > '$work/mnt/c'\$i; done; sync -f '$work/mnt'"
+check "unmount" k umount "$work/mnt"
+check "mount" k mount --daemon --log-file "$work/log" "$work/cipher" "$work/mnt"
+check "a file that stays open" bash -c "cat '$work/mnt/f1' > /dev/null"
+took() { # MIN MAX COMMAND...: seconds
+  local min=$1 max=$2 start=$SECONDS
+  shift 2
+  "$@" && [ $((SECONDS - start)) -ge "$min" ] && [ $((SECONDS - start)) -le "$max" ] || { echo "after $((SECONDS - start)) s"; false; }
+}
+behave slow 1.5
+check "slow: a cold open waits" took 1 5 grep -q 'content 1' "$work/mnt/c1"
+behave slow 0.2
+check "slow: twenty new files" took 2 30 bash -c "for i in \$(seq 20); do echo new > '$work/mnt/slow'\$i || exit; done; sync -f '$work/mnt'"
+behave throttle 3 a
+check "throttled three times: a cold open works" took 0 5 grep -q 'content 2' "$work/mnt/c2"
+behave throttle 3 b
+check "throttled three times: a new file" took 0 5 bash -c "echo new > '$work/mnt/throttled' && sync '$work/mnt/throttled'"
+behave error 2
+check "two passing failures: a cold open works" took 0 5 grep -q 'content 3' "$work/mnt/c3"
+behave throttle 1000
+check "throttled without end: a cold open times out" took 0 12 fails_with "Connection timed out" cat "$work/mnt/c4"
+check "throttled without end: a new file is refused" took 0 12 fails_with "timed out" dd if=/dev/zero of="$work/mnt/never" bs=1k count=1 conv=fsync
+behave garbage
+check "nonsense: a cold open fails at once" took 0 3 fails_with "." cat "$work/mnt/c5"
+behave close
+check "no answer: a cold open times out" took 0 12 fails_with "Connection timed out" cat "$work/mnt/c6"
+behave hang
+cat "$work/mnt/c7" > /dev/null 2> "$work/hanging" &
+hanging=$!
+sleep 0.5
+check "hanging: what was open goes on" took 0 1 grep -q 'content 1' "$work/mnt/f1"
+check "hanging: names and attributes" took 0 1 ls -l "$work/mnt"
+check "hanging: a cold open ends" took 5 13 bash -c "while kill -0 $hanging 2> /dev/null; do sleep 0.1; done; grep -q 'timed out' '$work/hanging'"
+behave pass
+sleep 1.2
+check "after all that: every file is there" bash -c "for i in 1 2 3 4 5 6 7 8 9; do grep -q content.\$i '$work/mnt/c'\$i || exit; done; grep -q new '$work/mnt/slow20' '$work/mnt/throttled'"
+check "after all that: a new file" bash -c "echo new > '$work/mnt/never' && sync '$work/mnt/never'"
 check "the key is disabled" server_key disable
 check "disabled: a cold open is denied" fails_with "Permission denied" cat "$work/mnt/f3"
 check "disabled: what was open goes on" grep -q 'content 1' "$work/mnt/f1"

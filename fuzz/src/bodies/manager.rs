@@ -1,0 +1,148 @@
+//! The key manager's files: its database and root file, its audit log.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kmsfs::env::{ManualClock, SystemEntropy};
+use kmsfs::kms::Engine;
+use kmsfs::kms::audit::{AuditFilter, AuditPosition};
+use kmsfs::kms::custody::{Home, NewHome, NewSlot, Unlock};
+use kmsfs::kms::model::CreateKeyRequest;
+use kmsfs::types::Timestamp;
+
+use super::edits::edit;
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(Timestamp::from_secs(1_700_000_000)))
+}
+
+/// A key manager with a key, an alias and a few records.
+fn engine(dir: &Path) -> Engine {
+    let clock = clock();
+    let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+    let (home, _) = Home::create(dir, new, &*clock, &SystemEntropy).expect("a home");
+    let engine = Engine::start(home, clock, Arc::new(SystemEntropy)).expect("an engine");
+    let caller = engine.local_caller("fuzz");
+    let request = CreateKeyRequest { description: "a key".into(), ..CreateKeyRequest::default() };
+    engine.create_key(&caller, request).expect("CreateKey");
+    for name in ["alias/a", "alias/aws/kmsfs"] {
+        let body = format!(r#"{{"KeyId":"{name}"}}"#);
+        // The one is not there: a refusal is recorded too.
+        drop(engine.execute(&caller, "DescribeKey", body.as_bytes()));
+    }
+    engine.audit().flush().expect("written");
+    engine
+}
+
+/// The regular files of a directory and of those below it.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).expect("a file"));
+        }
+    }
+    found
+}
+
+thread_local! {
+    /// The files of a home that nobody has open, relative to it, and the answer about its keys.
+    static HOME: (BTreeMap<PathBuf, Vec<u8>>, Vec<u8>) = {
+        let dir = super::temporary();
+        let engine = engine(dir.path());
+        let keys = keys(&engine);
+        drop(engine);
+        let within = |(path, bytes): (PathBuf, Vec<u8>)| {
+            (path.strip_prefix(dir.path()).expect("within it").to_owned(), bytes)
+        };
+        (files(dir.path()).into_iter().map(within).collect(), keys)
+    };
+}
+
+fn keys(engine: &Engine) -> Vec<u8> {
+    let caller = engine.local_caller("fuzz");
+    engine.execute(&caller, "ListKeys", b"{}").expect("ListKeys").as_bytes().to_vec()
+}
+
+/// A home whose files were changed: it is refused, or has the keys that it had. Its database as a backup likewise.
+pub fn home(data: &[u8]) -> bool {
+    HOME.with(|(sound, known)| {
+        let dir = super::temporary();
+        let mut contents: Vec<Vec<u8>> = sound.values().cloned().collect();
+        data.as_chunks().0.iter().take(8).for_each(|choice| edit(choice, &mut contents));
+        for (path, bytes) in sound.keys().zip(&contents) {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("within the home")).expect("a directory");
+            std::fs::write(&path, bytes).expect("written");
+            // A key file that others can read is refused.
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its owner's");
+        }
+        let Ok(home) = Home::unlock(dir.path(), &Unlock::KeyFile) else { return false };
+        let backup = kmsfs::kms::backup::check(&home, &dir.path().join("kms.db"));
+        assert!(backup.is_err() || backup.is_ok_and(|found| found.current));
+        let Ok(engine) = Engine::start(home, clock(), Arc::new(SystemEntropy)) else { return false };
+        assert_eq!(keys(&engine), *known);
+        true
+    })
+}
+
+/// A key manager whose audit log is at hand.
+struct Audited {
+    engine: Engine,
+    path: PathBuf,
+    log: Vec<u8>,
+    records: u64,
+    /// Last, so that the engine has closed before its home goes.
+    _home: tempfile::TempDir,
+}
+
+thread_local! {
+    static AUDITED: Audited = {
+        let home = super::temporary();
+        let engine = engine(home.path());
+        let report = engine.audit().verify().expect("verified");
+        assert_eq!(report.first_break, None);
+        let is_log = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("audit"));
+        let (path, log) = files(home.path()).into_iter().find(|(path, _)| is_log(path)).expect("a log");
+        Audited { engine, path, log, records: report.records, _home: home }
+    };
+}
+
+/// An audit log that was changed, or anything in its place: the change is found, and reading goes on.
+pub fn audit(data: &[u8]) -> bool {
+    let Some((first, rest)) = data.split_first() else { return false };
+    AUDITED.with(|audited| {
+        let mut contents = [audited.log.clone()];
+        match first % 2 {
+            0 => rest.as_chunks().0.iter().take(8).for_each(|choice| edit(choice, &mut contents)),
+            _ => contents[0] = rest.to_vec(),
+        }
+        std::fs::write(&audited.path, &contents[0]).expect("written");
+        let report = audited.engine.audit().verify().expect("the log can be read");
+        // The last line is whole without its end.
+        let same = [contents[0].strip_suffix(b"\n"), Some(&contents[0])].contains(&audited.log.strip_suffix(b"\n"));
+        assert_eq!(report.first_break.is_none(), same, "a change, and nothing else, is a break");
+        assert!(report.records <= audited.records);
+        let filter = AuditFilter {
+            key: Some("alias".into()),
+            event: Some("DescribeKey".into()),
+            since: Some(Timestamp::from_secs(1)),
+            ..AuditFilter::default()
+        };
+        let mut found = 0;
+        for filter in [filter, AuditFilter::default()] {
+            let visit = |_| {
+                found += 1;
+                ControlFlow::Continue(())
+            };
+            audited.engine.audit().visit(&filter, &mut AuditPosition::default(), visit).expect("read");
+        }
+        found > 0
+    })
+}

@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""faults.py CASE MOUNTPOINT [...]: what applications do and see while something fails; see faults.sh. Exit status 1 says what was wrong."""
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import threading
+
+MIB = 1 << 20
+
+
+def pattern(name, size):
+    seed = hashlib.sha256(name.encode()).digest()
+    return (seed * (size // len(seed) + 1))[:size]
+
+
+def fails(errors, call, what):
+    try:
+        call()
+    except OSError as e:
+        assert e.errno in errors, f"{what}: {e}, which is none of {[errno.errorcode[n] for n in errors]}"
+        return
+    raise AssertionError(f"{what}: it worked")
+
+
+def write_durably(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+OLD = {f"old{i}": 100_000 + i * 5000 for i in range(20)}
+
+
+def full(mnt):
+    for name, size in OLD.items():
+        write_durably(f"{mnt}/{name}", pattern(name, size))
+    # More than there is room for, into the page cache; it can be told no earlier than at the flush.
+    fd = os.open(f"{mnt}/filler", os.O_RDWR | os.O_CREAT)
+    full_errors = {errno.ENOSPC}
+    told = 0
+    try:
+        for _ in range(40):
+            data = pattern("filler", MIB)
+            while data:
+                data = data[os.write(fd, data):]
+    except OSError as e:
+        assert e.errno in full_errors, f"write: {e}"
+        told += 1
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        assert e.errno in full_errors, f"fsync: {e}"
+        told += 1
+    assert told, "nobody was told that the disk is full"
+    # What exists stays as it is, whatever fails.
+    for what, call in {
+        "a new file": lambda: write_durably(f"{mnt}/new", pattern("new", 4 * MIB)),
+        "an append": lambda: append(f"{mnt}/old3"),
+    }.items():
+        fails(full_errors, call, what)
+    # tmpfs overwrites in place: what has its space can be written.
+    with open(f"{mnt}/old0", "r+b") as file:
+        file.write(pattern("other", 50_000))
+        file.flush()
+        os.fsync(file.fileno())
+    other = pattern("other", 50_000) + pattern("old0", OLD["old0"])[50_000:]
+    for name, size in OLD.items():
+        found = read(f"{mnt}/{name}")
+        expected = other if name == "old0" else pattern(name, size)
+        assert found[:size] == expected, f"{name} is not what it was"
+        assert name == "old3" or len(found) == size, f"{name} has {len(found)} bytes, not {size}"
+    os.close(fd)
+    os.unlink(f"{mnt}/filler")
+    for name in ("new", "old3"):
+        os.unlink(f"{mnt}/{name}")
+    write_durably(f"{mnt}/old3", pattern("old3", OLD["old3"]))
+    write_durably(f"{mnt}/again", pattern("again", 4 * MIB))
+    assert read(f"{mnt}/again") == pattern("again", 4 * MIB)
+
+
+def append(path):
+    with open(path, "ab") as file:
+        file.write(pattern("append", 4 * MIB))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def full_after(mnt):
+    for name, size in OLD.items():
+        expected = pattern(name, size)
+        if name == "old0":
+            expected = pattern("other", 50_000) + expected[50_000:]
+        assert read(f"{mnt}/{name}") == expected, f"{name} is not what it was"
+    assert read(f"{mnt}/again") == pattern("again", 4 * MIB)
+
+
+def descriptors(mnt):
+    names = [f"{mnt}/f{i}" for i in range(200)]
+    for i, name in enumerate(names):
+        with open(name, "wb") as file:
+            file.write(pattern(name, 5000 + i))
+    os.sync()
+    held, refused = {}, 0
+    for name in names:
+        try:
+            held[name] = os.open(name, os.O_RDWR)
+        except OSError as e:
+            assert e.errno in (errno.EMFILE, errno.ENFILE), f"open: {e}"
+            refused += 1
+    assert refused and len(held) >= 20, f"{len(held)} were opened, {refused} refused"
+    # With no descriptor left, what is open goes on.
+    for name, fd in held.items():
+        size = 5000 + names.index(name)
+        assert os.pread(fd, 2 * size, 0) == pattern(name, size), f"{name}: wrong bytes"
+        os.pwrite(fd, b"x", 0)
+        os.fsync(fd)
+    for fd in held.values():
+        os.close(fd)
+    for i, name in enumerate(names):
+        expected = (b"x" if name in held else pattern(name, 1)) + pattern(name, 5000 + i)[1:]
+        assert read(name) == expected, f"{name}: wrong bytes after the descriptors came back"
+    write_durably(f"{mnt}/new", b"new")
+    shutil.rmtree(f"{mnt}/d", ignore_errors=True)
+    os.makedirs(f"{mnt}/d/e/f")
+    assert sorted(os.listdir(mnt))
+
+
+def load(mnt):
+    os.mkdir(f"{mnt}/many")
+    held = []
+    for i in range(3000):
+        fd = os.open(f"{mnt}/many/{i}", os.O_RDWR | os.O_CREAT)
+        os.write(fd, pattern(str(i), 3000))
+        held.append(fd)
+    wrong = []
+
+    def stream(number):
+        path = f"{mnt}/stream{number}"
+        data = pattern(path, MIB)
+        try:
+            for _ in range(3):
+                with open(path, "wb") as file:
+                    for _ in range(48):
+                        file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                with open(path, "rb") as file:
+                    while part := file.read(MIB):
+                        assert part == data, f"{path}: wrong bytes"
+            os.unlink(path)
+        except (OSError, AssertionError) as e:
+            wrong.append(str(e))
+
+    threads = [threading.Thread(target=stream, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong
+    for i, fd in enumerate(held):
+        assert os.pread(fd, 4000, 0) == pattern(str(i), 3000), f"many/{i}: wrong bytes"
+        os.close(fd)
+
+
+def vanish(mnt, cipher):
+    data = pattern("kept", 50_000)
+    write_durably(f"{mnt}/kept", data)
+    fd = os.open(f"{mnt}/kept", os.O_RDWR)
+    gone = {errno.ENOENT, errno.ESTALE, errno.EIO}
+    shutil.rmtree(cipher)
+    # What is open can be read, as after an unlink; what is written to it is lost, and fsync may say so.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    assert os.pread(fd, len(data), 0) == data
+    os.pwrite(fd, b"y", 0)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        assert e.errno in gone, f"fsync: {e}"
+    fails(gone, lambda: write_durably(f"{mnt}/new", b"n"), "a new file")
+    fails(gone, lambda: os.mkdir(f"{mnt}/dir"), "a new directory")
+    fails(gone, lambda: read(f"{mnt}/many/7"), "a file that is gone")
+    os.close(fd)
+    os.statvfs(mnt)
+
+
+CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "load": load, "vanish": vanish}
+try:
+    CASES[sys.argv[1]](*sys.argv[2:])
+except (AssertionError, OSError) as problem:
+    sys.exit(f"{sys.argv[1]}: {problem}")

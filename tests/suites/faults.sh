@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# faults.sh: what surrounds a mount fails: a full disk under dirty pages, a ciphertext directory that vanishes, too few descriptors,
+# many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/../cases.sh"
+K=${KMSFS_BIN:-$here/../../target/release/kmsfs}
+[ -x "$K" ] || { echo "faults: no binary at $K (cargo build --release)" >&2; exit 2; }
+work=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-faults.XXXXXX") || exit 2
+export KMSFS_HOME=$work/kms
+unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
+OUT=$work/out C=$work/cipher M=$work/mnt
+mkdir "$C" "$M"
+finish() {
+  ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"
+  ! mountpoint -q "$C" || umount -l "$C"
+  rm -rf --one-file-system "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+mount_it() { "$K" mount --daemon "$@" "$C" "$M" > "$OUT" 2>&1 || { cat "$OUT"; echo "cases: 0 passed, 1 failed"; exit 1; }; }
+daemon() { sed -n 's/^pid=//p' "$C/.kmsfs/lock"; }
+py() { python3 "$here/faults.py" "$@"; }
+
+# A full disk. tmpfs has no room to reserve; the pages of the mount are dirty when it fills.
+mount -t tmpfs -o size=24m,mode=700 tmpfs "$C" || exit 2
+check "init" "$K" init --keyfile "$C"
+mount_it
+check "full disk: fsync says so, what was durable is there, and it works again when there is room" py full "$M"
+check "full disk: unmount" "$K" umount "$M"
+check "full disk: verify finds nothing" "$K" verify "$C"
+mount_it
+check "full disk: after a new mount everything durable is there" py full-after "$M"
+check "unmount" "$K" umount "$M"
+umount "$C"
+
+# Few descriptors, which is what a hard limit leaves.
+check "init" "$K" init --keyfile "$C"
+# shellcheck disable=SC2016
+check "mount with 96 descriptors" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M"
+check "few descriptors: EMFILE or ENFILE, what is open goes on, and it works again when some are closed" py descriptors "$M"
+check "few descriptors: unmount" "$K" umount "$M"
+check "few descriptors: verify finds nothing" "$K" verify "$C"
+
+# Memory under load.
+mount_it
+pid=$(daemon)
+check "3,000 open files and streams: all is well" py load "$M"
+peak=$(sed -n 's/^VmHWM:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$pid/status")
+echo "the daemon took $((peak / 1024)) MiB at most" > "$OUT"
+cat "$OUT"
+check "memory stayed below ${MEMORY_MIB:-96} MiB" [ "$peak" -lt $((${MEMORY_MIB:-96} * 1024)) ]
+echo 3 > /proc/sys/vm/drop_caches
+sleep 1
+check "no descriptor is left open" bash -c "sleep 2; [ \$(ls /proc/$pid/fd | wc -l) -lt 64 ]"
+
+# The ciphertext directory vanishes under the mount.
+check "vanished: errors, no hang, no wrong data" py vanish "$M" "$C"
+check "vanished: the daemon lives" kill -0 "$pid"
+check "vanished: unmount" "$K" umount "$M"
+cases_end
