@@ -126,7 +126,7 @@ fn fuse_device() -> Check {
 fn rings() -> Check {
     // Nothing is missing without them: no warning.
     let found = match crate::fuse::rings_available() {
-        Ok(()) => "carries requests (-o transport=dev turns it off)".to_owned(),
+        Ok(()) => "can carry requests (-o transport=uring)".to_owned(),
         Err(e) => format!("not available, requests come through /dev/fuse: {e}"),
     };
     Check::ok("io_uring", found)

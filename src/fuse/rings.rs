@@ -51,9 +51,9 @@ fn offered() -> io::Result<bool> {
     Ok(fs::read_to_string(ENABLED)?.trim() == "Y")
 }
 
-/// Whether rings cost this machine little.
-pub(super) fn are_cheap() -> bool {
-    possible_cpus().is_ok_and(|count| count <= MOST_QUEUES_UNASKED)
+/// Whether a mount that was not asked for rings takes them: where the kernel offers them unasked and they cost little.
+pub(super) fn are_expected() -> bool {
+    offered().unwrap_or(false) && possible_cpus().is_ok_and(|count| count <= MOST_QUEUES_UNASKED)
 }
 
 /// The kernel offers rings to mounts that are made as long as this lives; a mount that agreed to them keeps them.

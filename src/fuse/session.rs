@@ -53,7 +53,7 @@ pub fn serve<B: Backing>(
 /// Makes the kernel offer rings to the mount, where they are wanted and to be had.
 fn offer(transport: Transport) -> Option<Offer> {
     match transport {
-        Transport::Auto if !rings::are_cheap() => None,
+        Transport::Auto if !rings::are_expected() => None,
         Transport::Auto => Offer::make().inspect_err(|e| tracing::debug!("no requests through io_uring: {e}")).ok(),
         Transport::Uring => Offer::make().inspect_err(|e| tracing::warn!("no requests through io_uring: {e}")).ok(),
         Transport::Dev | Transport::Fuser => None,

@@ -30,7 +30,7 @@ pub struct MountSpec {
 /// How requests and answers travel between the kernel and the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {
-    /// The best there is: [`Self::Uring`] where the kernel offers it or this process may make it do so, else [`Self::Dev`].
+    /// [`Self::Uring`] where the kernel offers it unasked, else [`Self::Dev`].
     #[default]
     Auto,
     /// By read(2) and writev(2) on `/dev/fuse`.

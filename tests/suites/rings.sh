@@ -22,7 +22,7 @@ mkdir "$work/cipher" "$work/mnt"
 ring_threads() { grep -l "^kmsfs-ring" /proc/"$pid"/task/*/comm 2> /dev/null | sed 's/comm$/status/' | xargs -r grep -h Cpus_allowed_list | cut -f2; }
 mounted() { pid=$(pgrep -n -f "mount --daemon.* $work/cipher"); }
 expect 0 "a volume" "$K" init --keyfile "$work/cipher"
-expect 0 "mount, nothing asked" "$K" mount --daemon "$work/cipher" "$work/mnt"
+expect 0 "mount" "$K" mount --daemon -o transport=uring "$work/cipher" "$work/mnt"
 mounted
 [ "$(ring_threads | wc -l)" -ge "$(nproc)" ] && pass "root's mount takes rings" || fail "no thread serves a ring"
 [ "$(cat "$PARAMETER")" = N ] && pass "and leaves the machine's setting as it was" || fail "$PARAMETER stays $(cat "$PARAMETER")"
@@ -31,10 +31,15 @@ wait
 [ "$(nproc)" = 1 ] || { ring_threads | grep -qx "$(awk '/Cpus_allowed_list/ {print $2}' /proc/self/status)" \
   && pass "further threads of a queue may run on every CPU" || fail "all threads are bound to a CPU: $(ring_threads | tr '\n' ' ')"; }
 expect 0 "umount" "$K" umount "$work/mnt"
-expect 0 "mount by /dev/fuse" "$K" mount --daemon -o transport=dev "$work/cipher" "$work/mnt"
-mounted
-[ "$(ring_threads | wc -l)" = 0 ] && pass "has no rings" || fail "there are threads for rings"
-expect 0 "umount" "$K" umount "$work/mnt"
+for offered in N Y; do
+  echo $offered > "$PARAMETER"
+  expect 0 "mount where the setting is $offered, nothing asked" "$K" mount --daemon "$work/cipher" "$work/mnt"
+  mounted
+  [ "$(ring_threads | wc -l)" -gt 0 ] && taken=Y || taken=N
+  [ $taken = $offered ] && pass "takes what is offered" || fail "rings are taken: $taken"
+  expect 0 "umount" "$K" umount "$work/mnt"
+done
+echo N > "$PARAMETER"
 cases_end || rc=1
 
 unset KMSFS_HOME
