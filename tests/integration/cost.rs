@@ -76,18 +76,18 @@ fn warm_operations_call_the_backing_and_allocate_little() {
         vfs.lookup(ROOT, &name("none", n)).expect_err("not there");
     });
     costs.at_most("open and release", 0, 1, |_| vfs.release(vfs.open(ino, false).expect("opened").handle));
-    costs.at_most("create an empty file", 2, 10, |n| {
+    costs.at_most("create an empty file", 2, 11, |n| {
         let (made, opened) = vfs.create(ROOT, &name("empty", n), 0o644, &ROOT_USER).expect("created");
         vfs.release(opened.handle);
         vfs.forget(made.ino, 1);
     });
-    costs.at_most("create and write 2 KiB", 5, 41, |n| {
+    costs.at_most("create and write 2 KiB", 5, 43, |n| {
         let (made, opened) = vfs.create(ROOT, &name("small", n), 0o644, &ROOT_USER).expect("created");
         vfs.write(opened.handle, 0, &page[..2048]).expect("written");
         vfs.release(opened.handle);
         vfs.forget(made.ino, 1);
     });
-    costs.at_most("look up, open, read and release a small file", 6, 20, |n| {
+    costs.at_most("look up, open, read and release a small file", 6, 21, |n| {
         let found = vfs.lookup(ROOT, &name("small", n)).expect("there");
         let opened = vfs.open(found.ino, false).expect("opened");
         vfs.read(opened.handle, 0, 4096, |read| assert_eq!(read.len(), 2048)).expect("read");
