@@ -39,8 +39,30 @@ pub struct Resume {
 }
 
 struct Notes {
-    out: BufWriter<File>,
+    out: BufWriter<Locked>,
     flushed: Instant,
+}
+
+/// A file with an exclusive lock. The lock belongs to what a child process, until it runs its own program, has open too: closing
+/// would not end it there.
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::debug!("a lock ends only when the file is closed: {error}");
+        }
+    }
+}
+
+impl Write for Locked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl Resume {
@@ -53,9 +75,10 @@ impl Resume {
         let mut options = File::options();
         let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let file = Locked(file);
         let title = format!("kmsfs verify 1 {volume}");
         let mut known = HashMap::new();
-        let mut lines = BufReader::new(&file).lines();
+        let mut lines = BufReader::new(&file.0).lines();
         let begun = match lines.next().transpose()? {
             None => false,
             Some(line) if line == title => true,
@@ -135,6 +158,17 @@ mod tests {
         let (mode, uid, gid, rdev, blocks, nlink) = (0o644, 0, 0, 0, 8, 1);
         let kind = FileKind::Regular;
         Stat { ino, kind, mode, nlink, uid, gid, rdev, size, blocks, atime: time, mtime: time, ctime: time }
+    }
+
+    #[test]
+    fn a_lock_that_a_child_inherited_ends_with_the_run() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("notes");
+        let notes = Resume::open(&path, VOLUME).expect("begun");
+        let inherited = lock(&notes.notes).out.get_ref().0.try_clone().expect("as after a fork");
+        drop(notes);
+        Resume::open(&path, VOLUME).expect("nobody else writes them");
+        drop(inherited);
     }
 
     #[test]
