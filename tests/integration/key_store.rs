@@ -223,6 +223,14 @@ fn keys_are_made_and_used_inside_the_token() {
         assert_eq!(metadata.cloud_hsm_cluster_id.as_deref(), Some(&*bench.stores()[0].cloud_hsm_cluster_id));
         assert_eq!(metadata.current_key_material_id, None);
 
+        let pair = GenerateDataKeyPairRequest {
+            key_id: key.clone(),
+            encryption_context: context(),
+            key_pair_spec: DataKeyPairSpec::EccNistP256,
+            grant_tokens: Vec::new(),
+            dry_run: false,
+        };
+        assert_eq!(code(bench.engine.generate_data_key_pair(&bench.alice, pair)), "UnsupportedOperationException");
         let blob = bench.encrypt(&key).expect("encrypted");
         assert_eq!((blob.len(), &blob[..3]), (5 + 95, &[1, 2, 0][..]));
         assert_eq!(blob[51..67], [0; 16], "no message nonce");
@@ -300,6 +308,13 @@ fn keys_of_a_disconnected_store_are_unavailable() {
             assert!(refused.to_string().ends_with(" is unavailable."), "{refused}");
         }
         assert_eq!(code(bench.key(&store)), "CustomKeyStoreInvalidStateException");
+        let grant = CreateGrantRequest {
+            key_id: key.clone(),
+            grantee_principal: Some("arn:aws:iam::000000000000:user/bob".into()),
+            operations: vec![GrantOperation::Decrypt],
+            ..Default::default()
+        };
+        bench.engine.create_grant(&bench.alice, grant).expect("granted meanwhile");
         // Disabling takes effect when the key is available again; deletion can be scheduled and cancelled meanwhile.
         bench.engine.disable_key(&bench.alice, disabled.as_str().into()).expect("disabled");
         assert_eq!(bench.describe(&disabled).key_state, KeyState::Unavailable);

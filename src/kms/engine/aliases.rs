@@ -3,14 +3,14 @@
 use serde_json::json;
 
 use super::Engine;
-use super::authorise::Access;
+use super::authorise::{Access, denied};
 use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::lifecycle::{YEAR_DAYS, blank, new_key};
 use super::page::Pager;
-use super::resolve::{Forms, find, not_pending_deletion};
+use super::resolve::{Forms, does_not_exist, find, not_pending_deletion};
 use crate::kms::model::*;
-use crate::kms::store::{AliasRecord, KeyRecord, Rotation, alias_row_id, below, key_row_id};
+use crate::kms::store::{AliasRecord, KeyEntry, KeyRecord, Rotation, Snapshot, alias_row_id, below, key_row_id};
 use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 
@@ -47,11 +47,7 @@ impl Engine {
                         alias.arn()
                     )));
                 }
-                let most = call.shared.resources().aliases_per_key;
-                if change.snapshot().aliases_of(&key_row_id(&alias.region, &alias.key_id)).count() >= most {
-                    let text = format!("The key {} has {most} aliases, which is its quota.", key.arn);
-                    return Err(KmsError::LimitExceeded(text));
-                }
+                one_more(call, change.snapshot(), &key)?;
                 change.put(&row_id, alias);
                 Ok(())
             })
@@ -85,6 +81,9 @@ impl Engine {
                 if old.is_some_and(|old| kind(&old.record) != kind(&key.record)) {
                     let text = "The current and the new target of the alias must be of the same type and key usage.";
                     return Err(KmsError::Validation(text.into()));
+                }
+                if alias.key_id != key.record.key_id {
+                    one_more(call, change.snapshot(), &key)?;
                 }
                 let key_id = key.record.key_id.clone();
                 change.put(&row_id, AliasRecord { key_id, updated: call.now, ..(*alias).clone() });
@@ -131,6 +130,14 @@ impl Engine {
             let page = match &request.key_id {
                 Some(key_id) => {
                     let key = find(caller, &snapshot, key_id, Forms::Key, "ListAliases")?.key;
+                    // No key policy can open this to other accounts.
+                    if key.account != *caller.account() {
+                        return Err(denied(caller, "ListAliases", key.arn.as_str()));
+                    }
+                    if key.is_tombstone() {
+                        return Err(does_not_exist(key.arn.as_str()));
+                    }
+                    call.concerns(&key);
                     let key_row = key_row_id(&key.record.region, &key.record.key_id);
                     pager.page(call, snapshot.aliases_of(&key_row).map(named))?
                 }
@@ -143,6 +150,15 @@ impl Engine {
             Ok(ListAliasesResponse { aliases: page.items, truncated: page.next.is_some(), next_marker: page.next })
         })
     }
+}
+
+/// Refuses an alias more than the quota of a key.
+fn one_more(call: &Call<'_>, snapshot: &Snapshot, key: &KeyEntry) -> Result<(), KmsError> {
+    let most = call.shared.resources().aliases_per_key;
+    if snapshot.aliases_of(&key_row_id(&key.record.region, &key.record.key_id)).count() < most {
+        return Ok(());
+    }
+    Err(KmsError::LimitExceeded(format!("The key {} has {most} aliases, which is its quota.", key.arn)))
 }
 
 fn entry(alias: &AliasRecord) -> AliasListEntry {

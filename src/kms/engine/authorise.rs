@@ -117,7 +117,7 @@ pub fn denied(caller: &Caller, action: &str, resource: &str) -> KmsError {
 
 /// Refuses grant tokens that the key manager did not make. Those of grants that are gone are ignored: a grant works
 /// without its token, and a token does nothing without its grant.
-fn check_tokens(shared: &Shared, tokens: &[String]) -> Result<(), KmsError> {
+pub fn check_tokens(shared: &Shared, tokens: &[String]) -> Result<(), KmsError> {
     if tokens.is_empty() {
         return Ok(());
     }

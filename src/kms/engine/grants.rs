@@ -323,7 +323,7 @@ fn access<'a>(request: &'a CreateGrantRequest, terms: Terms<'a>, context: &'a En
 
 /// Refuses keys in a state in which they get no new grants.
 fn grantable(key: &KeyEntry) -> Result<(), KmsError> {
-    if key.record.state == KeyState::Unavailable { Ok(()) } else { usable(key) }
+    if key.state() == KeyState::Unavailable { Ok(()) } else { usable(key) }
 }
 
 /// Refuses what the key cannot do.

@@ -72,6 +72,10 @@ impl Engine {
             let key = call.encryption_key(&request.key_id, access)?;
             let using = Use { operation: name, algorithm, context: &request.encryption_context };
             let material = call.encrypting(&key, &using, 0)?;
+            if key.record.key_store.is_some() {
+                let text = format!("{name} is not supported for KMS keys in custom key stores.");
+                return Err(KmsError::UnsupportedOperation(text));
+            }
             let unsupported = || format!("KeyPairSpec {spec} is not supported in this Region.");
             let pair = spec.pair().ok_or_else(|| KmsError::UnsupportedOperation(unsupported()))?;
             proceed(request.dry_run)?;

@@ -1,6 +1,6 @@
 //! From the caller's words to the key: the four forms of a key id (KMS.md section 4).
 
-use super::authorise::{Access, denied};
+use super::authorise::{Access, check_tokens, denied};
 use super::call::Call;
 use crate::kms::blob::KeyName;
 use crate::kms::model::{Caller, KeyState};
@@ -67,11 +67,19 @@ impl Call<'_> {
         access: impl Into<Access<'a>>,
     ) -> Result<Arc<KeyEntry>, KmsError> {
         let mut access = access.into();
+        // Before the key is looked for: whether a key of another account is there must not show.
+        check_tokens(self.shared, access.tokens)?;
         let Found { key, alias } = find(self.caller, snapshot, text, forms, access.action)?;
         if let Some(alias) = alias {
             access = access.with("kms:RequestAlias", alias);
         }
-        self.authorise(snapshot, &access, &key)?;
+        self.authorise(snapshot, &access, &key).map_err(|error| match error {
+            // Nor which key an alias of another account is for.
+            KmsError::AccessDenied(_) if alias.is_some() && key.account != *self.caller.account() => {
+                denied(self.caller, access.action, text)
+            }
+            error => error,
+        })?;
         if key.is_tombstone() {
             return Err(does_not_exist(key.arn.as_str()));
         }

@@ -1,7 +1,8 @@
 //! Lifecycle, aliases, tags, pages, states.
 
 use super::*;
-use crate::types::AccountId;
+use crate::kms::quota::ResourceQuotas;
+use crate::types::{AccountId, KeyArn};
 
 #[test]
 fn a_new_key_has_awss_metadata() {
@@ -85,6 +86,49 @@ fn other_accounts_learn_nothing() {
     assert!(real.starts_with("User: arn:aws:iam::999999999999:user/mallory is not authorized to perform: "), "{real}");
     let blob = bench.encrypt(arn.as_str(), b"x").expect("encrypted");
     assert_eq!(decrypt(&bench.engine, &mallory, &blob).expect_err("refused").code(), "AccessDeniedException");
+
+    // Nor which aliases there are, and for which keys.
+    let alias = CreateAliasRequest { alias_name: "alias/secret".into(), target_key_id: arn.to_string() };
+    bench.engine.create_alias(&bench.alice, alias).expect("created");
+    let alias = |name: &str| attempt(arn.as_str().replace(&format!("key/{}", arn.key_id()), &format!("alias/{name}")));
+    assert_eq!(alias("secret"), alias("absent").replace("absent", "secret"));
+    let listed = |key_id: &str| {
+        let request = ListAliasesRequest { key_id: Some(key_id.to_owned()), ..Default::default() };
+        bench.engine.list_aliases(&mallory, request).map(|found| found.aliases.len()).map_err(|error| error.code())
+    };
+    assert_eq!([listed(arn.as_str()), listed(&absent_of(&arn))], [Err("AccessDeniedException"); 2]);
+    let with_token = |key_id: String| {
+        let request = DescribeKeyRequest { key_id, grant_tokens: vec!["AAAA".into()] };
+        bench.engine.describe_key(&mallory, request).map(drop).map_err(|error| error.code())
+    };
+    assert_eq!(with_token(arn.to_string()), with_token(absent_of(&arn)));
+}
+
+fn absent_of(arn: &KeyArn) -> String {
+    arn.as_str().replace(arn.key_id(), "00000000-0000-4000-8000-000000000000")
+}
+
+#[test]
+fn an_alias_that_is_moved_counts_at_its_new_key() {
+    let bench = Bench::new();
+    bench.engine.set_resource_quotas(ResourceQuotas {
+        keys: 9,
+        aliases_per_key: 1,
+        grants_per_key: 1,
+        on_demand_rotations: 1,
+    });
+    let [first, second] = [bench.key(), bench.key()];
+    let alias = |name: &str, key: &str| {
+        let request = CreateAliasRequest { alias_name: name.into(), target_key_id: key.into() };
+        bench.engine.create_alias(&bench.alice, request).map_err(|error| error.code())
+    };
+    let moved = |name: &str, key: &str| {
+        let request = UpdateAliasRequest { alias_name: name.into(), target_key_id: key.into() };
+        bench.engine.update_alias(&bench.alice, request).map_err(|error| error.code())
+    };
+    assert_eq!((alias("alias/a", &first), alias("alias/b", &second)), (Ok(()), Ok(())));
+    assert_eq!(moved("alias/a", &first), Ok(()));
+    assert_eq!(moved("alias/a", &second), Err("LimitExceededException"));
 }
 
 #[test]
