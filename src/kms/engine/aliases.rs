@@ -29,8 +29,7 @@ impl Engine {
             check_name(&alias_name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "CreateAlias", &alias_arn(call, &alias_name))?;
-                let access = Access::to("CreateAlias").with("kms:RequestAlias", alias_name.clone());
-                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, access)?;
+                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "CreateAlias")?;
                 not_pending_deletion(&key)?;
                 let alias = AliasRecord {
                     region: key.record.region.clone(),
@@ -69,13 +68,9 @@ impl Engine {
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
                 let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
                 if let Some(old) = &old {
-                    let access = Access::to("UpdateAlias").with("kms:RequestAlias", alias_name.as_str());
-                    call.authorise(change.snapshot(), &access, old)?;
+                    call.authorise(change.snapshot(), &Access::to("UpdateAlias"), old)?;
                 }
-                let key = {
-                    let access = Access::to("UpdateAlias").with("kms:RequestAlias", alias_name.as_str());
-                    call.key(change.snapshot(), &target_key_id, Forms::Key, access)?
-                };
+                let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "UpdateAlias")?;
                 not_pending_deletion(&key)?;
                 let kind = |record: &KeyRecord| (record.spec == KeySpec::SymmetricDefault, record.usage);
                 if old.is_some_and(|old| kind(&old.record) != kind(&key.record)) {
@@ -103,8 +98,7 @@ impl Engine {
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
                 let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
                 if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
-                    let access = Access::to("DeleteAlias").with("kms:RequestAlias", name.as_str());
-                    call.authorise(change.snapshot(), &access, &key)?;
+                    call.authorise(change.snapshot(), &Access::to("DeleteAlias"), &key)?;
                 }
                 change.delete::<AliasRecord>(&row_id);
                 Ok(())

@@ -182,6 +182,14 @@ fn what_conditions_see() {
     assert!(try_with(json!({"StringEquals": {"kms:RequestAlias": "alias/a"}}), "alias/a"));
     assert!(!try_with(json!({"StringEquals": {"kms:RequestAlias": "alias/a"}}), &key));
     assert!(!try_with(json!({"StringEquals": {"kms:ViaService": "s3.us-east-1.local"}}), &key));
+
+    // Operations on an alias do not name a key by it.
+    let by_alias = json!({"Statement": {"Effect": "Allow", "Action": "kms:*", "Resource": "*",
+        "Condition": {"StringEquals": {"kms:RequestAlias": "alias/a"}}}});
+    let caller = user(&bench, ACCOUNT, "by-alias", Some(&by_alias.to_string()));
+    assert!(encrypt(&bench.engine, &caller, "alias/a", b"x").is_ok());
+    let deleted = bench.engine.delete_alias(&caller, DeleteAliasRequest { alias_name: "alias/a".into() });
+    assert_eq!(deleted.expect_err("denied").code(), "AccessDeniedException");
 }
 
 #[test]
