@@ -1,6 +1,6 @@
 #!/bin/bash
 # apps.sh FS: applications on the mount: SQLite (WAL, mmap, killed clients), git, cargo, rsync -aHAXS, tar, dbench,
-# stress-ng (27 stressors, verified), PostgreSQL (initdb with checksums, pgbench, immediate stop and recovery).
+# stress-ng (25 stressors, verified), PostgreSQL (initdb with checksums, pgbench, immediate stop and recovery).
 # A case passes when its command succeeds AND its last line of output matches the pattern given for it.
 # Environment: APPS="sqlite git ..." runs only these groups; DBENCH_SECONDS, PG_SECONDS, STRESS_SECONDS (defaults 3, 4, 1).
 # Packages: sqlite3 git rsync acl attr dbench stress-ng postgresql procps
