@@ -5,6 +5,7 @@ pub mod arena;
 pub mod file;
 pub mod fuse_ring;
 pub mod ofd;
+pub mod page;
 pub mod peer;
 pub mod prefetch;
 pub mod process;

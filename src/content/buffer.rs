@@ -5,15 +5,11 @@
 
 use std::cell::RefCell;
 
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::format::size::UNIT;
 use crate::sync::thread_local;
-
-/// One page.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(4096))]
-struct Page([u8; UNIT]);
+use crate::sys::page::Page;
 
 /// Buffers above this size are given back when the request is done: only O_DIRECT requests of many MiB need them.
 const KEEP_PAGES: usize = 320;

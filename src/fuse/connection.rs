@@ -4,30 +4,23 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::IntoBytes;
 
 use super::abi::{InHeader, NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader, WriteIn};
 use super::operations::MAX_WRITE;
 use super::reply::Sink;
 use crate::sync::Arc;
+use crate::sys::page::{PAGE, Page};
 
-const PAGE: usize = 4096;
 /// What stands in front of a WRITE's data.
 const WRITE_FRONT: usize = size_of::<InHeader>() + size_of::<WriteIn>();
-
-/// One page.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
 
 /// Where a thread reads its requests to: so that the data of a WRITE, which follows 80 bytes of request, begins at a page.
 pub(super) struct RequestBuffer(Vec<Page>);
 
 impl RequestBuffer {
     pub(super) fn new() -> io::Result<Self> {
-        let pages = 1 + MAX_WRITE as usize / PAGE;
-        // Untouched pages take no memory.
-        Ok(Self(Page::new_vec_zeroed(pages).map_err(|_| io::ErrorKind::OutOfMemory)?))
+        Page::zeroed(PAGE + MAX_WRITE as usize).map(Self)
     }
 
     fn bytes(&mut self) -> &mut [u8] {

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use io_uring::{IoUring, cqueue, opcode::UringCmd80, squeue, types::Fd};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use super::page::{PAGE, Page};
+
 /// `FUSE_IO_URING_CMD_REGISTER`: here is memory for a first request.
 const REGISTER: u32 = 1;
 /// `FUSE_IO_URING_CMD_COMMIT_AND_FETCH`: there is an answer; the memory is free for a next request.
 const COMMIT_AND_FETCH: u32 = 2;
 /// Bytes of the kernel's and of the operation's own header.
 pub const PART: usize = 128;
-const PAGE: usize = 4096;
 
 /// `struct fuse_uring_req_header`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -36,11 +37,6 @@ struct Header {
     reserved: u64,
     rest: [u8; PAGE - 2 * PART - 32],
 }
-
-/// One page.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
 
 /// `struct fuse_uring_cmd_req`, at the front of a command's 80 bytes.
 #[derive(IntoBytes, Immutable)]
@@ -102,10 +98,8 @@ impl RingEntry {
     /// # Errors
     /// The system's: too many rings, no memory.
     pub fn new(device: Arc<OwnedFd>, queue: u16, size: usize, payload: Range<usize>) -> io::Result<Self> {
-        let no_memory = |_| io::Error::from(io::ErrorKind::OutOfMemory);
-        let mut header = Header::new_box_zeroed().map_err(no_memory)?;
-        // Untouched pages take no memory.
-        let mut pages = Page::new_vec_zeroed(size.div_ceil(PAGE)).map_err(no_memory)?;
+        let mut header = Header::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut pages = Page::zeroed(size)?;
         let vector = |bytes: &mut [u8]| libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let place = pages.as_mut_slice().as_mut_bytes().get_mut(payload.clone()).ok_or(io::ErrorKind::InvalidInput)?;
         let vectors = [vector(header.as_mut_bytes()), vector(place)];

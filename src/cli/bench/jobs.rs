@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::Advice;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::IntoBytes;
 
-const PAGE: usize = 4096;
+use crate::sys::page::{PAGE, Page};
+
 /// Bytes of a large request.
 const LARGE: usize = 1 << 20;
 /// Threads of the jobs with many requests at once.
@@ -111,14 +112,9 @@ pub(super) fn named(name: &str) -> Result<&'static Job, String> {
     })
 }
 
-/// One page.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C, align(4096))]
-struct Page([u8; PAGE]);
-
 /// Bytes that begin at a page, as O_DIRECT wants them, and that no filesystem takes for a hole.
 fn buffer(len: usize) -> io::Result<Vec<Page>> {
-    let mut pages = Page::new_vec_zeroed(len / PAGE).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut pages = Page::zeroed(len)?;
     pages.as_mut_bytes().iter_mut().zip((1..=251_u8).cycle()).for_each(|(byte, value)| *byte = value);
     Ok(pages)
 }
