@@ -94,13 +94,7 @@ impl Home {
         clock: &dyn Clock,
         entropy: &dyn Entropy,
     ) -> Result<(Self, RecoveryKey), CustodyError> {
-        make_dir(dir)?;
-        let lock = lock_dir(dir)?;
-        if Self::exists(dir) {
-            return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
-        }
-        remove_unfinished(dir)?;
-        root_file::replace(dir, UNFINISHED, b"")?;
+        let lock = begin(dir)?;
 
         let root = SecretKey::random(entropy);
         let home_id = HEXLOWER.encode(&random::<16>(entropy));
@@ -123,9 +117,7 @@ impl Home {
         crate::kms::store::create(&home, &mut body, clock.now(), entropy)
             .map_err(|error| CustodyError::Refused(format!("cannot create the database: {error}")))?;
         home.write_root(&lock, &body)?;
-        let unfinished = dir.join(UNFINISHED);
-        fs::remove_file(&unfinished).map_err(|source| CustodyError::Io { path: unfinished, source })?;
-        root_file::sync_dir(dir)?;
+        end(dir)?;
         Ok((home, recovery.expect("a recovery slot was made")))
     }
 
@@ -139,21 +131,13 @@ impl Home {
         unlock: &Unlock,
         fill: impl FnOnce(&Self) -> Result<(), CustodyError>,
     ) -> Result<Self, CustodyError> {
-        make_dir(dir)?;
-        let _lock = lock_dir(dir)?;
-        if Self::exists(dir) {
-            return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
-        }
-        remove_unfinished(dir)?;
-        root_file::replace(dir, UNFINISHED, b"")?;
+        let _lock = begin(dir)?;
         root_file::replace(dir, root_file::NAME, root)?;
         let home = Self::unlock_without_database(dir, unlock).and_then(|home| fill(&home).map(|()| home));
         if home.is_err() {
             remove_unfinished(dir)?;
         }
-        let unfinished = dir.join(UNFINISHED);
-        fs::remove_file(&unfinished).map_err(|source| CustodyError::Io { path: unfinished, source })?;
-        root_file::sync_dir(dir)?;
+        end(dir)?;
         home
     }
 
@@ -413,6 +397,24 @@ fn make_dir(dir: &Path) -> Result<(), CustodyError> {
         return Err(CustodyError::Refused(format!("{dir} can be entered by others; for the keys: chmod 700 {dir}")));
     }
     Ok(())
+}
+
+/// Begins to make a home in `dir`, which is made if absent; until [`end`] what is in it is unfinished.
+fn begin(dir: &Path) -> Result<HomeLock, CustodyError> {
+    make_dir(dir)?;
+    let lock = lock_dir(dir)?;
+    if Home::exists(dir) {
+        return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
+    }
+    remove_unfinished(dir)?;
+    root_file::replace(dir, UNFINISHED, b"")?;
+    Ok(lock)
+}
+
+fn end(dir: &Path) -> Result<(), CustodyError> {
+    let unfinished = dir.join(UNFINISHED);
+    fs::remove_file(&unfinished).map_err(|source| CustodyError::Io { path: unfinished, source })?;
+    root_file::sync_dir(dir)
 }
 
 fn lock_dir(dir: &Path) -> Result<HomeLock, CustodyError> {
