@@ -31,7 +31,7 @@ pub struct OpenOptions {
 #[derive(Debug)]
 pub struct FoundVolume {
     meta: MetaDir,
-    copy: Copy,
+    pub(super) copy: Copy,
 }
 
 /// A well-formed configuration, in the volume or from elsewhere, to be authenticated.
@@ -115,23 +115,13 @@ impl FoundVolume {
     ) -> Result<OpenedVolume, VolumeError> {
         self.copy.authenticate(service, registry, options)?.enter(registry)
     }
-
-    /// As [`Self::open`], but nothing is entered into the registry yet.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub(super) fn authenticate(
-        self,
-        service: &dyn KeyService,
-        registry: &Registry,
-        options: OpenOptions,
-    ) -> Result<Authenticated, VolumeError> {
-        self.copy.authenticate(service, registry, options)
-    }
 }
 
 impl Copy {
-    /// As [`FoundVolume::authenticate`].
+    /// As [`FoundVolume::open`], but nothing is entered into the registry yet.
+    ///
+    /// # Errors
+    /// As [`FoundVolume::open`].
     pub(super) fn authenticate(
         self,
         service: &dyn KeyService,

@@ -78,7 +78,7 @@ pub fn restore_config(
     let _lock = found.lock("repair")?;
     let meta = config::open_meta(&root)?;
     let good = meta.read(BACKUP, MAX_LEN).map_err(|e| VolumeError::io(path_of(&root, BACKUP), "read", e))?;
-    let authentic = found.authenticate(service, registry, options)?;
+    let authentic = found.copy.authenticate(service, registry, options)?;
     if !is_of_tree(&root, &authentic)? {
         return Err(VolumeError::ForeignCopy { root, copy: authentic.opened.config.volume_id });
     }
