@@ -75,6 +75,21 @@ impl Call<'_> {
     pub fn authorise(&mut self, snapshot: &Snapshot, access: &Access<'_>, key: &KeyEntry) -> Result<(), KmsError> {
         self.concerns(key);
         check_tokens(self.shared, access.tokens)?;
+        self.decide(snapshot, access, key)
+    }
+
+    /// As [`Self::authorise`], for grant tokens that were checked before the key was looked for.
+    pub fn authorise_checked(
+        &mut self,
+        snapshot: &Snapshot,
+        access: &Access<'_>,
+        key: &KeyEntry,
+    ) -> Result<(), KmsError> {
+        self.concerns(key);
+        self.decide(snapshot, access, key)
+    }
+
+    fn decide(&self, snapshot: &Snapshot, access: &Access<'_>, key: &KeyEntry) -> Result<(), KmsError> {
         let facts = Facts { snapshot, caller: self.caller, now: self.now, access, key: Some(key) };
         let policy = self.shared.standard.of(key);
         self.answer(facts.decide_on_key(&policy, None), access.action, key.arn.as_str())

@@ -73,7 +73,7 @@ impl Call<'_> {
         if let Some(alias) = alias {
             access = access.with("kms:RequestAlias", alias);
         }
-        self.authorise(snapshot, &access, &key).map_err(|error| match error {
+        self.authorise_checked(snapshot, &access, &key).map_err(|error| match error {
             // Nor which key an alias of another account is for.
             KmsError::AccessDenied(_) if alias.is_some() && key.account != *self.caller.account() => {
                 denied(self.caller, access.action, text)
