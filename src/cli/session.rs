@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::errors;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
@@ -67,6 +68,15 @@ impl Session {
         }
         let home = unlock(settings)?;
         Self::start(settings, home)
+    }
+
+    /// As [`Self::open`], for the volume at `root`, which a new key manager could not open.
+    pub fn open_for(settings: &Settings, root: &Path) -> CliResult<Self> {
+        if Home::exists(&settings.home) {
+            return Self::open(settings);
+        }
+        let missing = CliError::from(CustodyError::NotInitialised(settings.home.clone()));
+        Err(missing.hint(errors::lost_home(root, settings.kms_endpoint.is_some())))
     }
 
     /// As [`Self::open`], for a database that is not the one last written: the user restored it.
@@ -160,6 +170,10 @@ fn first_slot(settings: &Settings, flags: &CreateFlags) -> CliResult<NewSlot> {
             Exit::NotInitialised,
             "NotInitialised",
             format_args!("there is no key manager at {} that a recovery key could open", settings.home.display()),
+        )
+        .hint(
+            "if it is elsewhere, name its directory: --kms-home DIR or KMSFS_HOME; a recovery bundle makes a new one: \
+             kmsfs recover BUNDLE DIR",
         )),
         (false, None) => match credential() {
             Some(path) => Ok(new_passphrase_slot(&passphrase::from_file(&path)?)),

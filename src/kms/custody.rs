@@ -33,7 +33,7 @@ pub enum Unlock {
 #[derive(Debug, thiserror::Error)]
 pub enum CustodyError {
     /// No key manager there (exit code 10).
-    #[error("there is no key manager at {0}; create one with: kmsfs init")]
+    #[error("there is no key manager at {0}")]
     NotInitialised(PathBuf),
     /// The secret opens no slot (exit code 12). The root file itself is undamaged.
     #[error("wrong {0}")]
