@@ -193,6 +193,7 @@ impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
             StoreError::Custody(e) => e.into(),
             _ => Self::new(Exit::Integrity, "StoreDamaged", error),
         }

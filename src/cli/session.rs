@@ -19,6 +19,7 @@ use crate::kms::custody::{
     Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
 };
 use crate::kms::model::Caller;
+use crate::kms::rekey::{Rekeyed, rekey};
 use crate::sync::Arc;
 use crate::sys::user;
 use crate::types::{AccountId, Region, VolumeId};
@@ -86,6 +87,17 @@ impl Session {
         }
         Engine::start_accepting(unlock(settings)?, system_clock(), Arc::new(SystemEntropy))?;
         Ok(())
+    }
+
+    /// Gives the key manager's home a new root key.
+    pub fn rekey(settings: &Settings) -> CliResult<Rekeyed> {
+        if !Home::exists(&settings.home) {
+            return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+        }
+        let done = unlock_with(settings, |dir, unlock| {
+            Home::unlock(dir, unlock).map(|home| rekey(&home, unlock, &*system_clock(), &SystemEntropy))
+        })?;
+        Ok(done?)
     }
 
     /// The key manager's home, unlocked, whether or not its database is there.
@@ -206,7 +218,7 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
     unlock_with(settings, Home::unlock)
 }
 
-fn unlock_with(settings: &Settings, open: fn(&Path, &Unlock) -> Result<Home, CustodyError>) -> CliResult<Home> {
+fn unlock_with<T>(settings: &Settings, open: impl Fn(&Path, &Unlock) -> Result<T, CustodyError>) -> CliResult<T> {
     let dir = &settings.home;
     let try_secret = |secret: &Secret| open(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
     if let Some(file) = &settings.unlock.recovery_key_file {

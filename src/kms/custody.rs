@@ -11,7 +11,7 @@ mod slot;
 
 use std::path::PathBuf;
 
-pub(in crate::kms) use home::{DomainKeys, HomeLock};
+pub(in crate::kms) use home::{DomainKeys, HomeLock, Renewed};
 pub use home::{Home, NewHome};
 pub use recovery::RecoveryKey;
 pub(in crate::kms) use root_file::{RootBody, StateRecord, path as root_path};
