@@ -7,7 +7,7 @@
 . "$(dirname "$0")/lib.sh"
 APPS=${APPS:-sqlite git cargo rsync tar dbench stress-ng postgresql}
 PG_SECONDS=${PG_SECONDS:-4}
-suite_mount
+suite_mount "$@"
 PGDIR=
 finish() {
   [ -z "$PGDIR" ] || su postgres -c "$PGDIR/pg_ctl -D $M/pg -m immediate stop" >/dev/null 2>&1

@@ -2,26 +2,13 @@
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a ciphertext directory that vanishes, too few descriptors,
 # files that become immutable while they are dirty, many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
-set -uo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$here/../cases.sh"
-K=${KMSFS_BIN:-$here/../../target/release/kmsfs}
-[ -x "$K" ] || { echo "faults: no binary at $K (cargo build --release)" >&2; exit 2; }
-work=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-faults.XXXXXX") || exit 2
-export KMSFS_HOME=$work/kms
-unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
-OUT=$work/out C=$work/cipher M=$work/mnt
-mkdir "$C" "$M"
-finish() {
-  ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"
-  ! mountpoint -q "$C" || umount -l "$C"
-  rm -rf --one-file-system "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+. "$(dirname "$0")/lib.sh"
+volume_suite python3
+mkdir "$C"
+trap 'volume_cleanup "$C"' EXIT
 mount_it() { "$K" mount --daemon "$@" "$C" "$M" > "$OUT" 2>&1 || { cat "$OUT"; echo "cases: 0 passed, 1 failed"; exit 1; }; }
 daemon() { sed -n 's/^pid=//p' "$C/.kmsfs/lock"; }
-py() { python3 "$here/faults.py" "$@"; }
+py() { python3 "$HERE/faults.py" "$@"; }
 
 # A full disk. tmpfs has no room to reserve; the pages of the mount are dirty when it fills.
 mount -t tmpfs -o size=24m,mode=700 tmpfs "$C" || exit 2

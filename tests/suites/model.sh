@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 need cargo "https://rustup.rs"
 CASES=${CASES:-200}
-suite_mount
+suite_mount "$@"
 mkdir -p "$W/plain"
 start=$SECONDS
 if (cd "$REPO" && KMSFS_TEST_MOUNT=$M KMSFS_TEST_PLAIN=$W/plain PROPTEST_CASES=$CASES \

@@ -4,7 +4,7 @@
 need python3 "apt-get install python3"
 need setfacl "apt-get install acl"
 need setcap "apt-get install libcap2-bin"
-suite_mount
+suite_mount "$@"
 timeout 500 python3 "$HERE/fsprobe.py" "$M" "${2:-}" > "$LOG/probe.tsv" 2>&1
 rc=$?
 awk -F '\t' 'NF >= 2 && !/^#/ { print $1 "\t" ($2 ~ /^ok/ ? "ok" : $2 ~ /^n\/a/ ? "skip" : "fail") "\t" $2 }' "$LOG/probe.tsv" > "$RESULTS"

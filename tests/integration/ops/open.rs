@@ -69,6 +69,28 @@ fn an_unknown_volume_needs_trust_and_is_then_remembered() {
 }
 
 #[test]
+fn a_trusted_volume_opens_and_is_remembered() {
+    let host = Host::new();
+    let dir = host.volume();
+    let first = host.open(dir.path(), OpenOptions::default()).expect("open");
+    // The registry of a host that has the keys and has never seen the volume.
+    let fresh = Host::new();
+    let registry = fresh.engine.registry();
+    let open = |options| {
+        let found = FoundVolume::find(dir.path()).expect("found");
+        let service = host.service(&found.volume_id());
+        found.open(&*service, &registry, options)
+    };
+    assert!(matches!(open(OpenOptions::default()), Err(VolumeError::Unknown(_))));
+    assert_eq!(registry.get(&first.config.volume_id).expect("registry"), None);
+    let trusted = open(OpenOptions { trust_new_volume: true, ..OpenOptions::default() }).expect("trusted");
+    assert_eq!(trusted.config.volume_id, first.config.volume_id);
+    let (known, there) = (registry.get(&first.config.volume_id), host.engine.registry().get(&first.config.volume_id));
+    assert_eq!(known.expect("registry"), there.expect("registry"));
+    open(OpenOptions::default()).expect("known now");
+}
+
+#[test]
 fn damage_of_the_configuration_stops_and_its_copy_restores_it() {
     let host = Host::new();
     let dir = host.volume();
