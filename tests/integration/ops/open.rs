@@ -188,18 +188,17 @@ fn a_power_cut_within_an_update_of_the_configuration_harms_nothing() {
     parts.push(vec![0; new.len()]);
     parts.push([&vec![0; 512][..], &new[512..]].concat());
     // Each step is durable before the next begins, so these are all states that there are.
-    let mut states: Vec<(&[u8], &[u8], &str, &[u8])> = Vec::new();
-    states.extend(parts.iter().map(|part| (&old[..], &old[..], "volume.tmp", &part[..])));
-    states.extend(parts.iter().map(|part| (&new[..], &old[..], "volume.bak.tmp", &part[..])));
-    states.push((&new, &new, "volume.tmp", b""));
+    let first = parts.iter().map(|part| (&old, &old, "volume.tmp", &part[..]));
+    let second = parts.iter().map(|part| (&new, &old, "volume.bak.tmp", &part[..]));
+    let states: Vec<_> = first.chain(second).chain([(&new, &new, "volume.tmp", &b""[..])]).collect();
     for (volume, copy, temporary, part) in states {
-        for (name, bytes) in [("volume", volume), ("volume.bak", copy), (temporary, part)] {
+        for (name, bytes) in [("volume", &volume[..]), ("volume.bak", copy), (temporary, part)] {
             fs::write(file(name), bytes).expect("write");
         }
         let found = host.open(dir.path(), OpenOptions::default()).expect("it opens");
-        assert_eq!(found.config.config_seq, opened.config.config_seq + u64::from(volume == new));
+        assert_eq!(found.config.config_seq, opened.config.config_seq + u64::from(*volume == new));
         config::refresh_copy(dir.path(), &meta).expect("renewed");
-        assert_eq!(fs::read(file("volume.bak")).expect("read"), volume);
+        assert_eq!(fs::read(file("volume.bak")).expect("read"), *volume);
         fs::write(file("volume.bak"), copy).expect("write");
     }
     fs::write(file("volume.tmp"), b"left over").expect("write");
