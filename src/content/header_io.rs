@@ -216,7 +216,7 @@ impl<B: Backing> Content<B> {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
             Body::Unusable(outcome) => return Err((*outcome).into()),
             Body::Suspended { .. } => return Err(Outcome::KeyUnavailable.into()),
-            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(&mut state)?,
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_found_rewrap(&mut state)?,
             Body::Units { .. } => {}
         }
         let header = self.read_header()?;
@@ -251,7 +251,7 @@ impl<B: Backing> Content<B> {
         let found = self.header_state()?;
         let mut state = write(&self.state);
         if found.unfinished_rewrap {
-            self.finish_rewrap(&mut state)?;
+            self.finish_found_rewrap(&mut state)?;
         }
         if let Body::Units { life, record, .. } = &mut state.body
             && found.record_lost
@@ -277,8 +277,16 @@ impl<B: Backing> Content<B> {
         self.write_slots(&older)
     }
 
-    /// Verifies the newer of two valid slots and only then overwrites the other with zeros.
-    pub(super) fn finish_rewrap(&self, state: &mut State) -> Result<()> {
+    /// Finishes a re-wrap that was found unfinished. Nobody knows whether the newer slot was flushed: it could be in memory
+    /// only, left there by a process that was killed. In a header of several pages the zeros for the older one can be on
+    /// the disk before it, and a power cut would leave none.
+    pub(super) fn finish_found_rewrap(&self, state: &mut State) -> Result<()> {
+        self.noted(self.file().sync(true))?;
+        self.finish_rewrap(state)
+    }
+
+    /// Verifies the newer of two valid slots, which is on the disk, and only then overwrites the other with zeros.
+    fn finish_rewrap(&self, state: &mut State) -> Result<()> {
         let header = self.read_header()?;
         let finished = self.volume.keys.finish_rewrap(&header).map_err(Error::from)?;
         self.write_slots(&finished)?;

@@ -52,7 +52,7 @@ impl<B: Backing> Content<B> {
     /// file whose header never reached the disk a new one.
     pub(super) fn make_writable(&self, state: &mut State) -> Result<()> {
         match &state.body {
-            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(state),
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_found_rewrap(state),
             Body::NeverSynced => {
                 let size = state.size;
                 self.begin_life(state, size, true, 0, &[])

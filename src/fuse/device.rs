@@ -2,14 +2,15 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 
 use rustix::io::Errno;
 
 use super::connection::{Device, PageCache, RequestBuffer};
-use super::dispatch::{Dispatcher, PendingSeek};
+use super::dispatch::Dispatcher;
+use super::reply::Reply;
 use super::rings::Rings;
-use super::seek::{self, Job};
+use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
 
@@ -17,24 +18,24 @@ use crate::sync::{Arc, Mutex, lock, thread};
 pub(super) struct Server<B: Backing> {
     dispatcher: Arc<Dispatcher<B>>,
     device: Device,
-    seeks: Arc<Mutex<Sender<Job>>>,
+    postponed: Arc<Mutex<Sender<Job>>>,
 }
 
 impl<B: Backing> Clone for Server<B> {
     fn clone(&self) -> Self {
-        let (dispatcher, seeks) = (Arc::clone(&self.dispatcher), Arc::clone(&self.seeks));
-        Self { dispatcher, device: self.device.clone(), seeks }
+        let (dispatcher, postponed) = (Arc::clone(&self.dispatcher), Arc::clone(&self.postponed));
+        Self { dispatcher, device: self.device.clone(), postponed }
     }
 }
 
 impl<B: Backing> Server<B> {
     /// A server of a fresh mount; answers the kernel's first request, `INIT`.
     pub(super) fn start(dispatcher: Dispatcher<B>, connection: OwnedFd) -> io::Result<Self> {
-        let (sender, jobs) = seek::queue();
+        let (sender, jobs) = writeback::queue();
         let server = Self {
             dispatcher: Arc::new(dispatcher),
             device: Device::new(connection),
-            seeks: Arc::new(Mutex::new(sender)),
+            postponed: Arc::new(Mutex::new(sender)),
         };
         let mut buffer = RequestBuffer::new()?;
         if !server.serve_one(&mut buffer, &mut Vec::new())? || server.dispatcher.agreed().is_none() {
@@ -43,13 +44,9 @@ impl<B: Backing> Server<B> {
                 "the kernel and kmsfs have no FUSE version in common",
             ));
         }
-        server.start_seeks(jobs)?;
+        let device = server.device.clone();
+        writeback::start(jobs, move |ino| device.invalidate(ino))?;
         Ok(server)
-    }
-
-    fn start_seeks(&self, jobs: Receiver<Job>) -> io::Result<()> {
-        let device = self.device.clone();
-        seek::start(Arc::clone(&self.dispatcher.operations), jobs, move |ino| device.invalidate(ino))
     }
 
     /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
@@ -85,18 +82,17 @@ impl<B: Backing> Server<B> {
     /// Serves one request; false at the end of the mount.
     fn serve_one(&self, buffer: &mut RequestBuffer, scratch: &mut Vec<u8>) -> io::Result<bool> {
         let Some(request) = self.device.read(buffer)? else { return Ok(false) };
-        if let Some(seek) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
-            self.postpone(&seek);
+        if let Some(pending) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
+            self.postpone(pending);
         }
         Ok(true)
     }
 
-    fn postpone(&self, seek: &PendingSeek) {
-        let (mut device, unique) = (self.device.clone(), seek.unique);
-        let done = Box::new(move |sought| Dispatcher::<B>::finish(unique, sought, &mut device));
-        let job = Job { ino: seek.ino, handle: seek.handle, offset: seek.offset, whence: seek.whence, done };
-        if let Err(unsent) = lock(&self.seeks).send(job) {
-            (unsent.0.done)(Err(Errno::IO.into()));
+    fn postpone(&self, pending: Pending) {
+        let (dispatcher, mut device, unique) = (Arc::clone(&self.dispatcher), self.device.clone(), pending.unique);
+        let job = Job { ino: pending.ino, serve: Box::new(move || dispatcher.finish(&pending, &mut device)) };
+        if lock(&self.postponed).send(job).is_err() {
+            Reply::new(unique, &mut self.device.clone()).error(Errno::IO);
         }
     }
 }

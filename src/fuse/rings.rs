@@ -14,10 +14,11 @@ use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
-use super::dispatch::{Dispatcher, PendingSeek};
+use super::dispatch::Dispatcher;
 use super::operations::MAX_WRITE;
 use super::reply::{READ_ROOM, Sink};
 use super::request::Request;
+use super::writeback::{Pending, write_back};
 use crate::format::size::UNIT;
 use crate::store::Backing;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -215,20 +216,19 @@ impl<B: Backing> Shared<B> {
         let request = Request::parse_parts(&header, &structure, copied);
         let (front, memory) = entry.answer();
         let mut sink = InPlace { header: front, memory, len: 0 };
-        if let Some(seek) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
-            self.seek(queue, &seek, &mut sink);
+        if let Some(pending) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
+            self.finish(queue, &pending, &mut sink);
         }
         sink.len
     }
 
-    /// Answers a seek after write-back. The requests of that may come to this queue: another thread is there for them.
-    fn seek(self: &Arc<Self>, queue: u16, seek: &PendingSeek, sink: &mut InPlace<'_>) {
+    /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them.
+    fn finish(self: &Arc<Self>, queue: u16, pending: &Pending, sink: &mut InPlace<'_>) {
         if self.queues[usize::from(queue)].idle.load(Ordering::Acquire) == 0 {
             self.add_thread(queue);
         }
-        super::seek::write_back(seek.ino, |ino| self.device.invalidate(ino));
-        let sought = self.dispatcher.operations.seek(seek.handle, seek.offset, seek.whence);
-        Dispatcher::<B>::finish(seek.unique, sought, sink);
+        write_back(pending.ino, |ino| self.device.invalidate(ino));
+        self.dispatcher.finish(pending, sink);
     }
 }
 

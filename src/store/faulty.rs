@@ -78,6 +78,9 @@ impl OpClass {
         Self::SetXattr,
     ];
 
+    /// Those that take a descriptor, if only for the time of the call.
+    pub const NEED_DESCRIPTORS: &'static [Self] = &[Self::Open, Self::List, Self::Make, Self::SetAttr];
+
     /// Those that a full filesystem or an exhausted quota refuses.
     pub const NEED_SPACE: &'static [Self] =
         &[Self::Make, Self::Link, Self::Rename, Self::Exchange, Self::Write, Self::Allocate, Self::SetXattr];

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use crate::model::ops::{LONGEST, UNIT};
 use check::{Survivors, survivors};
-use disk::{Cut, Disk, Pages, draw};
-use random::{clock, cut_and_check, new_recorded_volume, new_volume, step};
+use disk::{Cut, Pages, draw};
+use random::{clock, cut_and_check, disk_of, new_recorded_volume, new_volume, new_volume_with_long_headers, step};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
@@ -285,7 +285,7 @@ const SCENARIOS: &[(&str, &[Step])] = &[
 /// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
 /// Returns how many states that were.
 fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(run);
     let mut states = 0;
     for done in run.base()..=run.records.len() {
         let least = disk.durable(done);
@@ -343,6 +343,17 @@ fn the_header_of_a_stream_is_with_the_device_before_its_units() {
 }
 
 #[test]
+fn nothing_that_was_flushed_is_lost_under_long_headers() {
+    let mut failed: Vec<&str> = Vec::new();
+    for (name, steps) in SCENARIOS {
+        let run = new_volume_with_long_headers().steps(steps);
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_everywhere(&run, 3, true)));
+        failed.extend(checked.is_err().then_some(*name));
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
 fn a_second_power_cut_harms_no_more_than_the_first() {
     const BEFORE: &[Step] = &[
         Create("a"),
@@ -358,7 +369,7 @@ fn a_second_power_cut_harms_no_more_than_the_first() {
     const BEHIND: &[Step] =
         &[Write("b", UNIT, 9), Write("a", UNIT, 2 * U), Fsync("a"), SetLen("a", UNIT - 3), Fsync("b"), SetLen("b", 9)];
     let run = new_volume(true).steps(BEFORE);
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(&run);
     let mut states = 0;
     for done in run.base()..=run.records.len() {
         let least = disk.durable(done);
@@ -404,7 +415,7 @@ fn resume(run: &Run, found: &Survivors, image: Faulty<Memory>) -> Run {
 
 /// Cuts the power after every operation of a run, each time in one way. Returns how many states that were.
 fn cut_somehow(run: &Run) -> usize {
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(run);
     for done in run.base()..=run.records.len() {
         let (least, seed) = (disk.durable(done), done as u64);
         let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
@@ -451,7 +462,7 @@ proptest! {
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d"), Settle];
         let run = new_recorded_volume(true).steps(&begin).steps(&steps);
-        let disk = Disk::new(run.records.clone(), run.base());
+        let disk = disk_of(&run);
         for (done, journal, seed) in cuts {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
             let least = disk.durable(done);
@@ -471,7 +482,7 @@ proptest! {
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
         let run = new_volume(ordered_metadata).steps(&begin).steps(&steps);
-        let disk = Disk::new(run.records.clone(), run.base());
+        let disk = disk_of(&run);
         for (done, journal, seed) in cuts {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
             let least = disk.durable(done);

@@ -266,6 +266,23 @@ fn an_input_output_error_harms_nothing() {
 }
 
 #[test]
+fn a_lack_of_memory_harms_nothing() {
+    every_operation_fails_once(|number| Fault::once(OpClass::ALL, number, Errno::NOMEM));
+}
+
+#[test]
+fn a_lack_of_descriptors_harms_nothing() {
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        every_operation_fails_once(|number| Fault::once(OpClass::NEED_DESCRIPTORS, number, errno));
+    }
+}
+
+#[test]
+fn a_lasting_lack_of_descriptors_harms_nothing() {
+    every_operation_fails_once(|number| Fault::from(OpClass::NEED_DESCRIPTORS, number, Errno::MFILE));
+}
+
+#[test]
 fn a_disk_that_stays_full_harms_nothing() {
     every_operation_fails_once(|number| Fault::from(OpClass::NEED_SPACE, number, Errno::NOSPC));
 }

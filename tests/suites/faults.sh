@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a ciphertext directory that vanishes, too few descriptors,
-# many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# files that become immutable while they are dirty, many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
 . "$(dirname "$0")/lib.sh"
 volume_suite python3
@@ -27,8 +27,24 @@ check "init" "$K" init --keyfile "$C"
 # shellcheck disable=SC2016
 check "mount with 96 descriptors" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M"
 check "few descriptors: EMFILE or ENFILE, what is open goes on, and it works again when some are closed" py descriptors "$M"
+check "few descriptors: any number of directories, one after the other" py many-directories "$M"
 check "few descriptors: unmount" "$K" umount "$M"
 check "few descriptors: verify finds nothing" "$K" verify "$C"
+
+# Files that become immutable while they are dirty, where the disk has such files.
+touch "$C/probe"
+if chattr +i "$C/probe" 2> /dev/null && chattr -i "$C/probe"; then
+  rm "$C/probe"
+  mount_it
+  check "immutable: what was written before is stored, what is written later is refused" py immutable "$M"
+  check "immutable: unmount" "$K" umount "$M"
+  check "immutable: verify finds nothing" "$K" verify "$C"
+  mount_it
+  check "immutable: everything is there after a new mount" py immutable-after "$M"
+  check "immutable: unmount" "$K" umount "$M"
+else
+  rm "$C/probe"
+fi
 
 # Memory under load.
 mount_it

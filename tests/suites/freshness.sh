@@ -57,7 +57,10 @@ for f in $FILES d e; do eval "P_$(echo $f | tr / _)=\$(place $f)"; done
 unmount
 mount_it
 served "nothing is noticed without an attack"
+compared() { "$K" --json verify "$C" 2> /dev/null | grep -q "\"compared_with_freshness_record\": $1"; }
+expect 0 "verify says that it does not compare while the volume is mounted" compared false
 unmount
+expect 0 "verify says that it compares" compared true
 expect 0 "verify finds nothing" "$K" verify "$C"
 # shellcheck disable=SC2154
 {
