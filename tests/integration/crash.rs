@@ -7,7 +7,7 @@ pub mod random;
 pub mod run;
 
 use kmsfs::env::SeededEntropy;
-use kmsfs::store::{Faulty, Memory};
+use kmsfs::store::{Faulty, Memory, Record};
 use proptest::prelude::*;
 
 use crate::model::ops::{LONGEST, UNIT};
@@ -17,8 +17,9 @@ use random::{clock, cut_and_check, disk_of, new_recorded_volume, new_volume, new
 use run::{Node, Run, Step, Tree};
 
 use Step::{
-    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, LinkUnnamed, Mkdir,
-    Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink, Write, Zero,
+    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncBeside, FsyncDir, LackExchange, Link,
+    LinkUnnamed, Mkdir, Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink,
+    Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -84,6 +85,21 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     (
         "a hole that was filled, and another one",
         &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), Punch("a", 0, UNIT), Write("a", 0, U), Punch("a", UNIT, UNIT)],
+    ),
+    (
+        "a hole that is filled beside a flush",
+        &[
+            Create("a"),
+            Write("a", 0, U),
+            Fsync("a"),
+            SetLen("a", 9 * UNIT),
+            FsyncBeside("a", 3 * UNIT, 2 * U),
+            Fsync("a"),
+        ],
+    ),
+    (
+        "an append beside a flush",
+        &[Create("a"), Write("a", 0, U), FsyncBeside("a", UNIT, 3 * U), Write("a", 9, 9), Fsync("a")],
     ),
     ("a sparse file", &[Create("a"), SetLen("a", 5 * UNIT), Write("a", 3 * UNIT, 10), Fsync("a"), SetLen("a", UNIT)]),
     (
@@ -318,6 +334,23 @@ fn nothing_that_was_flushed_is_lost_under_long_headers() {
         failed.extend(checked.is_err().then_some(*name));
     }
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn the_header_of_a_stream_is_with_the_device_before_its_units() {
+    const MIB: usize = 1 << 20;
+    let run =
+        new_volume(true).steps(&[Create("a"), Write("a", 0, MIB), Write("a", MIB as u64, MIB), Write("a", 0, MIB)]);
+    let given = run.records.iter().filter_map(|record| match record {
+        Record::StartWriteback { offset, len, .. } => Some((*offset, *len)),
+        _ => None,
+    });
+    let given: Vec<_> = given.collect();
+    assert_eq!(given[0], (0, 4096));
+    assert!(
+        given.len() == 3 && given[1..].iter().all(|(offset, len)| *offset >= 4096 && *len > MIB as u64 / 2),
+        "{given:?}"
+    );
 }
 
 #[test]

@@ -154,7 +154,9 @@ impl Disk {
         for record in &self.records[..cut.journal] {
             match record {
                 Record::Write { .. } | Record::SetLen { .. } | Record::Allocate { .. } => continue,
-                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => continue,
+                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {
+                    continue;
+                }
                 Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => made.push(*ino),
                 _ => {}
             }
@@ -342,7 +344,7 @@ impl Touched {
             | Record::SetInodeFlags { ino, .. } => {
                 self.any.insert(*ino, number + 1);
             }
-            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => {}
+            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {}
         }
     }
 
