@@ -70,7 +70,7 @@ impl Known {
             names.filter(|name| !is_there(name)).map(str::to_owned).collect()
         };
         match kind {
-            "F" | "C" | "S" | "V" | "Y" | "D" | "K" | "H" | "M" | "-" => Vec::new(),
+            "F" | "C" | "S" | "V" | "Y" | "D" | "K" | "H" | "M" | "N" | "Q" | "-" => Vec::new(),
             // The suite's own groups are not in this repository.
             "P" => each(&|group| group.chars().all(|c| c.is_ascii_lowercase())),
             // A row's name can have commas in it, and a remark behind it.
