@@ -15,6 +15,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use super::dispatch::PendingSeek;
 use super::mount;
 use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Sized, Sought};
 use super::seek::{self, Job};
@@ -517,13 +518,14 @@ impl<B: Backing> Filesystem for Adapter<B> {
         });
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         guarded("lseek", || match self.operations.lseek(fh.0, offset, whence.cast_unsigned()) {
             Ok(Sought::At(at)) => sought(reply, Ok(at)),
             Ok(Sought::AfterWriteback(whence)) => {
                 let done = Box::new(|result| sought(reply, result));
-                let job = Job { ino: ino.0, handle: fh.0, offset: offset.cast_unsigned(), whence, done };
-                if let Err(unsent) = lock(&self.seeks).send(job) {
+                let (unique, offset) = (req.unique().0, offset.cast_unsigned());
+                let seek = PendingSeek { unique, ino: ino.0, handle: fh.0, offset, whence };
+                if let Err(unsent) = lock(&self.seeks).send(Job { seek, done }) {
                     (unsent.0.done)(Err(rustix::io::Errno::IO.into()));
                 }
             }
