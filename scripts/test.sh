@@ -32,11 +32,16 @@ export PATH="$TOOLS:$PATH"
 mkdir -p "$LOGS"
 PJDFSTEST=0.2.2 FSX=0.3.2
 
-PASSED=0 FAILED=0 SKIPPED=() BROKEN=()
+PASSED=0 FAILED=0 SKIPPED=() BROKEN=() PARTS=()
 wanted() { local s; [ ${#ONLY[@]} = 0 ] && return 0; for s in "${ONLY[@]}"; do [ "$s" != "$1" ] || return 0; done; return 1; }
+# skipped_parts LOG: what suites and tests say that they left out, each once.
+skipped_parts() {
+  sed -nE 's/^skipped: *//p; s/^[0-9]+ passed, [0-9]+ failed, ([0-9]+) skipped.*/\1 cases/p
+    s/^test result: ok\. .* ([1-9][0-9]*) ignored;.*/\1 ignored tests/p' "$1" | awk '!seen[$0]++'
+}
 # step NAME COMMAND...: counts the cases that the command reports, or itself as one.
 step() {
-  local name=$1 start=$SECONDS rc p=0 f=0 log
+  local name=$1 start=$SECONDS rc p=0 f=0 log part parts
   shift
   wanted "$name" || return 0
   log=$LOGS/$name.log
@@ -48,8 +53,10 @@ step() {
     /^cases: [0-9]+ passed, [0-9]+ failed/ { p += $2; f += $4 }
     END { print p + 0, f + 0 }' "$log")
   p=$1 f=$2
+  mapfile -t parts < <(skipped_parts "$log")
   if [ $rc = 0 ]; then
-    [ $((p + f)) -gt 0 ] || p=1
+    # Nothing of it ran, and it said so.
+    [ $((p + f)) -gt 0 ] || [ ${#parts[@]} -gt 0 ] || p=1
     printf 'ok      %-14s %5d s  %s\n' "$name" $((SECONDS - start)) "$p passed"
   else
     [ "$f" -gt 0 ] || f=1
@@ -57,6 +64,11 @@ step() {
     printf 'FAILED  %-14s %5d s  exit status %d, %s\n' "$name" $((SECONDS - start)) $rc "$log"
     { grep -E '^(FAILED|error|test .* FAILED|thread .* panicked)' "$log" | head -n 15; echo ...; tail -n 12 "$log"; } | sed 's/^/        | /'
   fi
+  # An ok that left something out says so, here and at the end.
+  for part in "${parts[@]}"; do
+    PARTS+=("$name: $part")
+    printf '        | skipped: %s\n' "$part"
+  done
   PASSED=$((PASSED + p)) FAILED=$((FAILED + f))
 }
 skip() { # NAME REASON
@@ -88,7 +100,7 @@ install_suites() {
 # Licences, banned and duplicate crates, sources; advisories too, where their database can be fetched.
 cargo_deny() {
   local manifest checks="licenses bans sources"
-  if cargo deny fetch db; then checks="advisories $checks"; else echo "the advisories were not looked at: no network?"; fi
+  if cargo deny fetch db; then checks="advisories $checks"; else echo "skipped: advisories: their database cannot be fetched"; fi
   for manifest in Cargo.toml fuzz/Cargo.toml; do
     # shellcheck disable=SC2086
     cargo deny --manifest-path "$manifest" --config deny.toml check --hide-inclusion-graph $checks || return 1
@@ -164,6 +176,7 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 }
 
 mounted cli $S/cli.sh
+mounted interrupted $S/interrupted.sh
 mounted freshness $S/freshness.sh
 mounted recovery $S/recovery.sh
 mounted strict $S/strict.sh
@@ -185,6 +198,7 @@ root_mounted faults python3 $S/faults.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
 root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs
+root_mounted many python3 $S/many.sh kmsfs
 case $MODE in
   quick) root_mounted model cargo env CASES=40 $S/model.sh kmsfs ;;
   normal) root_mounted model cargo env CASES=300 $S/model.sh kmsfs ;;
@@ -228,7 +242,11 @@ elif [ -n "$no_python" ]; then skip sdk "$no_python"
 else step sdk tests/sdk/run.sh; fi
 
 # ---- the end ------------------------------------------------------------------------------------------------------
-[ ${#SKIPPED[@]} = 0 ] || printf 'skipped (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"
+[ ${#SKIPPED[@]} = 0 ] || printf 'skipped steps (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"
+if [ ${#PARTS[@]} -gt 0 ]; then
+  printf 'skipped in steps that ran (%d):\n' ${#PARTS[@]}
+  printf '  %s\n' "${PARTS[@]}"
+fi
 [ ${#BROKEN[@]} = 0 ] || printf 'failed steps: %s (logs in %s)\n' "${BROKEN[*]}" "$LOGS"
 printf 'time: %d min %02d s\n' $((SECONDS / 60)) $((SECONDS % 60))
 printf '%d passed, %d failed\n' "$PASSED" "$FAILED"

@@ -19,6 +19,7 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod trim;
 
 pub use clock::{Run, Version};
 pub use directory::{FoundEntry, Reconciled, TrackedDir};

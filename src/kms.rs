@@ -19,6 +19,7 @@ mod object;
 pub mod policy;
 pub mod quota;
 pub mod registry;
+pub mod rekey;
 mod seal;
 pub mod store;
 mod token;

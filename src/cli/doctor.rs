@@ -223,7 +223,10 @@ fn key_manager(settings: &Settings) -> Vec<Check> {
     let home = &settings.home;
     if !Home::exists(home) {
         let found = format!("there is none at {}", home.display());
-        return vec![Check::new(NAME, Level::Warning, found, "kmsfs init or the first mount creates it")];
+        let fix = "a first kmsfs init or kmsfs mount creates it. For volumes that exist already name the one that they were \
+                   made with: --kms-home DIR or KMSFS_HOME; if it is lost, put it back from a backup (kmsfs kms restore FILE \
+                   restores its database), or use a recovery bundle: kmsfs recover BUNDLE DIR";
+        return vec![Check::new(NAME, Level::Warning, found, fix)];
     }
     let mut checks = vec![private(home, 0o077), private(&home.join("domain.key"), 0o077)];
     checks.retain(|c| !c.found.is_empty());

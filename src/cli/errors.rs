@@ -9,7 +9,7 @@ use crate::keys::KeyError;
 use crate::keys::remote::{EndpointError, RemoteError};
 use crate::kms::audit::AuditError;
 use crate::kms::backup::BackupError;
-use crate::kms::custody::CustodyError;
+use crate::kms::custody::{CustodyError, SlotKind};
 use crate::kms::model::KeyState;
 use crate::kms::store::StoreError;
 use crate::kms::{KmsError, OpenError};
@@ -90,8 +90,18 @@ impl From<KeyError> for CliError {
             KeyError::Unreachable(_) => (Exit::KmsUnavailable, "KeyUnavailableException"),
             KeyError::Failed(_) => (Exit::KmsUnavailable, "KMSInternalException"),
         };
-        // The texts of the joint carry their next step.
-        Self::new(exit, code, error)
+        // The other texts of the joint carry their next step.
+        let hint = match &error {
+            KeyError::NotFound(_) => Some(
+                "kmsfs key list shows the keys and aliases of this key manager. What is not among them was deleted, or is in \
+                 another one: name that with --kms-home DIR (KMSFS_HOME), or --kms-endpoint URL and --region REGION (an ARN \
+                 tells account and Region); a backup or a recovery bundle may hold a deleted key",
+            ),
+            KeyError::InvalidCiphertext(_) => Some("list what is damaged with: kmsfs verify DIR"),
+            KeyError::Unreachable(_) | KeyError::Failed(_) => Some("kmsfs doctor looks for the cause"),
+            _ => None,
+        };
+        Self { hint: hint.map(str::to_owned), ..Self::new(exit, code, error) }
     }
 }
 
@@ -123,12 +133,14 @@ impl From<RemoteError> for CliError {
 impl From<CustodyError> for CliError {
     fn from(error: CustodyError) -> Self {
         let (exit, code, hint) = match &error {
-            CustodyError::NotInitialised(_) => (Exit::NotInitialised, "NotInitialised", None),
-            CustodyError::WrongSecret(_) => (
-                Exit::WrongPassphrase,
-                "WrongPassphrase",
-                Some("the recovery key opens it as well: --recovery-key-file FILE"),
+            CustodyError::NotInitialised(_) => (
+                Exit::NotInitialised,
+                "NotInitialised",
+                Some(
+                    "create one with: kmsfs init; if there is one elsewhere, name its directory: --kms-home DIR or KMSFS_HOME",
+                ),
             ),
+            CustodyError::WrongSecret(kind) => (Exit::WrongPassphrase, "WrongPassphrase", Some(other_secret(*kind))),
             CustodyError::NoSuchSlot(_) => {
                 (Exit::WrongPassphrase, "NoSuchSlot", Some("kmsfs kms slots list shows what opens this key manager"))
             }
@@ -145,10 +157,43 @@ impl From<CustodyError> for CliError {
     }
 }
 
+/// What may open a key manager that this secret does not open.
+const fn other_secret(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::Passphrase => "the recovery key opens it as well: --recovery-key-file FILE",
+        SlotKind::KeyFile => {
+            "domain.key is that of another key manager: put this one's back from a backup, or give --passphrase-file FILE \
+             or --recovery-key-file FILE"
+        }
+        SlotKind::Recovery => {
+            "compare every group with the paper. A key manager's recovery key was printed when it was made, a bundle's by \
+             the export-recovery that wrote this bundle; neither opens the other"
+        }
+    }
+}
+
+/// The next step of a command on the volume at `root` for which there is no key manager at `--kms-home`: a new one could
+/// not open the volume.
+pub fn lost_home(root: &std::path::Path, remote: bool) -> String {
+    let elsewhere = "if it is elsewhere, name its directory: --kms-home DIR or KMSFS_HOME";
+    if remote {
+        return format!(
+            "{elsewhere}; else make one, which remembers the volumes that this host trusts, with: kmsfs init --keyfile; and \
+             add --trust-new-volume"
+        );
+    }
+    format!(
+        "{root} is a volume, which only the key manager that it was made with opens: {elsewhere}; if it is lost, put it back \
+         from a backup (kmsfs kms restore FILE restores its database), or use a recovery bundle: kmsfs recover BUNDLE {root}",
+        root = root.display()
+    )
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
             StoreError::Custody(e) => e.into(),
             _ => Self::new(Exit::Integrity, "StoreDamaged", error),
         }
@@ -211,6 +256,10 @@ impl From<VolumeError> for CliError {
                 None => new(Exit::NotInitialised, "NotInitialised")
                     .hint(format_args!("make one with: kmsfs init {}", dir.display())),
             },
+            VolumeError::NoDirectory { root, .. } => new(Exit::NotInitialised, "NotInitialised").hint(format_args!(
+                "check the path, and whether its disk is mounted; make a new volume with: kmsfs init {}",
+                root.display()
+            )),
             VolumeError::AlreadyAVolume(dir) => new(Exit::Failure, "AlreadyAVolume")
                 .hint(format_args!("mount it with: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::NotEmpty { .. } => new(Exit::Failure, "NotEmpty")
@@ -234,7 +283,9 @@ impl From<VolumeError> for CliError {
             VolumeError::Unknown(volume) => {
                 let keys: Vec<&str> = volume.keys.iter().map(KeyArn::as_str).collect();
                 let hint = format!(
-                    "it says of itself: keys {}, root key {}. If that is what you expect, trust it with --trust-new-volume",
+                    "if it was made with another key manager, name that one: --kms-home DIR or KMSFS_HOME; if that one is lost, \
+                     put it back from a backup (kmsfs kms restore) or use a recovery bundle (kmsfs recover BUNDLE DIR). The volume \
+                     says of itself: keys {}, root key {}. If that is what you expect, trust it with --trust-new-volume",
                     keys.join(" "),
                     HEXLOWER.encode(&volume.commit)
                 );
@@ -286,7 +337,10 @@ fn refused(
             "compare the two copies with: kmsfs repair {root}; restore the second with: kmsfs repair {root} --restore-config"
         ))
     } else {
-        error.hint(format_args!("compare {root}/.kmsfs/volume and volume.bak with a backup"))
+        error.hint(format_args!(
+            "compare the two copies with: kmsfs repair {root}; restore {root}/.kmsfs/volume from a backup of this directory, or \
+             put it back from a recovery bundle, into a new key manager: kmsfs --kms-home NEW recover BUNDLE {root}"
+        ))
     }
 }
 

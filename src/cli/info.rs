@@ -12,6 +12,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::mounts;
 use super::output::{bytes, fields, path_text};
 use super::settings::Settings;
+use crate::format::Outcome;
 use crate::format::name::NameForm;
 use crate::format::volume::{DefaultWrap, VolumeConfig};
 use crate::kms::blob;
@@ -26,6 +27,9 @@ pub struct InfoArgs {
     #[arg(value_name = "PATH")]
     path: PathBuf,
 }
+
+const WHAT: &str =
+    "name a file of a volume's ciphertext directory, a file in a mounted volume, or the directory of a volume";
 
 /// Runs the command.
 pub fn run(settings: &Settings, args: &InfoArgs) -> CliResult {
@@ -42,12 +46,19 @@ pub fn run(settings: &Settings, args: &InfoArgs) -> CliResult {
 
 fn refused(path: &Path, e: &InfoError) -> CliError {
     let (exit, code) = match e {
+        // Nobody said that it was one.
+        InfoError::Format(Outcome::NotKfs) => (Exit::Failure, "NotKfs".to_owned()),
         InfoError::Format(outcome) => (Exit::Integrity, format!("{outcome:?}")),
         InfoError::NotAFile => (Exit::Failure, "NotAFile".to_owned()),
         InfoError::Io(e) if e.kind() == std::io::ErrorKind::PermissionDenied => (Exit::AccessDenied, "Io".to_owned()),
         InfoError::Io(_) => (Exit::Failure, "Io".to_owned()),
     };
-    CliError::new(exit, code, format_args!("{}: {e}", path.display()))
+    let error = CliError::new(exit, code, format_args!("{}: {e}", path.display()));
+    match e {
+        InfoError::Format(Outcome::NotKfs) | InfoError::NotAFile => error.hint(WHAT),
+        InfoError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => error.hint(WHAT),
+        _ => error,
+    }
 }
 
 /// The ciphertext file behind a path inside a mount, found by its inode number, which the mount passes through; the

@@ -162,7 +162,7 @@ fn open_or_make(
         Ok(found) => {
             // Nobody is asked for a passphrase for a volume that is in use.
             let lock = lock(&found).map_err(|e| not_writable(e, dir, mnt))?;
-            return Ok((Session::open(settings)?, found, lock));
+            return Ok((Session::open_for(settings, dir)?, found, lock));
         }
         Err(VolumeError::NotAVolume(_)) => {}
         Err(other) => return Err(other.into()),

@@ -1,10 +1,14 @@
 //! Whether a directory can be mounted on.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::exit::{CliError, CliResult, Exit};
 use super::mounts;
+use crate::ops::VolumeError;
+
+const ANOTHER: &str = "name an empty directory that you may read; mkdir makes one";
 
 fn unusable(message: impl std::fmt::Display) -> CliError {
     CliError::new(Exit::Mountpoint, "MountpointUnusable", message)
@@ -13,8 +17,12 @@ fn unusable(message: impl std::fmt::Display) -> CliError {
 /// Checks that `mountpoint` is an empty directory apart from `ciphertext`, and returns both without symbolic links.
 pub fn check(ciphertext: &Path, mountpoint: &Path) -> CliResult<(PathBuf, PathBuf)> {
     let mnt = resolve(mountpoint)?;
-    let dir =
-        fs::canonicalize(ciphertext).map_err(|e| CliError::io(ciphertext, "open the ciphertext directory", &e))?;
+    let dir = fs::canonicalize(ciphertext).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            VolumeError::NoDirectory { root: ciphertext.to_owned(), source: e }.into()
+        }
+        _ => CliError::io(ciphertext, "open the ciphertext directory", &e),
+    })?;
     if mnt == dir {
         return Err(unusable(format_args!("{} is the ciphertext directory itself", mnt.display()))
             .hint("mount on another, empty directory"));
@@ -38,7 +46,7 @@ pub fn check(ciphertext: &Path, mountpoint: &Path) -> CliResult<(PathBuf, PathBu
     let mut entries = fs::read_dir(&mnt).map_err(|e| match e.raw_os_error() {
         // It has died since it was looked at, or statfs(2) was answered for another user's mount.
         Some(libc::ENOTCONN) => dead(&mnt),
-        _ => unusable(format_args!("cannot read {}: {e}", mnt.display())),
+        _ => unusable(format_args!("cannot read {}: {e}", mnt.display())).hint(ANOTHER),
     })?;
     if entries.next().is_some() {
         return Err(unusable(format_args!("the mountpoint {} is not empty", mnt.display()))
@@ -59,12 +67,14 @@ fn resolve(mountpoint: &Path) -> CliResult<PathBuf> {
     let found = fs::canonicalize(mountpoint).and_then(|path| Ok((fs::metadata(&path)?, path)));
     match found {
         Ok((meta, path)) if meta.is_dir() => Ok(path),
-        Ok((_, path)) => Err(unusable(format_args!("the mountpoint {} is not a directory", path.display()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Err(unusable(format_args!("the mountpoint {} does not exist", mountpoint.display()))
-                .hint(format_args!("create it with: mkdir {}", mountpoint.display())))
+        Ok((_, path)) => {
+            Err(unusable(format_args!("the mountpoint {} is not a directory", path.display())).hint(ANOTHER))
         }
-        Err(e) => Err(unusable(format_args!("cannot use the mountpoint {}: {e}", mountpoint.display()))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            Err(unusable(format_args!("the mountpoint {} does not exist", mountpoint.display()))
+                .hint(format_args!("create it with: mkdir -p {}", mountpoint.display())))
+        }
+        Err(e) => Err(unusable(format_args!("cannot use the mountpoint {}: {e}", mountpoint.display())).hint(ANOTHER)),
     }
 }
 
@@ -93,7 +103,11 @@ mod tests {
             let e = check(&at(cipher), &at(mnt)).expect_err(mnt);
             assert_eq!(e.exit, Exit::Mountpoint, "{mnt}");
             assert!(e.message.contains(word), "{mnt}: {}", e.message);
+            assert!(e.hint.is_some(), "{mnt}");
         }
+        let e = check(&at("none"), &at("empty")).expect_err("no ciphertext directory");
+        assert_eq!(e.exit, Exit::NotInitialised);
+        assert!(e.hint.expect("hint").contains("kmsfs init"));
         let (dir, mnt) = check(&at("cipher"), &at("empty/../empty")).expect("usable");
         assert!(dir.ends_with("cipher") && mnt.ends_with("empty"));
     }

@@ -30,7 +30,7 @@ pub struct Unlocked {
 
 /// Unlocks the key manager and authenticates the volume's configuration.
 pub fn unlock(settings: &Settings, found: FoundVolume, options: OpenOptions) -> CliResult<Unlocked> {
-    unlock_with(Session::open(settings)?, found, options)
+    unlock_with(Session::open_for(settings, found.root())?, found, options)
 }
 
 /// As [`unlock`], with a key manager that is open already.

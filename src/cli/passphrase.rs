@@ -15,6 +15,9 @@ use crate::sys::process::inherited_fd;
 
 /// Longest passphrase: more is a wrong file, not a passphrase.
 const MAX_LEN: usize = 4096;
+/// What a source of a secret has to be.
+const ONE_LINE: &str = "its first line has to be the passphrase or the recovery key, and this user has to be able to read it; \
+                        other ways: --passphrase-file, --passphrase-command, --passphrase-fd, --recovery-key-file, the terminal";
 const HEADING: &str = "Unlocking the key manager";
 
 /// The passphrase without its line end, wiped on drop.
@@ -84,41 +87,47 @@ impl UnlockFlags {
 
 /// The first line of `path`.
 pub fn from_file(path: &Path) -> CliResult<Passphrase> {
-    let file = File::open(path).map_err(|e| CliError::io(path, "read the passphrase from", &e))?;
+    let file = File::open(path).map_err(|e| CliError::io(path, "read the secret from", &e).hint(ONE_LINE))?;
     first_line(file, &path.display().to_string())
 }
 
 fn from_command(command: &str) -> CliResult<Passphrase> {
-    let mut child = Command::new("/bin/sh")
-        .arg("-c")
-        .arg(command)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| CliError::failure(format_args!("cannot run the passphrase command: {e}")))?;
+    let mut child =
+        Command::new("/bin/sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(|e| {
+            CliError::failure(format_args!("cannot run the passphrase command: {e}")).hint(try_it(command))
+        })?;
     let stdout = child.stdout.take().expect("stdout is piped");
     let passphrase = first_line(stdout, "the passphrase command");
     let status = child.wait().map_err(|e| CliError::failure(format_args!("the passphrase command: {e}")))?;
     if !status.success() {
-        return Err(CliError::failure(format_args!("the passphrase command failed: {status}")));
+        return Err(CliError::failure(format_args!("the passphrase command failed: {status}")).hint(try_it(command)));
     }
     passphrase
+}
+
+fn try_it(command: &str) -> String {
+    format!(
+        "it has to print the passphrase and to end with status 0; try it: sh -c '{}'",
+        command.replace('\'', r"'\''")
+    )
 }
 
 fn first_line(mut source: impl Read, name: &str) -> CliResult<Passphrase> {
     // Reserved at once: a growing vector would leave copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_LEN + 1));
     let read = source.by_ref().take(MAX_LEN as u64 + 1).read_to_end(&mut text);
-    read.map_err(|e| CliError::failure(format_args!("cannot read the passphrase from {name}: {e}")))?;
+    read.map_err(|e| CliError::failure(format_args!("cannot read the secret from {name}: {e}")).hint(ONE_LINE))?;
     let end = text.iter().position(|&b| b == b'\n').unwrap_or(text.len());
     if end > MAX_LEN {
-        return Err(CliError::usage(format_args!("{name} holds a line of more than {MAX_LEN} bytes: no passphrase")));
+        return Err(CliError::usage(format_args!("{name} holds a line of more than {MAX_LEN} bytes: no passphrase"))
+            .hint(ONE_LINE));
     }
     text.truncate(end);
     if text.last() == Some(&b'\r') {
         text.pop();
     }
     if text.is_empty() {
-        return Err(CliError::usage(format_args!("{name} holds no passphrase: its first line is empty")));
+        return Err(CliError::usage(format_args!("{name} holds no passphrase: its first line is empty")).hint(ONE_LINE));
     }
     Ok(text)
 }
@@ -195,6 +204,8 @@ mod tests {
     #[test]
     fn a_command_that_fails_gives_no_passphrase() {
         assert_eq!(from_command("echo pw").expect("valid").as_slice(), b"pw");
-        assert!(from_command("echo pw; exit 3").is_err());
+        let e = from_command("echo 'pw'; exit 3").expect_err("failed");
+        assert_eq!((e.exit, e.message.as_str()), (Exit::Failure, "the passphrase command failed: exit status: 3"));
+        assert!(e.hint.expect("hint").ends_with(r"sh -c 'echo '\''pw'\''; exit 3'"));
     }
 }

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::format::volume::{DefaultWrap, MAX_LEN, VolumeConfig};
 use crate::kms::bundle::{Bundle, BundleError};
-use crate::kms::custody::{CustodyError, NewSlot, RecoveryKey, SlotKind};
+use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotKind};
 use crate::kms::model::KeyState;
 use crate::ops::config::{VOLUME, path_of};
 use crate::ops::impact::impact;
@@ -115,7 +115,10 @@ fn exportable(dir: &Path, session: &Session, config: &VolumeConfig, allowed: &[K
 
 /// Makes a key manager of a bundle.
 pub fn recover(settings: &Settings, args: &RecoverArgs) -> CliResult {
-    let bundle = Bundle::read(&args.bundle)?;
+    let bundle = Bundle::read(&args.bundle).map_err(|e| {
+        CliError::from(e)
+            .hint("name the file that kmsfs export-recovery wrote, or another copy of it; nothing was changed")
+    })?;
     let intact = match args.dir.as_deref().map(FoundVolume::find) {
         Some(Ok(found)) if found.volume_id() != bundle.volume => {
             return Err(CliError::usage(format_args!(
@@ -123,7 +126,8 @@ pub fn recover(settings: &Settings, args: &RecoverArgs) -> CliResult {
                 found.root().display(),
                 found.volume_id(),
                 bundle.volume
-            )));
+            ))
+            .hint("name the directory of the bundle's volume, or a bundle that export-recovery made of this one"));
         }
         // Half of it is there, and may be newer than the bundle: only what is lost altogether is replaced.
         Some(Err(error @ VolumeError::Refused { other_copy_readable: true, .. })) => return Err(error.into()),
@@ -131,7 +135,14 @@ pub fn recover(settings: &Settings, args: &RecoverArgs) -> CliResult {
         Some(Err(other)) => return Err(other.into()),
         Some(Ok(_)) | None => true,
     };
-    let (home, _) = bundle.install(&settings.home, recovery_key(settings)?)?;
+    let (home, _) = bundle.install(&settings.home, recovery_key(settings)?).map_err(|e| match e {
+        // A home that a failed installation began is not there any more.
+        BundleError::Custody(e) if Home::exists(&settings.home) => CliError::from(e).hint(format_args!(
+            "make the new one in another directory: kmsfs --kms-home NEW recover {}",
+            args.bundle.display()
+        )),
+        e => e.into(),
+    })?;
     let session = Session::start(settings, home)?;
     if args.keyfile {
         session.engine.add_slot(&session.caller, NewSlot::KeyFile)?;

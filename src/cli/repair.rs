@@ -173,7 +173,7 @@ fn repair_words(repair: &Repair) -> String {
 
 fn restore(settings: &Settings, args: &RepairArgs) -> CliResult {
     let found = FoundVolume::find_by_backup(&args.dir)?;
-    let session = Session::open(settings)?;
+    let session = Session::open_for(settings, found.root())?;
     let service = session.key_service(&found.volume_id())?;
     restore_config(found, &*service, &session.engine.registry(), args.open_options())?;
     settings.out.result(&json!({"directory": path_text(&args.dir), "restored": ".kmsfs/volume"}), || {
@@ -200,7 +200,12 @@ fn compare(settings: &Settings, args: &RepairArgs, copies: &[ConfigCopy; 2]) -> 
     match (&copies[0].says, &copies[1].says) {
         (Err(_), Err(_)) => {
             Err(CliError::new(Exit::Integrity, "VolumeAuth", "both copies of the configuration are damaged").hint(
-                "restore .kmsfs from a backup; without it names, symlinks and attributes are lost, contents are not",
+                format_args!(
+                    "restore .kmsfs from a backup, or put the configuration back from a recovery bundle, into a new key \
+                     manager: kmsfs --kms-home NEW recover BUNDLE {}; without it names, symlinks and attributes are lost, \
+                     contents are not",
+                    args.dir.display()
+                ),
             ))
         }
         _ => {

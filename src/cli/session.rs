@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::errors;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::path_text;
 use super::passphrase::{self, Passphrase as Secret};
@@ -18,6 +19,7 @@ use crate::kms::custody::{
     Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
 };
 use crate::kms::model::Caller;
+use crate::kms::rekey::{Rekeyed, rekey};
 use crate::sync::Arc;
 use crate::sys::user;
 use crate::types::{AccountId, Region, VolumeId};
@@ -69,6 +71,15 @@ impl Session {
         Self::start(settings, home)
     }
 
+    /// As [`Self::open`], for the volume at `root`, which a new key manager could not open.
+    pub fn open_for(settings: &Settings, root: &Path) -> CliResult<Self> {
+        if Home::exists(&settings.home) {
+            return Self::open(settings);
+        }
+        let missing = CliError::from(CustodyError::NotInitialised(settings.home.clone()));
+        Err(missing.hint(errors::lost_home(root, settings.kms_endpoint.is_some())))
+    }
+
     /// As [`Self::open`], for a database that is not the one last written: the user restored it.
     pub fn open_accepting(settings: &Settings) -> CliResult<()> {
         if !Home::exists(&settings.home) {
@@ -76,6 +87,17 @@ impl Session {
         }
         Engine::start_accepting(unlock(settings)?, system_clock(), Arc::new(SystemEntropy))?;
         Ok(())
+    }
+
+    /// Gives the key manager's home a new root key.
+    pub fn rekey(settings: &Settings) -> CliResult<Rekeyed> {
+        if !Home::exists(&settings.home) {
+            return Err(CustodyError::NotInitialised(settings.home.clone()).into());
+        }
+        let done = unlock_with(settings, |dir, unlock| {
+            Home::unlock(dir, unlock).map(|home| rekey(&home, unlock, &*system_clock(), &SystemEntropy))
+        })?;
+        Ok(done?)
     }
 
     /// The key manager's home, unlocked, whether or not its database is there.
@@ -160,6 +182,10 @@ fn first_slot(settings: &Settings, flags: &CreateFlags) -> CliResult<NewSlot> {
             Exit::NotInitialised,
             "NotInitialised",
             format_args!("there is no key manager at {} that a recovery key could open", settings.home.display()),
+        )
+        .hint(
+            "if it is elsewhere, name its directory: --kms-home DIR or KMSFS_HOME; a recovery bundle makes a new one: \
+             kmsfs recover BUNDLE DIR",
         )),
         (false, None) => match credential() {
             Some(path) => Ok(new_passphrase_slot(&passphrase::from_file(&path)?)),
@@ -192,7 +218,7 @@ fn unlock(settings: &Settings) -> CliResult<Home> {
     unlock_with(settings, Home::unlock)
 }
 
-fn unlock_with(settings: &Settings, open: fn(&Path, &Unlock) -> Result<Home, CustodyError>) -> CliResult<Home> {
+fn unlock_with<T>(settings: &Settings, open: impl Fn(&Path, &Unlock) -> Result<T, CustodyError>) -> CliResult<T> {
     let dir = &settings.home;
     let try_secret = |secret: &Secret| open(dir, &Unlock::Passphrase(Passphrase::new(secret.to_vec())));
     if let Some(file) = &settings.unlock.recovery_key_file {

@@ -12,6 +12,7 @@ use super::session::{Session, new_passphrase_slot};
 use super::settings::Settings;
 use super::usage::{self, UsageArgs};
 use crate::kms::custody::{CustodyError, Home, NewSlot, SlotInfo, SlotKind};
+use crate::kms::rekey::Rekeyed;
 
 /// The key manager itself: slots, and every operation of AWS KMS as `kms OPERATION --cli-input-json JSON`
 #[derive(Debug, Subcommand)]
@@ -22,6 +23,13 @@ pub enum KmsCommand {
     Restore(RestoreArgs),
     /// Read and authenticate the whole database, or a backup
     Verify(VerifyArgs),
+    /// Make a new root key and seal everything anew, after the secret of a slot was stolen and its slot removed
+    ///
+    /// Whoever copied root.json and has a slot's secret opens the key manager as long as its root key is the same, whether
+    /// or not the slot is still there. Of the slots only the one that opens the key manager for this command and the key
+    /// file stay; a new recovery key is shown. Nothing else may use the key manager meanwhile, and earlier backups of its
+    /// database end. Keys that the thief could read from a copy of the database need new material: kmsfs key rotate.
+    Rekey,
     /// Count keys and requests, and what AWS would charge for them
     Usage(UsageArgs),
     /// Passphrases, key files and recovery keys that open it
@@ -80,6 +88,7 @@ pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
         KmsCommand::Backup(args) => backup::backup(settings, args),
         KmsCommand::Restore(args) => backup::restore(settings, args),
         KmsCommand::Verify(args) => backup::verify(settings, args),
+        KmsCommand::Rekey => rekey(settings),
         KmsCommand::Usage(args) => usage::run(settings, args),
         KmsCommand::Slots(SlotsCommand::List) => list(settings),
         KmsCommand::Slots(SlotsCommand::Add(args)) => add(settings, args),
@@ -138,6 +147,40 @@ fn remove(settings: &Settings, id: u32) -> CliResult {
     session.engine.remove_slot(&session.caller, id)?;
     settings.out.result(&json!({"id": id, "removed": true}), || format!("Removed slot {id}."));
     settings.out.note("Whoever copied the key manager's directory before can still open that copy with it.");
+    Ok(Exit::Ok)
+}
+
+fn rekey(settings: &Settings) -> CliResult {
+    let Rekeyed { home, kept, gone } = Session::rekey(settings)?;
+    let session = Session::start(settings, home)?;
+    let recovery = match kept.iter().any(|slot| slot.kind == SlotKind::Recovery) {
+        true => None,
+        false => session.engine.add_slot(&session.caller, NewSlot::Recovery)?.1.map(|key| key.to_text()),
+    };
+    let list = |slots: &[SlotInfo]| slots.iter().map(slot_json).collect::<Vec<_>>();
+    let mut value = json!({"kept": list(&kept), "gone": list(&gone)});
+    if let Some(text) = &recovery {
+        value["recovery_key"] = json!(text.as_str());
+    }
+    let words = |slots: &[SlotInfo]| {
+        let all: Vec<String> = slots.iter().map(|slot| format!("{} ({})", slot.id, word(slot.kind))).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    };
+    settings.out.result(&value, || {
+        let mut text = format!(
+            "The key manager has a new root key.\nSlots that open it: {}\nSlots that are gone: {}",
+            words(&kept),
+            words(&gone)
+        );
+        if let Some(key) = &recovery {
+            let shown = format!("\n\nThe new recovery key; it is shown only now:\n\n    {}\n", key.as_str());
+            text.push_str(&shown);
+        }
+        text
+    });
+    settings
+        .out
+        .note("Earlier backups of its database cannot be opened any more: make a new one (kmsfs kms backup FILE).");
     Ok(Exit::Ok)
 }
 

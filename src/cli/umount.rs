@@ -61,7 +61,8 @@ fn find(path: &Path) -> CliResult<Mount> {
             Exit::Mountpoint,
             "NotAKmsfsMount",
             format_args!("{} is a mount of type {}, not of kmsfs", resolved.display(), mount.fs_type),
-        )),
+        )
+        .hint(format_args!("kmsfs status lists the mounts of kmsfs; to end this one: umount {}", resolved.display()))),
         Ok(None) => Err(CliError::new(
             Exit::Mountpoint,
             "NotMounted",

@@ -62,10 +62,11 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
         true => None,
         false => open_record(&settings.home, &opened)?,
     };
-    if in_use && opened.config.freshness() {
-        settings
-            .out
-            .note("Its freshness record is in use too: what is older than recorded shows when it is unmounted.");
+    let compared = opened.config.freshness().then_some(record.is_some());
+    if in_use && compared.is_some() {
+        settings.out.note(
+            "Its freshness record is in use too: what is read through the mount is compared with it, and here nothing is. To compare everything, verify when it is unmounted.",
+        );
     }
     let volume = offline::files(offline::data_keys(service, opened), if in_use { 3 } else { 1 }, record);
     let threads = offline::threads(args.threads);
@@ -87,7 +88,7 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     if let (Some(notes), Some(path)) = (&notes, &args.resume) {
         notes.end(!report.interrupted).map_err(|e| CliError::io(path, "write", &e))?;
     }
-    show(settings, args, &report);
+    show(settings, args, &report, compared);
     if report.interrupted {
         let dir = args.dir.display();
         return Err(progress.interrupted(&match &args.resume {
@@ -108,13 +109,15 @@ fn notes(path: &Path, volume: VolumeId) -> CliResult<Resume> {
     })
 }
 
-fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport) {
+/// `compared`: with the freshness record, if the volume has one.
+fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport, compared: Option<bool>) {
     let value = json!({
         "directory": path_text(&args.dir),
         "complete": !report.interrupted,
         "directories": report.directories,
         "files": report.files,
         "bytes": report.bytes,
+        "compared_with_freshness_record": compared,
         "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
     });
     settings.out.result(&value, || {

@@ -98,6 +98,7 @@ impl<B: Backing> Content<B> {
             self.before_holes(first_whole)?;
             self.allow_holes(state, first_whole)?;
             state.gaps = true;
+            state.cuts += 1;
         }
         let (life, _) = state.units()?;
         let life = Arc::clone(life);

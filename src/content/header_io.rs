@@ -1,6 +1,8 @@
 //! Writes to the header: records and re-wraps. They are not user writes: modification time, setuid and setgid bits and
 //! `security.capability` are put back (FORMAT 5.5). The caller holds the state lock for writing.
 
+use std::ops::Range;
+
 use rustix::io::Errno;
 
 use super::file::Content;
@@ -14,6 +16,7 @@ use crate::format::size::unit_count;
 use crate::keys::RewrapJob;
 use crate::store::{Backing, BackingFile, SetTime, Target, XattrMode};
 use crate::sync::{read, write};
+use crate::types::FileId;
 
 const CAPABILITY: &str = "security.capability";
 /// Mode bits that a write by an unprivileged daemon clears.
@@ -37,6 +40,34 @@ pub enum Rewrapped {
     No,
 }
 
+/// What a flush that is about to begin will vouch for.
+struct Raise {
+    file_id: FileId,
+    /// The size that it covers.
+    floor: u64,
+    /// [`State::cuts`] at that time.
+    cuts: u64,
+    /// Units of which one may be a hole without a record that says so.
+    unsure: Range<u64>,
+}
+
+impl Raise {
+    /// `None` if the bound is as high already.
+    fn to_size_of(state: &State) -> Option<Self> {
+        let Body::Units { life, record, .. } = &state.body else { return None };
+        let unsure = match state.gaps && !record.has_holes {
+            true => unit_count(record.floor)..unit_count(state.size),
+            false => 0..0,
+        };
+        (state.size > record.floor).then_some(Self {
+            file_id: life.file_id,
+            floor: state.size,
+            cuts: state.cuts,
+            unsure,
+        })
+    }
+}
+
 impl<B: Backing> Content<B> {
     /// Makes what was written durable, then raises the authenticated lower bound of the size to what the flush covered
     /// (FORMAT 5.2).
@@ -44,50 +75,47 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// The backing's error; the bound is then not raised.
     pub fn sync(&self, data_only: bool) -> Result<()> {
-        let (point, covered) = {
+        let (point, raise) = {
             let state = read(&self.state);
             if let Body::Suspended { .. } = state.body {
                 // It was flushed when it was suspended. If that failed, who asks learns of it by `failures`.
                 return Ok(());
             }
-            let covered = match &state.body {
-                Body::Units { life, record, .. } if state.size > record.floor => {
-                    Some((life.file_id, state.size, state.cuts))
-                }
-                _ => None,
-            };
-            (self.begin_recorded_sync(&state), covered)
+            (self.begin_recorded_sync(&state), Raise::to_size_of(&state))
         };
+        // Before the flush, and under no lock: a hole that is filled meanwhile, as the kernel fills those of a mapped file, may
+        // miss the flush. Where the units cannot be looked at, the bound stays.
+        let raise = raise
+            .filter(|_| self.is_writable() && self.failures() == 0)
+            .and_then(|raise| self.any_hole(raise.unsure.clone()).ok().map(|holes| (raise, holes)));
         self.noted(self.file().sync(data_only))?;
         self.end_recorded_sync(point)?;
-        let Some((file_id, floor, cuts)) = covered else { return Ok(()) };
+        let Some((raise, holes)) = raise else { return Ok(()) };
         let mut state = write(&self.state);
         // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
-        if !self.is_writable() || self.failures() > 0 || state.cuts != cuts {
+        if !self.is_writable() || self.failures() > 0 || state.cuts != raise.cuts {
             return Ok(());
         }
         self.before_change()?;
-        let gaps = state.gaps;
         let size = state.size;
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
-        if life.file_id != file_id || floor <= record.floor {
+        if life.file_id != raise.file_id || raise.floor <= record.floor {
             return Ok(());
         }
-        let has_holes = record.has_holes || (gaps && self.any_hole(unit_count(record.floor), unit_count(floor))?);
+        let has_holes = record.has_holes || holes;
         durable.holes &= has_holes == record.has_holes;
-        self.write_records(life, record, floor, has_holes)?;
-        if gaps && !has_holes && floor == size {
+        self.write_records(life, record, raise.floor, has_holes)?;
+        if !has_holes && raise.floor == size {
             state.gaps = false;
         }
         Ok(())
     }
 
-    /// Whether one of the units `from..to` is a hole: only holes begin with zeros, as an epoch never does. The units are
-    /// looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was
+    /// Whether one of these units is a hole: only holes begin with zeros, as an epoch never does. The units are looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was
     /// read, other filesystems report no holes at all.
-    fn any_hole(&self, from: u64, to: u64) -> Result<bool> {
+    fn any_hole(&self, units: Range<u64>) -> Result<bool> {
         let file = self.file();
-        for unit in from..to {
+        for unit in units {
             let mut epoch = [0; 12];
             file.read_at(&mut epoch, self.volume.geometry.unit_offset(unit))?;
             if epoch == [0; 12] {
@@ -188,7 +216,7 @@ impl<B: Backing> Content<B> {
             Body::Empty | Body::NeverSynced => return Ok(Rewrapped::No),
             Body::Unusable(outcome) => return Err((*outcome).into()),
             Body::Suspended { .. } => return Err(Outcome::KeyUnavailable.into()),
-            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(&mut state)?,
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_found_rewrap(&mut state)?,
             Body::Units { .. } => {}
         }
         let header = self.read_header()?;
@@ -223,7 +251,7 @@ impl<B: Backing> Content<B> {
         let found = self.header_state()?;
         let mut state = write(&self.state);
         if found.unfinished_rewrap {
-            self.finish_rewrap(&mut state)?;
+            self.finish_found_rewrap(&mut state)?;
         }
         if let Body::Units { life, record, .. } = &mut state.body
             && found.record_lost
@@ -249,8 +277,16 @@ impl<B: Backing> Content<B> {
         self.write_slots(&older)
     }
 
-    /// Verifies the newer of two valid slots and only then overwrites the other with zeros.
-    pub(super) fn finish_rewrap(&self, state: &mut State) -> Result<()> {
+    /// Finishes a re-wrap that was found unfinished. Nobody knows whether the newer slot was flushed: it could be in memory
+    /// only, left there by a process that was killed. In a header of several pages the zeros for the older one can be on
+    /// the disk before it, and a power cut would leave none.
+    pub(super) fn finish_found_rewrap(&self, state: &mut State) -> Result<()> {
+        self.noted(self.file().sync(true))?;
+        self.finish_rewrap(state)
+    }
+
+    /// Verifies the newer of two valid slots, which is on the disk, and only then overwrites the other with zeros.
+    fn finish_rewrap(&self, state: &mut State) -> Result<()> {
         let header = self.read_header()?;
         let finished = self.volume.keys.finish_rewrap(&header).map_err(Error::from)?;
         self.write_slots(&finished)?;

@@ -12,6 +12,7 @@ use crate::format::record::Record;
 use crate::format::size::{DATA, UNIT};
 use crate::format::unit;
 use crate::freshness::InUse;
+use crate::sync::atomic::AtomicBool;
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::{FileId, KeyArn};
 
@@ -25,6 +26,8 @@ pub(super) struct Life {
     key: Mutex<Option<KeyArn>>,
     /// Its id among those of the open files.
     pub(super) live: LiveId<FileId>,
+    /// Whether the device was given the header before a stream of units.
+    pub(super) header_is_out: AtomicBool,
     sealer: Sealer,
     /// The sub-key of the epoch that was read last: neighbouring units mostly share it.
     last_read: Mutex<Option<([u8; 12], Arc<Aes256Gcm>)>>,
@@ -41,7 +44,8 @@ impl Life {
     pub(super) fn new(header: &[u8], live: LiveId<FileId>, keys: FileKeys, key: Option<KeyArn>) -> Self {
         let fixed = *header.first_chunk().expect("a header has a page at least");
         let (key, last_read) = (Mutex::new(key), Mutex::new(None));
-        Self { file_id: live.id(), keys, fixed, key, live, sealer: Sealer::new(), last_read }
+        let (sealer, header_is_out) = (Sealer::new(), AtomicBool::new(false));
+        Self { file_id: live.id(), keys, fixed, key, live, header_is_out, sealer, last_read }
     }
 
     /// The KMS key that wraps its data key.

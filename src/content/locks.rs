@@ -13,28 +13,33 @@ const STRIPES: usize = 16;
 /// Lock order: the file's size lock first, then stripes in ascending order.
 pub(super) struct UnitLocks([RwLock<()>; STRIPES]);
 
+/// What holds a range: a place for the guard of every stripe, since a list of those that are held would be a piece of
+/// memory for each request.
+type Held<G> = [Option<G>; STRIPES];
+
 impl UnitLocks {
     pub(super) fn new() -> Self {
         Self(std::array::from_fn(|_| RwLock::new(())))
     }
 
     /// Holds units `first..=last` against writers.
-    pub(super) fn shared(&self, first: u64, last: u64) -> Vec<RwLockReadGuard<'_, ()>> {
-        stripes(first, last).map(|i| read(&self.0[i])).collect()
+    pub(super) fn shared(&self, first: u64, last: u64) -> Held<RwLockReadGuard<'_, ()>> {
+        let wanted = stripes(first, last);
+        std::array::from_fn(|i| wanted(i).then(|| read(&self.0[i])))
     }
 
     /// Holds units `first..=last` against everybody.
-    pub(super) fn exclusive(&self, first: u64, last: u64) -> Vec<RwLockWriteGuard<'_, ()>> {
-        stripes(first, last).map(|i| write(&self.0[i])).collect()
+    pub(super) fn exclusive(&self, first: u64, last: u64) -> Held<RwLockWriteGuard<'_, ()>> {
+        let wanted = stripes(first, last);
+        std::array::from_fn(|i| wanted(i).then(|| write(&self.0[i])))
     }
 }
 
-/// The stripes of a range, each once, ascending: the one order that excludes a deadlock.
-fn stripes(first: u64, last: u64) -> impl Iterator<Item = usize> {
+/// Which stripes a range has. They are taken in ascending order, the one order that excludes a deadlock.
+fn stripes(first: u64, last: u64) -> impl Fn(usize) -> bool {
     let (low, high) = (first / UNITS_PER_STRIPE, last / UNITS_PER_STRIPE);
     let all = high - low >= STRIPES as u64 - 1;
-    let wanted = move |i: usize| all || (low..=high).any(|block| block % STRIPES as u64 == i as u64);
-    (0..STRIPES).filter(move |&i| wanted(i))
+    move |i| all || (low..=high).any(|block| block % STRIPES as u64 == i as u64)
 }
 
 #[cfg(test)]
@@ -42,8 +47,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stripes_are_ascending_and_complete() {
-        let of = |a, b| stripes(a, b).collect::<Vec<_>>();
+    fn stripes_are_complete() {
+        let of = |a, b| (0..STRIPES).filter(|&i| stripes(a, b)(i)).collect::<Vec<_>>();
         assert_eq!(of(0, 255), [0]);
         assert_eq!(of(255, 256), [0, 1]);
         assert_eq!(of(15 * 256, 16 * 256), [0, 15]);

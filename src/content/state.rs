@@ -16,8 +16,8 @@ pub(super) struct State {
     /// Whether the bytes behind the end, in the tail unit and in the trailing area, are known to be zero. A crash can
     /// leave old bytes there, so a file that was opened is not clean until somebody looked (FORMAT S7).
     pub(super) tail_clean: bool,
-    /// Counts cuts. A flush vouches for the size it began with only if the file was not cut meanwhile: what was cut and
-    /// grew back is not durable, though the size is as large as before.
+    /// Counts cuts and holes that were made. A flush vouches for the size it began with only if there was none meanwhile:
+    /// what was cut and grew back is not durable, though the size is as large as before.
     pub(super) cuts: u64,
     /// Whether a unit above the floor may be a hole. False only if this mount wrote all of them.
     pub(super) gaps: bool,

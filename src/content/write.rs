@@ -10,6 +10,7 @@ use crate::format::record::Record;
 use crate::format::size::{DATA, UNIT, locate, unit_count, unit_start};
 use crate::format::unit::TEXT;
 use crate::store::{Allocate, Backing, BackingFile};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, read, write};
 
 /// A write of so many stored bytes belongs to a stream: the device is given them at once, so that it works while the next
@@ -51,7 +52,7 @@ impl<B: Backing> Content<B> {
     /// file whose header never reached the disk a new one.
     pub(super) fn make_writable(&self, state: &mut State) -> Result<()> {
         match &state.body {
-            Body::Units { unfinished_rewrap: true, .. } => self.finish_rewrap(state),
+            Body::Units { unfinished_rewrap: true, .. } => self.finish_found_rewrap(state),
             Body::NeverSynced => {
                 let size = state.size;
                 self.begin_life(state, size, true, 0, &[])
@@ -66,18 +67,21 @@ impl<B: Backing> Content<B> {
             return self.begin_life(state, end, false, offset, data);
         }
         let old_size = state.size;
+        // Units between the old end and the write are holes. Until it is done, and if what it did cannot be undone, so is
+        // all that is new.
+        let gaps = state.gaps || locate(offset).0 > unit_count(old_size);
+        state.gaps = true;
         self.grow(state, end)?;
-        // Units between the old end and the write are holes.
-        state.gaps |= locate(offset).0 > unit_count(old_size);
         let (life, rule) = state.units()?;
         let written = self.put(&Arc::clone(life), rule, old_size, offset, data);
         if let Err(error) = written {
+            state.tail_clean = false;
             // The old size is the largest that is fully written.
             self.file().set_len(self.volume.geometry.stored_size(old_size)?)?;
             state.size = old_size;
-            state.tail_clean = false;
             return Err(error);
         }
+        state.gaps = gaps;
         state.tail_clean = true;
         Ok(())
     }
@@ -104,13 +108,16 @@ impl<B: Backing> Content<B> {
         let stored = geometry.stored_size(size)?;
         let new = self.volume.keys.new_header(has_holes)?;
         let file = self.file();
-        let live = self.volume.live.enter(new.header.file_id(), file.stat()?.ino);
+        let found = file.stat()?;
+        let live = self.volume.live.enter(new.header.file_id(), found.ino);
         let life = Life::new(&new.bytes, live, new.keys, new.key);
         let rule = new.record;
         self.noted_life(life.file_id);
-        // A size that survived a crash alone gives way only now that there is a key for the new header.
+        // A size that survived a crash alone, or an earlier beginning that failed, gives way only now that there is a key for
+        // the new header.
         let survived = if let Body::NeverSynced = state.body { Some(geometry.stored_size(state.size)?) } else { None };
-        let sized = survived.map_or(Ok(()), |_| file.set_len(0)).and_then(|()| file.set_len(stored));
+        let emptied = if found.size > 0 { file.set_len(0) } else { Ok(()) };
+        let sized = emptied.and_then(|()| file.set_len(stored));
         let written = sized.map_err(Error::from).and_then(|()| {
             let (first, _) = locate(offset);
             if data.is_empty() || first > 0 {
@@ -169,10 +176,24 @@ impl<B: Backing> Content<B> {
             self.noted_units(first, buf, self.file().write_at(buf, at))?;
             if buf.len() >= STREAMED {
                 // Not the edges, which neighbouring writes change and would have to wait for.
-                self.file().start_writeback(at + UNIT as u64, (buf.len() - 2 * UNIT) as u64);
+                self.send_out(life, at + UNIT as u64, (buf.len() - 2 * UNIT) as u64)?;
             }
             Ok(())
         })
+    }
+
+    /// Has the device begin with a part of a stream. The header is there first: after a power cut units without it are lost,
+    /// and the system, left alone, writes it with them.
+    fn send_out(&self, life: &Life, at: u64, len: u64) -> Result<()> {
+        let file = self.file();
+        if !life.header_is_out.load(Ordering::Relaxed) {
+            let header = self.volume.geometry.header_len() as u64;
+            file.start_writeback(0, header);
+            self.noted(file.wait_for_writeback(0, header))?;
+            life.header_is_out.store(true, Ordering::Relaxed);
+        }
+        file.start_writeback(at, len);
+        Ok(())
     }
 
     /// Lays out the plaintext of the touched units at the places where it is sealed. Old bytes are read only for the

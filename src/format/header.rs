@@ -391,12 +391,15 @@ impl HeaderInfo {
     /// Reads the front of a file, which must hold the whole header.
     ///
     /// # Errors
-    /// [`Outcome::BadSize`] if it is shorter than the header, [`Outcome::HeaderLost`] if the header is all zero; else
-    /// as [`StaticHeader::parse`].
+    /// [`Outcome::BadSize`] if it is the beginning of a header, [`Outcome::HeaderLost`] if the header is all zero; else as
+    /// [`StaticHeader::parse`].
     pub fn parse(bytes: &[u8]) -> Result<Self, Outcome> {
-        let first_page = bytes.get(..Geometry::P1.header_len()).ok_or(Outcome::BadSize)?;
-        if is_zero(first_page) {
-            return Err(Outcome::HeaderLost);
+        match bytes.get(..Geometry::P1.header_len()) {
+            None if bytes.starts_with(&MAGIC) => return Err(Outcome::BadSize),
+            // Too short, and nothing says that it was ever a file of a volume.
+            None => return Err(Outcome::NotKfs),
+            Some(first_page) if is_zero(first_page) => return Err(Outcome::HeaderLost),
+            Some(_) => {}
         }
         let header = StaticHeader::parse(bytes)?;
         let geometry = header.geometry();
@@ -476,7 +479,12 @@ mod tests {
             assert!(opened.dek.ct_eq(&dek()));
             let info = HeaderInfo::parse(&[&header[..], &[1; 100]].concat()).expect("well-formed");
             assert_eq!((info.header, info.slots[0].recipients.clone()), (opened.header, vec![good(1)]));
-            assert_eq!(HeaderInfo::parse(&header[..header.len() - 1]), Err(Outcome::BadSize));
+            for cut in [8, 4095, header.len() - 1] {
+                assert_eq!(HeaderInfo::parse(&header[..cut]), Err(Outcome::BadSize), "{cut} bytes");
+            }
+            for foreign in [&b"K"[..], b"hello", &[0; 100], &[1; 5000]] {
+                assert_eq!(HeaderInfo::parse(foreign), Err(Outcome::NotKfs));
+            }
             assert_eq!(HeaderInfo::parse(&vec![0; header.len()]), Err(Outcome::HeaderLost));
         }
     }

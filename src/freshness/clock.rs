@@ -25,6 +25,11 @@ impl Version {
     fn new(number: u32, ctr: u32) -> Self {
         Self(u64::from(number) << 32 | u64::from(ctr))
     }
+
+    /// The number of its epoch.
+    pub(super) fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 /// A run of counters reserved under one epoch.

@@ -237,6 +237,22 @@ impl TrackedFile {
         Ok(())
     }
 
+    /// To be called before the file, whose inode has the number `ino`, gets one more name.
+    ///
+    /// # Errors
+    /// The table's.
+    pub fn before_link(&self, ino: u64) -> Result<(), Error> {
+        let mut state = lock(&self.record.state);
+        state.row.ino = ino;
+        match &state.durable {
+            Some(durable) if durable.ino != ino => {
+                let row = FileRow { ino, ..durable.clone() };
+                self.write(&mut state, row)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// To be called before units from `first` on may become holes, by a cut or otherwise.
     ///
     /// # Errors

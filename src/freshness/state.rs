@@ -6,6 +6,7 @@ use std::path::Path;
 use super::clock::{EpochClock, Run, Version};
 use super::error::Error;
 use super::table::{FileRow, FileUpdate, Table, Target, Versions};
+use super::trim::MANY_EPOCHS;
 use crate::crypto::kdf::expand;
 use crate::crypto::secret::SecretKey;
 use crate::env::{Entropy, random_nonzero};
@@ -114,7 +115,7 @@ pub(super) struct DirState {
 /// A change of names that is under way.
 pub struct Changing<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
 
-fn key_of(keys: &VolumeKeys) -> SecretKey<32> {
+pub(super) fn key_of(keys: &VolumeKeys) -> SecretKey<32> {
     expand(&keys.prk, &[b"KFS1 freshness"])
 }
 
@@ -133,12 +134,14 @@ impl Freshness {
     /// # Errors
     /// [`Error::Damaged`] if it is another volume's or was changed by others.
     pub fn open(path: &Path, keys: &VolumeKeys, volume: VolumeId) -> Result<Self, Error> {
-        let (table, root) = Table::open(path, key_of(keys), volume)?;
+        let (mut table, root) = Table::open(path, key_of(keys), volume)?;
         // What a crash left without a name can be wanted by a directory that is not settled.
         if !table.any_dir_marked()? {
             table.remove_nameless()?;
         }
-        let (epochs, last) = (table.epochs()?, (table.highest_object()?, table.settled()?));
+        let mut epochs = table.epochs()?;
+        table.trim_epochs(&mut epochs, MANY_EPOCHS)?;
+        let last = (table.highest_object()?, table.settled()?);
         Ok(Self::with(table, key_of(keys), root, epochs, last))
     }
 

@@ -261,6 +261,51 @@ impl Table {
         Ok(())
     }
 
+    /// How many epochs there were when some were forgotten last; 0 if that was never.
+    pub(super) fn epochs_left(&self) -> Result<usize, Error> {
+        self.db.execute_batch("CREATE TABLE IF NOT EXISTS trimmed(one INTEGER PRIMARY KEY CHECK (one = 1), epochs_left INTEGER NOT NULL) STRICT")?;
+        let left: i64 = self.db.query_row("SELECT coalesce(max(epochs_left), 0) FROM trimmed", [], |row| row.get(0))?;
+        Ok(left as usize)
+    }
+
+    /// Forgets epochs; `left` stay.
+    pub(super) fn remove_epochs(&mut self, mut numbers: impl Iterator<Item = u32>, left: usize) -> Result<(), Error> {
+        self.within(|table| {
+            let mut delete = table.db.prepare("DELETE FROM epochs WHERE number = ?1")?;
+            numbers.try_for_each(|number| delete.execute(params![number]).map(drop))?;
+            table.db.execute(
+                "INSERT OR REPLACE INTO trimmed(one, epochs_left) VALUES (1, ?1)",
+                params![int(left as u64)],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Hands each recorded version of a unit to `take`.
+    pub(super) fn each_version(&self, mut take: impl FnMut(Version)) -> Result<(), Error> {
+        let mut select = self.db.prepare("SELECT versions FROM units")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            decode_versions(row.get_ref(0)?.as_blob().unwrap_or_default()).for_each(&mut take);
+        }
+        Ok(())
+    }
+
+    /// Hands the clock of each file and directory to `take`: units newer than it may not be recorded.
+    pub(super) fn each_clock(&self, mut take: impl FnMut(Version)) -> Result<(), Error> {
+        let mut select = self.db.prepare("SELECT object, file_id, ino, row, mac FROM files")?;
+        let mut rows = select.query([])?;
+        while let Some((_, file)) = self.read_file(rows.next()?)? {
+            take(file.clock);
+        }
+        let mut select = self.db.prepare("SELECT clock FROM marks")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            take(Version(row.get::<_, i64>(0)? as u64));
+        }
+        Ok(())
+    }
+
     /// What is recorded under the names of a directory.
     pub(super) fn entries(&self, dir: DirId) -> Result<HashMap<String, Target>, Error> {
         let mut select = self.db.prepare_cached("SELECT name, kind, target, mac FROM entries WHERE dir = ?1")?;
@@ -368,9 +413,7 @@ impl Table {
         let mut versions = [Version::HOLE; UNITS_PER_CHUNK as usize];
         let Some((bytes, mac)) = row.optional()? else { return Ok(versions) };
         self.check(b"units", &[&object.to_le_bytes(), &chunk.to_le_bytes(), &bytes], &mac)?;
-        for (version, bytes) in versions.iter_mut().zip(bytes.chunks_exact(8)) {
-            *version = Version(u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
-        }
+        versions.iter_mut().zip(decode_versions(&bytes)).for_each(|(version, found)| *version = found);
         Ok(versions)
     }
 
@@ -506,6 +549,10 @@ impl Table {
 
 fn id_bytes(id: &Option<FileId>) -> &[u8] {
     id.as_ref().map_or(&[], |id| id.as_bytes())
+}
+
+fn decode_versions(bytes: &[u8]) -> impl Iterator<Item = Version> {
+    bytes.chunks_exact(8).map(|bytes| Version(u64::from_le_bytes(bytes.try_into().expect("8 bytes"))))
 }
 
 fn encode_target(target: &Target) -> (u8, Vec<u8>) {

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::state::key_of;
+use super::table::Table;
 use super::*;
 use crate::crypto::aead::Backend;
 use crate::crypto::secret::SecretKey;
@@ -145,6 +147,59 @@ fn a_change_while_it_settles_leaves_a_mark() {
         assert_eq!(stale(&file, &newer), None);
         assert!(!fresh.directory(ROOT).expect("its record").is_lenient(), "nothing changed in it");
     }
+}
+
+#[test]
+fn epochs_are_forgotten_when_nothing_is_sealed_under_them() {
+    /// Longer than an epoch lives.
+    const LATER: u64 = 100;
+    let (_dir, path) = begin();
+    let trim = |many: usize| {
+        let (mut table, _) = Table::open(&path, key_of(&keys(8)), VOLUME).expect("it opens");
+        let mut epochs = table.epochs().expect("read");
+        table.trim_epochs(&mut epochs, many).expect("trimmed");
+        assert_eq!(table.epochs().expect("read"), epochs);
+        let mut numbers: Vec<_> = epochs.into_values().collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let fresh = open(&path);
+    let (object, first) = file_of_three(&fresh);
+    let file = fresh.file(object).expect("read").expect("there");
+    let write = |file: &TrackedFile, unit: u64, at: u64| {
+        let run = file.reserve(1, &SystemEntropy, Duration::from_secs(at * LATER)).expect("reserved");
+        let bytes = [&run.epoch[..], &run.first.to_le_bytes(), &[7; UNIT - 16]].concat();
+        file.before_change().expect("marked");
+        file.wrote(unit, &bytes).expect("noted");
+        bytes
+    };
+    let mut last = Vec::new();
+    for at in 1..=8 {
+        last = write(&file, 1, at);
+    }
+    file.closed(&found(9000, b"header"));
+    fresh.settle(|| Ok(())).expect("settled");
+    drop((file, fresh));
+    assert_eq!(trim(10).len(), 9, "they are not many");
+    assert_eq!(trim(9), [1, 9], "those of the units that are there");
+
+    let fresh = open(&path);
+    let file = fresh.file(object).expect("read").expect("there");
+    let now = [&first[..UNIT], &last[..], &first[2 * UNIT..]].concat();
+    assert_eq!((stale(&file, &now), stale(&file, &first)), (None, Some(1)));
+    // Killed while the file is being written: none of its later epochs is recorded with a unit.
+    let mut newest = Vec::new();
+    for at in 20..30 {
+        newest = write(&file, 2, at);
+    }
+    drop((file, fresh));
+    assert_eq!(trim(1).len(), 12, "all that a crash may have left stays");
+    let fresh = open(&path);
+    let file = fresh.file(object).expect("read").expect("there");
+    assert_eq!(file.check(&found(9000, b"header")), Ok(()));
+    assert_eq!(stale(&file, &[&now[..2 * UNIT], &newest[..]].concat()), None);
+    drop((file, fresh));
+    assert_eq!(trim(1).len(), 12, "not twice as many as were left");
 }
 
 #[test]

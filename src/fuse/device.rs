@@ -7,9 +7,10 @@ use std::sync::mpsc::Sender;
 use rustix::io::Errno;
 
 use super::connection::{Device, PageCache, RequestBuffer};
-use super::dispatch::{Dispatcher, PendingSeek};
+use super::dispatch::Dispatcher;
+use super::reply::Reply;
 use super::rings::Prepared;
-use super::seek::{self, Job};
+use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
 
@@ -17,13 +18,13 @@ use crate::sync::{Arc, Mutex, lock, thread};
 pub(super) struct Server<B: Backing> {
     dispatcher: Arc<Dispatcher<B>>,
     device: Device,
-    seeks: Arc<Mutex<Sender<Job>>>,
+    postponed: Arc<Mutex<Sender<Job>>>,
 }
 
 impl<B: Backing> Clone for Server<B> {
     fn clone(&self) -> Self {
-        let (dispatcher, seeks) = (Arc::clone(&self.dispatcher), Arc::clone(&self.seeks));
-        Self { dispatcher, device: self.device.clone(), seeks }
+        let (dispatcher, postponed) = (Arc::clone(&self.dispatcher), Arc::clone(&self.postponed));
+        Self { dispatcher, device: self.device.clone(), postponed }
     }
 }
 
@@ -38,16 +39,16 @@ impl<B: Backing> Server<B> {
         let device = Device::new(connection);
         let prepared = if rings { Prepared::make(&device).inspect_err(no_rings).ok() } else { None };
         let dispatcher = if prepared.is_some() { dispatcher.with_rings() } else { dispatcher };
-        let (sender, jobs) = seek::queue();
-        let server = Self { dispatcher: Arc::new(dispatcher), device, seeks: Arc::new(Mutex::new(sender)) };
+        let (sender, jobs) = writeback::queue();
+        let server = Self { dispatcher: Arc::new(dispatcher), device, postponed: Arc::new(Mutex::new(sender)) };
         let mut buffer = RequestBuffer::new()?;
         let answered = server.serve_one(&mut buffer, &mut Vec::new())?;
         let agreed = server.dispatcher.agreed().filter(|_| answered);
         let agreed = agreed.ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "the kernel and kmsfs have no FUSE version in common")
         })?;
-        let (operations, device) = (Arc::clone(&server.dispatcher.operations), server.device.clone());
-        seek::start(operations, jobs, move |ino| device.invalidate(ino))?;
+        let device = server.device.clone();
+        writeback::start(jobs, move |ino| device.invalidate(ino))?;
         Ok((server, prepared.filter(|_| agreed.has_rings())))
     }
 
@@ -88,17 +89,17 @@ impl<B: Backing> Server<B> {
     /// Serves one request; false at the end of the mount.
     fn serve_one(&self, buffer: &mut RequestBuffer, scratch: &mut Vec<u8>) -> io::Result<bool> {
         let Some(request) = self.device.read(buffer)? else { return Ok(false) };
-        if let Some(seek) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
-            self.postpone(seek);
+        if let Some(pending) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
+            self.postpone(pending);
         }
         Ok(true)
     }
 
-    fn postpone(&self, seek: PendingSeek) {
-        let (mut device, unique) = (self.device.clone(), seek.unique);
-        let done = Box::new(move |sought| Dispatcher::<B>::finish(unique, sought, &mut device));
-        if let Err(unsent) = lock(&self.seeks).send(Job { seek, done }) {
-            (unsent.0.done)(Err(Errno::IO.into()));
+    fn postpone(&self, pending: Pending) {
+        let (dispatcher, mut device, unique) = (Arc::clone(&self.dispatcher), self.device.clone(), pending.unique);
+        let job = Job { ino: pending.ino, serve: Box::new(move || dispatcher.finish(&pending, &mut device)) };
+        if lock(&self.postponed).send(job).is_err() {
+            Reply::new(unique, &mut self.device.clone()).error(Errno::IO);
         }
     }
 }

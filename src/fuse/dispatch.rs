@@ -13,10 +13,11 @@ use super::abi::{
 };
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
-use super::operations::{MAX_WRITE, Operations, Sized, Sought, Whence};
+use super::operations::{MAX_WRITE, Operations, Served, Sized, Wanted};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
 use super::statistics::Statistics;
+use super::writeback::Pending;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
 use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
@@ -32,16 +33,6 @@ pub struct Dispatcher<B: Backing> {
     rings: bool,
     write_through: bool,
     statistics: Arc<Statistics>,
-}
-
-/// A seek that is answered when the kernel has written back what it holds dirty of the file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct PendingSeek {
-    pub(super) unique: u64,
-    pub(super) ino: u64,
-    pub(super) handle: u64,
-    pub(super) offset: u64,
-    pub(super) whence: Whence,
 }
 
 impl<B: Backing> Dispatcher<B> {
@@ -75,7 +66,7 @@ impl<B: Backing> Dispatcher<B> {
 
     /// Serves one request and gives its answer, if it has one, to `sink`. `scratch` is memory for listings. A request
     /// that panics is answered with `EIO`, one that cannot be read with `EINVAL`.
-    pub fn handle<S: Sink>(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut S) -> Option<PendingSeek> {
+    pub fn handle<S: Sink>(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut S) -> Option<Pending> {
         self.handle_parsed(Request::parse(request), scratch, sink)
     }
 
@@ -85,7 +76,7 @@ impl<B: Backing> Dispatcher<B> {
         request: std::result::Result<Request<'_>, Malformed>,
         scratch: &mut Vec<u8>,
         sink: &mut S,
-    ) -> Option<PendingSeek> {
+    ) -> Option<Pending> {
         let request = match request {
             Ok(request) => request,
             Err(Malformed { unique }) => {
@@ -98,7 +89,15 @@ impl<B: Backing> Dispatcher<B> {
         };
         let mut reply = Reply::new(request.header.unique, sink);
         let began = Instant::now();
-        let served = catch_unwind(AssertUnwindSafe(|| self.serve(&request, scratch, &mut reply)));
+        let served = catch_unwind(AssertUnwindSafe(|| match self.serve(&request, scratch, &mut reply) {
+            Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
+                // It changed nothing: once more, with all the descriptors that nobody needs.
+                self.listings.close_idle(&self.operations.vfs);
+                self.operations.vfs.close_idle();
+                self.serve(&request, scratch, &mut reply)
+            }
+            served => served,
+        }));
         let bytes = match &request.operation {
             Operation::Read(_) => reply.length() as u64,
             Operation::Write(_, data) => data.len() as u64,
@@ -127,12 +126,18 @@ impl<B: Backing> Dispatcher<B> {
         }
     }
 
-    /// Gives the answer to a seek that waited.
-    pub(super) fn finish<S: Sink>(unique: u64, sought: Result<u64>, sink: &mut S) {
-        let mut reply = Reply::new(unique, sink);
-        match sought {
-            Ok(offset) => reply.structure(&OffsetOut { offset }),
-            Err(error) => reply.error(error.errno()),
+    /// Serves a request that waited, and gives its answer: `EIO` if it panics.
+    pub fn finish<S: Sink>(&self, pending: &Pending, sink: &mut S) {
+        let mut reply = Reply::new(pending.unique, sink);
+        let served = || self.operations.after_writeback(pending.ino, pending.wanted);
+        let served = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+            tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
+            Err(Errno::IO.into())
+        });
+        match (pending.wanted, served) {
+            (Wanted::Seek { .. }, Ok(offset)) => reply.structure(&OffsetOut { offset }),
+            (Wanted::InodeFlags(_), Ok(_)) => reply.structure(&IoctlOut::default()),
+            (_, Err(error)) => reply.error(error.errno()),
         }
     }
 
@@ -142,7 +147,7 @@ impl<B: Backing> Dispatcher<B> {
         request: &Request<'_>,
         scratch: &mut Vec<u8>,
         reply: &mut Reply<'_, S>,
-    ) -> Result<Option<PendingSeek>> {
+    ) -> Result<Option<Pending>> {
         let operations = &*self.operations;
         let vfs = &*operations.vfs;
         let (ttl, header) = (operations.ttl, &request.header);
@@ -261,18 +266,13 @@ impl<B: Backing> Dispatcher<B> {
                 operations.fallocate(f.fh, f.mode, f.offset, f.length)?;
                 done(reply, operations.changed_by(header.uid, node))?;
             }
-            Operation::Ioctl(ioctl, data) => {
-                let answer = operations.ioctl(node, ioctl.cmd, data, ioctl.out_size)?;
-                let out = IoctlOut::default();
-                reply.bytes(&[out.as_bytes(), &answer].concat());
-            }
+            Operation::Ioctl(ioctl, data) => match operations.ioctl(node, ioctl.cmd, data, ioctl.out_size)? {
+                Served::Now(answer) => reply.bytes(&[IoctlOut::default().as_bytes(), &answer].concat()),
+                Served::AfterWriteback(wanted) => return Ok(Some(postponed(header, wanted, reply))),
+            },
             Operation::Lseek(seek) => match operations.lseek(seek.fh, seek.offset.cast_signed(), seek.whence)? {
-                Sought::At(offset) => reply.structure(&OffsetOut { offset }),
-                Sought::AfterWriteback(whence) => {
-                    reply.none();
-                    let (unique, handle, offset) = (header.unique, seek.fh, seek.offset);
-                    return Ok(Some(PendingSeek { unique, ino: node, handle, offset, whence }));
-                }
+                Served::Now(offset) => reply.structure(&OffsetOut { offset }),
+                Served::AfterWriteback(wanted) => return Ok(Some(postponed(header, wanted, reply))),
             },
             Operation::CopyFileRange { request: c, wide } => {
                 let copied = vfs.copy_range(c.fh_in, c.off_in, c.fh_out, c.off_out, c.len)?;
@@ -317,6 +317,11 @@ impl<B: Backing> Dispatcher<B> {
     pub(super) fn agreed(&self) -> Option<Agreed> {
         self.agreed.get().copied()
     }
+}
+
+fn postponed<S: Sink>(header: &InHeader, wanted: Wanted, reply: &mut Reply<'_, S>) -> Pending {
+    reply.none();
+    Pending { unique: header.unique, ino: header.nodeid, wanted }
 }
 
 fn done<S: Sink>(reply: &mut Reply<'_, S>, result: Result<()>) -> Result<()> {

@@ -59,6 +59,12 @@ impl Listings {
         done
     }
 
+    /// Closes the handles that wait; their listings go on with new ones.
+    pub(super) fn close_idle<B: Backing>(&self, vfs: &Vfs<B>) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        waiting.into_iter().for_each(|one| vfs.release_dir(one.handle));
+    }
+
     fn take(&self, ino: u64, position: u64) -> Option<u64> {
         let mut waiting = lock(&self.0);
         let at = waiting.iter().rposition(|one| one.ino == ino && one.position == position)?;

@@ -43,12 +43,21 @@ pub(super) enum Whence {
     Hole,
 }
 
-/// Where data or a hole begins.
-pub(super) enum Sought {
-    /// There.
-    At(u64),
-    /// To be asked again, with this, when the kernel has written back what it holds dirty.
-    AfterWriteback(Whence),
+/// What a request that waits for write-back is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// `SEEK_DATA` or `SEEK_HOLE`.
+    Seek { handle: u64, offset: u64, whence: Whence },
+    /// `FS_IOC_SETFLAGS`.
+    InodeFlags(u32),
+}
+
+/// What a request comes to.
+pub(super) enum Served<T> {
+    /// This.
+    Now(T),
+    /// It is to be served when the kernel has written back what it holds dirty of the file.
+    AfterWriteback(Wanted),
 }
 
 /// A value whose size a caller may want to know first, or an attribute's size.
@@ -192,22 +201,25 @@ impl<B: Backing> Operations<B> {
     }
 
     /// Answers the ioctls of inode flags.
-    pub(super) fn ioctl(&self, ino: u64, command: u32, data: &[u8], room: u32) -> Result<Vec<u8>> {
+    pub(super) fn ioctl(&self, ino: u64, command: u32, data: &[u8], room: u32) -> Result<Served<Vec<u8>>> {
         let answer = match command {
             GET_FLAGS => self.vfs.inode_flags(ino)?.to_ne_bytes().to_vec(),
             GET_XFLAGS => fsxattr(self.vfs.inode_flags(ino)?).to_vec(),
             SET_FLAGS => {
-                let flags = data.first_chunk().ok_or(Errno::INVAL)?;
-                self.vfs.set_inode_flags(ino, u32::from_ne_bytes(*flags))?;
+                let flags = u32::from_ne_bytes(*data.first_chunk().ok_or(Errno::INVAL)?);
+                if self.vfs.is_open_for_writing(ino)? {
+                    return Ok(Served::AfterWriteback(Wanted::InodeFlags(flags)));
+                }
+                self.vfs.set_inode_flags(ino, flags)?;
                 Vec::new()
             }
             _ => return Err(Errno::NOTTY.into()),
         };
-        if answer.len() > room as usize { Err(Errno::INVAL.into()) } else { Ok(answer) }
+        if answer.len() > room as usize { Err(Errno::INVAL.into()) } else { Ok(Served::Now(answer)) }
     }
 
     /// `SEEK_DATA` and `SEEK_HOLE`.
-    pub(super) fn lseek(&self, handle: u64, offset: i64, whence: u32) -> Result<Sought> {
+    pub(super) fn lseek(&self, handle: u64, offset: i64, whence: u32) -> Result<Served<u64>> {
         let whence = match whence.cast_signed() {
             libc::SEEK_DATA => Whence::Data,
             libc::SEEK_HOLE => Whence::Hole,
@@ -215,13 +227,21 @@ impl<B: Backing> Operations<B> {
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         if self.vfs.has_writers(handle)? {
-            return Ok(Sought::AfterWriteback(whence));
+            return Ok(Served::AfterWriteback(Wanted::Seek { handle, offset, whence }));
         }
-        self.seek(handle, offset, whence).map(Sought::At)
+        self.seek(handle, offset, whence).map(Served::Now)
+    }
+
+    /// Serves what waited for write-back; the offset that was sought.
+    pub(super) fn after_writeback(&self, ino: u64, wanted: Wanted) -> Result<u64> {
+        match wanted {
+            Wanted::Seek { handle, offset, whence } => self.seek(handle, offset, whence),
+            Wanted::InodeFlags(flags) => self.vfs.set_inode_flags(ino, flags).map(|()| 0),
+        }
     }
 
     /// As [`Self::lseek`], when nothing is dirty.
-    pub(super) fn seek(&self, handle: u64, offset: u64, whence: Whence) -> Result<u64> {
+    fn seek(&self, handle: u64, offset: u64, whence: Whence) -> Result<u64> {
         match whence {
             Whence::Data => self.vfs.seek_data(handle, offset),
             Whence::Hole => self.vfs.seek_hole(handle, offset),

@@ -15,12 +15,11 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
-use super::dispatch::PendingSeek;
 use super::mount;
-use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Sized, Sought};
-use super::seek::{self, Job};
+use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Wanted};
 use super::spec::MountSpec;
 use super::tune::tune;
+use super::writeback::{self, Job};
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
 use crate::vfs::{Attr, Caller, Error, Result, SetAttr, Vfs};
@@ -30,9 +29,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Mounts and serves until somebody unmounts.
 pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce()) -> io::Result<()> {
-    let (sender, jobs) = seek::queue();
+    let (sender, jobs) = writeback::queue();
     let operations = Arc::new(Operations::new(vfs, spec.read_only));
-    let adapter = Adapter { operations: Arc::clone(&operations), seeks: Mutex::new(sender) };
+    let adapter = Adapter { operations: Arc::clone(&operations), postponed: Mutex::new(sender) };
     let mut config = Config::default();
     config.acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(spec.threads.max(2));
@@ -40,7 +39,7 @@ pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl 
     let session = Session::from_fd(adapter, connection, config.acl, config);
     let session = session.inspect_err(|_| mount::abandon(spec))?;
     let notifier = session.notifier();
-    seek::start(operations, jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
+    writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
     tune(spec.mountpoint.clone());
     ready();
     session.run()
@@ -49,7 +48,7 @@ pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl 
 /// The filesystem as `fuser` calls it.
 struct Adapter<B: Backing> {
     operations: Arc<Operations<B>>,
-    seeks: Mutex<Sender<Job>>,
+    postponed: Mutex<Sender<Job>>,
 }
 
 /// Runs one request. A panic ends the request, not the mount: the reply, dropped without an answer, tells the kernel
@@ -182,6 +181,15 @@ impl<B: Backing> Adapter<B> {
         match result {
             Ok(attr) => reply.entry(&self.operations.ttl, &file_attr(&attr), GENERATION),
             Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    /// Has a request served after write-back. A reply that is dropped tells the kernel `EIO`.
+    fn postpone(&self, ino: u64, wanted: Wanted, answer: impl FnOnce(Result<u64>) + Send + 'static) {
+        let operations = Arc::clone(&self.operations);
+        let serve = Box::new(move || answer(operations.after_writeback(ino, wanted)));
+        if lock(&self.postponed).send(Job { ino, serve }).is_err() {
+            tracing::error!(ino, "a request could not wait for write-back");
         }
     }
 
@@ -513,22 +521,19 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyIoctl,
     ) {
         guarded("ioctl", || match self.operations.ioctl(ino.0, cmd, in_data, out_size) {
-            Ok(answer) => reply.ioctl(0, &answer),
+            Ok(Served::Now(answer)) => reply.ioctl(0, &answer),
+            Ok(Served::AfterWriteback(wanted)) => self.postpone(ino.0, wanted, move |served| match served {
+                Ok(_) => reply.ioctl(0, &[]),
+                Err(error) => reply.error(errno(error)),
+            }),
             Err(error) => reply.error(errno(error)),
         });
     }
 
-    fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         guarded("lseek", || match self.operations.lseek(fh.0, offset, whence.cast_unsigned()) {
-            Ok(Sought::At(at)) => sought(reply, Ok(at)),
-            Ok(Sought::AfterWriteback(whence)) => {
-                let done = Box::new(|result| sought(reply, result));
-                let (unique, offset) = (req.unique().0, offset.cast_unsigned());
-                let seek = PendingSeek { unique, ino: ino.0, handle: fh.0, offset, whence };
-                if let Err(unsent) = lock(&self.seeks).send(Job { seek, done }) {
-                    (unsent.0.done)(Err(rustix::io::Errno::IO.into()));
-                }
-            }
+            Ok(Served::Now(at)) => sought(reply, Ok(at)),
+            Ok(Served::AfterWriteback(wanted)) => self.postpone(ino.0, wanted, |served| sought(reply, served)),
             Err(error) => sought(reply, Err(error)),
         });
     }

@@ -17,10 +17,11 @@ use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
-use super::dispatch::{Dispatcher, PendingSeek};
+use super::dispatch::Dispatcher;
 use super::operations::MAX_WRITE;
-use super::reply::{READ_ROOM, Sink};
+use super::reply::{READ_ROOM, Reply, Sink};
 use super::request::Request;
+use super::writeback::{Pending, write_back};
 use crate::format::size::UNIT;
 use crate::store::Backing;
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -311,21 +312,21 @@ impl<B: Backing> Shared<B> {
         let request = Request::parse_parts(&header, &structure, copied);
         let (front, memory) = entry.answer();
         let mut sink = InPlace { header: front, memory, len: 0 };
-        if let Some(seek) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
-            self.seek(queue, &seek, &mut sink);
+        if let Some(pending) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
+            self.finish(queue, &pending, &mut sink);
         }
         sink.len
     }
 
-    /// Answers a seek after write-back. The requests of that may come to this queue: another thread is there for them, or
-    /// the seek fails.
-    fn seek(self: &Arc<Self>, queue: u16, seek: &PendingSeek, sink: &mut InPlace<'_>) {
+    /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them, or
+    /// the request fails.
+    fn finish(self: &Arc<Self>, queue: u16, pending: &Pending, sink: &mut InPlace<'_>) {
         let one_waits = self.queues[usize::from(queue)].idle.load(Ordering::Acquire) > 0;
-        let sought = match one_waits || self.add_thread(queue).recv().is_ok() {
-            true => super::seek::answer(seek, &self.dispatcher.operations, |ino| self.device.invalidate(ino)),
-            false => Err(Errno::NOMEM.into()),
-        };
-        Dispatcher::<B>::finish(seek.unique, sought, sink);
+        if !one_waits && self.add_thread(queue).recv().is_err() {
+            return Reply::new(pending.unique, sink).error(Errno::NOMEM);
+        }
+        write_back(pending.ino, |ino| self.device.invalidate(ino));
+        self.dispatcher.finish(pending, sink);
     }
 }
 

@@ -29,6 +29,7 @@ mod model;
 mod multi_region;
 mod policies;
 mod rotation;
+mod shapes;
 mod tags;
 mod usage;
 
@@ -164,7 +165,10 @@ impl Operation {
         for (name, value) in members {
             let name = name.as_str();
             if !read(name) && !matches!(value, Json::Null) && self.model().any(|member| member == name) {
-                return Err(KmsError::Validation(format!("kmsfs does not support {name} in {}.", self.name)));
+                return Err(match name.starts_with("Xks") {
+                    true => KmsError::UnsupportedOperation("kmsfs has no external key stores.".into()),
+                    false => KmsError::Validation(format!("kmsfs does not support {name} in {}.", self.name)),
+                });
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ mod slot;
 
 use std::path::PathBuf;
 
-pub(in crate::kms) use home::{DomainKeys, HomeLock};
+pub(in crate::kms) use home::{DomainKeys, HomeLock, Renewed};
 pub use home::{Home, NewHome};
 pub use recovery::RecoveryKey;
 pub(in crate::kms) use root_file::{RootBody, StateRecord, path as root_path};
@@ -33,7 +33,7 @@ pub enum Unlock {
 #[derive(Debug, thiserror::Error)]
 pub enum CustodyError {
     /// No key manager there (exit code 10).
-    #[error("there is no key manager at {0}; create one with: kmsfs init")]
+    #[error("there is no key manager at {0}")]
     NotInitialised(PathBuf),
     /// The secret opens no slot (exit code 12). The root file itself is undamaged.
     #[error("wrong {0}")]

@@ -12,6 +12,7 @@ mod inspect;
 mod key_index;
 mod key_stores;
 mod records;
+mod rekey;
 mod rows;
 mod schema;
 mod shelves;
@@ -26,6 +27,7 @@ pub use inspect::Inspection;
 pub(in crate::kms) use inspect::inspect;
 pub(in crate::kms) use key_stores::*;
 pub(in crate::kms) use records::*;
+pub(in crate::kms) use rekey::rekey;
 pub(in crate::kms) use schema::{connect_audit, usage_since};
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
 pub(in crate::kms) use state::Store;
@@ -81,6 +83,9 @@ pub enum StoreError {
         /// Its epoch.
         epoch: u64,
     },
+    /// Other processes have the database open.
+    #[error("the database {0} is in use: unmount all volumes of this key manager and stop kmsfs serve first")]
+    InUse(PathBuf),
     /// The root file.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -93,6 +98,7 @@ impl StoreError {
             Self::Damaged { path, .. }
             | Self::Newer { path, .. }
             | Self::NotCurrent { path, .. }
+            | Self::InUse(path)
             | Self::EpochGone { path, .. } => *path = file.to_owned(),
             Self::Sqlite(_) | Self::Custody(_) => {}
         }

@@ -25,11 +25,14 @@ pub fn path_of(root: &Path, name: &str) -> PathBuf {
 /// Opens `.kmsfs` of the volume at `root`.
 ///
 /// # Errors
-/// [`VolumeError::NotAVolume`], or the system's error.
+/// [`VolumeError::NotAVolume`], [`VolumeError::NoDirectory`], or the system's error.
 pub fn open_meta(root: &Path) -> Result<MetaDir, VolumeError> {
     MetaDir::open(root).map_err(|e| match e.kind() {
         // The root itself exists: without `.kmsfs` it is somebody else's directory.
         io::ErrorKind::NotFound if root.is_dir() => VolumeError::NotAVolume(root.to_owned()),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory if !root.is_dir() => {
+            VolumeError::NoDirectory { root: root.to_owned(), source: e }
+        }
         _ => VolumeError::io(root, "open", e),
     })
 }

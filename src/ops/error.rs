@@ -15,6 +15,14 @@ pub enum VolumeError {
     /// There is no volume.
     #[error("{0} is not a kmsfs volume: it has no .kmsfs directory")]
     NotAVolume(PathBuf),
+    /// There is no directory of this name.
+    #[error("{root} cannot be the directory of a volume: {source}")]
+    NoDirectory {
+        /// What was named.
+        root: PathBuf,
+        /// The system's error: it does not exist, or it is something else.
+        source: io::Error,
+    },
     /// There is a volume already.
     #[error("{0} is a kmsfs volume already")]
     AlreadyAVolume(PathBuf),

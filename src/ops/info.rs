@@ -159,7 +159,9 @@ mod tests {
         std::os::unix::fs::symlink("text", at("link")).expect("symlink");
         rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("mkfifo");
         assert_eq!(info("empty").expect("empty").header, None);
-        assert!(matches!(info("text"), Err(InfoError::Format(Outcome::BadSize | Outcome::NotKfs))));
+        std::fs::write(at("page"), vec![b'x'; 5000]).expect("write");
+        assert!(matches!(info("text"), Err(InfoError::Format(Outcome::NotKfs))));
+        assert!(matches!(info("page"), Err(InfoError::Format(Outcome::NotKfs))));
         assert!(matches!(info("zeros"), Err(InfoError::Format(Outcome::HeaderLost))));
         for other in ["link", "fifo", "."] {
             assert!(matches!(info(other), Err(InfoError::NotAFile)), "{other}");

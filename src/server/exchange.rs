@@ -70,6 +70,11 @@ pub fn json(status: StatusCode, body: Bytes) -> Answered {
     with_type(status, "application/x-amz-json-1.1", body)
 }
 
+/// A refusal as AWS's SDKs read it.
+pub fn error(status: StatusCode, code: &str, message: &str) -> Answered {
+    json(status, Bytes::from(serde_json::json!({ "__type": code, "message": message }).to_string()))
+}
+
 /// An answer of some type.
 pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Answered {
     let mut answered = Response::new(Full::new(body));

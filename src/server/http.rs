@@ -10,7 +10,7 @@ use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGE
 use hyper::{Method, Request, StatusCode};
 use zeroize::Zeroizing;
 
-use super::exchange::{Answered, Incomplete, Peer, Shared, json, plain, with_type};
+use super::exchange::{Answered, Incomplete, Peer, Shared, error, json, plain, with_type};
 use super::protocol::{self, Failure};
 use super::sigv4::{AuthError, Received};
 use super::sts;
@@ -30,7 +30,7 @@ pub async fn answer(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>)
     let within = tokio::time::timeout(shared.limits.request_time, route(&shared, &peer, request, &id));
     let mut answered = match within.await {
         Ok(answered) => answered,
-        Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n"),
+        Err(_) => error(StatusCode::REQUEST_TIMEOUT, "RequestTimeoutException", "The request took too long."),
     };
     if let Ok(value) = HeaderValue::from_str(&id) {
         answered.headers_mut().insert(REQUEST_ID, value);
@@ -44,7 +44,10 @@ async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id
         (&Method::GET, "/healthz") => return health(shared),
         (&Method::GET, "/metrics") if peer.is_local() => return metrics(shared),
         (&Method::GET | &Method::POST, "/") => {}
-        _ => return plain(StatusCode::NOT_FOUND, "there is nothing here; the API is POST /\n"),
+        _ => {
+            let text = "There is nothing here; the API is POST /.";
+            return error(StatusCode::NOT_FOUND, "UnknownOperationException", text);
+        }
     }
     let body = match read(body, &head.headers, shared.limits.body).await {
         Ok(body) => body,
@@ -67,7 +70,10 @@ async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id
 
 /// The body in memory that is wiped: it may hold plaintext.
 async fn read(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Zeroizing<Vec<u8>>, Box<Answered>> {
-    let too_large = || Box::new(plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large\n"));
+    let too_large = || {
+        let text = format!("The body of a request can have at most {limit} bytes.");
+        Box::new(error(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException", &text))
+    };
     let announced: Option<u64> = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
     let expected = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
     if expected > limit || body.size_hint().lower() > limit as u64 {
@@ -77,7 +83,8 @@ async fn read(body: Incoming, headers: &HeaderMap, limit: usize) -> Result<Zeroi
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected));
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
-            return Err(Box::new(plain(StatusCode::BAD_REQUEST, "the request ended early\n")));
+            let text = "The body ended early.";
+            return Err(Box::new(error(StatusCode::BAD_REQUEST, "SerializationException", text)));
         };
         let Some(data) = frame.data_ref() else { continue };
         if bytes.len() + data.len() > limit {
@@ -110,7 +117,7 @@ impl Shared {
             Peer::Tcp(_) => {
                 let lookup = |access_key_id: &str| self.engine.credentials(access_key_id);
                 let signer = self.verifier.verify(&request.received, service, self.clock.now(), lookup)?;
-                Caller::new(signer.principal, signer.region).metered()
+                Caller::new(signer.principal, signer.region).signed_by(signer.access_key_id).metered()
             }
         };
         let agent = request.received.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");

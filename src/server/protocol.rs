@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use super::exchange::{Answered, Incomplete, Peer, Shared, json};
+use super::exchange::{Answered, Incomplete, Peer, Shared, error};
 use super::sigv4::AuthError;
 use crate::kms::KmsError;
 use crate::kms::api::{Answer, Kind, Operation};
@@ -64,8 +64,7 @@ impl Failure {
             }
             _ => StatusCode::BAD_REQUEST,
         };
-        let body = serde_json::json!({ "__type": self.code, "message": self.message });
-        json(status, Bytes::from(body.to_string()))
+        error(status, self.code, &self.message)
     }
 }
 

@@ -47,6 +47,8 @@ pub enum AuthError {
 pub struct Signer {
     /// The owner of the access key.
     pub principal: Principal,
+    /// The access key.
+    pub access_key_id: String,
     /// Of the credential scope.
     pub region: Region,
 }
@@ -138,7 +140,8 @@ impl Verifier {
                  Access Key and signing method. Consult the service documentation for details.",
             ));
         }
-        Ok(Signer { principal: credentials.principal, region: region_name })
+        let access_key_id = authorization.access_key_id.to_owned();
+        Ok(Signer { principal: credentials.principal, access_key_id, region: region_name })
     }
 
     fn signing_key(&self, access_key_id: &str, credentials: &Credentials, scope: &Scope<'_>) -> Arc<SigningKey> {

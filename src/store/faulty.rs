@@ -78,6 +78,9 @@ impl OpClass {
         Self::SetXattr,
     ];
 
+    /// Those that take a descriptor, if only for the time of the call.
+    pub const NEED_DESCRIPTORS: &'static [Self] = &[Self::Open, Self::List, Self::Make, Self::SetAttr];
+
     /// Those that a full filesystem or an exhausted quota refuses.
     pub const NEED_SPACE: &'static [Self] =
         &[Self::Make, Self::Link, Self::Rename, Self::Exchange, Self::Write, Self::Allocate, Self::SetXattr];
@@ -132,6 +135,17 @@ struct Plan {
     /// Each with the number of operations that it has counted.
     faults: Vec<(Fault, u64)>,
     injected: u64,
+    beside: Beside,
+}
+
+/// What is done when the next flush of a file is, before its caller knows.
+#[derive(Default)]
+struct Beside(Option<Box<dyn FnOnce() + Send>>);
+
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Beside(..)" } else { "Beside" })
+    }
 }
 
 impl FaultPlan {
@@ -143,6 +157,11 @@ impl FaultPlan {
     /// Adds a fault, which counts from now on.
     pub fn inject(&self, fault: Fault) {
         lock(&self.0).faults.push((fault, 0));
+    }
+
+    /// Has `action` done when the next flush of a file is, before its caller knows: what others do meanwhile.
+    pub fn beside_next_flush(&self, action: impl FnOnce() + Send + 'static) {
+        lock(&self.0).beside = Beside(Some(Box::new(action)));
     }
 
     /// From now on nothing fails.
@@ -546,7 +565,12 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
-        self.change(OpClass::Sync, || self.inner.sync(data_only), |ino| Record::Sync { ino, data_only })
+        self.change(OpClass::Sync, || self.inner.sync(data_only), |ino| Record::Sync { ino, data_only })?;
+        let beside = lock(&self.plan.0).beside.0.take();
+        if let Some(action) = beside {
+            action();
+        }
+        Ok(())
     }
 
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()> {
@@ -555,7 +579,9 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {
-        self.inner.start_writeback(offset, len);
+        let record = || Ok(Record::StartWriteback { ino: self.inner.stat()?.ino, offset, len });
+        // It cannot fail, nor can what the record needs on a backing that is recorded.
+        let _ = self.log.change(|| Ok(self.inner.start_writeback(offset, len)), record);
     }
 
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {

@@ -163,6 +163,15 @@ pub enum Record {
         /// Whether its attributes were left out.
         data_only: bool,
     },
+    /// The device was given a range of a file; nothing is durable by that.
+    StartWriteback {
+        /// The file.
+        ino: u64,
+        /// Where it begins.
+        offset: u64,
+        /// Bytes of it.
+        len: u64,
+    },
     /// A directory flushed.
     SyncDir {
         /// The directory.
@@ -233,6 +242,10 @@ impl<B: Backing> Replay<B> {
             Record::RemoveXattr { ino, name } => b.remove_xattr(self.target(*ino)?, name),
             Record::SetInodeFlags { ino, flags } => b.set_inode_flags(self.target(*ino)?, *flags),
             Record::Sync { ino, data_only } => self.file(*ino)?.sync(*data_only),
+            Record::StartWriteback { ino, offset, len } => {
+                self.file(*ino)?.start_writeback(*offset, *len);
+                Ok(())
+            }
             Record::SyncDir { dir } => b.sync_dir(self.dir(*dir)?),
             Record::SyncAll => b.sync_all(),
         }

@@ -109,6 +109,7 @@ impl<B: Backing> Vfs<B> {
         let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
+        self.before_link(&inode)?;
         self.make_side(&located)?;
         let linked = {
             let place = crate::sync::read(&inode.place);

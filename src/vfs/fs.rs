@@ -2,6 +2,7 @@
 
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::Result;
 use super::attr::Attr;
@@ -20,8 +21,15 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock, read, write};
 use crate::types::DirId;
 
-/// Directory handles kept open at most; any other is opened anew, one component at a time.
-const OPEN_DIRECTORIES: usize = 2048;
+/// Directory handles kept open at most, if the process may have four times as many descriptors; any other is opened anew,
+/// one component at a time.
+const OPEN_DIRECTORIES: u64 = 2048;
+
+/// Directory handles to keep open: most descriptors are there for files.
+fn open_directories() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    OPEN_DIRECTORIES.min(limit / 4) as usize
+}
 
 /// How a volume is mounted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,7 +136,7 @@ impl<B: Backing> Vfs<B> {
             modes,
             ending: AtomicBool::new(false),
             root,
-            open_dirs: Cache::new(OPEN_DIRECTORIES),
+            open_dirs: Cache::new(open_directories()),
         };
         vfs.dir_id(vfs.table.root())?;
         Ok(vfs)
@@ -137,6 +145,11 @@ impl<B: Backing> Vfs<B> {
     /// How many inodes are known at present.
     pub fn known_inodes(&self) -> usize {
         self.table.len()
+    }
+
+    /// Closes what is open only to be at hand: for when there are no descriptors left.
+    pub fn close_idle(&self) {
+        self.open_dirs.clear();
     }
 
     /// The kernel drops `count` references to an inode.

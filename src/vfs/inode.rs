@@ -45,6 +45,8 @@ pub(super) struct Place<B: Backing> {
 pub(super) struct OpenContent<B: Backing> {
     pub(super) content: Option<Arc<Content<B>>>,
     pub(super) handles: u32,
+    /// It became immutable while it was open: what it is open by would still let writers in.
+    pub(super) immutable: bool,
 }
 
 /// State of a directory inode.
@@ -83,7 +85,7 @@ impl<B: Backing> Inode<B> {
             lookups: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),
-            content: Mutex::new(OpenContent { content: None, handles: 0 }),
+            content: Mutex::new(OpenContent { content: None, handles: 0, immutable: false }),
             opening: AtomicBool::new(false),
             dir: Directory {
                 id: OnceLock::new(),

@@ -76,6 +76,7 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn acquire(&self, inode: &Arc<Inode<B>>, writable: bool) -> Result<Arc<Content<B>>> {
         let mut slot = lock(&inode.content);
         let content = match &slot.content {
+            Some(_) if writable && slot.immutable => return Err(Errno::PERM.into()),
             Some(content) => {
                 // By a name that was not known when it was opened, it can be another file.
                 self.record_of(inode, None)?;
@@ -152,6 +153,7 @@ impl<B: Backing> Vfs<B> {
             tracing::warn!(ino = inode.number, "what a file is was not recorded when it was closed: {error}");
         }
         let last = if slot.handles == 0 { slot.content.take() } else { None };
+        slot.immutable &= last.is_none();
         drop(slot);
         drop(last);
     }
@@ -318,6 +320,14 @@ impl<B: Backing> Vfs<B> {
     /// `EBADF`.
     pub fn has_writers(&self, handle: u64) -> Result<bool> {
         Ok(self.file(handle)?.inode.writers.load(Ordering::Acquire) > 0)
+    }
+
+    /// The same by the inode, of whatever type.
+    ///
+    /// # Errors
+    /// `ESTALE`.
+    pub fn is_open_for_writing(&self, ino: u64) -> Result<bool> {
+        Ok(self.inode(ino)?.writers.load(Ordering::Acquire) > 0)
     }
 
     /// Closes a handle.

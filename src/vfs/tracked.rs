@@ -116,6 +116,22 @@ impl<B: Backing> Vfs<B> {
         self.note(&located.parent, located.entry(), Some(Target::Dir(id)))
     }
 
+    /// To be called before a file gets one more name: an empty file has no id by which two names that a crash leaves of it
+    /// are known to be one file's. Its inode number has to tell, and so to be recorded.
+    pub(super) fn before_link(&self, inode: &Arc<Inode<B>>) -> Result<()> {
+        let Some(fresh) = self.freshness() else { return Ok(()) };
+        let first = read(&inode.place).names.first().cloned();
+        let file = match (inode.record.get(), first) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some((dir, entry))) => match self.expected(&dir, &entry)? {
+                Some(Target::File(object)) => fresh.file(object).map_err(crate::content::Error::from)?,
+                _ => None,
+            },
+            (None, None) => None,
+        };
+        Ok(file.map_or(Ok(()), |file| file.before_link(inode.number))?)
+    }
+
     /// Notes one more name of an object.
     pub(super) fn note_link(&self, inode: &Inode<B>, located: &Located<B>) -> Result<()> {
         if self.freshness().is_none() {

@@ -7,18 +7,19 @@ pub mod random;
 pub mod run;
 
 use kmsfs::env::SeededEntropy;
-use kmsfs::store::{Faulty, Memory};
+use kmsfs::store::{Faulty, Memory, Record};
 use proptest::prelude::*;
 
 use crate::model::ops::{LONGEST, UNIT};
 use check::{Survivors, survivors};
-use disk::{Cut, Disk, Pages, draw};
-use random::{clock, cut_and_check, new_recorded_volume, new_volume, step};
+use disk::{Cut, Pages, draw};
+use random::{clock, cut_and_check, disk_of, new_recorded_volume, new_volume, new_volume_with_long_headers, step};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
-    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncDir, LackExchange, Link, LinkUnnamed, Mkdir,
-    Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink, Write, Zero,
+    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncBeside, FsyncDir, LackExchange, Link,
+    LinkUnnamed, Mkdir, Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink,
+    Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -84,6 +85,14 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     (
         "a hole that was filled, and another one",
         &[Create("a"), Write("a", 0, 3 * U), Fsync("a"), Punch("a", 0, UNIT), Write("a", 0, U), Punch("a", UNIT, UNIT)],
+    ),
+    (
+        "a hole that is filled beside a flush",
+        &[Create("a"), Write("a", 0, U), Fsync("a"), SetLen("a", 3 * UNIT), FsyncBeside("a", UNIT, 2 * U), Fsync("a")],
+    ),
+    (
+        "an append beside a flush",
+        &[Create("a"), Write("a", 0, U), FsyncBeside("a", UNIT, 3 * U), Write("a", 9, 9), Fsync("a")],
     ),
     ("a sparse file", &[Create("a"), SetLen("a", 5 * UNIT), Write("a", 3 * UNIT, 10), Fsync("a"), SetLen("a", UNIT)]),
     (
@@ -269,7 +278,7 @@ const SCENARIOS: &[(&str, &[Step])] = &[
 /// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
 /// Returns how many states that were.
 fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(run);
     let mut states = 0;
     for done in run.base()..=run.records.len() {
         let least = disk.durable(done);
@@ -310,6 +319,34 @@ fn nothing_that_was_flushed_is_lost() {
 }
 
 #[test]
+fn the_header_of_a_stream_is_with_the_device_before_its_units() {
+    const MIB: usize = 1 << 20;
+    let run =
+        new_volume(true).steps(&[Create("a"), Write("a", 0, MIB), Write("a", MIB as u64, MIB), Write("a", 0, MIB)]);
+    let given = run.records.iter().filter_map(|record| match record {
+        Record::StartWriteback { offset, len, .. } => Some((*offset, *len)),
+        _ => None,
+    });
+    let given: Vec<_> = given.collect();
+    assert_eq!(given[0], (0, 4096));
+    assert!(
+        given.len() == 3 && given[1..].iter().all(|(offset, len)| *offset >= 4096 && *len > MIB as u64 / 2),
+        "{given:?}"
+    );
+}
+
+#[test]
+fn nothing_that_was_flushed_is_lost_under_long_headers() {
+    let mut failed: Vec<&str> = Vec::new();
+    for (name, steps) in SCENARIOS {
+        let run = new_volume_with_long_headers().steps(steps);
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_everywhere(&run, 3, true)));
+        failed.extend(checked.is_err().then_some(*name));
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
 fn a_second_power_cut_harms_no_more_than_the_first() {
     const BEFORE: &[Step] = &[
         Create("a"),
@@ -325,7 +362,7 @@ fn a_second_power_cut_harms_no_more_than_the_first() {
     const BEHIND: &[Step] =
         &[Write("b", UNIT, 9), Write("a", UNIT, 2 * U), Fsync("a"), SetLen("a", UNIT - 3), Fsync("b"), SetLen("b", 9)];
     let run = new_volume(true).steps(BEFORE);
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(&run);
     let mut states = 0;
     for done in run.base()..=run.records.len() {
         let least = disk.durable(done);
@@ -371,7 +408,7 @@ fn resume(run: &Run, found: &Survivors, image: Faulty<Memory>) -> Run {
 
 /// Cuts the power after every operation of a run, each time in one way. Returns how many states that were.
 fn cut_somehow(run: &Run) -> usize {
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(run);
     for done in run.base()..=run.records.len() {
         let (least, seed) = (disk.durable(done), done as u64);
         let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
@@ -418,7 +455,7 @@ proptest! {
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d"), Settle];
         let run = new_recorded_volume(true).steps(&begin).steps(&steps);
-        let disk = Disk::new(run.records.clone(), run.base());
+        let disk = disk_of(&run);
         for (done, journal, seed) in cuts {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
             let least = disk.durable(done);
@@ -438,7 +475,7 @@ proptest! {
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
         let run = new_volume(ordered_metadata).steps(&begin).steps(&steps);
-        let disk = Disk::new(run.records.clone(), run.base());
+        let disk = disk_of(&run);
         for (done, journal, seed) in cuts {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
             let least = disk.durable(done);

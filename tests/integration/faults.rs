@@ -266,6 +266,23 @@ fn an_input_output_error_harms_nothing() {
 }
 
 #[test]
+fn a_lack_of_memory_harms_nothing() {
+    every_operation_fails_once(|number| Fault::once(OpClass::ALL, number, Errno::NOMEM));
+}
+
+#[test]
+fn a_lack_of_descriptors_harms_nothing() {
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        every_operation_fails_once(|number| Fault::once(OpClass::NEED_DESCRIPTORS, number, errno));
+    }
+}
+
+#[test]
+fn a_lasting_lack_of_descriptors_harms_nothing() {
+    every_operation_fails_once(|number| Fault::from(OpClass::NEED_DESCRIPTORS, number, Errno::MFILE));
+}
+
+#[test]
 fn a_disk_that_stays_full_harms_nothing() {
     every_operation_fails_once(|number| Fault::from(OpClass::NEED_SPACE, number, Errno::NOSPC));
 }
@@ -282,4 +299,44 @@ fn a_disk_that_stays_full_lets_things_be_read_and_removed() {
     assert_eq!(with_file(&mut v, |v, file| v.set_len(file, 0)), Ok(()));
     clear(&mut v);
     assert!(look(&mut v).is_empty());
+}
+
+/// A write that fails, and whose undoing fails too.
+fn fail_twice(plan: &FaultPlan, partial: usize) {
+    plan.inject(Fault::once(&[OpClass::Write], 0, Errno::NOSPC).with_partial_write(partial));
+    plan.inject(Fault::once(&[OpClass::SetLen], 1, Errno::IO));
+}
+
+#[test]
+fn an_append_that_cannot_be_undone_leaves_zeros() {
+    let (mut v, plan) = prepared(true);
+    v.create(&["f"], 0o600).unwrap();
+    v.write(0, 0, &[7; 100]).unwrap();
+    v.fsync(0, false).unwrap();
+    fail_twice(&plan, 0);
+    v.write(0, 100, &[8; 3 * UNIT as usize]).unwrap_err();
+    plan.heal();
+    for _ in 0..2 {
+        let size = v.stat(&["f"]).unwrap().size;
+        let found = read_all(&mut v, &["f"], size).expect("what was not written reads as zeros");
+        assert!(found[..100] == [7; 100] && found[100..].iter().all(|&byte| byte == 0));
+        v.open(&["f"], true).unwrap();
+        let last = v.open_files() - 1;
+        v.fsync(last, false).unwrap();
+        v.remount();
+    }
+}
+
+#[test]
+fn a_life_that_began_badly_leaves_nothing_to_the_next() {
+    let (mut v, plan) = prepared(true);
+    v.create(&["f"], 0o600).unwrap();
+    fail_twice(&plan, 3 * 4096);
+    v.write(0, 0, &[7; 2 * UNIT as usize]).unwrap_err();
+    plan.heal();
+    v.write(0, 5 * UNIT, b"second").unwrap();
+    v.fsync(0, false).unwrap();
+    v.remount();
+    let found = read_all(&mut v, &["f"], 5 * UNIT + 6).unwrap();
+    assert!(found[..5 * UNIT as usize].iter().all(|&byte| byte == 0) && found.ends_with(b"second"));
 }

@@ -122,6 +122,8 @@ pub struct Fixture<B: Backing + Clone> {
     entropy: Arc<dyn Entropy>,
     volume_id: VolumeId,
     names: NameForm,
+    /// Layout of its files.
+    pub geometry: Geometry,
     /// The volume's freshness record, if it has one.
     pub record: Option<Arc<RecordHome>>,
 }
@@ -194,6 +196,12 @@ impl<B: Backing + Clone> Fixture<B> {
         self
     }
 
+    /// The same with headers of four pages. Nothing is in the volume yet.
+    #[must_use]
+    pub fn with_long_headers(self) -> Self {
+        Self { geometry: Geometry::P4, ..self }
+    }
+
     /// Makes an empty volume.
     pub fn new(backing: B, clock: Arc<dyn Clock>) -> Self {
         Self::with_names(backing, clock, NameForm::Encrypted)
@@ -209,6 +217,7 @@ impl<B: Backing + Clone> Fixture<B> {
             volume_id: VolumeId::from_bytes([5; 16]),
             record: None,
             names,
+            geometry: Geometry::P1,
         };
         let root = fixture.backing.root().unwrap();
         let id = dirid::encode(&fixture.keys(), DirId::from_bytes([9; 16]));
@@ -223,10 +232,10 @@ impl<B: Backing + Clone> Fixture<B> {
 
     /// The same volume on another backing, which holds what a crash or a copy left of it.
     pub fn on<C: Backing + Clone>(&self, backing: C) -> Fixture<C> {
-        let Self { service, clock, entropy, volume_id, names, .. } = self;
+        let Self { service, clock, entropy, volume_id, names, geometry, .. } = self;
         let (service, clock, entropy) = (service.clone(), clock.clone(), entropy.clone());
         let record = self.record.as_ref().map(|home| Arc::new(home.copy()));
-        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names, record }
+        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names, geometry: *geometry, record }
     }
 
     /// Enables or disables the one key.
@@ -269,7 +278,7 @@ impl<B: Backing + Clone> Fixture<B> {
     fn volume_with(&self, change: impl FnOnce(DataKeys) -> DataKeys) -> Volume {
         let key = self.service.key.clone();
         let wrapped = Recipient::kms(&key, vec![1; 96], 0);
-        let mut config = VolumeConfig::new(self.volume_id, Geometry::P1, key.clone(), wrapped);
+        let mut config = VolumeConfig::new(self.volume_id, self.geometry, key.clone(), wrapped);
         config.short_max = self.names.short_max();
         if self.names == NameForm::Plain {
             config.incompat |= PLAIN_NAMES;

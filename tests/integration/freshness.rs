@@ -369,6 +369,28 @@ fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
 }
 
 #[test]
+fn names_of_an_empty_file_that_was_never_open_stay_one_files() {
+    let mut on = attacked();
+    for dir in ["d", "e"] {
+        // Made by mknod(2), so that nobody knows its inode number when it is recorded.
+        on.volume.mknod(&[dir, "made"], FileKind::Regular, 0o644).unwrap();
+    }
+    on.volume.vfs.settle().unwrap();
+    on.volume.link(&["d", "made"], &["e", "linked"]).unwrap();
+    on.volume.link(&["e", "made"], &["linked"]).unwrap();
+    on.volume.remount();
+    expect(&on.volume.vfs, &[]);
+    for path in ["e/linked", "linked", "d/made", "e/made"] {
+        assert_eq!(read(&on.volume.vfs, path).unwrap(), b"", "{path}");
+    }
+    for path in ["linked", "e/linked"] {
+        write(&mut on.volume, path, 3);
+    }
+    assert!(read(&on.volume.vfs, "d/made").unwrap() == content("e/linked", 3));
+    assert!(read(&on.volume.vfs, "e/made").unwrap() == content("linked", 3));
+}
+
+#[test]
 fn names_of_a_file_that_was_written_anew_before_a_kill_stay_one_files() {
     for first in ["a", "e/linked"] {
         let mut on = attacked();

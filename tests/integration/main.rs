@@ -21,6 +21,7 @@ mod model;
 mod modes;
 mod museum;
 mod ops;
+mod promises;
 mod server;
 mod shredding;
 mod strict;

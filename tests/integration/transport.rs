@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use kmsfs::env::ManualClock;
-use kmsfs::fuse::{Dispatcher, PendingSeek, Sink};
+use kmsfs::fuse::{Dispatcher, Pending, Sink};
 use kmsfs::store::{Fault, FaultPlan, Faulty, Memory, OpClass};
 use kmsfs::types::Timestamp;
 use rustix::io::Errno;
@@ -30,6 +30,7 @@ const READDIR: u32 = 28;
 const ACCESS: u32 = 34;
 const CREATE: u32 = 35;
 const INTERRUPT: u32 = 36;
+const IOCTL: u32 = 39;
 const BATCH_FORGET: u32 = 42;
 const READDIRPLUS: u32 = 44;
 const LSEEK: u32 = 46;
@@ -117,8 +118,8 @@ impl Mount {
         Self { fixture, plan, dispatcher }
     }
 
-    /// All answers to a request, and the seek that is to be answered later.
-    fn raw(&self, request: &[u8]) -> (Vec<Vec<u8>>, Option<PendingSeek>) {
+    /// All answers to a request, and what is to be answered later.
+    fn raw(&self, request: &[u8]) -> (Vec<Vec<u8>>, Option<Pending>) {
         let mut answers = Answers::default();
         let pending = self.dispatcher.handle(request, &mut Vec::new(), &mut answers);
         (answers.0, pending)
@@ -409,11 +410,39 @@ fn a_seek_in_a_file_with_writers_waits_for_write_back() {
     mount.write(node, handle, b"hello", 0).unwrap();
     let seek = |handle| frame(LSEEK, node, 0, &[&longs(&[handle, 0]), &words(&[3, 0])]);
     let (answers, pending) = mount.raw(&seek(handle));
-    assert!(answers.is_empty() && pending.is_some());
+    assert!(answers.is_empty());
+    let pending = pending.expect("it waits");
+    mount.plan.inject(Fault::panic(&[OpClass::Stat], 0));
+    for expected in [-libc::EIO, 0] {
+        let mut answers = Answers::default();
+        mount.dispatcher.finish(&pending, &mut answers);
+        assert_eq!(
+            (answers.0.len(), u32_at(&answers.0[0], 4).cast_signed()),
+            (1, expected),
+            "one that panics, then a good one"
+        );
+    }
     mount.ask(RELEASE, node, &[&longs(&[handle]), &words(&[2, 0]), &longs(&[0])]).unwrap();
     let (reader, _) = mount.open(node, libc::O_RDONLY, 0).unwrap();
     let (answers, pending) = mount.raw(&seek(reader));
     assert!(pending.is_none());
     assert_eq!(answers[0][OUT_HEADER..], longs(&[0]));
     assert_eq!(mount.ask(FSYNC, node, &[&longs(&[reader]), &words(&[0, 0])]).unwrap(), b"");
+}
+
+#[test]
+fn inode_flags_of_a_file_with_writers_wait_for_write_back() {
+    const SET_FLAGS: u32 = 0x4008_6602;
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o600);
+    let set = |handle| {
+        frame(IOCTL, node, 0, &[&longs(&[handle]), &words(&[0, SET_FLAGS]), &longs(&[0]), &words(&[4, 4, 16])])
+    };
+    let (answers, pending) = mount.raw(&set(handle));
+    assert!(answers.is_empty() && pending.is_some());
+    mount.ask(RELEASE, node, &[&longs(&[handle]), &words(&[2, 0]), &longs(&[0])]).unwrap();
+    let (reader, _) = mount.open(node, libc::O_RDONLY, 0).unwrap();
+    let (answers, pending) = mount.raw(&set(reader));
+    assert!(pending.is_none());
+    assert_eq!(u32_at(&answers[0], 4), (-libc::ENOTTY).cast_unsigned(), "memory has none");
 }

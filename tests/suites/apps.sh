@@ -1,13 +1,13 @@
 #!/bin/bash
 # apps.sh FS: applications on the mount: SQLite (WAL, mmap, killed clients), git, cargo, rsync -aHAXS, tar, dbench,
-# stress-ng (25 stressors, verified), PostgreSQL (initdb with checksums, pgbench, immediate stop and recovery).
+# stress-ng (27 stressors, verified), PostgreSQL (initdb with checksums, pgbench, immediate stop and recovery).
 # A case passes when its command succeeds AND its last line of output matches the pattern given for it.
-# Environment: APPS="sqlite git ..." runs only these groups; DBENCH_SECONDS, PG_SECONDS, STRESS_SECONDS (defaults 3, 4, 1).
+# Environment: APPS="sqlite git ..." runs only these groups; DBENCH_SECONDS, PG_SECONDS, STRESS_SECONDS (defaults 3, 4, 2).
 # Packages: sqlite3 git rsync acl attr dbench stress-ng postgresql procps
 . "$(dirname "$0")/lib.sh"
 APPS=${APPS:-sqlite git cargo rsync tar dbench stress-ng postgresql}
 PG_SECONDS=${PG_SECONDS:-4}
-suite_mount
+suite_mount "$@"
 PGDIR=
 finish() {
   [ -z "$PGDIR" ] || su postgres -c "$PGDIR/pg_ctl -D $M/pg -m immediate stop" >/dev/null 2>&1
@@ -66,7 +66,7 @@ if have dbench dbench; then
   r dbench '^Throughput [1-9]' "cd $M && dbench -t ${DBENCH_SECONDS:-3} -c /usr/share/dbench/client.txt 4 | grep Throughput"
 fi
 if have stress-ng stress-ng; then
-  r stress-ng '^verified$' "cd $M && stress-ng --temp-path $M --seed 7 --verify --timeout ${STRESS_SECONDS:-1} --metrics-brief --chdir 1 --chmod 1 --dentry 1 --dir 1 --fallocate 1 --fcntl 1 --filename 1 --flock 1 --fstat 1 --getdent 1 --hdd 1 --hdd-bytes 64M --iomix 1 --iomix-bytes 16M --link 1 --lockf 1 --mknod 1 --open 1 --readahead 1 --readahead-bytes 64M --rename 1 --seek 1 --symlink 1 --sync-file 1 --utime 1 --xattr 1 --copy-file 1 --mmap 1 --mmap-file --mmap-bytes 32M > $LOG/stress-ng.log 2>&1; rc=\$?; grep -iE 'fail:|error:|unsuccess' $LOG/stress-ng.log >&2; [ \$rc = 0 ] && echo verified"
+  r stress-ng '^27 verified$' "cd $M && stress-ng --temp-path $M --seed 7 --verify --timeout ${STRESS_SECONDS:-2} --metrics-brief --chdir 1 --chmod 1 --dentry 1 --dir 1 --fallocate 1 --fcntl 1 --filename 1 --flock 1 --fstat 1 --getdent 1 --hdd 1 --hdd-bytes 64M --iomix 1 --iomix-bytes 16M --link 1 --lockf 1 --mknod 1 --open 1 --readahead 1 --readahead-bytes 8M --rename 1 --seek 1 --symlink 1 --sync-file 1 --utime 1 --xattr 1 --copy-file 1 --mmap 1 --mmap-file --mmap-bytes 32M --chown 1 --sendfile 1 > $LOG/stress-ng.log 2>&1; rc=\$?; grep -iE 'fail:|error:|unsuccess|skip' $LOG/stress-ng.log >&2; n=\$(grep -cE 'metrc: .* [a-z-]+ +[0-9]+ +[0-9.]+ ' $LOG/stress-ng.log); [ \$n = 27 ] || grep 'metrc: ' $LOG/stress-ng.log | awk '{ printf \"%s %s, \", \$4, \$5 }' >&2; [ \$rc = 0 ] && echo \$n verified"
 fi
 if want postgresql; then
   PGDIR=$(find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1)

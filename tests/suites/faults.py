@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """faults.py CASE MOUNTPOINT [...]: what applications do and see while something fails; see faults.sh. Exit status 1 says what was wrong."""
+import array
 import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import shutil
 import sys
@@ -133,6 +136,79 @@ def descriptors(mnt):
     assert sorted(os.listdir(mnt))
 
 
+def many_directories(mnt):
+    """More directories than there are descriptors, by each operation that needs one."""
+    top = f"{mnt}/many"
+    for i in range(300):
+        os.makedirs(f"{top}/{i}/a")
+        write_durably(f"{top}/{i}/a/f", b"%d" % i)
+        os.rename(f"{top}/{i}/a/f", f"{top}/{i}/g")
+        os.rename(f"{top}/{i}/a", f"{top}/{i}/{'long' * 60}")
+    found = sum(len(files) for _, _, files in os.walk(top))
+    assert found == 300, f"{found} files are listed"
+    for i in range(300):
+        assert read(f"{top}/{i}/g") == b"%d" % i
+        # A listing that nobody reads to its end.
+        with os.scandir(f"{top}/{i}") as entries:
+            next(entries)
+    shutil.rmtree(top)
+
+
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
+
+
+def set_immutable(fd, on):
+    flags = array.array("l", [0])
+    fcntl.ioctl(fd, FS_IOC_GETFLAGS, flags)
+    flags[0] = flags[0] | FS_IMMUTABLE_FL if on else flags[0] & ~FS_IMMUTABLE_FL
+    fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags)
+
+
+def immutable(mnt):
+    for name in ("written", "mapped", "closed"):
+        path, data = f"{mnt}/{name}", pattern(name, 300_000)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        mapping = None
+        if name == "mapped":
+            os.ftruncate(fd, len(data))
+            mapping = mmap.mmap(fd, len(data))
+            mapping[:] = data
+        else:
+            os.write(fd, data)
+        # By the same descriptor: what is dirty was not written back by the close of another one.
+        set_immutable(fd, True)
+        try:
+            if mapping:
+                mapping.close()
+            if name == "closed":
+                os.close(fd)
+                fd = os.open(path, os.O_RDONLY)
+            else:
+                os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(fd, 2 * len(data), 0) == data, f"{name}: what was written before the file became immutable is lost"
+            if name == "written":
+                # It is told at the flush at the latest that this is not stored.
+                fails({errno.EPERM}, lambda: (os.pwrite(fd, b"x", 0), os.fsync(fd)), "a write to an immutable file")
+            fails({errno.EPERM}, lambda: os.close(os.open(path, os.O_RDWR)), "opening an immutable file for writing")
+            fails({errno.EPERM}, lambda: os.truncate(path, 10), "cutting an immutable file")
+            os.close(fd)
+        finally:
+            fd = os.open(path, os.O_RDONLY)
+            set_immutable(fd, False)
+            os.close(fd)
+    write_durably(f"{mnt}/again", b"again")
+    with open(f"{mnt}/mapped", "r+b") as file:
+        file.write(b"changed")
+
+
+def immutable_after(mnt):
+    for name in ("written", "mapped", "closed"):
+        expected = pattern(name, 300_000)
+        found = read(f"{mnt}/{name}")
+        assert found == (b"changed" + expected[7:] if name == "mapped" else expected), f"{name} is not what was stored"
+
+
 def load(mnt):
     os.mkdir(f"{mnt}/many")
     held = []
@@ -191,7 +267,8 @@ def vanish(mnt, cipher):
     os.statvfs(mnt)
 
 
-CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "load": load, "vanish": vanish}
+CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
+         "immutable-after": immutable_after, "load": load, "vanish": vanish}
 try:
     CASES[sys.argv[1]](*sys.argv[2:])
 except (AssertionError, OSError) as problem:

@@ -1,27 +1,14 @@
 #!/usr/bin/env bash
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a ciphertext directory that vanishes, too few descriptors,
-# many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# files that become immutable while they are dirty, many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
-set -uo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$here/../cases.sh"
-K=${KMSFS_BIN:-$here/../../target/release/kmsfs}
-[ -x "$K" ] || { echo "faults: no binary at $K (cargo build --release)" >&2; exit 2; }
-work=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-faults.XXXXXX") || exit 2
-export KMSFS_HOME=$work/kms
-unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
-OUT=$work/out C=$work/cipher M=$work/mnt
-mkdir "$C" "$M"
-finish() {
-  ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"
-  ! mountpoint -q "$C" || umount -l "$C"
-  rm -rf --one-file-system "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+. "$(dirname "$0")/lib.sh"
+volume_suite python3
+mkdir "$C"
+trap 'volume_cleanup "$C"' EXIT
 mount_it() { "$K" mount --daemon "$@" "$C" "$M" > "$OUT" 2>&1 || { cat "$OUT"; echo "cases: 0 passed, 1 failed"; exit 1; }; }
 daemon() { sed -n 's/^pid=//p' "$C/.kmsfs/lock"; }
-py() { python3 "$here/faults.py" "$@"; }
+py() { python3 "$HERE/faults.py" "$@"; }
 
 # A full disk. tmpfs has no room to reserve; the pages of the mount are dirty when it fills.
 mount -t tmpfs -o size=24m,mode=700 tmpfs "$C" || exit 2
@@ -40,8 +27,24 @@ check "init" "$K" init --keyfile "$C"
 # shellcheck disable=SC2016
 check "mount with 96 descriptors" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M"
 check "few descriptors: EMFILE or ENFILE, what is open goes on, and it works again when some are closed" py descriptors "$M"
+check "few descriptors: any number of directories, one after the other" py many-directories "$M"
 check "few descriptors: unmount" "$K" umount "$M"
 check "few descriptors: verify finds nothing" "$K" verify "$C"
+
+# Files that become immutable while they are dirty, where the disk has such files.
+touch "$C/probe"
+if chattr +i "$C/probe" 2> /dev/null && chattr -i "$C/probe"; then
+  rm "$C/probe"
+  mount_it
+  check "immutable: what was written before is stored, what is written later is refused" py immutable "$M"
+  check "immutable: unmount" "$K" umount "$M"
+  check "immutable: verify finds nothing" "$K" verify "$C"
+  mount_it
+  check "immutable: everything is there after a new mount" py immutable-after "$M"
+  check "immutable: unmount" "$K" umount "$M"
+else
+  rm "$C/probe"
+fi
 
 # Memory under load.
 mount_it

@@ -2,33 +2,9 @@
 # freshness.sh: what somebody who holds the ciphertext directory does to a volume with a freshness record, through real
 # mounts: each attack is noticed, everything else is served, accept clears what was named and nothing else, and a daemon
 # that is killed at any moment is no attack. Environment: KMSFS_BIN, SUITE_WORK, FRESHNESS_ROUNDS (kills, default 8).
-set -u
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-REPO=$(cd "$HERE/../.." && pwd)
-K=${KMSFS_BIN:-$REPO/target/release/kmsfs}
-[ -x "$K" ] || { echo "freshness: no binary at $K (cargo build --release)" >&2; exit 2; }
-WORK=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-fresh.XXXXXX") || exit 2
-export KMSFS_HOME=$WORK/kms
-unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
-C=$WORK/cipher M=$WORK/plain
-mkdir -p "$M"
-passed=0 failed=0
+. "$(dirname "$0")/lib.sh"
+volume_suite
 unmount() { ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"; }
-cleanup() {
-  unmount
-  if [ $failed = 0 ]; then rm -rf "$WORK"; else echo "left for inspection: $WORK"; fi
-}
-trap cleanup EXIT
-trap 'exit 130' INT TERM
-pass() { passed=$((passed + 1)); echo "ok      $1"; }
-fail() { failed=$((failed + 1)); echo "FAILED  $1"; [ ! -s "$WORK/out" ] || tail -n 6 "$WORK/out" | sed 's/^/        /'; }
-expect() { # EXIT-STATUS TEXT COMMAND...
-  local want=$1 text=$2 rc
-  shift 2
-  "$@" > "$WORK/out" 2>&1 < /dev/null
-  rc=$?
-  if [ $rc = "$want" ]; then pass "$text"; else fail "$text: exit status $rc, not $want ($*)"; fi
-}
 mount_it() { "$K" mount --daemon "$C" "$M" > "$WORK/mount.out" 2>&1 || { cat "$WORK/mount.out"; fail "mount"; exit 1; }; }
 # Where a file or directory of the mount lies in the ciphertext directory, by its inode number.
 place() { find "$C" -path "$C/.kmsfs" -prune -o -inum "$(stat -c %i "$M/$1")" -print -quit; }
@@ -36,7 +12,7 @@ content() { seq "$2" 9000 | sed "s|^|$1 |"; }
 FILES="a b d/x e/x e/y"
 fill() { local f; for f in $FILES; do content "$f" "$1" > "$M/$f"; done; }
 # Every file reads as its second version, but for those that are named: they fail with EIO.
-check() { # TEXT [HARMED...]
+served() { # TEXT [HARMED...]
   local text=$1 f rc bad=
   shift
   for f in $FILES; do
@@ -59,11 +35,11 @@ attack() {
   expect 3 "$text: verify finds it" "$K" verify "$C"
   mount_it
   # shellcheck disable=SC2086
-  check "$text: noticed, the rest is served" $harmed
+  served "$text: noticed, the rest is served" $harmed
   unmount
   mount_it
   # shellcheck disable=SC2086
-  check "$text: still noticed after a mount" $harmed
+  served "$text: still noticed after a mount" $harmed
   unmount
   rm -rf "$C" "$KMSFS_HOME/freshness" && cp -a "$WORK/saved" "$C" && mv "$WORK/saved.record" "$KMSFS_HOME/freshness"
 }
@@ -80,8 +56,11 @@ fill 2
 for f in $FILES d e; do eval "P_$(echo $f | tr / _)=\$(place $f)"; done
 unmount
 mount_it
-check "nothing is noticed without an attack"
+served "nothing is noticed without an attack"
+compared() { "$K" --json verify "$C" 2> /dev/null | grep -q "\"compared_with_freshness_record\": $1"; }
+expect 0 "verify says that it does not compare while the volume is mounted" compared false
 unmount
+expect 0 "verify says that it compares" compared true
 expect 0 "verify finds nothing" "$K" verify "$C"
 # shellcheck disable=SC2154
 {
@@ -102,24 +81,25 @@ attack "an older volume" "$FILES" whole
 
 # An intended restore.
 cp "$P_b" "$P_a" && cp "$(old "$P_e_x")" "$P_e_x" && rm "$P_d_x"
-mount_it; check "three files restored and removed" a d/x e/x; unmount
+mount_it; served "three files restored and removed" a d/x e/x; unmount
 expect 0 "accept of one file" "$K" accept "$C" e/x
 mount_it
 if content e/x 1 | cmp -s - "$M/e/x"; then pass "what was accepted is served"; else fail "what was accepted is served"; fi
-FILES="a b d/x e/y" check "the others are still noticed" a d/x
+FILES="a b d/x e/y" served "the others are still noticed" a d/x
 unmount
 }
 cp -a "$WORK/saved/." "$C/"
 expect 0 "accept of the whole volume" "$K" accept "$C"
-mount_it; check "everything is as it was accepted"; unmount
+mount_it; served "everything is as it was accepted"; unmount
 expect 0 "verify finds nothing" "$K" verify "$C"
-if "$K" audit show --json 2> /dev/null | grep -q AcceptVolumeContent; then pass "it is in the audit log"; else fail "it is in the audit log"; fi
+expect 0 "the audit log is shown" "$K" audit show --json
+said AcceptVolumeContent "it is in the audit log"
 
 # Without its record.
 mv "$KMSFS_HOME/freshness" "$WORK/lost"
 expect 16 "no mount without the record" "$K" mount --daemon "$C" "$M"
 expect 0 "accept begins a new one" "$K" accept "$C"
-mount_it; check "and the volume is served"; unmount
+mount_it; served "and the volume is served"; unmount
 rm -rf "$WORK/lost"
 
 # The daemon is killed while files are written, renamed and removed.
@@ -144,9 +124,8 @@ for round in $(seq "${FRESHNESS_ROUNDS:-8}"); do
   fusermount3 -uz "$M" 2> /dev/null || umount -l "$M"
   mount_it
   expect 0 "killed, round $round: everything is read" sh -c "find '$M' -type f -exec cat {} + > /dev/null"
-  check "killed, round $round: what was there is there"
+  served "killed, round $round: what was there is there"
   unmount
 done
 expect 0 "verify finds nothing after all" "$K" verify "$C"
-echo "cases: $passed passed, $failed failed"
-[ $failed = 0 ]
+cases_end

@@ -4,7 +4,7 @@
 need fsx "cargo install --locked fsx, or run scripts/test.sh"
 N=${N:-20000}
 SEEDS=${SEEDS:-1 2}
-suite_mount
+suite_mount "$@"
 C=$W/profiles
 mkdir -p "$C"
 base='close_open=1\ninvalidate=1\nread=10\nwrite=10\nmapread=10\nmapwrite=10\ntruncate=2\nfsync=1\nfdatasync=1\nposix_fadvise=1\nsendfile=2\n'

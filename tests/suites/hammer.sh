@@ -1,28 +1,14 @@
 #!/usr/bin/env bash
 # hammer.sh: processes hammer one file at once (hammer.py), for SECONDS_EACH=4 on each transport that is there; then the file is compared
 # again after a new mount. The last line is `cases: N passed, N failed`. Environment: KMSFS_BIN, SUITE_WORK, KMSFS_INIT_FLAGS.
-set -uo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$here/../cases.sh"
-K=${KMSFS_BIN:-$here/../../target/release/kmsfs}
-[ -x "$K" ] || { echo "hammer: no binary at $K (cargo build --release)" >&2; exit 2; }
-work=$(mktemp -d "${SUITE_WORK:-${TMPDIR:-/tmp}}/kmsfs-hammer.XXXXXX") || exit 2
-export KMSFS_HOME=$work/kms
-unset KMSFS_CONFIG KMSFS_KMS_ENDPOINT
-OUT=$work/out C=$work/cipher M=$work/mnt
-mkdir "$M"
-finish() {
-  ! mountpoint -q "$M" || "$K" umount "$M" > /dev/null 2>&1 || fusermount3 -uz "$M"
-  rm -rf --one-file-system "$work"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+. "$(dirname "$0")/lib.sh"
+volume_suite python3
 # shellcheck disable=SC2086
 check "init" "$K" init --keyfile ${KMSFS_INIT_FLAGS:-} "$C"
 for transport in dev uring; do
   # Where there are no rings the mount takes the other one.
   check "$transport: mount" "$K" mount --daemon --transport $transport "$C" "$M"
-  check "$transport: processes on one file" python3 "$here/hammer.py" "$M/file" "${SECONDS_EACH:-4}" ${SEED:-}
+  check "$transport: processes on one file" python3 "$HERE/hammer.py" "$M/file" "${SECONDS_EACH:-4}" ${SEED:-}
   cat "$OUT"
   digest=$(sed -n 's/^digest //p' "$OUT")
   check "$transport: unmount" "$K" umount "$M"

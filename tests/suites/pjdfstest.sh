@@ -7,7 +7,7 @@ getent group tests >/dev/null || groupadd tests
 id tests >/dev/null 2>&1 || useradd -M -g tests -s /usr/sbin/nologin tests
 
 HELPER=
-suite_mount
+suite_mount "$@"
 SEC=$W/second
 mkdir -p "$M/t" "$SEC"
 chmod 777 "$M" "$M/t"

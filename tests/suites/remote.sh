@@ -103,5 +103,56 @@ check "disabled: what was open goes on" grep -q 'content 1' "$work/mnt/f1"
 check "the key is enabled" server_key enable
 check "enabled: it opens" grep -q 'content 3' "$work/mnt/f3"
 check "unmount" k umount "$work/mnt"
+
+# key-state=strict: other clients of the key manager take the key away and give it back, under load.
+within() { # SECONDS COMMAND...: until it succeeds
+  local end=$((SECONDS + $1))
+  shift
+  until "$@" > /dev/null 2>&1; do [ $SECONDS -lt $end ] || { echo "not within the time"; return 1; }; sleep 0.1; done
+}
+client() { k kms "$1" --cli-input-json "{\"KeyId\": \"$key\"}"; } # an operation by a client on the network
+open_file() { dd bs=1 count=1 of=/dev/null <&7; }
+no_open_file() { ! LC_ALL=C open_file 2> "$work/error" && grep -q "Permission denied" "$work/error"; }
+ended() { case $(ps -o stat= -p "$1") in "" | Z*) ;; *) false ;; esac; }
+notes_grow() { [ "$(grep -c durable "$work/notes")" -gt $(($1 + 5)) ]; }
+check "strict: mount" k mount --daemon -o key-state=strict --log-file "$work/log" "$work/cipher" "$work/mnt"
+head -c 1000000 /dev/zero > "$work/mnt/open"
+exec 7< "$work/mnt/open"
+python3 "$here/strict.py" write "$work/mnt/written" "$work/notes" &
+writer=$!
+python3 "$here/strict.py" map "$work/mnt/mapped" "$work/mapped" 2> /dev/null &
+mapper=$!
+check "strict: programs are at work" within 20 grep -q "durable 20 " "$work/notes"
+check "strict: another client disables the key" client DisableKey
+check "strict: writes are denied within 10 s" within 10 grep -q "error EACCES" "$work/notes"
+check "strict: an open file is denied, whatever the page cache held" within 10 no_open_file
+check "strict: the mapping is gone" within 10 ended $mapper
+wait $mapper 2> /dev/null
+check "strict: a cold open is denied" fails_with "Permission denied" cat "$work/mnt/f2"
+behave close
+check "strict: the key is enabled while the key manager cannot be reached" server_key enable
+sleep 8
+check "strict, no answer: that gives nothing back" no_open_file
+behave pass
+check "strict: within 10 s of an answer the open file works again" within 10 open_file
+lines=$(grep -c durable "$work/notes")
+check "strict: the writer goes on" within 10 notes_grow "$lines"
+behave hang
+check "strict: the key is disabled while the key manager hangs" server_key disable
+lines=$(grep -c durable "$work/notes")
+sleep 8
+check "strict, no answer: that takes nothing away" notes_grow "$lines"
+check "strict, no answer: what was open goes on" open_file
+behave pass
+# The call that hangs ends first, after 10 s.
+check "strict: it is denied when there are answers again" within 20 no_open_file
+check "strict: another client enables the key" client EnableKey
+check "strict: within 10 s the open file works again" within 10 open_file
+kill $writer
+wait $writer 2> /dev/null
+check "strict: nothing was lost, and nothing but EACCES was seen" python3 "$here/strict.py" check "$work/mnt/written" "$work/notes"
+check "strict: what was written by way of a mapping is there" python3 "$here/strict.py" check "$work/mnt/mapped" "$work/mapped"
+exec 7<&-
+check "strict: unmount" k umount "$work/mnt"
 check "the remote audit log names the caller" bash -c "env -u KMSFS_KMS_ENDPOINT KMSFS_HOME='$server_home' '$KMSFS_BIN' audit show --event Decrypt --json | grep -q user/administrator"
 cases_end

@@ -3,7 +3,8 @@
 
 The daemon runs without memfd_secret(2), which would hide its key memory from this program: what is found there is in memory that is
 locked and left out of core dumps, what is found elsewhere is a leak. What is looked for: the data key of a file, the keys that follow
-from it (FORMAT 3.1), the sub-keys of its units (which begin their expanded AES keys, too), the passphrase and the recovery key.
+from it (FORMAT 3.1), the sub-keys of its units (which begin their expanded AES keys, too), the key
+manager's root key, its domain key and what follows from them, the passphrase and the recovery key.
 """
 import base64
 import ctypes
@@ -44,6 +45,23 @@ def expand(prk, info):
 def cmac(key, message):
     command = ["openssl", "mac", "-cipher", "AES-256-CBC", "-macopt", "hexkey:" + key.hex(), "-binary", "CMAC"]
     return subprocess.run(command, input=message, stdout=subprocess.PIPE, check=True).stdout
+
+
+def hkdf(secret, salt, info):
+    return expand(hmac.new(salt, secret, hashlib.sha256).digest(), info)
+
+
+def gcm_siv_decrypt(key, sealed):
+    """AES-256-GCM-SIV (RFC 8452), the decryption alone: whether it is right shows when the result is found in key memory."""
+    def blocks(key, data):
+        command = ["openssl", "enc", "-aes-256-ecb", "-nopad", "-K", key.hex()]
+        return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True).stdout
+    nonce, body, tag = sealed[:12], sealed[12:-16], sealed[-16:]
+    derived = blocks(key, b"".join(struct.pack("<I", i) + nonce for i in range(6)))
+    encryption = b"".join(derived[16 * i:16 * i + 8] for i in range(2, 6))
+    start, rest = struct.unpack("<I", tag[:4])[0], tag[4:15] + bytes([tag[15] | 0x80])
+    counters = b"".join(struct.pack("<I", (start + i) & 0xFFFFFFFF) + rest for i in range(-(-len(body) // 16)))
+    return bytes(a ^ b for a, b in zip(body, blocks(encryption, counters)))
 
 
 class Suite:
@@ -114,6 +132,19 @@ class Suite:
             found[f"sub-key {number}"] = sub
         return found
 
+    def manager_needles(self, recovery):
+        """Keys of the key manager, which a mount holds from its beginning to its end."""
+        with open(os.path.join(self.home, "root.json")) as file:
+            body = json.load(file)["body"]
+        slot = next(slot for slot in body["slots"] if slot["kind"] == "recovery")
+        secret = base64.b32decode(recovery.replace(b"-", b"") + b"=" * (-len(recovery.replace(b"-", b"")) % 8))[:32]
+        root = gcm_siv_decrypt(hkdf(secret, bytes.fromhex(slot["salt"]), b"kmsfs recovery slot v1"), bytes.fromhex(slot["wrapped"]))
+        home = body["home_id"].encode()
+        wrap = hkdf(root, home, b"kmsfs domain wrap v1")
+        domain = gcm_siv_decrypt(wrap, bytes.fromhex(body["domains"][-1]["wrapped"]))
+        return {"root key": root, "key that wraps the domain key": wrap, "domain key": domain, **{
+            info: hkdf(domain, home, info.encode()) for info in ("kmsfs column v1", "kmsfs row mac v1", "kmsfs digest v1")}}
+
     def search(self, needles):
         """Where each needle is in the daemon's memory: (name, address, kind of memory)."""
         found, mapping, flags = [], None, {}
@@ -158,6 +189,7 @@ class Suite:
         if not found:
             self.fail(text + ": the search finds nothing at all")
         self.ok(text)
+        return {what for what, _, _ in found}
 
     def run(self):
         recovery = self.kmsfs("init", self.cipher)["recovery_key"].encode()
@@ -170,6 +202,11 @@ class Suite:
         self.ok("core dumps are off")
         spoken = {"passphrase": PASSPHRASE, "recovery key": recovery}
         self.nowhere("the passphrase is not in memory", spoken)
+
+        manager = self.manager_needles(recovery)
+        seen = self.only_in_key_memory("the key manager's keys are in locked memory only", manager)
+        if not {"root key", "key that wraps the domain key", "kmsfs column v1"} <= seen:
+            self.fail(f"of the key manager's keys only these were found: {seen}")
 
         size = 1_000_000
         path = os.path.join(self.mnt, "file")
@@ -202,7 +239,7 @@ class Suite:
         time.sleep(BOUND)
         if os.pread(file, 3, 5000) != b"new":
             self.fail("the content")
-        self.only_in_key_memory("enabled: the same", lasting)
+        self.only_in_key_memory("enabled: the same", {**lasting, **manager})
         os.close(file)
         self.unmount()
 
@@ -211,7 +248,7 @@ class Suite:
         for log in logs:
             text = open(log, "rb").read()
             total += len(text)
-            for what, needle in {**needles, **spoken}.items():
+            for what, needle in {**needles, **manager, **spoken}.items():
                 forms = [needle, needle.hex().encode(), base64.b64encode(needle).rstrip(b"="), repr(list(needle)).encode()[1:-1],
                          base64.urlsafe_b64encode(needle).rstrip(b"=")]
                 if any(form in text or form.upper() in text for form in forms):

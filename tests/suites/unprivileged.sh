@@ -55,6 +55,10 @@ check "an empty directory without any right is removed" bash -c 'mkdir -m 0 plai
 check "a write-protected tree is used as it is" bash -c 'mkdir -p plain/mod/sub && echo x > plain/mod/sub/f && chmod -R a-w plain/mod && ls -lR plain/mod &&
   grep -q x plain/mod/sub/f && ! touch plain/mod/sub/g && chmod -R u+w plain/mod && rm -r plain/mod'
 check "no mode is left to give back" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
+pid=$(sed -n 's/^pid=//p' cipher/.kmsfs/lock)
+check "the daemon makes no core dumps" grep -q '^Max core file size *0 *0' "/proc/$pid/limits"
+# The system gives the files in /proc of an undumpable process to root; its own user cannot attach to it either.
+check "the memory of the daemon is closed to its own user" bash -c "! [ -r /proc/$pid/mem ] && ! cat /proc/$pid/environ"
 check "names and content are encrypted" bash -c '! ls -R cipher | grep -q data && ! grep -rq hello cipher'
 check "unmount" "$k" umount plain
 check "it is no mount any more" bash -c '! mountpoint -q plain'

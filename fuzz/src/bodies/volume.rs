@@ -316,8 +316,8 @@ impl Drop for Shown<'_> {
 /// Steps on a volume, and power cuts behind them. Eight bytes are a step of the crash test's generator or, if the last of
 /// them is small, a cut: when, how much of the journal the disk has, and which pages.
 pub fn crash(data: &[u8]) -> bool {
-    use crate::crash::disk::{Cut, Disk, Pages};
-    use crate::crash::random::{cut_and_check, new_recorded_volume, new_volume, step};
+    use crate::crash::disk::{Cut, Pages};
+    use crate::crash::random::{cut_and_check, disk_of, new_recorded_volume, new_volume, step};
     use crate::crash::run::Step;
     use proptest::strategy::{Just, Strategy};
     let Some((first, rest)) = data.split_first() else { return false };
@@ -333,7 +333,7 @@ pub fn crash(data: &[u8]) -> bool {
         begin.push(Step::Settle);
     }
     let run = if recorded { new_recorded_volume(ordered) } else { new_volume(ordered) }.steps(&begin).steps(&steps);
-    let disk = Disk::new(run.records.clone(), run.base());
+    let disk = disk_of(&run);
     let end = [255, 255, 128, 0, 1, 0, 0, 0];
     for cut in cuts.into_iter().take(8).chain([&end]) {
         let [done, _, journal, _, ..] = *cut;

@@ -1,11 +1,13 @@
-//! Typed access to the members of a request: wrong JSON types are `SerializationException`, missing members and words
-//! that an enumeration does not have are `ValidationException`, all of them in one answer (KMS.md section 5).
+//! Typed access to the members of a request: wrong JSON types are `SerializationException`; missing members, words that an
+//! enumeration does not have, and values beyond the model's bounds ([`shapes`]) are `ValidationException`, all of them in
+//! one answer (KMS.md section 5).
 
 use std::cell::RefCell;
 
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
+use super::shapes::{self, Measure};
 use crate::kms::KmsError;
 use crate::kms::engine::Constraints;
 use crate::kms::json::{Json, Text};
@@ -35,6 +37,12 @@ impl Problems {
             None => self.constraints.done().err(),
         }
     }
+}
+
+/// Holds a value that was read against AWS's model.
+fn measure(path: &str, value: &Measure<'_>, problems: &RefCell<Problems>) {
+    let found = &mut problems.borrow_mut().constraints;
+    *found = shapes::check(std::mem::take(found), path, value);
 }
 
 /// A type that a member can have. `path` is the member's name in AWS's texts.
@@ -118,7 +126,10 @@ fn wrong_type<T>(json: &Json<'_>, wanted: &str, path: &str, problems: &RefCell<P
 impl Member for String {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         match json {
-            Json::Text(text) => Some(text.as_str().to_owned()),
+            Json::Text(text) => {
+                measure(path, &Measure::Text(text.as_str()), problems);
+                Some(text.as_str().to_owned())
+            }
             other => wrong_type(other, "a String", path, problems),
         }
     }
@@ -137,11 +148,17 @@ impl Member for u32 {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         match json {
             Json::Integer(value) => match i32::try_from(*value) {
-                Ok(value) => Self::try_from(value).ok().or_else(|| {
-                    // The operations' own bounds start at 1 or above.
-                    problems.borrow_mut().constraints.too_small(path, &value, 1);
-                    None
-                }),
+                Ok(value) => match Self::try_from(value) {
+                    Ok(value) => {
+                        measure(path, &Measure::Number(value), problems);
+                        Some(value)
+                    }
+                    Err(_) => {
+                        // The operations' own bounds start at 1 or above.
+                        problems.borrow_mut().constraints.too_small(path, &value, 1);
+                        None
+                    }
+                },
                 Err(_) => wrong_type(json, "an Integer", path, problems),
             },
             other => wrong_type(other, "an Integer", path, problems),
@@ -163,12 +180,17 @@ impl Member for Timestamp {
 impl Member for Zeroizing<Vec<u8>> {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         let Json::Text(text) = json else { return wrong_type(json, "a Blob", path, problems) };
-        let bytes = BASE64.decode(text.as_str().as_bytes()).ok().map(Zeroizing::new);
-        bytes.or_else(|| {
-            let text = || format!("The value at '{path}' is not valid base64");
-            problems.borrow_mut().serialization.get_or_insert_with(text);
-            None
-        })
+        match BASE64.decode(text.as_str().as_bytes()).map(Zeroizing::new) {
+            Ok(bytes) => {
+                measure(path, &Measure::Hidden(bytes.len()), problems);
+                Some(bytes)
+            }
+            Err(_) => {
+                let text = || format!("The value at '{path}' is not valid base64");
+                problems.borrow_mut().serialization.get_or_insert_with(text);
+                None
+            }
+        }
     }
 }
 
@@ -187,7 +209,10 @@ impl Member for Plaintext {
 impl Member for KeyStorePassword {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         match json {
-            Json::Text(text) => Some(text.as_str().into()),
+            Json::Text(text) => {
+                measure(path, &Measure::Hidden(text.as_str().chars().count()), problems);
+                Some(text.as_str().into())
+            }
             other => wrong_type(other, "a String", path, problems),
         }
     }
@@ -206,6 +231,7 @@ impl Member for EncryptionContext {
 impl<T: Member> Member for Vec<T> {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         let Json::List(items) = json else { return wrong_type(json, "a List", path, problems) };
+        measure(path, &Measure::Items(items.len()), problems);
         let item = |(at, item): (usize, &Json<'_>)| T::read(item, &format!("{path}.{}.member", at + 1), problems);
         items.iter().enumerate().map(item).collect()
     }

@@ -1,3 +1,5 @@
+mod corners;
+
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -110,6 +112,57 @@ fn what_is_wrong_with_a_request_is_said_as_aws_says_it() {
 }
 
 #[test]
+fn constraints_of_the_model_come_before_the_key() {
+    let bench = Bench::new();
+    let absent = "00000000-0000-4000-8000-000000000000";
+    let mut checked = 0;
+    for operation in TABLES.iter().copied().flatten() {
+        for (field, _) in operation.fields {
+            let member = answer::pascal(field);
+            let name = format!("{}{}", member[..1].to_ascii_lowercase(), &member[1..]);
+            let Some((_, bounds)) = shapes::BOUNDS.iter().find(|(other, _)| *other == name) else { continue };
+            // As text, as base64, as a number, as a list: one of them is the member's type.
+            let above = *bounds.end() as usize + 1;
+            let values = [json!("A".repeat(above.div_ceil(3) * 4)), json!(above), json!(vec!["A"; above.min(99)])];
+            let refused = values.iter().any(|value| {
+                let mut request = json!({ "KeyId": absent });
+                request[&member] = value.clone();
+                let (code, text) = code(&bench, operation.name, &request);
+                let rule = format!("at '{name}' failed to satisfy constraint: Member must have ");
+                code == "ValidationException" && text.contains(&rule)
+            });
+            assert!(refused, "{}: {member}", operation.name);
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "{checked} members");
+
+    // And those of members inside members, and of the service on top of the model.
+    let (tag, key) = (json!({ "TagKey": "k", "TagValue": "x".repeat(257) }), json!({ "TagKey": "", "TagValue": "" }));
+    for (name, request, expected) in [
+        ("TagResource", json!({ "KeyId": absent, "Tags": [tag, key] }), "2 validation errors detected: "),
+        (
+            "ReplicateKey",
+            json!({ "KeyId": absent, "ReplicaRegion": "us-east-2", "Tags": [tag] }),
+            "'tags.1.member.tagV",
+        ),
+        (
+            "UntagResource",
+            json!({ "KeyId": absent, "TagKeys": ["a", "x".repeat(129)] }),
+            "at 'tagKeys.2.member' failed",
+        ),
+        ("DescribeKey", json!({ "KeyId": absent, "GrantTokens": [""] }), "at 'grantTokens.1.member' failed"),
+        ("EnableKeyRotation", json!({ "KeyId": "", "RotationPeriodInDays": 89 }), "2 validation errors detected: "),
+        ("ScheduleKeyDeletion", json!({ "KeyId": absent, "PendingWindowInDays": 6 }), "'6' at 'pendingWindowInDays'"),
+        ("PutKeyPolicy", json!({ "KeyId": absent, "Policy": "{\u{100}}" }), "at 'policy' failed"),
+    ] {
+        let (code, text) = code(&bench, name, &request);
+        assert_eq!(code, "ValidationException", "{name}: {text}");
+        assert!(text.contains(expected), "{name}: {text}");
+    }
+}
+
+#[test]
 fn operations_that_are_not_built_say_so() {
     let bench = Bench::new();
     for (name, operation) in Operation::all() {
@@ -118,6 +171,28 @@ fn operations_that_are_not_built_say_so() {
             None => assert_eq!(found, Some("UnsupportedOperationException"), "{name}"),
             Some(_) => assert_ne!(found, Some("UnsupportedOperationException"), "{name}"),
         }
+    }
+}
+
+#[test]
+fn external_key_stores_are_unsupported_however_they_are_named() {
+    let bench = Bench::new();
+    let store = |members: Value| {
+        let mut request = json!({ "CustomKeyStoreName": "n", "CustomKeyStoreType": "EXTERNAL_KEY_STORE" });
+        members.as_object().expect("an object").iter().for_each(|(name, value)| request[name] = value.clone());
+        request
+    };
+    let all = json!({ "XksProxyUriEndpoint": "https://example.org", "XksProxyUriPath": "/kms/xks/v1",
+        "XksProxyConnectivity": "PUBLIC_ENDPOINT", "XksProxyAuthenticationCredential": {} });
+    for (name, request) in [
+        ("CreateCustomKeyStore", store(json!({}))),
+        ("CreateCustomKeyStore", store(all)),
+        ("CreateKey", json!({ "Origin": "EXTERNAL_KEY_STORE" })),
+        ("CreateKey", json!({ "Origin": "EXTERNAL_KEY_STORE", "CustomKeyStoreId": "cks-1", "XksKeyId": "k" })),
+        ("UpdateCustomKeyStore", json!({ "CustomKeyStoreId": "cks-1", "XksProxyUriPath": "/kms/xks/v1" })),
+    ] {
+        let expected = "UnsupportedOperationException";
+        assert_eq!(code(&bench, name, &request).0, expected, "{name} {request}");
     }
 }
 

@@ -269,6 +269,7 @@ fn origin(caller: &Caller) -> String {
     };
     let user = (principal.kind() == PrincipalKind::User).then(|| principal.name());
     let identity = Canonical::object([
+        ("accessKeyId", caller.access_key_id().into()),
         ("accountId", principal.account().as_str().into()),
         ("arn", principal.arn().into()),
         ("invokedBy", caller.service().into()),

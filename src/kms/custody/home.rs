@@ -52,6 +52,12 @@ pub struct DomainKeys {
     pub digest: SecretKey<32>,
 }
 
+/// A home under a new root key, and the root file that goes with it.
+pub struct Renewed {
+    pub home: Home,
+    pub body: RootBody,
+}
+
 /// Excludes other changes of this home, in this process and others, until it is dropped.
 pub struct HomeLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
 
@@ -259,15 +265,23 @@ impl Home {
     /// Adds a new domain key to `body`.
     pub(in crate::kms) fn push_domain(&self, body: &mut RootBody, epoch: u64, entropy: &dyn Entropy) {
         let key = SecretKey::<32>::random(entropy);
-        let wrapped = seal::seal(&self.wrap_key, &self.domain_aad(epoch), key.expose(), entropy);
-        body.domains.push(DomainRecord { epoch, wrapped: HEXLOWER.encode(&wrapped) });
+        body.domains.push(self.wrap_domain(epoch, key.expose(), entropy));
+    }
+
+    fn wrap_domain(&self, epoch: u64, key: &[u8], entropy: &dyn Entropy) -> DomainRecord {
+        let wrapped = seal::seal(&self.wrap_key, &self.domain_aad(epoch), key, entropy);
+        DomainRecord { epoch, wrapped: HEXLOWER.encode(&wrapped) }
+    }
+
+    fn unwrap_domain(&self, record: &DomainRecord) -> Option<Zeroizing<Vec<u8>>> {
+        let wrapped = HEXLOWER.decode(record.wrapped.as_bytes()).ok()?;
+        seal::open(&self.wrap_key, &self.domain_aad(record.epoch), &wrapped)
     }
 
     /// The keys of `epoch`; `None` if the root file has no domain key of that epoch (any more).
     pub(in crate::kms) fn domain_keys(&self, body: &RootBody, epoch: u64) -> Option<DomainKeys> {
         let record = body.domains.iter().find(|domain| domain.epoch == epoch)?;
-        let wrapped = HEXLOWER.decode(record.wrapped.as_bytes()).ok()?;
-        let key = seal::open(&self.wrap_key, &self.domain_aad(epoch), &wrapped)?;
+        let key = self.unwrap_domain(record)?;
         let derive = |info| seal::derive(&key, self.home_id.as_bytes(), info);
         let (seal, row, digest) = (derive("kmsfs column v1"), derive("kmsfs row mac v1"), derive("kmsfs digest v1"));
         Some(DomainKeys { epoch, seal, row, digest })
@@ -275,6 +289,44 @@ impl Home {
 
     fn domain_aad(&self, epoch: u64) -> Vec<u8> {
         seal::framed(&[b"kmsfs domain key v1", self.home_id.as_bytes(), &epoch.to_be_bytes()])
+    }
+
+    /// This home under a new root key, with the domain key of `epoch` and the slots that `unlock` and the key file open.
+    /// Nothing is written.
+    pub(in crate::kms) fn renew(
+        &self,
+        body: &RootBody,
+        epoch: u64,
+        unlock: &Unlock,
+        entropy: &dyn Entropy,
+    ) -> Result<Renewed, CustodyError> {
+        let root = SecretKey::random(entropy);
+        let place = (self.account.clone(), self.region.clone());
+        let home = Self::assemble(&self.dir, root, self.home_id.clone(), place, self.unlocked_by);
+        let mut renewed = RootBody { slots: Vec::new(), domains: Vec::new(), states: Vec::new(), ..body.clone() };
+        let key_file = if Self::has_key_file(&self.dir) { read_key_file(&self.dir).ok() } else { None };
+        for slot in &body.slots {
+            let secret = match (slot.kind, unlock, &key_file) {
+                (SlotKind::Passphrase, Unlock::Passphrase(passphrase), _) => {
+                    SlotSecret::Passphrase(passphrase, slot.argon2.unwrap_or(super::Argon2Params::MINIMUM))
+                }
+                (SlotKind::Recovery, Unlock::Recovery(key), _) => SlotSecret::Recovery(key),
+                (SlotKind::KeyFile, _, Some(secret)) => SlotSecret::KeyFile(secret),
+                _ => continue,
+            };
+            let damaged = |what| CustodyError::Damaged { path: root_file::path(&self.dir), what };
+            if slot.unwrap(&self.home_id, &secret).map_err(damaged)?.is_some_and(|found| found.ct_eq(&self.root)) {
+                let place = (slot.id, slot.created);
+                renewed.slots.push(SlotRecord::wrap(place, &self.home_id, &secret, &home.root, entropy)?);
+            }
+        }
+        if renewed.slots.is_empty() {
+            return Err(CustodyError::WrongSecret(self.unlocked_by));
+        }
+        let old = body.domains.iter().find(|domain| domain.epoch == epoch);
+        let key = old.and_then(|old| self.unwrap_domain(old)).expect("the epoch that was just read");
+        renewed.domains.push(home.wrap_domain(epoch, &key, entropy));
+        Ok(Renewed { home, body: renewed })
     }
 
     /// Declares that exactly `states` are valid, and drops the domain keys of all other epochs.

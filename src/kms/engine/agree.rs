@@ -6,7 +6,7 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
-use super::resolve::{Forms, usable};
+use super::resolve::Forms;
 use super::sign::failed;
 use crate::crypto::asymmetric::{DecapsulationKey, PairError};
 use crate::kms::KmsError;
@@ -41,7 +41,7 @@ impl Engine {
             let access =
                 Access::to(NAME).tokens(&request.grant_tokens).with("kms:KeyAgreementAlgorithm", algorithm.as_str());
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
-            usable(&key)?;
+            call.usable(&key)?;
             let legal = Algorithms::of(key.record.spec, KeyUsage::KeyAgreement).key_agreement_algorithms;
             fits(&key, NAME, KeyUsage::KeyAgreement, algorithm, legal)?;
             let KeyObject::Agreement(own) = object(&key, current(&key)?)? else { return Err(mismatched(&key)) };
@@ -127,7 +127,7 @@ impl Call<'_> {
     ) -> Result<Arc<KeyEntry>, KmsError> {
         let access = Access::to(operation).tokens(grant_tokens);
         let key = self.key(&*self.snapshot()?, key_id, Forms::Any, access)?;
-        usable(&key)?;
+        self.usable(&key)?;
         let legal = Algorithms::of(key.record.spec, KeyUsage::EncapsulateDecapsulate).encapsulation_algorithms;
         fits(&key, operation, KeyUsage::EncapsulateDecapsulate, algorithm, legal)?;
         Ok(key)

@@ -70,6 +70,12 @@ impl Constraints {
         self
     }
 
+    /// A text that does not satisfy `pattern`.
+    pub fn mismatch(mut self, member: &str, value: &str, pattern: &str) -> Self {
+        self.violated(Some(&value), member, format!("Member must satisfy regular expression pattern: {pattern}"));
+        self
+    }
+
     /// Bytes whose number is within bounds; their value is not repeated.
     pub fn bytes(mut self, member: &str, len: usize, bounds: RangeInclusive<usize>) -> Self {
         self.length(None, member, len, bounds);

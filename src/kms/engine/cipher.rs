@@ -5,11 +5,11 @@ use super::authorise::Access;
 use super::call::Call;
 use super::check::Constraints;
 use super::fit::{current, fits, mismatched, missing, object};
-use super::resolve::{Forms, does_not_exist, usable};
+use super::resolve::{Forms, does_not_exist};
 use crate::crypto::asymmetric::{DecryptionKey, Oaep};
 use crate::crypto::secret::SecretBytes;
 use crate::kms::KmsError;
-use crate::kms::blob::{self, Header};
+use crate::kms::blob::{self, Header, KeyName};
 use crate::kms::model::*;
 use crate::kms::object::KeyObject;
 use crate::kms::store::{KeyEntry, Material};
@@ -46,7 +46,7 @@ impl Call<'_> {
         create_managed(self, key_id, false)?;
         let snapshot = self.snapshot()?;
         let key = self.key(&snapshot, key_id, Forms::Any, access)?;
-        usable(&key)?;
+        self.usable(&key)?;
         key.current().into_iter().for_each(|material| material.prefetch());
         Ok(key)
     }
@@ -98,11 +98,16 @@ impl Call<'_> {
     pub fn open(&mut self, ciphertext: &Ciphertext<'_>, access: Access<'_>) -> Result<Option<Opened>, KmsError> {
         let using = ciphertext.using;
         let snapshot = self.snapshot()?;
-        let named = match ciphertext.key_id {
+        let region = self.caller.region().as_str();
+        let header = ciphertext.blob.filter(|_| using.algorithm.oaep().is_none()).and_then(Header::parse);
+        let found = header.and_then(|header| snapshot.find_key(region, &header.key()).cloned());
+        // A plain id that the ciphertext names too is no other way to find the key: it may be of any account.
+        let said_twice = |key_id: &&str| found.as_ref().is_some_and(|key| KeyName::parse(key_id) == Some(key.name));
+        let named = match ciphertext.key_id.filter(|key_id| !said_twice(key_id)) {
             Some(key_id) => {
                 Constraints::default().key_id("keyId", key_id).done()?;
                 let key = self.key(&snapshot, key_id, Forms::Any, access.clone())?;
-                usable(&key)?;
+                self.usable(&key)?;
                 check(&key, using)?;
                 Some(key)
             }
@@ -114,15 +119,12 @@ impl Call<'_> {
             let key = named.ok_or_else(|| KmsError::Validation(text.into()))?;
             return open_rsa(key, oaep, blob).map(Some);
         }
-        let header = Header::parse(blob);
-        // Before it is looked up: whether another account has such a key is not told.
+        // Whether another account has the key of the ciphertext is not told.
         if let (Some(named), Some(header)) = (&named, &header)
             && header.key() != named.name
         {
             return Err(KmsError::IncorrectKey);
         }
-        let region = self.caller.region().as_str();
-        let found = header.and_then(|header| snapshot.find_key(region, &header.key()).cloned());
         let (Some(header), Some(key)) = (header, found) else {
             return Err(invalid_after_work(blob, using.context));
         };
@@ -131,7 +133,7 @@ impl Call<'_> {
             if key.is_tombstone() {
                 return Err(does_not_exist(key.arn.as_str()));
             }
-            usable(&key)?;
+            self.usable(&key)?;
             check(&key, using)?;
         }
         let Some(material) = key.material(&header.material_id) else {

@@ -9,10 +9,10 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::cipher::{Ciphertext, Use, symmetric_id};
 use super::evaluate::flag;
-use super::resolve::{Forms, find, usable};
+use super::resolve::{Forms, find};
 use crate::kms::KmsError;
 use crate::kms::audit::{Canonical, Member};
-use crate::kms::blob::Header;
+use crate::kms::blob::{Header, KeyName};
 use crate::kms::model::*;
 use crate::kms::store::Snapshot;
 
@@ -189,7 +189,7 @@ impl Engine {
                 .with("kms:EncryptionAlgorithm", to.as_str());
             let snapshot = call.snapshot()?;
             let key = call.key(&snapshot, &request.destination_key_id, Forms::Any, access)?;
-            usable(&key)?;
+            call.usable(&key)?;
             let using = Use { operation: "ReEncrypt", algorithm: to, context: &request.destination_encryption_context };
             let len = opened.as_ref().map_or(0, |opened| opened.plaintext.expose().len());
             let material = call.encrypting(&key, &using, len)?;
@@ -259,6 +259,8 @@ fn is_same_key(call: &Call<'_>, snapshot: &Snapshot, request: &ReEncryptRequest)
         found.map(|found| found.key.record.key_id.clone())
     };
     let source = match &request.source_key_id {
+        // A plain id may be of any account, if the ciphertext names it too.
+        Some(text) if KeyName::parse(text).is_some() => Some(text.clone()),
         Some(text) => id_of(text),
         None => Header::parse(&request.ciphertext_blob).map(|header| header.key_id_text().to_string()),
     };

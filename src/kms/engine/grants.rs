@@ -11,7 +11,7 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::evaluate::Facts;
 use super::page::{Page, Pager};
-use super::resolve::{Forms, usable};
+use super::resolve::Forms;
 use crate::env::random;
 use crate::kms::KmsError;
 use crate::kms::model::*;
@@ -45,7 +45,7 @@ impl Engine {
             call.change(|call, change| {
                 let access = access(&request, terms, &context);
                 let key = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
-                grantable(&key)?;
+                grantable(call, &key)?;
                 fits(&key, &terms)?;
                 let record = GrantRecord {
                     region: key.record.region.clone(),
@@ -322,8 +322,8 @@ fn access<'a>(request: &'a CreateGrantRequest, terms: Terms<'a>, context: &'a En
 }
 
 /// Refuses keys in a state in which they get no new grants.
-fn grantable(key: &KeyEntry) -> Result<(), KmsError> {
-    if key.state() == KeyState::Unavailable { Ok(()) } else { usable(key) }
+fn grantable(call: &Call<'_>, key: &KeyEntry) -> Result<(), KmsError> {
+    if key.state() == KeyState::Unavailable { Ok(()) } else { call.usable(key) }
 }
 
 /// Refuses what the key cannot do.
@@ -372,8 +372,8 @@ fn authorise_retirement(
     let access = Access::to("RetireGrant");
     let facts = Facts { snapshot, caller: call.caller, now: call.now, access: &access, key: Some(key) };
     let (caller, arn) = (call.caller.principal(), key.arn.as_str());
-    if let Decision::Denied(reason @ (Reason::KeyPolicyDenies | Reason::IdentityPolicyDenies)) =
-        facts.decide_on_key(&call.shared.standard.of(key), None)
+    if let Decision::Denied(reason) = facts.decide_on_key(&call.shared.standard.of(key), None)
+        && reason.is_explicit()
     {
         return call.answer(Decision::Denied(reason), "RetireGrant", arn);
     }

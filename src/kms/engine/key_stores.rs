@@ -86,8 +86,7 @@ impl Engine {
             )?;
             call.permit(&*call.snapshot()?, "CreateCustomKeyStore", "*")?;
             if kind == CustomKeyStoreType::ExternalKeyStore {
-                let text = "kmsfs has no custom key stores of type EXTERNAL_KEY_STORE.";
-                return Err(KmsError::UnsupportedOperation(text.into()));
+                return Err(KmsError::UnsupportedOperation("kmsfs has no external key stores.".into()));
             }
             let members = (request.cloud_hsm_cluster_id, request.key_store_password, request.trust_anchor_certificate);
             let (Some(cluster), Some(password), Some(trust_anchor)) = members else {

@@ -6,7 +6,7 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
-use super::resolve::{Forms, usable};
+use super::resolve::Forms;
 use super::sign::MESSAGE;
 use crate::crypto::mac::MacKey;
 use crate::kms::KmsError;
@@ -73,7 +73,7 @@ impl Call<'_> {
     ) -> Result<Arc<KeyEntry>, KmsError> {
         let access = Access::to(operation).tokens(grant_tokens).with("kms:MacAlgorithm", algorithm.as_str());
         let key = self.key(&*self.snapshot()?, key_id, Forms::Any, access)?;
-        usable(&key)?;
+        self.usable(&key)?;
         let legal = Algorithms::of(key.record.spec, KeyUsage::GenerateVerifyMac).mac_algorithms;
         fits(&key, operation, KeyUsage::GenerateVerifyMac, algorithm, legal)?;
         Ok(key)

@@ -13,7 +13,7 @@ use super::check::Constraints;
 use super::evaluate::{document, flag};
 use super::lifecycle::{audited, blank, check_quota, metadata, put};
 use super::policies;
-use super::resolve::{Forms, does_not_exist, usable};
+use super::resolve::{Forms, does_not_exist};
 use super::tags::{check_tags, permit_tags, with_tags};
 use super::{Engine, Shared};
 use crate::kms::KmsError;
@@ -51,7 +51,7 @@ impl Engine {
                     set_of(&primary).filter(|_| is_primary(&primary)).ok_or_else(|| not_primary(&primary))?;
                 call.permit(change.snapshot(), creation(&request, &primary), "*")?;
                 permit_tags(call, change.snapshot(), region.as_str(), &request.tags)?;
-                usable(&primary)?;
+                call.usable(&primary)?;
                 let row_id = key_row_id(region.as_str(), &primary.record.key_id);
                 if change.snapshot().keys.get(&*row_id).is_some_and(|key| !key.is_tombstone()) {
                     let text = format!("{} already has a key in {region}.", primary.arn);
@@ -107,7 +107,7 @@ impl Engine {
                 let access = || Access::to(NAME).with("kms:PrimaryRegion", region.as_str());
                 let old = call.key(change.snapshot(), &key_id, Forms::Key, access())?;
                 let (primary, replicas) = set_of(&old).filter(|_| is_primary(&old)).ok_or_else(|| not_primary(&old))?;
-                usable(&old)?;
+                call.usable(&old)?;
                 if region.as_str() == primary {
                     return Err(KmsError::Validation(format!("{region} is the primary Region already.")));
                 }
@@ -117,7 +117,7 @@ impl Engine {
                     return Err(does_not_exist(&arn));
                 };
                 call.authorise(change.snapshot(), &access(), &new)?;
-                usable(&new)?;
+                call.usable(&new)?;
                 let others = replicas.into_iter().filter(|other| *other != region.as_str()).chain([primary]);
                 relate(change, &old, region.as_str(), &others.collect::<Vec<_>>())?;
                 for key in [&old, &new] {

@@ -1,5 +1,6 @@
 //! From the caller's words to the key: the four forms of a key id (KMS.md section 4).
 
+use super::Shared;
 use super::authorise::{Access, check_tokens, denied};
 use super::call::Call;
 use crate::kms::blob::KeyName;
@@ -7,7 +8,7 @@ use crate::kms::model::{Caller, KeyState};
 use crate::kms::store::{KeyEntry, Snapshot, alias_row_id};
 use crate::kms::{Engine, KmsError};
 use crate::sync::Arc;
-use crate::types::KeyArn;
+use crate::types::{AccountId, KeyArn, Timestamp};
 
 /// Which forms an operation takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,9 +33,10 @@ impl Engine {
     /// # Errors
     /// `DisabledException`, `KMSInvalidStateException`, or `NotFoundException` for a key that is gone.
     pub fn usable(&self, key: &KeyArn) -> Result<(), KmsError> {
-        let snapshot = self.shared.snapshot(self.shared.clock.now())?;
+        let now = self.shared.clock.now();
+        let snapshot = self.shared.snapshot(now)?;
         match KeyName::parse(key.key_id()).and_then(|name| snapshot.find_key(key.region(), &name)) {
-            Some(found) if found.arn == *key && !found.is_tombstone() => usable(found),
+            Some(found) if found.arn == *key && !found.is_tombstone() => self.shared.usable(found, now),
             _ => Err(does_not_exist(key.as_str())),
         }
     }
@@ -133,6 +135,9 @@ fn parse_arn<'t>(caller: &Caller, text: &'t str, rest: &'t str) -> Result<(&'t s
     else {
         return Err(KmsError::InvalidArn(text.to_owned()));
     };
+    if account.parse::<AccountId>().is_err() {
+        return Err(KmsError::InvalidArn(text.to_owned()));
+    }
     if region != caller.region().as_str() {
         return Err(KmsError::NotFound(format!("Invalid arn {region}")));
     }
@@ -155,12 +160,25 @@ pub fn does_not_exist(arn: &str) -> KmsError {
     KmsError::NotFound(format!("Key '{arn}' does not exist"))
 }
 
-/// Refuses keys whose state does not allow their use.
-pub fn usable(key: &KeyEntry) -> Result<(), KmsError> {
-    match key.state() {
-        KeyState::Enabled | KeyState::Updating => Ok(()),
-        KeyState::Disabled => Err(KmsError::Disabled(key.arn.clone())),
-        state => Err(KmsError::InvalidState { arn: key.arn.clone(), state }),
+impl Call<'_> {
+    /// Refuses keys whose state does not allow their use.
+    pub fn usable(&self, key: &KeyEntry) -> Result<(), KmsError> {
+        self.shared.usable(key, self.now)
+    }
+}
+
+impl Shared {
+    /// Refuses keys whose state at `now` does not allow their use. Material past its end counts as gone, whether or not
+    /// the disk has room for the change that deletes it.
+    fn usable(&self, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
+        match key.state() {
+            KeyState::Enabled | KeyState::Updating if key.is_lapsed(|| self.latest(now)) => {
+                Err(KmsError::InvalidState { arn: key.arn.clone(), state: KeyState::PendingImport })
+            }
+            KeyState::Enabled | KeyState::Updating => Ok(()),
+            KeyState::Disabled => Err(KmsError::Disabled(key.arn.clone())),
+            state => Err(KmsError::InvalidState { arn: key.arn.clone(), state }),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::lifecycle::{YEAR_DAYS, put};
 use super::maintain::rotate;
 use super::multi_region::{is_everywhere, not_a_replica, synchronize};
 use super::page::Pager;
-use super::resolve::{Forms, usable};
+use super::resolve::Forms;
 use crate::kms::KmsError;
 use crate::kms::model::*;
 use crate::kms::store::{Change, Import, KeyEntry, Material, Snapshot, key_row_id};
@@ -37,7 +37,7 @@ impl Engine {
         self.edit_key_as(caller, ("EnableKeyRotation", access), parameters, &key_id, |call, change, key| {
             rotates_automatically(key)?;
             not_a_replica(key)?;
-            usable(key)?;
+            call.usable(key)?;
             put(change, key, |record| {
                 let rotation = &mut record.rotation;
                 if !rotation.enabled || rotation.period_days != days {
@@ -55,7 +55,7 @@ impl Engine {
         self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |call, change, key| {
             rotates_automatically(key)?;
             not_a_replica(key)?;
-            usable(key)?;
+            call.usable(key)?;
             put(change, key, |record| {
                 record.rotation.enabled = false;
                 record.rotation.next = None;
@@ -95,7 +95,7 @@ impl Engine {
         self.edit_key(caller, "RotateKeyOnDemand", parameters, &request.key_id, |call, change, key| {
             rotatable(key)?;
             not_a_replica(key)?;
-            usable(key)?;
+            call.usable(key)?;
             if key.record.rotation.on_demand >= call.shared.resources().on_demand_rotations {
                 return Err(KmsError::LimitExceeded(format!(
                     "The on-demand rotations limit has been reached for the given keyId. No more on-demand rotations \

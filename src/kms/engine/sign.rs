@@ -6,7 +6,7 @@ use super::call::{Call, Effect::*};
 use super::check::Constraints;
 use super::crypt::{MAX_BLOB, proceed};
 use super::fit::{current, fits, mismatched, object};
-use super::resolve::{Forms, usable};
+use super::resolve::Forms;
 use crate::crypto::asymmetric::{Input, PairError, Scheme, SigningKey};
 use crate::kms::KmsError;
 use crate::kms::audit::{Canonical, Member};
@@ -30,7 +30,7 @@ impl Engine {
             Constraints::default().key_id("keyId", &request.key_id).done()?;
             let access = Access::to("GetPublicKey").tokens(&request.grant_tokens);
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
-            usable(&key)?;
+            call.usable(&key)?;
             let (spec, usage) = (key.record.spec, key.record.usage);
             if !matches!(spec.material(), Some(MaterialKind::Pair(_))) {
                 let text = format!("{} key spec is {spec} which is not valid for GetPublicKey.", key.arn);
@@ -134,7 +134,7 @@ impl Call<'_> {
             .with("kms:SigningAlgorithm", wanted.algorithm.as_str())
             .with("kms:MessageType", wanted.message_type.as_str());
         let key = self.key(&*self.snapshot()?, key_id, Forms::Any, access)?;
-        usable(&key)?;
+        self.usable(&key)?;
         let legal = Algorithms::of(key.record.spec, KeyUsage::SignVerify).signing_algorithms;
         fits(&key, wanted.operation, KeyUsage::SignVerify, wanted.algorithm, legal)?;
         Ok(key)

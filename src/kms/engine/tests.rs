@@ -17,6 +17,7 @@ mod permissions;
 mod policies;
 mod processes;
 mod records;
+mod rekey;
 mod scale;
 mod states;
 mod symmetric;

@@ -147,6 +147,7 @@ struct Fields {
     metered: bool,
     via_service: Option<String>,
     source_arn: Option<String>,
+    access_key_id: Option<String>,
     source_ip: String,
     user_agent: String,
     request_id: Option<String>,
@@ -159,7 +160,7 @@ impl Caller {
     pub fn new(principal: Principal, region: Region) -> Self {
         let user_agent = concat!("kmsfs/", env!("CARGO_PKG_VERSION")).to_owned();
         let (source_ip, identity) = ("127.0.0.1".to_owned(), OnceLock::new());
-        let (via_service, source_arn, request_id) = (None, None, None);
+        let (via_service, source_arn, access_key_id, request_id) = (None, None, None, None);
         let (local, metered) = (false, false);
         let fields = Fields {
             principal,
@@ -168,6 +169,7 @@ impl Caller {
             metered,
             via_service,
             source_arn,
+            access_key_id,
             source_ip,
             user_agent,
             request_id,
@@ -209,6 +211,12 @@ impl Caller {
     #[must_use]
     pub fn for_resource(self, arn: impl Into<String>) -> Self {
         self.changed(|fields| fields.source_arn = Some(arn.into()))
+    }
+
+    /// The access key that signed the request.
+    #[must_use]
+    pub fn signed_by(self, access_key_id: impl Into<String>) -> Self {
+        self.changed(|fields| fields.access_key_id = Some(access_key_id.into()))
     }
 
     /// The same caller in another Region.
@@ -265,6 +273,11 @@ impl Caller {
     /// The resource for which the service calls.
     pub fn source_arn(&self) -> Option<&str> {
         self.0.source_arn.as_deref()
+    }
+
+    /// The id of the access key that signed; absent where nothing was signed.
+    pub fn access_key_id(&self) -> Option<&str> {
+        self.0.access_key_id.as_deref()
     }
 
     /// The caller's address.

@@ -65,6 +65,9 @@ pub enum Reason {
     KeyPolicyDenies,
     /// A statement of an identity policy denies it.
     IdentityPolicyDenies,
+    /// A statement denies it to a caller of another account, whom nothing that the key's owner said lets in: that
+    /// the key is there is not told.
+    DeniesUnseen,
     /// Neither the key policy nor a grant allows it.
     NoKeyPolicy,
     /// The operation is never possible from another account.
@@ -74,12 +77,17 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether a statement denies it, so that nothing can allow it.
+    pub fn is_explicit(self) -> bool {
+        matches!(self, Self::KeyPolicyDenies | Self::IdentityPolicyDenies | Self::DeniesUnseen)
+    }
+
     /// How AWS ends its text, `action` with `kms:`.
     pub fn text(self, action: &str) -> String {
         match self {
             Self::KeyPolicyDenies => "with an explicit deny in a resource-based policy".into(),
             Self::IdentityPolicyDenies => "with an explicit deny in an identity-based policy".into(),
-            Self::NoKeyPolicy | Self::ForeignManagement => {
+            Self::NoKeyPolicy | Self::ForeignManagement | Self::DeniesUnseen => {
                 format!("because no resource-based policy allows the {action} action")
             }
             Self::NoIdentityPolicy => format!("because no identity-based policy allows the {action} action"),
@@ -161,17 +169,19 @@ pub fn decide(question: &Question<'_>, observe: Option<&mut dyn FnMut(&Step<'_>)
     }
     let allowed_by_identity = identity.allows != Reach::None;
     let denied = |reason| Decision::Denied(reason);
-    if owner.denies {
-        return denied(Reason::KeyPolicyDenies);
-    }
-    if identity.denies {
-        return denied(Reason::IdentityPolicyDenies);
+    let of_owner = |key: &KeyPolicy<'_>| request.principal.account().as_str() == key.owner;
+    if owner.denies || identity.denies {
+        let reason = if owner.denies { Reason::KeyPolicyDenies } else { Reason::IdentityPolicyDenies };
+        let lets_in =
+            |key: &KeyPolicy<'_>| owner.allows != Reach::None || (key.grants)().iter().any(|one| one.refusal.is_none());
+        let is_seen = |key: &KeyPolicy<'_>| explains || of_owner(key) || lets_in(key);
+        return denied(if question.key.as_ref().is_none_or(is_seen) { reason } else { Reason::DeniesUnseen });
     }
     let Some(key) = &question.key else {
         return if allowed_by_identity { Decision::Allowed { grant: None } } else { denied(Reason::NoIdentityPolicy) };
     };
     // In its own account a caller whom the owner names needs nothing else; otherwise its account must agree.
-    let same_account = request.principal.account().as_str() == key.owner;
+    let same_account = of_owner(key);
     let suffices = |reach: Reach| match reach {
         Reach::None => false,
         Reach::Account => allowed_by_identity,

@@ -113,8 +113,7 @@ impl<'a> Change<'a> {
         let Inner { connection, cache } = inner;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for event in &self.events {
-            tx.prepare_cached("INSERT INTO audit_outbox(event_id, head, tail) VALUES (?1, ?2, ?3)")?
-                .execute(params![event.event_id, event.head, event.tail])?;
+            outbox(event, &tx)?;
         }
         if self.edits.is_empty() {
             return Ok(tx.commit()?);
@@ -182,8 +181,18 @@ impl<'a> Change<'a> {
     }
 }
 
+/// Notes an event that the audit log does not have yet.
+pub fn outbox(event: &Rendered, to: &rusqlite::Connection) -> rusqlite::Result<()> {
+    to.prepare_cached("INSERT INTO audit_outbox(event_id, head, tail) VALUES (?1, ?2, ?3)")?.execute(params![
+        event.event_id,
+        event.head,
+        event.tail
+    ])?;
+    Ok(())
+}
+
 /// Seals and authenticates every row anew under `to`; the ledger under `to`.
-fn rewrap(
+pub fn rewrap(
     tx: &rusqlite::Connection,
     home: &Home,
     from: &DomainKeys,

@@ -254,6 +254,8 @@ pub struct KeyEntry {
     pub account: AccountId,
     state: KeyState,
     is_tombstone: bool,
+    /// Whether material that it ever encrypted with expires.
+    expires: bool,
     pub spec: KeySpec,
     pub usage: KeyUsage,
     pub manager: KeyManager,
@@ -283,11 +285,12 @@ impl KeyEntry {
             KeyState::Enabled | KeyState::Disabled if unavailable => KeyState::Unavailable,
             state => state,
         };
-        Self {
+        let mut entry = Self {
             arn,
             account,
             state,
             is_tombstone: record.destroyed.is_some(),
+            expires: false,
             spec: record.spec,
             usage: record.usage,
             manager: record.manager,
@@ -296,6 +299,23 @@ impl KeyEntry {
             policy: OnceLock::new(),
             materials,
             record,
+        };
+        let expires = entry.used().any(|material| material.expiry_due().is_some());
+        entry.expires = expires;
+        entry
+    }
+
+    /// The material that encrypts and decrypts: the current, and what was before it.
+    fn used(&self) -> impl Iterator<Item = &Arc<Material>> {
+        let until = self.current().map(|current| current.record.generation);
+        self.materials.iter().filter(move |material| Some(material.record.generation) <= until)
+    }
+
+    /// Whether material that it ever encrypted with is past its end. The time is asked for only where some ends.
+    pub fn is_lapsed(&self, now: impl FnOnce() -> Timestamp) -> bool {
+        self.expires && {
+            let now = now();
+            self.used().any(|material| material.expiry_due().is_some_and(|end| now >= end))
         }
     }
 
@@ -329,9 +349,7 @@ impl KeyEntry {
 
     /// Whether the material that encrypts and decrypts is all there: if not, an imported key is `PendingImport`.
     pub fn is_complete(&self) -> bool {
-        let Some(current) = self.current() else { return false };
-        let used = |material: &&Arc<Material>| material.record.generation <= current.record.generation;
-        self.materials.iter().filter(used).all(|material| material.secret().is_some())
+        self.current().is_some() && self.used().all(|material| material.secret().is_some())
     }
 
     /// When the first of its imported materials expires.

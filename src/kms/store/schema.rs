@@ -158,6 +158,19 @@ fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connect
     Ok(connection)
 }
 
+/// Refuses a database that others have open, and keeps them out until it is opened anew: leaving the write-ahead mode
+/// needs one that nobody else has open.
+pub fn claim(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    connection.busy_timeout(Duration::ZERO)?;
+    match connection.pragma_update(None, "journal_mode", "DELETE") {
+        Err(rusqlite::Error::SqliteFailure(error, _)) if matches!(error.code, DatabaseBusy | DatabaseLocked) => {
+            Err(StoreError::InUse(path.to_owned()))
+        }
+        done => Ok(done?),
+    }
+}
+
 /// Refuses a file that is no database of this program or an earlier one, or whose structure is damaged.
 pub fn check_readable(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: path.to_owned(), what };

@@ -269,7 +269,7 @@ pub fn state_record(ledger: &Ledger, revision: u64, domain: &DomainKeys) -> Stat
     StateRecord { epoch: domain.epoch, revision, digest }
 }
 
-fn not_current(path: PathBuf, body: &RootBody, state: &StateRecord) -> StoreError {
+pub fn not_current(path: PathBuf, body: &RootBody, state: &StateRecord) -> StoreError {
     let known: Vec<String> = body.states.iter().map(|state| state.revision.to_string()).collect();
     let what = match body.states.iter().any(|known| known.revision == state.revision) {
         true => format!("its rows are not those of revision {}", state.revision),

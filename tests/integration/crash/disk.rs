@@ -43,6 +43,8 @@ pub struct Disk {
     files: BTreeMap<u64, File>,
     /// By number of records done, how many metadata operations are durable at least.
     durable: Vec<usize>,
+    /// The page of a file whose last two sectors are the records of its header.
+    records_page: u64,
 }
 
 /// A moment at which the power is cut.
@@ -86,7 +88,7 @@ pub fn draw(entropy: &dyn Entropy, count: usize) -> usize {
 impl Disk {
     /// `base` records at the start are durable at every cut.
     pub fn new(records: Vec<Record>, base: usize) -> Self {
-        let mut disk = Self { records: Vec::new(), files: BTreeMap::new(), durable: Vec::new() };
+        let mut disk = Self { records: Vec::new(), files: BTreeMap::new(), durable: Vec::new(), records_page: 0 };
         let mut touched = Touched::default();
         let mut durable = 0;
         disk.durable.push(durable);
@@ -110,6 +112,11 @@ impl Disk {
         }
         disk.records = records;
         disk
+    }
+
+    /// The same, for headers of so many bytes.
+    pub fn with_headers_of(self, len: usize) -> Self {
+        Self { records_page: len as u64 / PAGE - 1, ..self }
     }
 
     /// How many metadata operations are durable at least when `done` operations are done.
@@ -147,7 +154,9 @@ impl Disk {
         for record in &self.records[..cut.journal] {
             match record {
                 Record::Write { .. } | Record::SetLen { .. } | Record::Allocate { .. } => continue,
-                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => continue,
+                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {
+                    continue;
+                }
                 Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => made.push(*ino),
                 _ => {}
             }
@@ -155,7 +164,7 @@ impl Disk {
         }
         for ino in made {
             let file = &self.files[&ino];
-            for (page, data) in file.on_disk(cut, pages) {
+            for (page, data) in file.on_disk(cut, pages, self.records_page) {
                 replay.apply(&Record::Write { ino, offset: page * PAGE, data: data.to_vec() }).unwrap();
             }
             replay.apply(&Record::SetLen { ino, len: file.size(cut.journal) }).unwrap();
@@ -220,13 +229,15 @@ impl File {
     }
 
     /// The pages that a cut leaves.
-    fn on_disk(&self, cut: Cut, pick: &Pages) -> Vec<(u64, Bytes)> {
+    fn on_disk(&self, cut: Cut, pick: &Pages, records_page: u64) -> Vec<(u64, Bytes)> {
         let flushed = self.flushed.iter().copied().filter(|&count| count <= cut.done).max().unwrap_or(0);
         let page = |(page, events): (&u64, &Vec<(usize, Event)>)| {
             let versions = versions(events, cut, flushed);
             let first = pick.pick(versions.len());
             let mut bytes = versions[first].clone()?;
-            if let (0, Pages::Any(entropy)) = (*page, pick) {
+            if let Pages::Any(entropy) = pick
+                && *page == records_page
+            {
                 tear(&mut bytes, &versions[first..], entropy);
             }
             Some((*page, bytes))
@@ -333,7 +344,7 @@ impl Touched {
             | Record::SetInodeFlags { ino, .. } => {
                 self.any.insert(*ino, number + 1);
             }
-            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => {}
+            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {}
         }
     }
 

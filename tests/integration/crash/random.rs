@@ -45,6 +45,18 @@ pub fn new_volume(ordered_metadata: bool) -> Run {
     Run::begin(Fixture::new(backing, clock()), Tree::new(), Vec::new())
 }
 
+/// An empty volume whose headers have four pages each, which reach the disk independently of each other.
+pub fn new_volume_with_long_headers() -> Run {
+    let backing = Faulty::new(Memory::with_options(clock(), MemoryOptions::default()), FaultPlan::new());
+    backing.start_recording();
+    Run::begin(Fixture::new(backing, clock()).with_long_headers(), Tree::new(), Vec::new())
+}
+
+/// The record of a run, taken apart.
+pub fn disk_of(run: &Run) -> Disk {
+    Disk::new(run.records.clone(), run.base()).with_headers_of(run.volume.fixture.geometry.header_len())
+}
+
 /// Cuts the power once and checks everything.
 pub fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_metadata: bool) {
     if let Some(home) = &run.volume.fixture.record {

@@ -1,7 +1,7 @@
 //! A workload on a recorded volume, and what the volume held after each of its steps.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use kmsfs::content::{Content, Rewrapped};
 use kmsfs::keys::RewrapJob;
@@ -30,6 +30,8 @@ pub enum Step {
     Zero(Path, u64, u64),
     Reserve(Path, u64, u64),
     Fsync(Path),
+    /// An fsync, and a write like [`Step::Write`] that the flush misses: it is done before the fsync is.
+    FsyncBeside(Path, u64, usize),
     Fdatasync(Path),
     FsyncDir(Path),
     Mkdir(Path),
@@ -137,7 +139,8 @@ impl Run {
         self.volume.fixture.backing.start_recording();
         if done.is_ok() {
             let flushes = |record: &Record| matches!(record, Record::Sync { .. } | Record::SyncDir { .. });
-            let must_flush = matches!(step, Step::Fsync(_) | Step::Fdatasync(_) | Step::FsyncDir(_));
+            let must_flush =
+                matches!(step, Step::Fsync(_) | Step::FsyncBeside(..) | Step::Fdatasync(_) | Step::FsyncDir(_));
             assert!(!must_flush || log.iter().any(flushes), "{step:?} reached the disk");
         } else {
             tree = self.tree().clone();
@@ -166,14 +169,31 @@ impl Run {
                 tree.insert(path.into(), Node::File(file));
             }
             Step::Write(path, offset, len) => {
-                let data: Vec<u8> = (0..len).map(|at| ((number * 37 + at / 509) % 255) as u8 + 1).collect();
                 let (file, handle) = self.file(path)?;
+                let data = bytes(number, len);
                 self.volume.write(handle, offset, &data)?;
-                self.change(number, file, |content| {
-                    let end = offset as usize + len;
-                    content.resize(content.len().max(end), 0);
-                    content[offset as usize..end].copy_from_slice(&data);
+                self.written(number, file, offset, &data);
+            }
+            Step::FsyncBeside(path, offset, len) => {
+                let (file, handle) = self.file(path)?;
+                let data = bytes(number, len);
+                let version = self.files[file].versions.len() - 1;
+                let (flushed, is_flushed) = mpsc::channel();
+                let (written, is_written) = mpsc::channel();
+                self.volume.fixture.backing.plan().beside_next_flush(move || {
+                    flushed.send(()).expect("the writer waits");
+                    is_written.recv().expect("the writer writes");
                 });
+                let volume = &self.volume;
+                std::thread::scope(|scope| {
+                    let synced = scope.spawn(move || volume.fsync(handle, false));
+                    is_flushed.recv().expect("it flushes");
+                    let wrote = volume.write(handle, offset, &data);
+                    written.send(()).expect("the flush waits");
+                    wrote.and(synced.join().expect("no panic"))
+                })?;
+                self.files[file].flushed.push((number, version));
+                self.written(number, file, offset, &bytes(number, len));
             }
             Step::SetLen(path, len) => {
                 let (file, handle) = self.file(path)?;
@@ -283,6 +303,14 @@ impl Run {
         Ok((file, handle))
     }
 
+    fn written(&mut self, number: usize, file: usize, offset: u64, data: &[u8]) {
+        self.change(number, file, |content| {
+            let end = offset as usize + data.len();
+            content.resize(content.len().max(end), 0);
+            content[offset as usize..end].copy_from_slice(data);
+        });
+    }
+
     fn change(&mut self, number: usize, file: usize, change: impl FnOnce(&mut Vec<u8>)) {
         let mut content = self.files[file].content().to_vec();
         change(&mut content);
@@ -328,6 +356,11 @@ impl Run {
         assert_eq!(rewrapped, Rewrapped::Yes);
         Ok(())
     }
+}
+
+/// What a step writes.
+fn bytes(number: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| ((number * 37 + at / 509) % 255) as u8 + 1).collect()
 }
 
 /// Takes an object and all below it out of a tree; paths relative to it.

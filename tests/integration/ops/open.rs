@@ -69,6 +69,28 @@ fn an_unknown_volume_needs_trust_and_is_then_remembered() {
 }
 
 #[test]
+fn a_trusted_volume_opens_and_is_remembered() {
+    let host = Host::new();
+    let dir = host.volume();
+    let first = host.open(dir.path(), OpenOptions::default()).expect("open");
+    // The registry of a host that has the keys and has never seen the volume.
+    let fresh = Host::new();
+    let registry = fresh.engine.registry();
+    let open = |options| {
+        let found = FoundVolume::find(dir.path()).expect("found");
+        let service = host.service(&found.volume_id());
+        found.open(&*service, &registry, options)
+    };
+    assert!(matches!(open(OpenOptions::default()), Err(VolumeError::Unknown(_))));
+    assert_eq!(registry.get(&first.config.volume_id).expect("registry"), None);
+    let trusted = open(OpenOptions { trust_new_volume: true, ..OpenOptions::default() }).expect("trusted");
+    assert_eq!(trusted.config.volume_id, first.config.volume_id);
+    let (known, there) = (registry.get(&first.config.volume_id), host.engine.registry().get(&first.config.volume_id));
+    assert_eq!(known.expect("registry"), there.expect("registry"));
+    open(OpenOptions::default()).expect("known now");
+}
+
+#[test]
 fn damage_of_the_configuration_stops_and_its_copy_restores_it() {
     let host = Host::new();
     let dir = host.volume();
@@ -149,6 +171,41 @@ fn a_damaged_copy_does_not_stop_a_mount_and_is_renewed() {
     host.open(dir.path(), OpenOptions::default()).expect("open");
     config::refresh_copy(dir.path(), &config::open_meta(dir.path()).expect("open")).expect("renewed");
     assert_eq!(fs::read(&copy).expect("read"), good);
+}
+
+#[test]
+fn a_power_cut_within_an_update_of_the_configuration_harms_nothing() {
+    let host = Host::new();
+    let dir = host.volume();
+    let meta = config::open_meta(dir.path()).expect("open");
+    let file = |name: &str| dir.path().join(".kmsfs").join(name);
+    let opened = host.open(dir.path(), OpenOptions::default()).expect("open");
+    let old = fs::read(file("volume")).expect("read");
+    let next = VolumeConfig { config_seq: opened.config.config_seq + 1, ..opened.config.clone() };
+    let new = next.encode(&opened.keys).expect("encode");
+    // Of a temporary file that was not flushed the disk has any sectors, in its full length or not.
+    let mut parts: Vec<Vec<u8>> = (0..=new.len()).step_by(512).map(|len| new[..len].to_vec()).collect();
+    parts.push(vec![0; new.len()]);
+    parts.push([&vec![0; 512][..], &new[512..]].concat());
+    // Each step is durable before the next begins, so these are all states that there are.
+    let first = parts.iter().map(|part| (&old, &old, "volume.tmp", &part[..]));
+    let second = parts.iter().map(|part| (&new, &old, "volume.bak.tmp", &part[..]));
+    let states: Vec<_> = first.chain(second).chain([(&new, &new, "volume.tmp", &b""[..])]).collect();
+    for (volume, copy, temporary, part) in states {
+        for (name, bytes) in [("volume", &volume[..]), ("volume.bak", copy), (temporary, part)] {
+            fs::write(file(name), bytes).expect("write");
+        }
+        let found = host.open(dir.path(), OpenOptions::default()).expect("it opens");
+        assert_eq!(found.config.config_seq, opened.config.config_seq + u64::from(*volume == new));
+        config::refresh_copy(dir.path(), &meta).expect("renewed");
+        assert_eq!(fs::read(file("volume.bak")).expect("read"), *volume);
+        fs::write(file("volume.bak"), copy).expect("write");
+    }
+    fs::write(file("volume.tmp"), b"left over").expect("write");
+    let last = VolumeConfig { config_seq: next.config_seq + 1, ..next };
+    config::write(dir.path(), &meta, &last, &opened.keys).expect("the next update");
+    let found = host.open(dir.path(), OpenOptions::default()).expect("open");
+    assert_eq!(found.config.config_seq, last.config_seq);
 }
 
 #[test]

@@ -38,6 +38,10 @@ fn a_signed_request_is_executed_and_recorded_under_its_id() {
     assert!(
         record.contains("DisabledException") && record.contains(":user/administrator") && record.contains("127.0.0.1")
     );
+    // And the access key that signed, whose secret is nowhere.
+    let record: serde_json::Value = serde_json::from_str(record).expect("JSON");
+    assert_eq!(record["userIdentity"]["accessKeyId"], keys.access_key.access_key_id.as_str());
+    assert!(!log.contains(&*keys.access_key.secret_access_key));
 }
 
 #[test]
@@ -146,7 +150,9 @@ fn local_users_need_no_signature() {
     keys.engine.audit().flush().expect("written");
     let log = std::fs::read_to_string(keys.dir.path().join("kms/audit/000001.jsonl")).expect("the log");
     let user = kmsfs::sys::user::own_name();
-    assert!(log.lines().last().expect("a record").contains(&format!(":user/{user}")));
+    let last: serde_json::Value = serde_json::from_str(log.lines().last().expect("a record")).expect("JSON");
+    assert!(last["userIdentity"]["arn"].as_str().expect("an ARN").ends_with(&format!(":user/{user}")));
+    assert_eq!(last["userIdentity"]["accessKeyId"], serde_json::Value::Null, "what nobody checked is not recorded");
 }
 
 #[test]
@@ -160,8 +166,10 @@ fn what_is_no_operation_of_kms() {
     let bad = Signed { body: "{nope".into(), ..Signed::new(&keys, "ListKeys", &json!({})) };
     assert_eq!(bad.send(&server).code(), "SerializationException");
     assert_eq!(send(&server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").text(), "ok\n");
-    assert_eq!(send(&server, b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n").status, 404);
-    assert_eq!(send(&server, b"DELETE / HTTP/1.1\r\nhost: x\r\n\r\n").status, 404);
+    for nothing in [&b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n"[..], b"DELETE / HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let answer = send(&server, nothing);
+        assert_eq!((answer.status, answer.code()), (404, "UnknownOperationException".into()));
+    }
     assert_eq!(send(&server, b"nonsense\r\n\r\n").status, 400);
     let metrics = send(&server, b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").text();
     for line in [
@@ -212,7 +220,9 @@ fn large_and_slow_requests_end() {
     let server = keys.serve(limits);
     let long =
         Signed { body: format!("{{\"a\":\"{}\"}}", "x".repeat(1000)), ..Signed::new(&keys, "ListKeys", &json!({})) };
-    assert_eq!(long.send(&server).status, 413);
+    let refused = long.send(&server);
+    assert_eq!((refused.status, refused.code()), (413, "RequestEntityTooLargeException".into()));
+    assert_eq!(refused.message(), "The body of a request can have at most 1000 bytes.");
     let chunked = format!(
         "POST / HTTP/1.1\r\nhost: x\r\nx-amz-target: TrentService.ListKeys\r\ntransfer-encoding: chunked\r\n\r\n\
          7d0\r\n{}\r\n0\r\n\r\n",
@@ -223,7 +233,7 @@ fn large_and_slow_requests_end() {
     assert_eq!(send(&server, heads.as_bytes()).status, 431);
     // A body that never comes.
     let stalled = send(&server, b"POST / HTTP/1.1\r\nhost: x\r\nx-amz-target: T\r\ncontent-length: 5\r\n\r\n");
-    assert_eq!(stalled.status, 408);
+    assert_eq!((stalled.status, stalled.code()), (408, "RequestTimeoutException".into()));
     // A head that never ends: the connection is closed.
     let mut stream = TcpStream::connect(server.address).expect("connected");
     stream.write_all(b"POST / HTTP/1.1\r\nhost:").expect("sent");

@@ -524,3 +524,37 @@ fn key_pairs_and_mac_keys_are_imported() {
     };
     assert_eq!(code(bench.engine.create_key(&bench.alice, ml_dsa)), "UnsupportedOperationException");
 }
+
+#[test]
+fn material_past_its_end_is_refused_also_where_nothing_can_be_written() {
+    let bench = Bench::new();
+    let importer = Importer::new(&bench, &bench.alice);
+    let key = bench.external();
+    let until = bench.clock.now().plus_days(2);
+    let expires = |request: &mut ImportKeyMaterialRequest| {
+        (request.expiration_model, request.valid_to) = (None, Some(until));
+    };
+    importer.import(&key, &[1; 32], expires).expect("imported");
+    let blob = bench.encrypt(&key, b"x").expect("encrypted");
+    bench.days(1);
+    bench.decrypt(&blob).expect("still there");
+    // No root file can be written, so no change can be made.
+    let obstacle = bench.home().join("root.json.new");
+    std::fs::create_dir(&obstacle).expect("made");
+    bench.days(1);
+    for _ in 0..2 {
+        assert_eq!(bench.decrypt(&blob).expect_err("expired").code(), "KMSInvalidStateException");
+        let refused = bench.encrypt(&key, b"x").expect_err("expired");
+        assert!(refused.to_string().ends_with(" is pending import."), "{refused}");
+        let arn = bench.describe(&key).expect("there").arn;
+        assert!(bench.engine.usable(&arn).is_err());
+    }
+    assert!(events(&bench, "DeleteExpiredKeyMaterial").is_empty());
+    std::fs::remove_dir(&obstacle).expect("removed");
+    bench.clock.advance(std::time::Duration::from_secs(61));
+    bench.decrypt(&blob).expect_err("gone");
+    assert_eq!(bench.describe(&key).expect("there").key_state, KeyState::PendingImport);
+    assert_eq!(events(&bench, "DeleteExpiredKeyMaterial").len(), 1);
+    importer.import(&key, &[1; 32], |_| {}).expect("the same material");
+    bench.decrypt(&blob).expect("there again");
+}

@@ -104,6 +104,18 @@ fn other_accounts_learn_nothing() {
     assert_eq!(with_token(arn.to_string()), with_token(absent_of(&arn)));
 }
 
+#[test]
+fn arns_without_an_account_are_none() {
+    let bench = Bench::new();
+    let arn = bench.describe(&bench.key()).expect("there").arn;
+    for account in ["", "1", "00000000000a", "0000000000000"] {
+        for region in ["us-east-1", "eu-west-1"] {
+            let text = arn.as_str().replace("us-east-1:000000000000", &format!("{region}:{account}"));
+            assert_eq!(bench.describe(&text).expect_err("malformed").code(), "InvalidArnException", "{text}");
+        }
+    }
+}
+
 fn absent_of(arn: &KeyArn) -> String {
     arn.as_str().replace(arn.key_id(), "00000000-0000-4000-8000-000000000000")
 }

@@ -280,6 +280,78 @@ fn a_blob_does_not_tell_whether_another_account_has_its_key() {
 }
 
 #[test]
+fn a_plain_id_in_a_ciphertext_is_of_any_account() {
+    let bench = Bench::new();
+    let (key, other) = (bench.key(), bench.key());
+    let arn = bench.describe(&key).expect("there").arn;
+    let blob = bench.encrypt(&key, b"x").expect("encrypted");
+    let bob = administrator(&bench, OTHER, "bob");
+    let decrypt = |key_id: &str, blob: &[u8]| {
+        let request = DecryptRequest {
+            ciphertext_blob: blob.to_vec(),
+            encryption_context: context(),
+            key_id: Some(key_id.to_owned()),
+            ..Default::default()
+        };
+        bench.engine.decrypt(&bob, request).map(|answer| answer.key_id).map_err(|error| error.code())
+    };
+    assert_eq!(decrypt(&key, &blob), Err("AccessDeniedException"));
+    let allow = json!({"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": ["kms:Decrypt", "kms:ReEncrypt*"],
+        "Resource": "*"});
+    put(&bench, &key, &root_and(&[allow])).expect("put");
+    assert_eq!(decrypt(&key, &blob), Ok(arn.clone()));
+    assert_eq!(decrypt(arn.as_str(), &blob), Ok(arn.clone()));
+    // Only the id that the ciphertext has, and of ciphertext only.
+    assert_eq!(decrypt(&other, &blob), Err("NotFoundException"));
+    let own = bench.engine.create_key(&bob, CreateKeyRequest::default()).expect("created").key_metadata.key_id;
+    assert_eq!(decrypt(&own, &blob), Err("IncorrectKeyException"));
+    let describe = DescribeKeyRequest { key_id: key.clone(), ..Default::default() };
+    assert_eq!(bench.engine.describe_key(&bob, describe).expect_err("foreign").code(), "NotFoundException");
+    let re_encrypt = |to: &str| {
+        let request = ReEncryptRequest {
+            ciphertext_blob: blob.clone(),
+            source_key_id: Some(key.clone()),
+            source_encryption_context: context(),
+            destination_key_id: to.to_owned(),
+            ..Default::default()
+        };
+        bench.engine.re_encrypt(&bob, request).map(|answer| answer.source_key_id).map_err(|error| error.code())
+    };
+    assert_eq!(re_encrypt(&own), Ok(arn.clone()));
+    let stay = json!({"Effect": "Deny", "Principal": "*", "Action": "kms:ReEncrypt*", "Resource": "*",
+        "Condition": {"Bool": {"kms:ReEncryptOnSameKey": "false"}}});
+    let allow = json!({"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": "kms:ReEncrypt*", "Resource": "*"});
+    put(&bench, &key, &root_and(&[allow, stay])).expect("put");
+    assert_eq!(re_encrypt(&own), Err("AccessDeniedException"));
+    assert_eq!(re_encrypt(arn.as_str()), Ok(arn), "it is the same key, by whichever name");
+}
+
+#[test]
+fn a_deny_of_ones_own_does_not_tell_whether_a_foreign_key_is_there() {
+    let bench = Bench::new();
+    let (key, shared) = (bench.key(), bench.key());
+    let [arn, shared] = [key, shared].map(|key| bench.describe(&key).expect("there").arn);
+    let deny = json!({"Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"},
+        {"Effect": "Deny", "Action": "kms:Describe*", "Resource": "*"}]});
+    let bob = user(&bench, OTHER, "bob", Some(&deny.to_string()));
+    let refusal = |arn: &str| {
+        let request = DescribeKeyRequest { key_id: arn.to_owned(), ..Default::default() };
+        reason(bench.engine.describe_key(&bob, request).expect_err("denied"))
+    };
+    let absent = arn.as_str().replace(arn.key_id(), "00000000-0000-4000-8000-000000000000");
+    let unknown = "because no resource-based policy allows the kms:DescribeKey action";
+    assert_eq!([refusal(arn.as_str()), refusal(&absent)], [unknown, unknown]);
+    // Nor does a statement of its owner against everybody.
+    let nobody = json!({"Effect": "Deny", "Principal": {"AWS": OTHER}, "Action": "kms:*", "Resource": "*"});
+    put(&bench, arn.as_str(), &root_and(&[nobody])).expect("put");
+    assert_eq!(refusal(arn.as_str()), unknown);
+    // Who was let in knows the key, and is told.
+    let allow = json!({"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": "kms:*", "Resource": "*"});
+    put(&bench, shared.as_str(), &root_and(&[allow])).expect("put");
+    assert_eq!(refusal(shared.as_str()), "with an explicit deny in an identity-based policy");
+}
+
+#[test]
 fn aws_managed_keys_keep_their_policy() {
     let bench = Bench::new();
     let poor = user(&bench, ACCOUNT, "poor", None);

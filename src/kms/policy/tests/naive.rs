@@ -11,6 +11,8 @@ pub struct Asked<'a> {
     pub resource: &'a str,
     pub attributes: &'a Map,
     pub owner: &'a str,
+    /// Asked by somebody who may know everything.
+    pub explained: bool,
 }
 
 /// `Ok` or the part of AWS's text that says why not. `grants`: for each grant that fits, whether it names the caller.
@@ -21,15 +23,17 @@ pub fn allowed(asked: &Asked<'_>, key: &Value, identity: &[Value], grants: &[boo
     let any_key = |effect: &str, who: &dyn Fn(&str) -> bool| {
         statements(key).iter().any(|s| s["Effect"] == effect && who(named(s, asked)) && applies(key, s, asked))
     };
+    let lets_in = any_key("Allow", &|who| who != "nobody") || !grants.is_empty();
+    let deny = |reason| if own || lets_in || asked.explained { reason } else { "deny unseen" };
     if any_key("Deny", &|who| who != "nobody") {
-        return Err("deny resource");
+        return Err(deny("deny resource"));
     }
     let any_identity = |effect: &str| {
         let of = |policy: &Value| statements(policy).iter().any(|s| s["Effect"] == effect && applies(policy, s, asked));
         identity.iter().any(of)
     };
     if any_identity("Deny") {
-        return Err("deny identity");
+        return Err(deny("deny identity"));
     }
     let iam = any_identity("Allow");
     let allows = |wanted: &str| any_key("Allow", &|who| who == wanted);

@@ -187,7 +187,7 @@ proptest! {
         grants in vec(any::<bool>(), 0..2),
         explains in any::<bool>(),
     ) {
-        let asked = Asked { principal: who, action, resource, attributes: &attributes, owner: OWNER };
+        let asked = Asked { principal: who, action, resource, attributes: &attributes, owner: OWNER, explained: explains };
         let expected = naive::allowed(&asked, &key, &identity, &grants);
 
         let policy = Policy::parse(&key.to_string(), Kind::Key).expect("a policy");
@@ -212,6 +212,7 @@ proptest! {
             Decision::Denied(Reason::KeyPolicyDenies) => Err("deny resource"),
             Decision::Denied(Reason::IdentityPolicyDenies) => Err("deny identity"),
             Decision::Denied(Reason::NoKeyPolicy | Reason::ForeignManagement) => Err("no resource"),
+            Decision::Denied(Reason::DeniesUnseen) => Err("deny unseen"),
             Decision::Denied(Reason::NoIdentityPolicy) => Err("no identity"),
         };
         prop_assert_eq!(found, expected);

@@ -1,0 +1,53 @@
+//! A new root key: every secret of the database sealed anew under a domain key that only the new root key unwraps.
+
+use rusqlite::TransactionBehavior;
+
+use super::change::{outbox, rewrap};
+use super::schema::{self, Durability};
+use super::{StoreError, rows, state};
+use crate::env::Entropy;
+use crate::kms::audit::Rendered;
+use crate::kms::crash;
+use crate::kms::custody::{Home, Renewed, Unlock};
+
+/// Gives `home` a new root key, and its database a new epoch under it. The slots that remain are those that `unlock`
+/// and the key file open, with their secrets; all others go.
+///
+/// One root file, the first under the new root key, vouches for the database before and after its commit: a crash
+/// leaves the old state under the old root key, the old state under the new one, or the new state.
+///
+/// # Errors
+/// [`StoreError::InUse`] if another process has the database open: it knows the old root key only.
+pub fn rekey(home: &Home, unlock: &Unlock, event: &Rendered, entropy: &dyn Entropy) -> Result<Renewed, StoreError> {
+    let path = home.database();
+    let held = home.lock()?;
+    let mut connection = schema::connect(&path, Durability::Full)?;
+    schema::upgrade(&connection, &path)?;
+    schema::claim(&connection, &path)?;
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let body = home.read_root()?;
+    let cache = state::load(&tx, home, &body, None)?;
+    let before = cache.state();
+    if !body.states.contains(&before) {
+        return Err(state::not_current(path, &body, &before));
+    }
+    let mut renewed = home.renew(&body, cache.domain.epoch, unlock, entropy)?;
+    let epoch = body.domains.iter().map(|domain| domain.epoch).max().unwrap_or(0) + 1;
+    renewed.home.push_domain(&mut renewed.body, epoch, entropy);
+    let domain = renewed.home.domain_keys(&renewed.body, epoch).expect("made a line above");
+    let ledger = rewrap(&tx, home, &cache.domain, &domain, entropy)?;
+    let revision = cache.revision + 1;
+    rows::set_meta("epoch", epoch, &tx)?;
+    rows::set_meta("revision", revision, &tx)?;
+    outbox(event, &tx)?;
+    crash::point();
+    let after = state::state_record(&ledger, revision, &domain);
+    renewed.body.states = vec![before, after.clone()];
+    renewed.home.write_root(&held, &renewed.body)?;
+    crash::point();
+    tx.commit()?;
+    crash::point();
+    Home::settle(&mut renewed.body, vec![after]);
+    renewed.home.write_root(&held, &renewed.body)?;
+    Ok(renewed)
+}
