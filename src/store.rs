@@ -7,6 +7,7 @@
 mod faulty;
 mod local;
 mod local_attr;
+mod local_order;
 mod memory;
 mod record;
 pub mod tree;

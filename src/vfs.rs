@@ -6,6 +6,7 @@
 
 mod attr;
 mod create;
+mod ending;
 mod events;
 mod fs;
 mod handle;

@@ -18,10 +18,10 @@ use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use super::exit::{CliError, CliResult, Exit};
-use crate::sys::process::inherited_fd;
+use crate::sys::process::{file_size_limit, inherited_fd, raise, raise_file_size_limit};
 
 /// The variable that gives the child its end of the pipe.
 const READY_FD: &str = "KMSFS_READY_FD";
@@ -86,18 +86,24 @@ impl Readiness {
     /// the terminal first; from then on stderr is `log`.
     pub fn announce(&mut self, log: Option<File>) -> std::io::Result<()> {
         if let Some(parent) = self.0.take() {
-            // Fails only for the leader of a process group, which then has no terminal to leave.
-            let _ = rustix::process::setsid();
-            let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-            rustix::stdio::dup2_stdin(&null)?;
-            rustix::stdio::dup2_stdout(&null)?;
-            rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null))?;
-            // A parent that was killed does not make the mount useless.
+            let left = leave_terminal(log);
+            // A parent that was killed does not make the mount useless; one that hears nothing waits for ever.
             let _ = File::from(parent).write_all(b"r");
+            left?;
         }
         notify_systemd("READY=1");
         Ok(())
     }
+}
+
+fn leave_terminal(log: Option<File>) -> std::io::Result<()> {
+    // Fails only for the leader of a process group, which then has no terminal to leave.
+    let _ = rustix::process::setsid();
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    Ok(())
 }
 
 /// Sends a state to systemd, if it started this process with `Type=notify` (sd_notify(3)).
@@ -149,14 +155,21 @@ pub fn harden() {
     }
 }
 
-/// Raises the number of descriptors to what the system allows: every open file of the mount needs one.
+/// Raises the number of descriptors to what the system allows: every open file of a mount needs one.
 pub fn raise_nofile() {
-    let limit = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if limit.current != limit.maximum
-        && let Err(e) = setrlimit(Resource::Nofile, wanted)
-    {
+    if let Err(e) = raise(Resource::Nofile) {
         tracing::warn!("cannot raise the number of open files: {e}");
+    }
+}
+
+/// Raises the size of files to what the system allows, beyond which writes are refused.
+pub fn raise_fsize() {
+    if let Err(e) = raise_file_size_limit() {
+        tracing::warn!("cannot raise the size of files: {e}");
+    }
+    match file_size_limit() {
+        u64::MAX => {}
+        limit => tracing::warn!("no file can grow beyond {limit} bytes in the ciphertext directory (ulimit -f)"),
     }
 }
 

@@ -17,7 +17,7 @@ use super::offline::{self, Unlocked};
 use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
-use super::stop;
+use super::stop::{LastWord, Stop};
 use crate::fuse::{MountSpec, Statistics, serve};
 use crate::kms::Engine;
 use crate::ops::config;
@@ -77,6 +77,7 @@ impl Serving<'_> {
             read_only = true;
         }
         daemon::raise_nofile();
+        daemon::raise_fsize();
         let meta = config::open_meta(&root)?;
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
@@ -169,8 +170,12 @@ impl Serving<'_> {
         let flag = Arc::clone(&mounted);
         let (warden, watched) = (Arc::new(Mutex::new(None)), Arc::clone(&vfs));
         let started = Arc::clone(&warden);
+        let last = LastWord::default();
+        let ended = last.clone();
         let served = serve(vfs, &spec, statistics, move |pages| {
             flag.store(true, Ordering::SeqCst);
+            let (stored, cache) = (Arc::clone(&watched), pages.clone());
+            let store = Box::new(move || stored.store_all(&|ino| cache.drop_pages(ino)));
             if let Some(time) = look_every {
                 let enforce = move || watched.enforce_keys(&|ino| pages.drop_pages(ino));
                 *lock(&started) = Some(Every::start(time, enforce));
@@ -182,11 +187,13 @@ impl Serving<'_> {
                 out.line(&value, String::new);
             }
             let waiting = mountpoint.clone();
-            thread::spawn(move || stop::on_signal(signals, &waiting, engine.audit()));
+            let stop = Stop { signals, mountpoint: waiting, engine, last, store };
+            thread::spawn(move || stop.on_signal());
             if let Err(e) = ready.announce(log) {
                 tracing::error!("cannot leave the terminal: {e}");
             }
         });
+        ended.wait();
         lock(&warden).take();
         notify_systemd("STOPPING=1");
         match served {

@@ -1,95 +1,165 @@
-//! The end of a mount by a signal, within a bound: [`GRACE`] for whoever uses it to let go, then [`WRITE_BACK`] for what
-//! they have written.
+//! The end of a mount by a signal, within a bound: [`GRACE`] for whoever uses it to let go, then [`STORE`] for what they
+//! have written.
 
-use std::fs::File;
-use std::path::Path;
-use std::time::Duration;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::exit::Exit;
 use super::mounts;
 use super::umount::{unmount_at, words};
-use crate::kms::audit::AuditLog;
-use crate::sync::thread;
+use crate::kms::Engine;
+use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
 
 /// How long a mount that is in use stays after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
-/// How long the kernel may then take to hand over what was written and not synced.
-const WRITE_BACK: Duration = Duration::from_secs(10);
+/// How long it may then take until everything is stored that was written and not synced.
+const STORE: Duration = Duration::from_secs(10);
 /// How often an unmount is tried that is refused as busy.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Waits for a signal and unmounts, as soon as nothing is in use. What still is after [`GRACE`] is written back and
-/// cut off: its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once.
-pub fn on_signal(signals: SignalSet, mountpoint: &Path, audit: &AuditLog) {
-    signals.wait();
-    tracing::info!("unmounting on a signal");
-    let mut waited = Duration::ZERO;
-    while waited <= GRACE {
-        match unmount_at(mountpoint, false) {
-            // The serving threads end, and the process with them.
-            Ok(()) => break,
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
-            Err(e) => {
-                tracing::error!("cannot unmount {}: {e}", mountpoint.display());
-                break;
+/// Held by who ends the process under the users of a mount, so that nobody else takes that for an unmount.
+#[derive(Clone, Default)]
+pub struct LastWord(Arc<Mutex<()>>);
+
+impl LastWord {
+    /// Returns unless the process is being ended.
+    pub fn wait(&self) {
+        drop(lock(&self.0));
+    }
+}
+
+/// What ends a mount when a signal comes.
+pub struct Stop {
+    /// The signals.
+    pub signals: SignalSet,
+    /// The mountpoint.
+    pub mountpoint: PathBuf,
+    /// Whose audit log is written before the end.
+    pub engine: Engine,
+    /// Who ends the process.
+    pub last: LastWord,
+    /// Makes durable what programs have written; the number of files for which it failed.
+    pub store: Box<dyn FnOnce() -> usize + Send>,
+}
+
+impl Stop {
+    /// Waits for a signal and unmounts, as soon as nothing is in use. What still is after [`GRACE`] is stored and cut off:
+    /// its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once.
+    pub fn on_signal(self) {
+        self.signals.wait();
+        tracing::info!("unmounting on a signal");
+        let place = self.mountpoint.display();
+        let mut waited = Duration::ZERO;
+        while waited <= GRACE {
+            match unmount_at(&self.mountpoint, false) {
+                // The serving threads end, and the process with them.
+                Ok(()) => break,
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
+                Err(e) => {
+                    tracing::error!("cannot unmount {place}: {e}");
+                    break;
+                }
+            }
+            if waited.is_zero() {
+                let mount = mounts::at(&self.mountpoint).ok().flatten();
+                let holders = mount.map(|m| mounts::holders(&m)).unwrap_or_default();
+                let grace = GRACE.as_secs();
+                tracing::warn!("{place} is in use {}; it ends in {grace} seconds at the latest", words(&holders));
+            }
+            if self.signals.wait_for(PAUSE).is_some() {
+                self.end_at_once();
+            }
+            waited += PAUSE;
+        }
+        if waited > GRACE {
+            self.store_and_end();
+        }
+        self.signals.wait();
+        self.end_at_once();
+    }
+
+    fn end_at_once(&self) -> ! {
+        self.end(Exit::Failure, "ended by a second signal; files that were open may lack their last writes")
+    }
+
+    fn store_and_end(mut self) -> ! {
+        let store = std::mem::replace(&mut self.store, Box::new(|| 0));
+        let why = match self.within_bound(store) {
+            Ok(0) => "still in use: ended; what was written until then is stored".to_owned(),
+            Ok(failed) => format!("still in use: ended; {failed} open files lack their last writes"),
+            Err(late) => format!("still in use: ended; files that were open may lack their last writes: {late}"),
+        };
+        self.end(Exit::Busy, &why)
+    }
+
+    /// Stores what was written. In a thread: it waits for the mount's own threads.
+    fn within_bound(&self, store: Box<dyn FnOnce() -> usize + Send>) -> Result<usize, String> {
+        let mountpoint = self.mountpoint.clone();
+        let (done, wait) = channel();
+        thread::spawn(move || {
+            let _ = done.send(stored(&mountpoint, store));
+        });
+        let deadline = Instant::now() + STORE;
+        loop {
+            match wait.recv_timeout(PAUSE) {
+                Ok(stored) => return stored.map_err(|e| e.to_string()),
+                Err(RecvTimeoutError::Disconnected) => return Err("storing them failed".to_owned()),
+                Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
+                    return Err(format!("storing them took more than {} seconds", STORE.as_secs()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.signals.wait_for(Duration::ZERO).is_some() {
+                self.end_at_once();
             }
         }
-        if waited.is_zero() {
-            let mount = mounts::at(mountpoint).ok().flatten();
-            let holders = mount.map(|m| mounts::holders(&m)).unwrap_or_default();
-            let (place, grace) = (mountpoint.display(), GRACE.as_secs());
-            tracing::warn!("{place} is in use {}; it ends in {grace} seconds at the latest", words(&holders));
-        }
-        if signals.wait_for(PAUSE).is_some() {
-            end(
-                mountpoint,
-                audit,
-                Exit::Failure,
-                "ended by a second signal; files that were open may lack their last writes",
-            );
-        }
-        waited += PAUSE;
     }
-    if waited > GRACE {
-        write_back(mountpoint);
-        end(
-            mountpoint,
-            audit,
-            Exit::Busy,
-            "still in use: ended; what was written is stored, but for writes of this moment",
-        );
-    }
-    signals.wait();
-    end(mountpoint, audit, Exit::Failure, "ended by a second signal; files that were open may lack their last writes");
-}
 
-/// Lets the kernel write back what its page cache holds of the mount. In a thread: it waits for the mount's own threads.
-fn write_back(mountpoint: &Path) {
-    let mountpoint = mountpoint.to_owned();
-    let (done, wait) = std::sync::mpsc::channel();
-    thread::spawn(move || {
-        let synced = File::open(&mountpoint).and_then(|root| Ok(rustix::fs::syncfs(root)?));
-        if let Err(e) = synced {
-            tracing::error!("cannot write back: {e}");
+    /// Ends the process without waiting for the users of the mount. The lock goes with it; the next mount sees that this one
+    /// did not end by an unmount, and finishes what was under way.
+    fn end(&self, exit: Exit, why: &str) -> ! {
+        let _last = lock(&self.last.0);
+        if let Err(e) = self.engine.audit().flush() {
+            tracing::error!("the audit log could not be written: {e}");
         }
-        let _ = done.send(());
-    });
-    if wait.recv_timeout(WRITE_BACK).is_err() {
-        tracing::error!("not everything was written back within {} seconds", WRITE_BACK.as_secs());
+        tracing::error!("{}: {why}", self.mountpoint.display());
+        // Or a dead mountpoint would stay behind.
+        if let Err(e) = cut_off(&self.mountpoint) {
+            tracing::debug!("cannot detach {}: {e}", self.mountpoint.display());
+        }
+        std::process::exit(i32::from(exit.code()));
     }
 }
 
-/// Ends the process without waiting for the users of the mount. The lock goes with it; the next mount sees that this one
-/// did not end by an unmount, and finishes what was under way.
-fn end(mountpoint: &Path, audit: &AuditLog, exit: Exit, why: &str) -> ! {
-    // Or a dead mountpoint would stay behind.
-    if let Err(e) = unmount_at(mountpoint, true) {
-        tracing::debug!("cannot detach {}: {e}", mountpoint.display());
+/// Stores what was written, and answers in how many files that failed.
+fn stored(mountpoint: &Path, store: Box<dyn FnOnce() -> usize + Send>) -> io::Result<usize> {
+    let root = File::open(mountpoint)?;
+    // On a FUSE mount this only begins to write back, which is why it is not enough; but it does so in large requests.
+    rustix::fs::syncfs(&root)?;
+    let failed = store();
+    // Nothing is left to do, but this tells of what has failed since the root was opened.
+    match rustix::fs::syncfs(&root) {
+        Err(e) if failed == 0 => Err(e.into()),
+        _ => Ok(failed),
     }
-    if let Err(e) = audit.flush() {
-        tracing::error!("the audit log could not be written: {e}");
+}
+
+/// Takes the mount away and ends its connection. A thread that waits for the kernel, which waits for this process, could
+/// not be ended otherwise, and would keep the connection from ending with it.
+fn cut_off(mountpoint: &Path) -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        return Ok(unmount(mountpoint, flags)?);
     }
-    tracing::error!("{}: {why}", mountpoint.display());
-    std::process::exit(i32::from(exit.code()));
+    let device = mounts::at(mountpoint)?.map(|mount| mount.device).unwrap_or_default();
+    let detached = unmount_at(mountpoint, true);
+    let connection = device.rsplit(':').next().unwrap_or_default();
+    // Belongs to the user who has mounted it.
+    fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").and(detached)
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::connection::{Device, PageCache, RequestBuffer};
 use super::dispatch::Dispatcher;
 use super::reply::Reply;
-use super::rings::Rings;
+use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -29,29 +29,37 @@ impl<B: Backing> Clone for Server<B> {
 }
 
 impl<B: Backing> Server<B> {
-    /// A server of a fresh mount; answers the kernel's first request, `INIT`.
-    pub(super) fn start(dispatcher: Dispatcher<B>, connection: OwnedFd) -> io::Result<Self> {
+    /// A server of a fresh mount; answers the kernel's first request, `INIT`. With `rings` requests come through rings, if
+    /// all of them can be made and the kernel agrees.
+    pub(super) fn start(
+        dispatcher: Dispatcher<B>,
+        connection: OwnedFd,
+        rings: bool,
+    ) -> io::Result<(Self, Option<Prepared<B>>)> {
+        let device = Device::new(connection);
+        let prepared = if rings { Prepared::make(&device).inspect_err(no_rings).ok() } else { None };
+        let dispatcher = if prepared.is_some() { dispatcher.with_rings() } else { dispatcher };
         let (sender, jobs) = writeback::queue();
-        let server = Self {
-            dispatcher: Arc::new(dispatcher),
-            device: Device::new(connection),
-            postponed: Arc::new(Mutex::new(sender)),
-        };
+        let server = Self { dispatcher: Arc::new(dispatcher), device, postponed: Arc::new(Mutex::new(sender)) };
         let mut buffer = RequestBuffer::new()?;
-        if !server.serve_one(&mut buffer, &mut Vec::new())? || server.dispatcher.agreed().is_none() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel and kmsfs have no FUSE version in common",
-            ));
-        }
+        let answered = server.serve_one(&mut buffer, &mut Vec::new())?;
+        let agreed = server.dispatcher.agreed().filter(|_| answered);
+        let agreed = agreed.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::Unsupported, "the kernel and kmsfs have no FUSE version in common")
+        })?;
         let device = server.device.clone();
         writeback::start(jobs, move |ino| device.invalidate(ino))?;
-        Ok(server)
+        Ok((server, prepared.filter(|_| agreed.has_rings())))
     }
 
     /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
     /// serve what the kernel does not send through rings, and all of it if it gives the rings up.
-    pub(super) fn run(self, threads: usize, ready: impl FnOnce(PageCache)) -> io::Result<()> {
+    pub(super) fn run(
+        self,
+        rings: Option<Prepared<B>>,
+        threads: usize,
+        ready: impl FnOnce(PageCache),
+    ) -> io::Result<()> {
         let started: io::Result<Vec<_>> = (0..threads)
             .map(|number| {
                 let server = self.clone();
@@ -59,8 +67,7 @@ impl<B: Backing> Server<B> {
             })
             .collect();
         let started = started?;
-        let rings = self.dispatcher.agreed().is_some_and(|agreed| agreed.has_rings());
-        let rings = rings.then(|| Rings::start(Arc::clone(&self.dispatcher), self.device.clone()));
+        let rings = rings.map(|rings| rings.start(Arc::clone(&self.dispatcher), self.device.clone()));
         ready(PageCache::new(Some(self.device.clone())));
         let mut ended = Ok(());
         for thread in started {
@@ -95,4 +102,8 @@ impl<B: Backing> Server<B> {
             Reply::new(unique, &mut self.device.clone()).error(Errno::IO);
         }
     }
+}
+
+fn no_rings(error: &io::Error) {
+    tracing::warn!("no requests through io_uring: {error}");
 }

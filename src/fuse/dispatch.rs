@@ -126,10 +126,15 @@ impl<B: Backing> Dispatcher<B> {
         }
     }
 
-    /// Serves a request that waited, and gives its answer.
-    pub(super) fn finish<S: Sink>(&self, pending: &Pending, sink: &mut S) {
+    /// Serves a request that waited, and gives its answer: `EIO` if it panics.
+    pub fn finish<S: Sink>(&self, pending: &Pending, sink: &mut S) {
         let mut reply = Reply::new(pending.unique, sink);
-        match (pending.wanted, self.operations.after_writeback(pending.ino, pending.wanted)) {
+        let served = || self.operations.after_writeback(pending.ino, pending.wanted);
+        let served = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+            tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
+            Err(Errno::IO.into())
+        });
+        match (pending.wanted, served) {
             (Wanted::Seek { .. }, Ok(offset)) => reply.structure(&OffsetOut { offset }),
             (Wanted::InodeFlags(_), Ok(_)) => reply.structure(&IoctlOut::default()),
             (_, Err(error)) => reply.error(error.errno()),

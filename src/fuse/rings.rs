@@ -8,7 +8,10 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
+use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use zerocopy::FromBytes;
 
@@ -16,7 +19,7 @@ use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
 use super::dispatch::Dispatcher;
 use super::operations::MAX_WRITE;
-use super::reply::{READ_ROOM, Sink};
+use super::reply::{READ_ROOM, Reply, Sink};
 use super::request::Request;
 use super::writeback::{Pending, write_back};
 use crate::format::size::UNIT;
@@ -59,8 +62,8 @@ pub(super) fn are_expected() -> bool {
 
 /// The kernel offers rings to mounts that are made as long as this lives; a mount that agreed to them keeps them.
 pub(super) struct Offer {
-    /// It did not before.
-    turned_on: bool,
+    /// The setting, if it was off before: open, since later there may be no descriptor left to turn it off again.
+    setting: Option<fs::File>,
 }
 
 impl Offer {
@@ -70,18 +73,19 @@ impl Offer {
     /// Why a mount can have none.
     pub(super) fn make() -> io::Result<Self> {
         available()?;
-        let turned_on = !offered()?;
-        if turned_on {
-            fs::write(ENABLED, "Y")?;
+        if offered()? {
+            return Ok(Self { setting: None });
         }
-        Ok(Self { turned_on })
+        let setting = fs::OpenOptions::new().write(true).open(ENABLED)?;
+        setting.write_all_at(b"Y", 0)?;
+        Ok(Self { setting: Some(setting) })
     }
 }
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        if self.turned_on
-            && let Err(error) = fs::write(ENABLED, "N")
+        if let Some(setting) = &self.setting
+            && let Err(error) = setting.write_all_at(b"N", 0)
         {
             tracing::warn!("{ENABLED} stays on: {error}");
         }
@@ -99,40 +103,131 @@ fn last_cpu(list: &str) -> Option<u16> {
     list.rsplit([',', '-']).next()?.parse().ok()
 }
 
+/// The first thread of each queue, with its entry, before the kernel is told that there are rings: it holds every request
+/// back until each queue has an entry, so a queue that could have none would stop the mount for ever.
+pub(super) struct Prepared<B: Backing>(Vec<First<B>>);
+
+/// A thread that has made its entry, which is of use to no other thread, and waits for the word to serve. It ends if
+/// there is none.
+struct First<B: Backing> {
+    go_on: Sender<Arc<Shared<B>>>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl<B: Backing> Prepared<B> {
+    /// Starts a thread for each possible CPU, and waits until all have made their entries.
+    ///
+    /// # Errors
+    /// Why one of them has none: too many threads or descriptors, no memory.
+    pub(super) fn make(device: &Device) -> io::Result<Self> {
+        let (made, all) = channel();
+        let firsts = (0..possible_cpus()?)
+            .map(|number| {
+                let (go_on, word) = channel::<Arc<Shared<B>>>();
+                let (made, device) = (made.clone(), device.clone());
+                let thread = spawn(number, move || {
+                    run_on(number, &only(number));
+                    let entry = match new_entry(&device, number) {
+                        Ok(entry) => entry,
+                        Err(error) => return drop(made.send(Err(error))),
+                    };
+                    let _ = made.send(Ok(()));
+                    drop(made);
+                    if let Ok(shared) = word.recv() {
+                        let seat = Seat::take(&shared.queues[usize::from(number)]);
+                        shared.serve(number, seat, entry);
+                    }
+                })?;
+                Ok(First { go_on, thread })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        drop(made);
+        // Until every thread has told: one that panics tells nothing.
+        let told = all.into_iter().collect::<io::Result<Vec<()>>>()?;
+        if told.len() == firsts.len() { Ok(Self(firsts)) } else { Err(io::Error::other("a thread ended at once")) }
+    }
+
+    /// Lets the threads serve. Where that fails, the kernel sends everything through the device.
+    pub(super) fn start(self, dispatcher: Arc<Dispatcher<B>>, device: Device) -> Rings<B> {
+        let queues = self.0.iter().map(|_| Arc::default()).collect();
+        let everywhere = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        let shared = Arc::new(Shared { dispatcher, device, queues, everywhere, threads: Mutex::default() });
+        for First { go_on, thread } in self.0 {
+            // The thread waits for it.
+            let _ = go_on.send(Arc::clone(&shared));
+            lock(&shared.threads).push(thread);
+        }
+        Rings(shared)
+    }
+}
+
 /// The threads of a mount's queues.
 pub(super) struct Rings<B: Backing>(Arc<Shared<B>>);
 
 struct Shared<B: Backing> {
     dispatcher: Arc<Dispatcher<B>>,
     device: Device,
-    queues: Vec<Queue>,
+    queues: Vec<Arc<Queue>>,
     /// Where this process may run.
     everywhere: CpuSet,
     /// All threads that were started.
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
+/// The threads of a queue.
 #[derive(Default)]
 struct Queue {
-    /// Threads that wait for a request, or are about to.
+    /// Those that make their entry.
+    starting: AtomicUsize,
+    /// Those that wait for a request, or are about to.
     idle: AtomicUsize,
-    /// Threads that there are.
-    threads: AtomicUsize,
+    /// Those that serve one.
+    busy: AtomicUsize,
+}
+
+/// A thread of a queue, counted as what it does at present until it ends.
+struct Seat {
+    queue: Arc<Queue>,
+    at: fn(&Queue) -> &AtomicUsize,
+}
+
+impl Seat {
+    fn take(queue: &Arc<Queue>) -> Self {
+        queue.starting.fetch_add(1, Ordering::AcqRel);
+        Self { queue: Arc::clone(queue), at: |queue| &queue.starting }
+    }
+
+    /// Counts the thread elsewhere.
+    fn change(&mut self, to: fn(&Queue) -> &AtomicUsize) {
+        to(&self.queue).fetch_add(1, Ordering::AcqRel);
+        (self.at)(&self.queue).fetch_sub(1, Ordering::AcqRel);
+        self.at = to;
+    }
+
+    fn wait(&mut self) {
+        self.change(|queue| &queue.idle);
+    }
+
+    fn begin(&mut self) {
+        self.change(|queue| &queue.busy);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        (self.at)(&self.queue).fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Queue {
+    /// Whether another thread should be started: none waits for the next request, and there are not too many.
+    fn lacks_one(&self) -> bool {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        count(&self.idle) + count(&self.starting) == 0 && count(&self.busy) < MAX_THREADS
+    }
 }
 
 impl<B: Backing> Rings<B> {
-    /// Starts a thread for each queue. Where that fails, the kernel sends everything through the device.
-    pub(super) fn start(dispatcher: Arc<Dispatcher<B>>, device: Device) -> Self {
-        let count = possible_cpus().unwrap_or_default();
-        let queues = (0..count).map(|_| Queue::default()).collect();
-        let everywhere = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-        let shared = Arc::new(Shared { dispatcher, device, queues, everywhere, threads: Mutex::default() });
-        for queue in 0..count {
-            shared.add_thread(queue);
-        }
-        Self(shared)
-    }
-
     /// Waits for the end of all threads; the connection has ended.
     pub(super) fn join(self) {
         loop {
@@ -144,48 +239,49 @@ impl<B: Backing> Rings<B> {
 }
 
 impl<B: Backing> Shared<B> {
-    fn add_thread(self: &Arc<Self>, number: u16) {
-        let queue = &self.queues[usize::from(number)];
-        let first = queue.threads.fetch_add(1, Ordering::AcqRel) == 0;
-        queue.idle.fetch_add(1, Ordering::AcqRel);
+    /// Starts another thread for a queue. What it answers receives one word when the thread is about to wait, or is closed if
+    /// it never will.
+    fn add_thread(self: &Arc<Self>, number: u16) -> Receiver<()> {
+        let seat = Seat::take(&self.queues[usize::from(number)]);
+        let (ready, wait) = channel();
         let shared = Arc::clone(self);
-        let started = thread::Builder::new().name(format!("kmsfs-ring-{number}")).spawn(move || {
+        let started = spawn(number, move || {
             // A thread begins with the CPUs of the one that started it, which may be the queue's own alone.
-            let cpus = if first { only(number) } else { shared.everywhere };
-            if let Err(error) = sched_setaffinity(None, &cpus) {
-                // A CPU that is not there, or not for this process: the thread runs where it began.
-                tracing::debug!(queue = number, "the CPUs of a ring's thread cannot be set: {error}");
+            run_on(number, &shared.everywhere);
+            match new_entry(&shared.device, number) {
+                Ok(entry) => {
+                    let mut seat = seat;
+                    seat.wait();
+                    let _ = ready.send(());
+                    shared.serve(number, seat, entry);
+                }
+                Err(error) => tracing::error!(queue = number, "no further ring: {error}"),
             }
-            if let Err(error) = shared.serve(number) {
-                tracing::error!(queue = number, "requests through a ring end: {error}");
-            }
-            shared.queues[usize::from(number)].threads.fetch_sub(1, Ordering::AcqRel);
         });
         match started {
             Ok(thread) => lock(&self.threads).push(thread),
-            Err(error) => {
-                queue.idle.fetch_sub(1, Ordering::AcqRel);
-                queue.threads.fetch_sub(1, Ordering::AcqRel);
-                tracing::error!(queue = number, "no thread for requests through a ring: {error}");
-            }
+            Err(error) => tracing::error!(queue = number, "no thread for requests through a ring: {error}"),
         }
+        wait
     }
 
-    fn serve(self: &Arc<Self>, number: u16) -> io::Result<()> {
-        let queue = &self.queues[usize::from(number)];
-        let mut entry = RingEntry::new(self.device.descriptor(), number, READ_ROOM, PAYLOAD)?;
+    /// Serves requests until the connection ends.
+    fn serve(self: &Arc<Self>, number: u16, mut seat: Seat, mut entry: RingEntry) {
         let (mut scratch, mut names) = (Vec::new(), Vec::new());
         let mut answer = 0;
-        while entry.next(answer)? {
-            let was_last = queue.idle.fetch_sub(1, Ordering::AcqRel) == 1;
-            if was_last && queue.threads.load(Ordering::Acquire) < MAX_THREADS {
+        loop {
+            seat.wait();
+            match entry.next(answer) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::error!(queue = number, "requests through a ring end: {error}"),
+            }
+            seat.begin();
+            if seat.queue.lacks_one() {
                 self.add_thread(number);
             }
             answer = self.answer(number, &mut entry, &mut scratch, &mut names);
-            queue.idle.fetch_add(1, Ordering::AcqRel);
         }
-        queue.idle.fetch_sub(1, Ordering::AcqRel);
-        Ok(())
     }
 
     /// Answers the request in an entry; the length of what follows the answer's header.
@@ -222,13 +318,31 @@ impl<B: Backing> Shared<B> {
         sink.len
     }
 
-    /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them.
+    /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them, or
+    /// the request fails.
     fn finish(self: &Arc<Self>, queue: u16, pending: &Pending, sink: &mut InPlace<'_>) {
-        if self.queues[usize::from(queue)].idle.load(Ordering::Acquire) == 0 {
-            self.add_thread(queue);
+        let one_waits = self.queues[usize::from(queue)].idle.load(Ordering::Acquire) > 0;
+        if !one_waits && self.add_thread(queue).recv().is_err() {
+            return Reply::new(pending.unique, sink).error(Errno::NOMEM);
         }
         write_back(pending.ino, |ino| self.device.invalidate(ino));
         self.dispatcher.finish(pending, sink);
+    }
+}
+
+fn spawn(queue: u16, work: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(format!("kmsfs-ring-{queue}")).spawn(work)
+}
+
+fn new_entry(device: &Device, queue: u16) -> io::Result<RingEntry> {
+    RingEntry::new(device.descriptor(), queue, READ_ROOM, PAYLOAD)
+}
+
+/// Lets this thread run on these CPUs.
+fn run_on(queue: u16, cpus: &CpuSet) {
+    if let Err(error) = sched_setaffinity(None, cpus) {
+        // A CPU that is not there, or not for this process: the thread runs where it began.
+        tracing::debug!(queue, "the CPUs of a ring's thread cannot be set: {error}");
     }
 }
 
@@ -296,5 +410,21 @@ mod tests {
     fn the_last_possible_cpu() {
         let last = ["0", "0-3", "0-3,8-11", "0,2", "", "0-"].map(last_cpu);
         assert_eq!(last, [Some(0), Some(3), Some(11), Some(2), None, None]);
+    }
+
+    #[test]
+    fn a_thread_that_ends_counts_no_more() {
+        let queue = Arc::<Queue>::default();
+        let counts = || [&queue.starting, &queue.idle, &queue.busy].map(|counter| counter.load(Ordering::Acquire));
+        assert!(queue.lacks_one());
+        type GoOn = fn(&mut Seat);
+        let ends: [(GoOn, [usize; 3]); 3] = [(|_| {}, [1, 0, 0]), (Seat::wait, [0, 1, 0]), (Seat::begin, [0, 0, 1])];
+        for (goes_on, counted) in ends {
+            let mut seat = Seat::take(&queue);
+            goes_on(&mut seat);
+            assert_eq!((counts(), queue.lacks_one()), (counted, counted[2] == 1));
+            drop(seat);
+            assert_eq!(counts(), [0, 0, 0]);
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Mounting and serving.
 
 use std::io;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use super::connection::PageCache;
 use super::device::Server;
@@ -11,8 +14,11 @@ use super::statistics::Statistics;
 use super::tune::tune;
 use super::{mount, reference, rings};
 use crate::store::Backing;
-use crate::sync::Arc;
+use crate::sync::{Arc, thread};
 use crate::vfs::Vfs;
+
+/// How long a new mount may take for its first answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable, with what
 /// drops the kernel's cache. What is served is counted in
@@ -33,21 +39,31 @@ pub fn serve<B: Backing>(
     let offer = offer(spec.transport);
     let connection = mount::mount(spec)?;
     let dispatcher = Dispatcher::new(vfs, spec.read_only).counting(statistics).write_through(spec.write_through);
-    let dispatcher = if offer.is_some() { dispatcher.with_rings() } else { dispatcher };
-    let server = Server::start(dispatcher, connection);
-    let server = server.inspect_err(|_| mount::abandon(spec))?;
+    let server = Server::start(dispatcher, connection, offer.is_some());
+    let (server, rings) = server.inspect_err(|_| mount::abandon(spec))?;
     let mountpoint = spec.mountpoint.clone();
-    server.run(spec.threads.max(2), |pages| {
+    server.run(rings, spec.threads.max(2), |pages| {
         if let Some(offer) = offer {
             // Answered through a ring: from then on the kernel does not ask again whether it may.
-            if let Err(error) = rustix::fs::statfs(&mountpoint) {
-                tracing::debug!("the new mount does not answer: {error}");
-            }
+            wait_for_answer(&mountpoint);
             drop(offer);
         }
         tune(mountpoint);
         ready(pages);
     })
+}
+
+/// Waits until a new mount has answered a request; in a thread, since what it waits for is this process itself.
+fn wait_for_answer(mountpoint: &Path) {
+    let mountpoint = mountpoint.to_owned();
+    let (answered, answer) = channel();
+    let asked = thread::Builder::new().name("kmsfs-first".to_owned()).spawn(move || {
+        let _ = answered.send(rustix::fs::statfs(&mountpoint).map_err(io::Error::from));
+    });
+    let answer = asked.and_then(|_| answer.recv_timeout(FIRST_ANSWER).unwrap_or_else(|e| Err(io::Error::other(e))));
+    if let Err(error) = answer {
+        tracing::warn!("the new mount does not answer: {error}");
+    }
 }
 
 /// Makes the kernel offer rings to the mount, where they are wanted and to be had.

@@ -8,6 +8,7 @@
 //! dirtied meanwhile races with the request on any filesystem.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::operations::Wanted;
@@ -42,7 +43,10 @@ pub(super) fn start(
     thread::Builder::new().name("kmsfs-writeback".to_owned()).spawn(move || {
         for job in jobs {
             write_back(job.ino, &invalidate);
-            (job.serve)();
+            // Its answer is on its way, or dropped; others wait for this thread.
+            if catch_unwind(AssertUnwindSafe(job.serve)).is_err() {
+                tracing::error!(ino = job.ino, "a request that waited for write-back panicked");
+            }
         }
     })?;
     Ok(())
@@ -53,5 +57,23 @@ pub(super) fn write_back(ino: u64, invalidate: impl Fn(u64) -> io::Result<()>) {
     // ENOENT: the kernel holds no pages of it. EBUSY: a page was written back but stays in use.
     if let Err(error) = invalidate(ino) {
         tracing::debug!(ino, "write-back before a request: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_panics_does_not_end_those_behind_it() {
+        let (sender, jobs) = queue();
+        start(jobs, |_| Ok(())).expect("a worker");
+        let (served, serves) = channel();
+        let ends: [Box<dyn FnOnce() + Send>; 2] =
+            [Box::new(|| panic!("on purpose")), Box::new(move || served.send(()).expect("awaited"))];
+        for serve in ends {
+            sender.send(Job { ino: 1, serve }).expect("the worker lives");
+        }
+        serves.recv().expect("the second one is served");
     }
 }

@@ -13,8 +13,9 @@ use rustix::io::Errno;
 
 use super::{
     Access, Allocate, Backing, BackingFile, FileKind, FileTime, FsStat, RawEntry, RenameMode, Result, SetTime, Stat,
-    Target, XattrMode, local_attr,
+    Target, XattrMode, local_attr, local_order,
 };
+use crate::sys::process::file_size_limit;
 
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_XDEV)
@@ -25,11 +26,6 @@ const SAFE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCT
 
 /// An `O_PATH` descriptor does nothing to what it names; openat2 refuses further flags beside it.
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-/// Magic numbers of statfs(2) for filesystems whose journal keeps metadata operations in order.
-const EXT4_SUPER_MAGIC: u64 = 0xef53;
-const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// A directory tree of the host.
 #[derive(Debug)]
@@ -58,8 +54,7 @@ impl LocalDir {
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
-        let magic = rustix::fs::fstatfs(&root)?.f_type as u64;
-        let ordered_metadata = matches!(magic, EXT4_SUPER_MAGIC | XFS_SUPER_MAGIC | TMPFS_MAGIC);
+        let ordered_metadata = local_order::keeps_order(&root);
         Ok(Self { root, ordered_metadata })
     }
 
@@ -294,6 +289,10 @@ impl BackingFile for LocalFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        // The system would write what is below the limit: part of a unit, which then is damaged.
+        if offset.saturating_add(buf.len() as u64) > file_size_limit() {
+            return Err(Errno::FBIG);
+        }
         let mut done = 0;
         while done < buf.len() {
             match rustix::io::pwrite(&self.0, &buf[done..], offset + done as u64) {

@@ -3,9 +3,43 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// What [`raise_file_size_limit`] left.
+static FILE_SIZE_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Raises the size of files that this process may write to what the system allows, and makes a write beyond it an error
+/// (`EFBIG`), by which the process would be killed otherwise (SIGXFSZ, setrlimit(2)).
+///
+/// # Errors
+/// Why the limit stays.
+pub fn raise_file_size_limit() -> io::Result<()> {
+    // SAFETY: to ignore a signal runs no code of this process.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    let raised = raise(Resource::Fsize);
+    FILE_SIZE_LIMIT.store(getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX), Ordering::Relaxed);
+    raised
+}
+
+/// Bytes beyond which this process may write to no file.
+pub fn file_size_limit() -> u64 {
+    FILE_SIZE_LIMIT.load(Ordering::Relaxed)
+}
+
+/// Raises a limit to what the system allows.
+///
+/// # Errors
+/// Why it stays.
+pub fn raise(resource: Resource) -> io::Result<()> {
+    let limit = getrlimit(resource);
+    Ok(setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
 
 /// A set of signals that a thread of its own waits for.
 #[derive(Clone, Copy)]

@@ -17,7 +17,7 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::format::{Outcome, symlink};
 use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
-use crate::sync::atomic::Ordering;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock, read, write};
 use crate::types::DirId;
 
@@ -77,6 +77,8 @@ pub struct Vfs<B: Backing> {
     pub(super) dirs: Handles<DirHandle<B>>,
     pub(super) moves: Moves<B>,
     pub(super) modes: Arc<Modes<B>>,
+    /// Set when the mount is about to end under its users, see `ending`.
+    pub(super) ending: AtomicBool,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
 }
@@ -132,6 +134,7 @@ impl<B: Backing> Vfs<B> {
             dirs: Handles::new(),
             moves: Moves::new(),
             modes,
+            ending: AtomicBool::new(false),
             root,
             open_dirs: Cache::new(open_directories()),
         };

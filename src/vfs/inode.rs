@@ -108,6 +108,11 @@ impl<B: Backing> Inode<B> {
         Opening(&self.opening)
     }
 
+    /// What is open of a regular file.
+    pub(super) fn open_content(&self) -> Option<Arc<Content<B>>> {
+        lock(&self.content).content.clone()
+    }
+
     /// The plaintext size as the open content has it; `None` if the file is not open, or only about to be.
     pub(super) fn open_size(&self) -> Option<u64> {
         if self.opening.load(Ordering::Acquire) {

@@ -31,8 +31,11 @@ impl<B: Backing> Vfs<B> {
     /// Attributes of an inode.
     ///
     /// # Errors
-    /// `ESTALE` for an inode that is not known, or the backing's error.
+    /// `ESTALE` for an inode that is not known, `ESHUTDOWN` after [`Self::store_all`], or the backing's error.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
+        if self.ending.load(Ordering::Acquire) {
+            return Err(Errno::SHUTDOWN.into());
+        }
         let inode = self.inode(ino)?;
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))

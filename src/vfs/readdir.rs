@@ -50,8 +50,25 @@ impl<B: Backing> Vfs<B> {
     /// do not decode are left out, with an event.
     ///
     /// # Errors
-    /// `EBADF` or the backing's error.
+    /// `EBADF` or the backing's error, if nothing was delivered: what was counts, and the next call meets the error again.
     pub fn read_dir(
+        &self,
+        handle: u64,
+        offset: u64,
+        with_attr: bool,
+        mut emit: impl FnMut(&DirEntry) -> bool,
+    ) -> Result<()> {
+        let mut delivered = false;
+        let read = self.read_on(handle, offset, with_attr, |entry| {
+            let taken = emit(entry);
+            delivered |= taken;
+            taken
+        });
+        if delivered { Ok(()) } else { read }
+    }
+
+    /// As [`Self::read_dir`], but an error does not wait for the next call.
+    fn read_on(
         &self,
         handle: u64,
         offset: u64,

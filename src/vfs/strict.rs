@@ -4,7 +4,6 @@ use std::io;
 
 use super::fs::Vfs;
 use crate::store::Backing;
-use crate::sync::lock;
 
 impl<B: Backing> Vfs<B> {
     /// Asks whether the KMS keys in use may still be used, and lets go of everything under those that may not: requests of
@@ -23,8 +22,7 @@ impl<B: Backing> Vfs<B> {
             return;
         }
         for inode in self.table.regular() {
-            let content = lock(&inode.content).content.clone();
-            match content {
+            match inode.open_content() {
                 Some(content) if content.drain_if_refused() => {
                     self.drop_pages(inode.number, drop_pages);
                     if let Err(error) = content.suspend() {

@@ -102,3 +102,40 @@ fn a_replacement_that_fails_in_its_second_step_did_not_happen() {
     let full = vfs.rename(ROOT, b"source", ROOT, b"target", RenameMode::Replace).expect_err("not empty any more");
     assert_eq!(full.errno(), Errno::NOTEMPTY);
 }
+
+/// Entries that were delivered with attributes count as lookups, so they must reach the kernel.
+#[test]
+fn an_error_in_the_middle_of_a_listing_waits_for_the_next_request() {
+    let plan = FaultPlan::new();
+    let clock = clock();
+    let fixture = Fixture::new(Faulty::new(Memory::new(clock.clone()), plan.clone()), clock);
+    let vfs = fixture.mount();
+    // Each of these names stands in an entry of its own, which a listing reads.
+    for first in ["a", "b", "c"] {
+        let (attr, opened) = vfs.create(ROOT, first.repeat(250).as_bytes(), 0o600, &ROOT_USER).expect("created");
+        vfs.release(opened.handle);
+        vfs.forget(attr.ino, 1);
+    }
+    let (known, handle) = (vfs.known_inodes(), vfs.open_dir(ROOT).expect("opened"));
+    let mut listed = Vec::new();
+    let go_on = |listed: &mut Vec<kmsfs::vfs::DirEntry>| {
+        let from = listed.last().map_or(0, |last| last.next);
+        let read = vfs.read_dir(handle, from, true, |entry| {
+            listed.push(entry.clone());
+            true
+        });
+        read.map_err(|error| error.errno())
+    };
+    plan.inject(Fault::from(&[OpClass::Read], 1, Errno::IO));
+    assert_eq!(go_on(&mut listed), Ok(()));
+    let counted = |listed: &[kmsfs::vfs::DirEntry]| listed.iter().filter_map(|entry| entry.attr).collect::<Vec<_>>();
+    assert_eq!(counted(&listed).len(), 1, "what came before the error");
+    assert_eq!(vfs.known_inodes(), known + 1);
+    let so_far = listed.len();
+    assert_eq!((go_on(&mut listed), listed.len()), (Err(Errno::IO), so_far));
+    plan.heal();
+    assert_eq!(go_on(&mut listed), Ok(()));
+    assert_eq!(counted(&listed).len(), 3);
+    counted(&listed).iter().for_each(|attr| vfs.forget(attr.ino, 1));
+    assert_eq!(vfs.known_inodes(), known, "nothing counts that was not delivered");
+}

@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod directories;
 mod documents;
+mod ending;
 mod events;
 mod faults;
 mod fixture;

@@ -512,6 +512,41 @@ for signal in TERM INT; do
   exec 9>&-
   expect 0 "no dead mount stays" bash -c "! mountpoint -q '$M' && ls '$M'"
 done
+# Writes much in the last second, and goes on until it gets an error; then says how much was written when the end came.
+cat > "$WORK/late.py" <<'PYTHON'
+import os, sys, time
+SIZE = 256
+fd = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o644)
+os.write(fd, b"x")
+time.sleep(float(sys.argv[2]))
+for i in range(SIZE):
+    os.pwrite(fd, i.to_bytes(4, "big") * (1 << 18), i << 20)
+print(SIZE, flush=True)
+try:
+    for i in range(100_000):
+        time.sleep(0.001)
+        os.pwrite(fd, b"later", i * 4096 + 8)
+except OSError:
+    print("refused")
+PYTHON
+foreground
+python3 "$WORK/late.py" "$M/late" 9.5 > "$WORK/late" &
+writer=$!
+for _ in $(seq 100); do [ -s "$M/late" ] && break; sleep 0.05; done
+kill -TERM $pid
+ended 11 22 "a mount whose user writes much at the end ends within its bound"
+wait $writer
+grep -q refused "$WORK/late" && pass "who goes on writing gets an error" || fail "no error for who goes on writing"
+if grep -q 'lack their last writes' "$WORK/fg.log"; then told=lost; elif grep -q 'is stored' "$WORK/fg.log"; then told=stored; else told=nothing; fi
+[ $told = stored ] && pass "the log says that everything is stored" || fail "the log says: $told"
+expect 0 "mount after it" mount_it
+expect 0 "and so it is" python3 -c 'import sys
+with open(sys.argv[1], "rb") as f:
+    for i in range(256):
+        part = bytearray(f.read(1 << 20))
+        for at in range(8, 1 << 20, 4096): part[at:at + 5] = (i.to_bytes(4, "big") * 4)[:5]
+        assert part == i.to_bytes(4, "big") * (1 << 18), i' "$M/late"
+expect 0 "unmount" "$K" umount "$M"
 foreground
 exec 9> "$M/kept-open"
 echo late >&9
@@ -538,6 +573,35 @@ for signal in TERM INT; do
 done
 expect 0 "unmount" "$K" umount "$M"
 expect 0 "verify" "$K" verify "$C"
+
+say "a limit of the size of files"
+expect 0 "mount" mount_it
+expect 0 "a file beyond the limit" bash -c "head -c 41943040 /dev/zero > '$M/large' && sync '$M/large'"
+expect 0 "unmount" "$K" umount "$M"
+# In KiB: no multiple of the unit.
+( ulimit -f 20001; exec "$K" mount --daemon "$C" "$M" ) && pass "mount with a limit" || fail "mount with a limit"
+fails "a file grows no further than to the limit" bash -c "head -c 41943040 /dev/zero > '$M/growing' && sync '$M/growing'"
+fails "nothing is written beyond it" dd if=/dev/urandom of="$M/large" bs=1M count=40 conv=notrunc,fsync
+expect 0 "the daemon lives" mountpoint -q "$M"
+expect 0 "it writes below the limit" bash -c "echo below > '$M/below' && sync '$M/below'"
+expect 0 "every byte can be read" bash -c "[ \$(wc -c < '$M/large') = 41943040 ] && cat '$M/large' '$M/growing'"
+expect 0 "unmount" "$K" umount "$M"
+expect 0 "verify" "$K" verify "$C"
+
+if [ "$(id -u)" = 0 ] && command -v mkfs.ext4 > /dev/null; then
+  say "directory ids on ext4 with and without a journal, and on ext2"
+  mkdir -p "$WORK/backing"
+  for made in "symbolic link:mkfs.ext4 -q -F" "regular file:mkfs.ext4 -q -F -O ^has_journal" "regular file:mkfs.ext2 -q -F"; do
+    rm -f "$WORK/img"; truncate -s 32M "$WORK/img"
+    ${made#*:} "$WORK/img" && mount -o loop "$WORK/img" "$WORK/backing" || { echo "skipped: no loop device for ${made#*:}"; continue; }
+    mkdir "$WORK/backing/cipher"
+    expect 0 "a volume (${made#*:})" "$K" init "$WORK/backing/cipher"
+    kind=$(stat -c %F "$WORK/backing/cipher/.kmsfs.dir")
+    [ "$kind" = "${made%%:*}" ] && pass "its directory id is a $kind" || fail "its directory id is a $kind, not a ${made%%:*}"
+    umount "$WORK/backing"
+  done
+  rm -f "$WORK/img"
+fi
 
 say "interruption, and a key manager that does not answer"
 # The signal comes while the passphrase is awaited, so the job meets it before its first file.

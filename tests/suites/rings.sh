@@ -40,6 +40,21 @@ for offered in N Y; do
   expect 0 "umount" "$K" umount "$work/mnt"
 done
 echo N > "$PARAMETER"
+# With too few descriptors for all rings the mount takes none of them, or fails.
+: > "$OUT"
+fell_back=0
+for limit in $(seq 16 2 40); do
+  ( ulimit -n "$limit"; exec timeout 20 "$K" mount --daemon -o transport=uring --log-file "$work/log" "$work/cipher" "$work/mnt" ) 2> "$OUT"
+  [ $? != 124 ] || { fail "a mount with $limit descriptors hangs"; break; }
+  mountpoint -q "$work/mnt" || continue
+  timeout 10 ls "$work/mnt" > "$OUT" 2>&1
+  [ $? != 124 ] || { fail "a mount with $limit descriptors answers nothing"; mounted; kill -KILL "$pid"; break; }
+  mounted
+  [ "$(ring_threads | wc -l)" = 0 ] && fell_back=$limit
+  "$K" umount "$work/mnt" > /dev/null 2>&1 || fail "a mount with $limit descriptors does not end"
+done
+[ $fell_back != 0 ] && pass "a mount that cannot have all rings takes none (with $fell_back descriptors)" || fail "no mount was without rings"
+[ "$(cat "$PARAMETER")" = N ] && pass "and leaves the machine's setting as it was" || fail "$PARAMETER stays $(cat "$PARAMETER")"
 cases_end || rc=1
 
 unset KMSFS_HOME

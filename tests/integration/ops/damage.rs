@@ -4,7 +4,7 @@ use std::fs;
 
 use kmsfs::vfs::ROOT;
 
-use super::host::{Host, ciphertext, edit};
+use super::host::{Host, ciphertext, edit, plant_id};
 
 const UNIT: usize = 4096;
 const DATA: usize = 4064;
@@ -124,9 +124,7 @@ fn names_directories_symlinks_and_attributes_are_checked() {
     let value = get_xattr(&path, &names[0]);
     rustix::fs::setxattr(&path, names[1].as_str(), &value, rustix::fs::XattrFlags::empty()).expect("setxattr");
     fs::remove_file(without.join(".kmsfs.dir")).expect("remove");
-    let id = fs::read_link(with.join(".kmsfs.dir")).expect("a symlink");
-    fs::remove_file(swapped.join(".kmsfs.dir")).expect("remove");
-    std::os::unix::fs::symlink(id, swapped.join(".kmsfs.dir")).expect("symlink");
+    plant_id(&with, &swapped);
 
     let found = host.findings(root);
     let expected = ["BadName ?", "NoDirId without", "SymlinkAuth link", "WrongDirId swapped", "XattrAuth attributed"];

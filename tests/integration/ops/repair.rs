@@ -14,7 +14,7 @@ use kmsfs::store::{Access, Backing, BackingFile, FaultPlan, Faulty, FileKind, Lo
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::ROOT;
 
-use super::host::{Host, ciphertext, codes, edit};
+use super::host::{Host, ciphertext, codes, edit, plant_id};
 use crate::crash::disk::{Cut, Disk, Pages};
 use crate::fixture::{Fixture, ROOT_USER};
 use crate::model::ops::LONGEST;
@@ -95,9 +95,7 @@ fn what_can_be_put_right_is_and_the_rest_is_put_aside() {
         ["border", "cut", "forged", "lost", "records", "half", "units", "moved", "stray"].map(file);
     drop(mounted);
     lose_id(&without);
-    let id = fs::read_link(donor.join(".kmsfs.dir")).expect("a symlink");
-    lose_id(&wrong);
-    std::os::unix::fs::symlink(&id, wrong.join(".kmsfs.dir")).expect("symlink");
+    plant_id(&donor, &wrong);
     lose_id(&single);
     lose_id(&nothing);
     edit(&border, |b| b.truncate(HEADER + 3 * UNIT));

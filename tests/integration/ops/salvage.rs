@@ -12,7 +12,7 @@ use kmsfs::vfs::{ROOT, SetAttr};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::host::{Host, ciphertext, codes, edit};
+use super::host::{Host, ciphertext, codes, edit, plant_id};
 
 const UNIT: usize = 4096;
 const DATA: usize = 4064;
@@ -186,9 +186,7 @@ fn names_come_back_from_each_other() {
     let stray = ciphertext(root, mounted.write(ROOT, "stray", b"stray"));
     drop(mounted);
     fs::remove_file(without.join(".kmsfs.dir")).expect("remove");
-    fs::remove_file(wrong.join(".kmsfs.dir")).expect("remove");
-    let id = fs::read_link(donor.join(".kmsfs.dir")).expect("a symlink");
-    std::os::unix::fs::symlink(&id, wrong.join(".kmsfs.dir")).expect("symlink");
+    plant_id(&donor, &wrong);
     fs::remove_file(single.join(".kmsfs.dir")).expect("remove");
     fs::remove_file(nothing.join(".kmsfs.dir")).expect("remove");
     // Moved below kmsfs: its name verifies under the root's id, which lives.
