@@ -5,6 +5,7 @@
 #   OUT/peers-light.svg, -dark.svg      the same as pictures
 #   OUT/limits-tmpfs.json, -disk.json   kmsfs beside the same mount without encryption, and the filesystem below
 #   OUT/ciphers.json                    the ciphers alone
+#   OUT/costs.md                        what grows with files, their sizes and time: times, memory, processor time, mounting
 #   OUT/report.md                       all of it as tables, with machine and versions
 #
 # --quick: one short round of each. Otherwise five rounds, an hour or more. Needs root, for cold caches. Installs fio and the
@@ -31,10 +32,10 @@ export KMSFS_BIN
 KMSFS_BIN=$(release_binary)
 if [ -n "$quick" ]; then
   rounds=${ROUNDS:-1}
-  peers=(--quick) limits=(--size 64 --files 500 --seconds 1)
+  peers=(--quick) limits=(--size 64 --files 500 --seconds 1) files=1000
 else
   rounds=${ROUNDS:-5}
-  peers=() limits=(--size 512 --files 20000 --seconds 4)
+  peers=() limits=(--size 512 --files 20000 --seconds 4) files=100000
 fi
 [ -z "${ONLY:-}" ] || peers+=(--only "$ONLY")
 
@@ -49,5 +50,7 @@ say "== against the limits"
 "$KMSFS_BIN" bench --json --limits --rounds "$rounds" "${limits[@]}" /dev/shm > "$out/limits-tmpfs.json"
 "$KMSFS_BIN" bench --json --limits --rounds "$rounds" "${limits[@]}" "$disk" > "$out/limits-disk.json"
 "$KMSFS_BIN" speed --json > "$out/ciphers.json"
+say "== what grows"
+python3 "$REPO/bench/costs.py" "$KMSFS_BIN" /dev/shm "$files" > "$out/costs.md"
 python3 "$REPO/bench/report.py" "$out" > "$out/report.md"
 say "see $out/report.md"

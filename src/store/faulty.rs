@@ -581,7 +581,11 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
     fn start_writeback(&self, offset: u64, len: u64) {
         let record = || Ok(Record::StartWriteback { ino: self.inner.stat()?.ino, offset, len });
         // It cannot fail, nor can what the record needs on a backing that is recorded.
-        let _ = self.log.change(|| Ok(self.inner.start_writeback(offset, len)), record);
+        let start = || {
+            self.inner.start_writeback(offset, len);
+            Ok(())
+        };
+        let _ = self.log.change(start, record);
     }
 
     fn allocate(&self, how: Allocate, offset: u64, len: u64) -> Result<()> {
