@@ -90,8 +90,8 @@ def by_file_size():
         places = [random.randrange(max(size // 4096, 1)) * 4096 for _ in range(2000)]
         read = each(lambda at: os.preadv(fd, [page], at), places)
         # Not behind the end of the smallest, which would grow.
-        write = each(lambda at: os.pwrite(fd, page, at), places) if size >= 4096 else float("nan")
-        sync = each(lambda at: (os.pwrite(fd, page, at), os.fsync(fd)), places[:50]) if size >= 4096 else float("nan")
+        write = each(lambda at: os.pwrite(fd, page, at), places) if size >= 4096 else "-"
+        sync = each(lambda at: (os.pwrite(fd, page, at), os.fsync(fd)), places[:50]) if size >= 4096 else "-"
         opened = each(lambda _: os.close(os.open(path, os.O_RDONLY)), range(500))
         os.close(fd)
         rows.append((name, opened, read, write, sync))
