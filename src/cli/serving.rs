@@ -187,13 +187,13 @@ impl Serving<'_> {
                 out.line(&value, String::new);
             }
             let waiting = mountpoint.clone();
-            let stop = Stop { signals, mountpoint: waiting, engine, last, store };
+            let stop = Stop { signals, mountpoint: waiting, engine, last, store, device: String::new() };
             thread::spawn(move || stop.on_signal());
             if let Err(e) = ready.announce(log) {
                 tracing::error!("cannot leave the terminal: {e}");
             }
         });
-        ended.wait();
+        ended.take();
         lock(&warden).take();
         notify_systemd("STOPPING=1");
         match served {

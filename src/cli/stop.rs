@@ -20,6 +20,8 @@ use crate::sys::process::SignalSet;
 const GRACE: Duration = Duration::from_secs(10);
 /// How long it may then take until everything is stored that was written and not synced.
 const STORE: Duration = Duration::from_secs(10);
+/// How long of that may pass until the kernel has handed over what it was about to.
+const REQUESTS: Duration = Duration::from_secs(2);
 /// How often an unmount is tried that is refused as busy.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -28,9 +30,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct LastWord(Arc<Mutex<()>>);
 
 impl LastWord {
-    /// Returns unless the process is being ended.
-    pub fn wait(&self) {
-        drop(lock(&self.0));
+    /// Returns unless the process is being ended, which from then on nobody else does.
+    pub fn take(&self) {
+        std::mem::forget(lock(&self.0));
     }
 }
 
@@ -46,12 +48,17 @@ pub struct Stop {
     pub last: LastWord,
     /// Makes durable what programs have written; the number of files for which it failed.
     pub store: Box<dyn FnOnce() -> usize + Send>,
+    /// Number of the mount's device, known when somebody waits for the signal.
+    pub device: String,
 }
 
 impl Stop {
     /// Waits for a signal and unmounts, as soon as nothing is in use. What still is after [`GRACE`] is stored and cut off:
     /// its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once.
-    pub fn on_signal(self) {
+    pub fn on_signal(mut self) {
+        // Now, since another mount may take its place when this one is detached.
+        let mount = mounts::at(&self.mountpoint).ok().flatten();
+        self.device = mount.map(|mount| mount.device).unwrap_or_default();
         self.signals.wait();
         tracing::info!("unmounting on a signal");
         let place = self.mountpoint.display();
@@ -77,11 +84,11 @@ impl Stop {
             }
             waited += PAUSE;
         }
-        if waited > GRACE {
-            self.store_and_end();
+        // Unmounted, the mount ends, unless it goes on elsewhere: detached before, under another name, in another namespace.
+        if waited <= GRACE && self.signals.wait_for(GRACE).is_some() {
+            self.end_at_once();
         }
-        self.signals.wait();
-        self.end_at_once();
+        self.store_and_end();
     }
 
     fn end_at_once(&self) -> ! {
@@ -102,9 +109,11 @@ impl Stop {
     fn within_bound(&self, store: Box<dyn FnOnce() -> usize + Send>) -> Result<usize, String> {
         let mountpoint = self.mountpoint.clone();
         let (done, wait) = channel();
-        thread::spawn(move || {
-            let _ = done.send(stored(&mountpoint, store));
-        });
+        let connection = self.connection();
+        let work = move || {
+            let _ = done.send(stored(&mountpoint, &connection, store));
+        };
+        thread::Builder::new().name("kmsfs-store".to_owned()).spawn(work).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + STORE;
         loop {
             match wait.recv_timeout(PAUSE) {
@@ -121,6 +130,24 @@ impl Stop {
         }
     }
 
+    /// Where the kernel shows the connection of the mount, and takes orders for it.
+    fn connection(&self) -> PathBuf {
+        Path::new("/sys/fs/fuse/connections").join(self.device.rsplit(':').next().unwrap_or_default())
+    }
+
+    /// Takes the mount away and ends its connection. A thread that waits for the kernel, which waits for this process, could
+    /// not be ended otherwise, and would keep the connection from ending with it.
+    fn cut_off(&self) -> io::Result<()> {
+        let there = mounts::at(&self.mountpoint).ok().flatten().is_some_and(|mount| mount.device == self.device);
+        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        if there && rustix::process::geteuid().is_root() && unmount(&self.mountpoint, flags).is_ok() {
+            return Ok(());
+        }
+        let detached = if there { unmount_at(&self.mountpoint, true) } else { Ok(()) };
+        // Belongs to the user who has mounted it.
+        fs::write(self.connection().join("abort"), "1").and(detached)
+    }
+
     /// Ends the process without waiting for the users of the mount. The lock goes with it; the next mount sees that this one
     /// did not end by an unmount, and finishes what was under way.
     fn end(&self, exit: Exit, why: &str) -> ! {
@@ -130,36 +157,38 @@ impl Stop {
         }
         tracing::error!("{}: {why}", self.mountpoint.display());
         // Or a dead mountpoint would stay behind.
-        if let Err(e) = cut_off(&self.mountpoint) {
+        if let Err(e) = self.cut_off() {
             tracing::debug!("cannot detach {}: {e}", self.mountpoint.display());
         }
         std::process::exit(i32::from(exit.code()));
     }
 }
 
-/// Stores what was written, and answers in how many files that failed.
-fn stored(mountpoint: &Path, store: Box<dyn FnOnce() -> usize + Send>) -> io::Result<usize> {
-    let root = File::open(mountpoint)?;
+/// Stores what was written, and answers in how many files that failed. What keeps one of them from being written back keeps none of
+/// the others from it.
+fn stored(mountpoint: &Path, connection: &Path, store: Box<dyn FnOnce() -> usize + Send>) -> io::Result<usize> {
+    let root = File::open(mountpoint);
+    let sync = || match &root {
+        Ok(root) => Ok(rustix::fs::syncfs(root)?),
+        Err(e) => Err(io::Error::from(e.kind())),
+    };
     // On a FUSE mount this only begins to write back, which is why it is not enough; but it does so in large requests.
-    rustix::fs::syncfs(&root)?;
+    let begun = sync();
+    wait_for_requests(connection);
     let failed = store();
     // Nothing is left to do, but this tells of what has failed since the root was opened.
-    match rustix::fs::syncfs(&root) {
-        Err(e) if failed == 0 => Err(e.into()),
+    match begun.and_then(|()| sync()) {
+        Err(e) if failed == 0 => Err(e),
         _ => Ok(failed),
     }
 }
 
-/// Takes the mount away and ends its connection. A thread that waits for the kernel, which waits for this process, could
-/// not be ended otherwise, and would keep the connection from ending with it.
-fn cut_off(mountpoint: &Path) -> io::Result<()> {
-    if rustix::process::geteuid().is_root() {
-        let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-        return Ok(unmount(mountpoint, flags)?);
+/// Waits until no request is under way, [`REQUESTS`] at most, as programs go on. Before Linux 6.16 the kernel takes a page for written as soon as
+/// its request is queued, and does not wait for that when it drops the page.
+fn wait_for_requests(connection: &Path) {
+    let deadline = Instant::now() + REQUESTS;
+    let none = || fs::read_to_string(connection.join("waiting")).is_ok_and(|count| count.trim() == "0");
+    while connection.exists() && !none() && Instant::now() < deadline {
+        std::thread::sleep(PAUSE / 10);
     }
-    let device = mounts::at(mountpoint)?.map(|mount| mount.device).unwrap_or_default();
-    let detached = unmount_at(mountpoint, true);
-    let connection = device.rsplit(':').next().unwrap_or_default();
-    // Belongs to the user who has mounted it.
-    fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1").and(detached)
 }

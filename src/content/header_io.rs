@@ -221,10 +221,11 @@ impl<B: Backing> Content<B> {
         }
         let header = self.read_header()?;
         let Some(with_new_slot) = self.volume.keys.rewrap(&header, job)? else { return Ok(Rewrapped::No) };
-        self.write_slots(&with_new_slot)?;
+        // Also if it fails: then nobody knows which slots are on the disk.
         if let Body::Units { unfinished_rewrap, .. } = &mut state.body {
             *unfinished_rewrap = true;
         }
+        self.write_slots(&with_new_slot)?;
         self.finish_rewrap(&mut state)?;
         Ok(Rewrapped::Yes)
     }
@@ -281,7 +282,8 @@ impl<B: Backing> Content<B> {
     /// only, left there by a process that was killed. In a header of several pages the zeros for the older one can be on
     /// the disk before it, and a power cut would leave none.
     pub(super) fn finish_found_rewrap(&self, state: &mut State) -> Result<()> {
-        self.noted(self.file().sync(true))?;
+        // Written again, since after a flush that failed a further one need not do anything.
+        self.write_slots(&self.read_header()?)?;
         self.finish_rewrap(state)
     }
 

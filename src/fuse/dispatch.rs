@@ -91,7 +91,7 @@ impl<B: Backing> Dispatcher<B> {
         let began = Instant::now();
         let served = catch_unwind(AssertUnwindSafe(|| match self.serve(&request, scratch, &mut reply) {
             Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
-                // It changed nothing: once more, with all the descriptors that nobody needs.
+                // It has changed nothing, or what may be done again: once more, with all the descriptors that nobody needs.
                 self.listings.close_idle(&self.operations.vfs);
                 self.operations.vfs.close_idle();
                 self.serve(&request, scratch, &mut reply)

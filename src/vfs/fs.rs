@@ -182,6 +182,11 @@ impl<B: Backing> Vfs<B> {
         Ok(inode)
     }
 
+    /// Refuses new writers when the mount is about to end.
+    pub(super) fn check_lasting(&self) -> Result<()> {
+        if self.ending.load(Ordering::Acquire) { Err(Errno::SHUTDOWN.into()) } else { Ok(()) }
+    }
+
     pub(super) fn check_writable(&self) -> Result<()> {
         if self.options.read_only { Err(Errno::ROFS.into()) } else { Ok(()) }
     }

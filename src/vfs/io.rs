@@ -49,11 +49,13 @@ impl<B: Backing> Vfs<B> {
     /// `EROFS`, `EISDIR`, `ENXIO`, or the backing's error.
     pub fn open_emptied(&self, ino: u64, writable: bool) -> Result<Opened> {
         self.check_writable()?;
+        self.check_lasting()?;
         let inode = self.inode(ino)?;
         check_regular(&inode)?;
         let content = {
             let mut slot = lock(&inode.content);
             let content = match &slot.content {
+                Some(_) if slot.immutable => return Err(Errno::PERM.into()),
                 Some(content) => {
                     self.empty(&inode, content)?;
                     Arc::clone(content)
@@ -74,6 +76,9 @@ impl<B: Backing> Vfs<B> {
 
     /// The shared content of an inode with one more user, opened if it is not.
     pub(super) fn acquire(&self, inode: &Arc<Inode<B>>, writable: bool) -> Result<Arc<Content<B>>> {
+        if writable {
+            self.check_lasting()?;
+        }
         let mut slot = lock(&inode.content);
         let content = match &slot.content {
             Some(_) if writable && slot.immutable => return Err(Errno::PERM.into()),

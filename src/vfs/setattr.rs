@@ -60,6 +60,7 @@ impl<B: Backing> Vfs<B> {
         if size == 0 {
             let slot = lock(&inode.content);
             return match &slot.content {
+                Some(_) if slot.immutable => Err(Errno::PERM.into()),
                 Some(content) => self.empty(inode, content),
                 None => self.empty_closed(inode).map(drop),
             };

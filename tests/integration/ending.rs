@@ -45,6 +45,20 @@ fn what_the_kernel_holds_of_files_that_are_open_for_writing_is_stored() {
     assert!(plan.count(&[OpClass::Sync]) > syncs, "it is durable");
     assert_eq!(vfs.read(handle, 0, 9, <[u8]>::to_vec).expect("read"), b"new");
     assert_eq!(vfs.read(reader, 0, 9, <[u8]>::to_vec).expect("read"), b"old");
+    // Nobody would store what a new writer writes.
+    let refused =
+        [vfs.open(read, true), vfs.open_emptied(read, true)].map(|opened| opened.map(drop).map_err(|e| e.errno()));
+    assert_eq!(refused, [Err(Errno::SHUTDOWN); 2]);
+}
+
+#[test]
+fn what_has_come_of_a_file_is_durable_although_the_rest_has_not() {
+    let (fixture, plan) = mounted();
+    let vfs = fixture.mount();
+    open_file(&vfs, "one");
+    let syncs = plan.count(&[OpClass::Sync]);
+    assert_eq!(vfs.store_all(&|_| Err(Errno::NOSPC.into())), 1);
+    assert!(plan.count(&[OpClass::Sync]) > syncs);
 }
 
 #[test]

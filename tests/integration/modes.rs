@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use kmsfs::env::ManualClock;
+use kmsfs::env::{ManualClock, SystemClock};
 use kmsfs::store::{
-    Backing, Fault, FaultPlan, Faulty, FileTime, Memory, MemoryOptions, OpClass, RenameMode, SetTime, Target, XattrMode,
+    Backing, Fault, FaultPlan, Faulty, FileTime, LocalDir, Memory, MemoryOptions, OpClass, RenameMode, SetTime, Target,
+    XattrMode,
 };
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Caller, Options, ROOT, SetAttr, Vfs};
 use rustix::io::Errno;
 
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, ROOT_USER};
 
 const USER: Caller = Caller { uid: 1000, gid: 1000, umask: 0o022 };
 
@@ -200,4 +201,26 @@ fn two_readers_of_a_file_without_rights_leave_its_mode() {
         }
     });
     assert_eq!(on_disk(&fixture), (0o200, 0));
+}
+
+/// Where the filesystem below leaves it to its own caller to check for immutable files, as tmpfs, xfs and btrfs do for what is open.
+#[test]
+fn an_immutable_file_that_is_open_is_not_emptied() {
+    const IMMUTABLE: u32 = 0x10;
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+    let backing = Faulty::new(LocalDir::open(dir.path()).expect("opened"), FaultPlan::new());
+    let vfs = Fixture::new(backing, Arc::new(SystemClock)).mount();
+    let (attr, opened) = vfs.create(ROOT, b"f", 0o600, &ROOT_USER).expect("created");
+    vfs.write(opened.handle, 0, b"precious").expect("written");
+    match vfs.set_inode_flags(attr.ino, IMMUTABLE).map_err(|e| e.errno()) {
+        // No root, or a tmpfs without flags.
+        Err(Errno::PERM | Errno::NOTTY | Errno::OPNOTSUPP) => return,
+        set => set.expect("set"),
+    }
+    let emptied = vfs.open_emptied(attr.ino, true).map(drop).map_err(|e| e.errno());
+    let cut = vfs.setattr(attr.ino, None, &SetAttr { size: Some(0), ..SetAttr::default() });
+    let content = vfs.read(opened.handle, 0, 99, <[u8]>::to_vec).expect("read");
+    vfs.set_inode_flags(attr.ino, 0).expect("cleared, so that it can be removed");
+    assert_eq!((emptied, cut.map(drop).map_err(|e| e.errno())), (Err(Errno::PERM), Err(Errno::PERM)));
+    assert_eq!(content, b"precious");
 }

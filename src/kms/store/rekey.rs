@@ -42,10 +42,16 @@ pub fn rekey(home: &Home, unlock: &Unlock, event: &Rendered, entropy: &dyn Entro
     outbox(event, &tx)?;
     crash::point();
     let after = state::state_record(&ledger, revision, &domain);
-    renewed.body.states = vec![before, after.clone()];
+    renewed.body.states = vec![before.clone(), after.clone()];
     renewed.home.write_root(&held, &renewed.body)?;
     crash::point();
-    tx.commit()?;
+    if let Err(error) = tx.commit() {
+        // Other users of the home, or a full disk. If nothing has changed, the slots stay as they were too.
+        if state::load(&connection, home, &body, None).is_ok_and(|cache| cache.state() == before) {
+            home.write_root(&held, &body)?;
+        }
+        return Err(error.into());
+    }
     crash::point();
     Home::settle(&mut renewed.body, vec![after]);
     renewed.home.write_root(&held, &renewed.body)?;
