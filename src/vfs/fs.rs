@@ -182,7 +182,7 @@ impl<B: Backing> Vfs<B> {
         Ok(inode)
     }
 
-    /// Refuses new writers when the mount is about to end.
+    /// Refuses attributes and new writers when the mount is about to end.
     pub(super) fn check_lasting(&self) -> Result<()> {
         if self.ending.load(Ordering::Acquire) { Err(Errno::SHUTDOWN.into()) } else { Ok(()) }
     }

@@ -33,9 +33,7 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// `ESTALE` for an inode that is not known, `ESHUTDOWN` after [`Self::store_all`], or the backing's error.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
-        if self.ending.load(Ordering::Acquire) {
-            return Err(Errno::SHUTDOWN.into());
-        }
+        self.check_lasting()?;
         let inode = self.inode(ino)?;
         let stat = self.stat(&inode)?;
         Ok(self.attr_of(&inode, &stat))

@@ -148,9 +148,8 @@ impl<B: Backing> Vfs<B> {
         if flags & !known & REFUSED != 0 {
             return Err(Errno::OPNOTSUPP.into());
         }
-        let content = lock(&inode.content).content.clone();
         if flags & !known & IFlags::IMMUTABLE.bits() != 0
-            && let Some(content) = content
+            && let Some(content) = inode.open_content()
         {
             self.report_of(&inode, Some(&content), content.sync(false))?;
         }
