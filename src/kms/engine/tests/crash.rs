@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::*;
@@ -94,13 +94,12 @@ const STEPS: [Step; 9] = [
 /// Runs in a process of its own, which is killed at the point that the environment names.
 #[test]
 fn the_process_that_dies() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
-    let dir = Path::new(&dir);
+    let Some(dir) = own_copy() else { return };
     let scene = Scene::open(&dir.join("kms"), START);
     let mut acknowledged = OpenOptions::new().create(true).append(true).open(dir.join("acknowledged")).expect("opened");
     let mut acknowledge = || writeln!(acknowledged, "{}", scene.summary()).expect("written");
     acknowledge();
-    crash::arm(std::env::var(AT).expect("set").parse().expect("a number"));
+    arm();
     for step in STEPS {
         step(&scene);
         acknowledge();
@@ -108,19 +107,35 @@ fn the_process_that_dies() {
     crash::arm(0);
 }
 
-fn run(template: &Path, at: u64) -> (TempDir, bool, Vec<String>) {
+/// The directory of a process that [`die`] runs; `None` in any other.
+pub fn own_copy() -> Option<PathBuf> {
+    std::env::var_os(DIR).map(PathBuf::from)
+}
+
+/// From now on such a process is killed at its point.
+pub fn arm() {
+    crash::arm(std::env::var(AT).expect("set").parse().expect("a number"));
+}
+
+/// Runs `test` of this module's neighbours in a process of its own, in a new directory with a copy of the home `template`,
+/// to be killed at point `at`. The directory, and whether it came to that.
+pub fn die(test: &str, template: &Path, at: u64) -> (TempDir, bool) {
     let dir = directory();
     let copied = Command::new("cp").arg("-a").arg(template).arg(dir.path().join("kms")).status().expect("cp");
     assert!(copied.success());
-    let test = "kms::engine::tests::crash::the_process_that_dies";
     let child = Command::new(std::env::current_exe().expect("known"))
-        .args(["--exact", test, "--test-threads=1"])
+        .args(["--exact", &format!("kms::engine::tests::{test}"), "--test-threads=1"])
         .env(DIR, dir.path())
         .env(AT, at.to_string())
         .output()
         .expect("run");
     let killed = std::os::unix::process::ExitStatusExt::signal(&child.status) == Some(9);
     assert!(killed || child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    (dir, killed)
+}
+
+fn run(template: &Path, at: u64) -> (TempDir, bool, Vec<String>) {
+    let (dir, killed) = die("crash::the_process_that_dies", template, at);
     let acknowledged = fs::read_to_string(dir.path().join("acknowledged")).expect("read");
     (dir, killed, acknowledged.lines().map(str::to_owned).collect())
 }

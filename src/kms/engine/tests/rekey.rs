@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use super::crash::{arm, die, own_copy};
 use super::*;
 use crate::kms::backup::{BackupError, check};
 use crate::kms::crash;
@@ -11,8 +12,6 @@ use crate::kms::custody::{CustodyError, SlotKind};
 use crate::kms::rekey::{Rekeyed, rekey};
 use crate::kms::store::StoreError;
 
-const DIR: &str = "KMSFS_TEST_REKEY_DIR";
-const AT: &str = "KMSFS_TEST_REKEY_AT";
 const START: i64 = 1_767_225_600;
 
 /// A closed home with a key, an alias of it, and a ciphertext under it.
@@ -132,14 +131,13 @@ fn nothing_else_may_use_the_home_meanwhile() {
 /// Runs in a process of its own, which is killed at the point that the environment names.
 #[test]
 fn the_process_that_dies_rekeying() {
-    let Some(dir) = std::env::var_os(DIR) else { return };
-    let home = Path::new(&dir).join("kms");
+    let Some(dir) = own_copy() else { return };
     let clock = ManualClock::new(Timestamp::from_secs(START));
-    let home = Home::unlock(&home, &Unlock::KeyFile).expect("unlocked");
-    crash::arm(std::env::var(AT).expect("set").parse().expect("a number"));
+    let home = Home::unlock(&dir.join("kms"), &Unlock::KeyFile).expect("unlocked");
+    arm();
     rekey(&home, &Unlock::KeyFile, &clock, &SystemEntropy).expect("done");
     crash::arm(0);
-    fs::write(Path::new(&dir).join("acknowledged"), b"").expect("written");
+    fs::write(dir.join("acknowledged"), b"").expect("written");
 }
 
 #[test]
@@ -148,17 +146,8 @@ fn a_home_survives_a_kill_at_every_step() {
     let old = fs::read(closed.home().join("root.json")).expect("read");
     let mut points = 0;
     for at in 1.. {
-        let dir = directory();
+        let (dir, killed) = die("rekey::the_process_that_dies_rekeying", &closed.home(), at);
         let home = dir.path().join("kms");
-        assert!(Command::new("cp").arg("-a").arg(closed.home()).arg(&home).status().expect("cp").success());
-        let child = Command::new(std::env::current_exe().expect("known"))
-            .args(["--exact", "kms::engine::tests::rekey::the_process_that_dies_rekeying", "--test-threads=1"])
-            .env(DIR, dir.path())
-            .env(AT, at.to_string())
-            .output()
-            .expect("run");
-        let killed = std::os::unix::process::ExitStatusExt::signal(&child.status) == Some(9);
-        assert!(killed || child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
         let done = dir.path().join("acknowledged").exists();
         assert_ne!(killed, done, "point {at}");
         let engine = closed.open(&home, &Unlock::KeyFile).unwrap_or_else(|error| panic!("point {at}: {error}"));
