@@ -6,10 +6,10 @@
 . "$(dirname "$0")/lib.sh"
 volume_suite jq python3
 . "$HERE/../conformance/lib.sh"
-PROXY=
+. "$HERE/proxy.sh"
 finish() {
   volume_cleanup
-  [ -z "$PROXY" ] || kill "$PROXY"
+  proxy_stop
   serve_stop
 }
 trap finish EXIT
@@ -17,12 +17,8 @@ FILES=80
 serve_start || exit 2
 first=$("$K" --json key create --alias first | jq -r .KeyMetadata.Arn)
 second=$("$K" --json key create --alias second | jq -r .KeyMetadata.Arn)
-behave() { echo "$*" > "$WORK/mode.new" && mv "$WORK/mode.new" "$WORK/mode"; }
-behave pass
-python3 "$HERE/kms_proxy.py" "${ENDPOINT##*:}" "$WORK/mode" > "$WORK/proxy" &
-PROXY=$!
-for _ in $(seq 100); do [ ! -s "$WORK/proxy" ] || break; sleep 0.1; done
-export KMSFS_HOME=$WORK/kms KMSFS_KMS_ENDPOINT=http://127.0.0.1:$(cat "$WORK/proxy") AWS_REGION=us-east-1
+proxy_start "$WORK"
+export KMSFS_HOME=$WORK/kms
 export AWS_ACCESS_KEY_ID=$KMS_AK AWS_SECRET_ACCESS_KEY=$KMS_SK
 
 check "init" "$K" init --keyfile --key alias/first "$C"

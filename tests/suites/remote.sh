@@ -6,13 +6,13 @@ set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../conformance/lib.sh"
 . "$here/../cases.sh"
+. "$here/proxy.sh"
 work=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-remote.XXXXXX")
-PROXY=
 mkdir "$work/mnt"
 OUT=$work/out
 finish() {
   mountpoint -q "$work/mnt" && KMSFS_HOME=$work/client "$KMSFS_BIN" umount --lazy "$work/mnt"
-  [ -z "$PROXY" ] || kill "$PROXY" 2> /dev/null
+  proxy_stop
   serve_stop
   rm -rf --one-file-system "$work"
 }
@@ -26,12 +26,8 @@ fails_with() { # ERROR COMMAND...: the system's words for the error, in the C lo
 serve_start || exit
 server_home=$KMSFS_HOME
 key=$(KMSFS_HOME=$server_home "$KMSFS_BIN" --json key create --alias remote | sed -n 's/.*"KeyId": *"\([^"]*\)".*/\1/p' | head -n 1)
-behave() { echo "$*" > "$work/mode.new" && mv "$work/mode.new" "$work/mode"; }
-behave pass
-python3 "$here/kms_proxy.py" "${ENDPOINT##*:}" "$work/mode" > "$work/proxy" &
-PROXY=$!
-for _ in $(seq 100); do [ ! -s "$work/proxy" ] || break; sleep 0.1; done
-export KMSFS_HOME=$work/client KMSFS_KMS_ENDPOINT=http://127.0.0.1:$(cat "$work/proxy") AWS_REGION=us-east-1
+proxy_start "$work"
+export KMSFS_HOME=$work/client
 k() { AWS_ACCESS_KEY_ID=$KMS_AK AWS_SECRET_ACCESS_KEY=$KMS_SK "$KMSFS_BIN" "$@"; }
 server_key() { env -u KMSFS_KMS_ENDPOINT KMSFS_HOME="$server_home" "$KMSFS_BIN" key "$1" "$key"; }
 
