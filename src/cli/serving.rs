@@ -13,6 +13,7 @@ use super::control::server::ControlSocket;
 use super::daemon::{self, Readiness, notify_systemd};
 use super::exit::{CliError, CliResult, Exit};
 use super::mount_options::MountOptions;
+use super::mounts;
 use super::offline::{self, Unlocked};
 use super::output::path_text;
 use super::session::Session;
@@ -175,7 +176,7 @@ impl Serving<'_> {
         let served = serve(vfs, &spec, statistics, move |pages| {
             flag.store(true, Ordering::SeqCst);
             let (stored, cache) = (Arc::clone(&watched), pages.clone());
-            let store = Box::new(move || stored.store_all(&|ino| cache.drop_pages(ino)));
+            let store = move || stored.store_all(&|ino| cache.drop_pages(ino));
             if let Some(time) = look_every {
                 let enforce = move || watched.enforce_keys(&|ino| pages.drop_pages(ino));
                 *lock(&started) = Some(Every::start(time, enforce));
@@ -187,8 +188,10 @@ impl Serving<'_> {
                 out.line(&value, String::new);
             }
             let waiting = mountpoint.clone();
-            let stop = Stop { signals, mountpoint: waiting, engine, last, store, device: String::new() };
-            thread::spawn(move || stop.on_signal());
+            thread::spawn(move || {
+                let mount = mounts::at(&waiting).ok().flatten();
+                Stop { signals, mountpoint: waiting, engine, last, mount }.on_signal(store);
+            });
             if let Err(e) = ready.announce(log) {
                 tracing::error!("cannot leave the terminal: {e}");
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::exit::Exit;
-use super::mounts;
+use super::mounts::{self, Mount};
 use super::umount::{unmount_at, words};
 use crate::kms::Engine;
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -46,19 +46,15 @@ pub struct Stop {
     pub engine: Engine,
     /// Who ends the process.
     pub last: LastWord,
-    /// Makes durable what programs have written; the number of files for which it failed.
-    pub store: Box<dyn FnOnce() -> usize + Send>,
-    /// Number of the mount's device, known when somebody waits for the signal.
-    pub device: String,
+    /// The mount as it was made: another may take its place when it is detached.
+    pub mount: Option<Mount>,
 }
 
 impl Stop {
     /// Waits for a signal and unmounts, as soon as nothing is in use. What still is after [`GRACE`] is stored and cut off:
-    /// its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once.
-    pub fn on_signal(mut self) {
-        // Now, since another mount may take its place when this one is detached.
-        let mount = mounts::at(&self.mountpoint).ok().flatten();
-        self.device = mount.map(|mount| mount.device).unwrap_or_default();
+    /// its users get errors, the process ends with [`Exit::Busy`]. A second signal cuts it off at once. `store` makes durable
+    /// what programs have written, and answers in how many files that failed.
+    pub fn on_signal(&self, store: impl FnOnce() -> usize + Send + 'static) {
         self.signals.wait();
         tracing::info!("unmounting on a signal");
         let place = self.mountpoint.display();
@@ -74,8 +70,7 @@ impl Stop {
                 }
             }
             if waited.is_zero() {
-                let mount = mounts::at(&self.mountpoint).ok().flatten();
-                let holders = mount.map(|m| mounts::holders(&m)).unwrap_or_default();
+                let holders = self.mount.as_ref().map(mounts::holders).unwrap_or_default();
                 let grace = GRACE.as_secs();
                 tracing::warn!("{place} is in use {}; it ends in {grace} seconds at the latest", words(&holders));
             }
@@ -88,15 +83,14 @@ impl Stop {
         if waited <= GRACE && self.signals.wait_for(GRACE).is_some() {
             self.end_at_once();
         }
-        self.store_and_end();
+        self.store_and_end(store);
     }
 
     fn end_at_once(&self) -> ! {
         self.end(Exit::Failure, "ended by a second signal; files that were open may lack their last writes")
     }
 
-    fn store_and_end(mut self) -> ! {
-        let store = std::mem::replace(&mut self.store, Box::new(|| 0));
+    fn store_and_end(&self, store: impl FnOnce() -> usize + Send + 'static) -> ! {
         let why = match self.within_bound(store) {
             Ok(0) => "still in use: ended; what was written until then is stored".to_owned(),
             Ok(failed) => format!("still in use: ended; {failed} open files lack their last writes"),
@@ -106,7 +100,7 @@ impl Stop {
     }
 
     /// Stores what was written. In a thread: it waits for the mount's own threads.
-    fn within_bound(&self, store: Box<dyn FnOnce() -> usize + Send>) -> Result<usize, String> {
+    fn within_bound(&self, store: impl FnOnce() -> usize + Send + 'static) -> Result<usize, String> {
         let mountpoint = self.mountpoint.clone();
         let (done, wait) = channel();
         let connection = self.connection();
@@ -130,15 +124,20 @@ impl Stop {
         }
     }
 
+    /// Number of the mount's device; empty if it is not known.
+    fn device(&self) -> &str {
+        self.mount.as_ref().map_or("", |mount| &mount.device)
+    }
+
     /// Where the kernel shows the connection of the mount, and takes orders for it.
     fn connection(&self) -> PathBuf {
-        Path::new("/sys/fs/fuse/connections").join(self.device.rsplit(':').next().unwrap_or_default())
+        Path::new("/sys/fs/fuse/connections").join(self.device().rsplit(':').next().unwrap_or_default())
     }
 
     /// Takes the mount away and ends its connection. A thread that waits for the kernel, which waits for this process, could
     /// not be ended otherwise, and would keep the connection from ending with it.
     fn cut_off(&self) -> io::Result<()> {
-        let there = mounts::at(&self.mountpoint).ok().flatten().is_some_and(|mount| mount.device == self.device);
+        let there = mounts::at(&self.mountpoint).ok().flatten().is_some_and(|mount| mount.device == self.device());
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if there && rustix::process::geteuid().is_root() && unmount(&self.mountpoint, flags).is_ok() {
             return Ok(());
@@ -166,7 +165,7 @@ impl Stop {
 
 /// Stores what was written, and answers in how many files that failed. What keeps one of them from being written back keeps none of
 /// the others from it.
-fn stored(mountpoint: &Path, connection: &Path, store: Box<dyn FnOnce() -> usize + Send>) -> io::Result<usize> {
+fn stored(mountpoint: &Path, connection: &Path, store: impl FnOnce() -> usize) -> io::Result<usize> {
     let root = File::open(mountpoint);
     let sync = || match &root {
         Ok(root) => Ok(rustix::fs::syncfs(root)?),
