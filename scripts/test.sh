@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh [--quick | --long] [--no-install] [STEP...]: runs all tests, and installs what they need.
 #
-#   (default)   everything, bounded: under 20 minutes on two cores once the dependencies are built
+#   (default)   everything, bounded: about 20 minutes on two cores
 #   --quick     no application suites, fewer operations
 #   --long      fsx with 100,000 operations and many seeds, all torture tests, longer applications (hours)
 #   --no-install   use what is there; steps whose tools are missing are skipped
@@ -91,11 +91,12 @@ install_tools() {
   [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
     "/usr/lib/postgresql/*/bin/initdb postgresql" || true
 }
+# Unoptimised: they wait for the filesystem, and compiling them takes longer than anything they do.
 install_suites() {
   local list
   list=$(cargo install --list --root "$TOOLS_ROOT" 2> /dev/null || true)
-  grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
-  grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
+  grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --debug --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
+  grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --debug --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
 }
 # Licences, banned and duplicate crates, sources; advisories too, where their database can be fetched.
 cargo_deny() {
@@ -125,8 +126,8 @@ if cargo fmt --version > /dev/null 2>&1; then step fmt cargo fmt --all --check; 
 step build build_release
 if cargo clippy --version > /dev/null 2>&1; then
   step clippy cargo clippy --release --locked --all-targets -- -D warnings
-  # The scheduler of the concurrency tests takes the place of every lock: only --long runs it, but it must always build.
-  step clippy-shuttle cargo clippy --release --locked --lib --tests --features shuttle -- -D warnings
+  # The scheduler of the concurrency tests takes the place of every lock.
+  [ "$MODE" != long ] || step clippy-shuttle cargo clippy --release --locked --lib --tests --features shuttle -- -D warnings
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi
@@ -135,7 +136,10 @@ if cargo deny --version > /dev/null 2>&1; then
 else
   skip deny "cargo-deny is not installed (cargo install --locked cargo-deny)"
 fi
-step cargo-test cargo test --release --locked
+# The unit tests unoptimised, the crates beneath as above: to optimise them takes minutes, to run them as they are half of one more.
+step unit-tests cargo test --release --locked --lib --config profile.release.package.kmsfs.opt-level=0
+step integration cargo test --release --locked --test integration
+step doc-tests cargo test --release --locked --doc
 # Its own build: the scheduler takes the place of every lock.
 if [ "$MODE" = long ]; then
   step shuttle cargo test --release --locked --features shuttle --lib shuttle
