@@ -28,3 +28,4 @@ mod wrapping;
 
 pub use engine::Engine;
 pub use error::{KeyStoreFault, KmsError, OpenError};
+pub use usage::is_use;

@@ -37,7 +37,7 @@ pub struct Limits {
     pub connections: usize,
     /// From the first byte of a connection's or request's head to its last.
     pub head_time: Duration,
-    /// For a whole request, its answer included.
+    /// From a request's head until its answer is made; and how long a client may take nothing of its answers.
     pub request_time: Duration,
     /// How long requests that are under way may take to end when the server stops.
     pub stop_time: Duration,

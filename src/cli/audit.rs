@@ -198,16 +198,20 @@ fn short(value: &Value) -> String {
 
 /// A date, a time stamp of RFC 3339, or an age.
 pub fn parse_time(text: &str, now: Timestamp) -> CliResult<Timestamp> {
-    use time::format_description::well_known::Rfc3339;
     if let Some(age) = parse_age(text) {
         return Ok(Timestamp::from_nanos(now.as_nanos().saturating_sub(age)));
     }
     let full = if text.len() == "2026-05-01".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    let at = time::OffsetDateTime::parse(&full, &Rfc3339).map_err(|_| {
+    parse_stamp(&full).ok_or_else(|| {
         CliError::usage(format_args!("'{text}' is not a time"))
             .hint("write 2026-05-01, 2026-05-01T09:00:00Z, or an age such as 15m, 6h, 7d")
-    })?;
-    Ok(Timestamp::from_secs(at.unix_timestamp()))
+    })
+}
+
+/// A time stamp of RFC 3339, as records have it.
+pub fn parse_stamp(text: &str) -> Option<Timestamp> {
+    use time::format_description::well_known::Rfc3339;
+    time::OffsetDateTime::parse(text, &Rfc3339).ok().map(|at| Timestamp::from_secs(at.unix_timestamp()))
 }
 
 /// Nanoseconds of `15m`, `6h`, `7d`, `30s`.

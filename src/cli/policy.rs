@@ -6,13 +6,20 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::aws::to_json;
-use super::exit::{CliResult, Exit};
+use super::exit::{CliError, CliResult, Exit};
 use super::iam::{named, read_document};
 use super::key::control_name;
 use super::output::table;
 use super::session::Session;
 use super::settings::Settings;
-use crate::kms::model::{Caller, ExplainRequest, GetKeyPolicyRequest, PutKeyPolicyRequest};
+use crate::kms::api::Operation;
+use crate::kms::model::{Caller, ExplainRequest, GetKeyPolicyRequest, Principal, PutKeyPolicyRequest};
+use crate::sys::user::name_of;
+
+/// How alike a permission is to what was written to be suggested, of 1.
+const ALIKE: f64 = 0.85;
+/// So many are suggested.
+const SUGGESTIONS: usize = 4;
 
 /// Show and change key policies, and explain who may do what
 #[derive(Debug, Subcommand)]
@@ -53,7 +60,7 @@ pub struct ExplainArgs {
     /// Key id, key ARN, alias/NAME or alias ARN; - for operations that are about no key
     #[arg(value_name = "KEY")]
     key: String,
-    /// The permission: Decrypt, kms:CreateGrant, ReEncryptFrom
+    /// The permission: Decrypt, kms:CreateGrant, ReEncryptFrom; RetireGrant is about any grant of the key
     #[arg(value_name = "ACTION")]
     action: String,
     /// Who asks: user/NAME, role/NAME, root or an ARN [default: you]
@@ -107,17 +114,46 @@ pub fn run(settings: &Settings, command: &PolicyCommand) -> CliResult {
     }
 }
 
+/// The permission that `text` names, as AWS writes it. Permissions are called like the operations, but for `ReEncrypt`,
+/// which needs two.
+fn permission(text: &str) -> CliResult<&'static str> {
+    let prefixed = text.split_once(':').filter(|(service, _)| service.eq_ignore_ascii_case("kms"));
+    let wanted = prefixed.map_or(text, |(_, name)| name);
+    let operations = Operation::all().map(|(name, _)| name).filter(|name| *name != "ReEncrypt");
+    let all: Vec<&str> = operations.chain(["ReEncryptFrom", "ReEncryptTo"]).collect();
+    if let Some(name) = all.iter().find(|name| name.eq_ignore_ascii_case(wanted)) {
+        return Ok(name);
+    }
+    let alike = |name: &str| strsim::jaro_winkler(&name.to_lowercase(), &wanted.to_lowercase());
+    let mut near: Vec<&str> = all.into_iter().filter(|name| alike(name) > ALIKE).collect();
+    near.sort_by(|a, b| alike(b).total_cmp(&alike(a)));
+    near.truncate(SUGGESTIONS);
+    let error = CliError::usage(format_args!("AWS KMS has no permission '{text}'"));
+    Err(match near[..] {
+        [] => error.hint("permissions are called like the operations: kms:Decrypt, kms:CreateGrant"),
+        _ => error.hint(format_args!("there is {}", near.join(", "))),
+    })
+}
+
+/// The caller that `text` names, as the key manager would know it: who can open the home is an administrator unless a
+/// user or role of its name was made, others may do what was said about them.
+fn caller_named(session: &Session, text: &str) -> CliResult<Caller> {
+    let (principal, region) = (named(session, text)?, session.caller.region().clone());
+    if principal == *session.caller.principal() {
+        return Ok(session.caller.clone());
+    }
+    let account = session.engine.account();
+    let is_root = principal == Principal::user(account, &name_of(0));
+    let volumes = session.engine.registry().list()?;
+    let is_mount = volumes.iter().any(|volume| principal == Principal::mount(account, &volume.volume.to_string()));
+    Ok(if is_root || is_mount { Caller::local(principal, region) } else { Caller::new(principal, region) })
+}
+
 fn explain(settings: &Settings, session: &Session, args: &ExplainArgs) -> CliResult {
+    let action = permission(&args.action)?;
     let mut caller = match &args.principal {
         None => session.caller.clone(),
-        Some(text) => {
-            let (principal, region) = (named(session, text)?, session.caller.region().clone());
-            // In its own account the key manager knows mounts and local users without their being made.
-            match principal.account() == session.engine.account() {
-                true => Caller::local(principal, region),
-                false => Caller::new(principal, region),
-            }
-        }
+        Some(text) => caller_named(session, text)?,
     };
     if let Some(service) = &args.via_service {
         caller = caller.via_service(service);
@@ -128,7 +164,7 @@ fn explain(settings: &Settings, session: &Session, args: &ExplainArgs) -> CliRes
     }
     let request = ExplainRequest {
         key_id: (args.key != "-").then(|| args.key.clone()),
-        action: args.action.clone(),
+        action: action.to_owned(),
         encryption_context: args.context.iter().cloned().collect(),
         conditions: args.conditions.clone(),
     };
@@ -146,4 +182,27 @@ fn explain(settings: &Settings, session: &Session, args: &ExplainArgs) -> CliRes
         format!("{}: {} on {}: {}\n\n{table}", answer.principal, answer.action, answer.resource, answer.reason)
     });
     Ok(if answer.allowed { Exit::Ok } else { Exit::AccessDenied })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_are_known_by_name() {
+        for (text, name) in [
+            ("Decrypt", "Decrypt"),
+            ("kms:createGRANT", "CreateGrant"),
+            ("KMS:ReEncryptFrom", "ReEncryptFrom"),
+            ("reencryptto", "ReEncryptTo"),
+        ] {
+            assert_eq!(permission(text).expect("known"), name, "{text}");
+        }
+        let refused = |text: &str| permission(text).expect_err("unknown").hint.expect("a hint");
+        assert_eq!(refused("ReEncrypt"), "there is ReEncryptTo, ReEncryptFrom");
+        assert!(refused("Decrpyt").contains("there is Decrypt"));
+        for text in ["Foo", "s3:GetObject", "kms:s3:GetObject", "kms:*", ""] {
+            assert!(refused(text).starts_with("permissions are called"), "{text}");
+        }
+    }
 }

@@ -14,8 +14,8 @@ use crate::kms::seal;
 use crate::kms::store::usage_since;
 use crate::types::{KeyArn, Timestamp};
 
-/// Whether an operation counts as a use; `ReEncrypt` does for both keys.
-fn is_use(operation: &str) -> bool {
+/// Whether an operation counts as a use of its key, as `GetKeyLastUsage` has it; `ReEncrypt` does for both keys.
+pub fn is_use(operation: &str) -> bool {
     matches!(
         operation,
         "Decapsulate"

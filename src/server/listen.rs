@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutWriter;
 
 use super::exchange::{Peer, Shared};
 use super::http::{answer, local_caller};
@@ -201,8 +202,11 @@ impl Context {
     }
 
     /// Serves a connection until it ends.
-    async fn connection(self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, permit: OwnedSemaphorePermit) {
+    async fn connection(self, stream: impl AsyncRead + AsyncWrite, peer: Peer, permit: OwnedSemaphorePermit) {
         let Self { shared, mut stop, free: _ } = self;
+        // A client that reads nothing of its answers would hold the connection for ever.
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(shared.limits.request_time));
         let gauge = shared.metrics.connections.clone();
         gauge.inc();
         let service = service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
@@ -213,7 +217,7 @@ impl Context {
             .header_read_timeout(shared.limits.head_time)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

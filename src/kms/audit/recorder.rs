@@ -13,7 +13,7 @@ use super::log::Log;
 use super::{AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
 use crate::env::Clock;
 use crate::kms::KmsError;
-use crate::kms::store::Store;
+use crate::kms::store::{Store, StoreError};
 use crate::kms::usage::{LastUsage, Usages};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock};
@@ -187,6 +187,18 @@ impl AuditLog {
         Ok(())
     }
 
+    /// As [`Self::flush`], before the log is read. One that cannot be written, as on a full disk, can be read all the
+    /// same: without the records that are queued.
+    fn flush_to_read(&self) -> Result<(), AuditError> {
+        match self.flush() {
+            Err(error @ (AuditError::Io { .. } | AuditError::Store(StoreError::Sqlite(_)))) => {
+                tracing::warn!(%error, "the audit log cannot be written; it is read as it stands on the disk");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Writes what is not written yet, last uses included: the engine closes.
     pub(in crate::kms) fn finish(&self) -> Result<(), AuditError> {
         self.flush()?;
@@ -197,7 +209,7 @@ impl AuditLog {
     /// The last successful cryptographic use of a key, in this process or as others have written it; and since when uses
     /// are noted.
     pub(in crate::kms) fn last_usage(&self, key: &KeyArn) -> Result<(Option<LastUsage>, Timestamp), AuditError> {
-        self.flush()?;
+        self.flush_to_read()?;
         let mut log = lock(&self.log);
         lock(&self.usages).last(key, log.connection(), self.store.audit_key())
     }
@@ -215,7 +227,8 @@ impl AuditLog {
         }
     }
 
-    /// The records that match, in order; what is queued is written first. All at once: `filter.last` bounds them.
+    /// The records that match, in order; what is queued is written first, if the log can be written. All at once:
+    /// `filter.last` bounds them.
     pub fn read(&self, filter: &AuditFilter) -> Result<Vec<Value>, AuditError> {
         let mut found = VecDeque::new();
         self.visit(filter, &mut AuditPosition::default(), |record| {
@@ -229,22 +242,22 @@ impl AuditLog {
     }
 
     /// Visits the records behind `position` that match, in order, and moves it: for long logs, and for following one.
-    /// What is queued is written first. `filter.last` is the visitor's affair.
+    /// What is queued is written first, if the log can be written. `filter.last` is the visitor's affair.
     pub fn visit(
         &self,
         filter: &AuditFilter,
         position: &mut AuditPosition,
         visit: impl FnMut(Value) -> ControlFlow<()>,
     ) -> Result<(), AuditError> {
-        self.flush()?;
+        self.flush_to_read()?;
         let files = lock(&self.log).files()?;
         verify::visit(&files, filter, position, visit)
     }
 
     /// Proves the chain from the first record to the head in the database and names the first break. What is queued is
-    /// written first.
+    /// written first, if the log can be written.
     pub fn verify(&self) -> Result<AuditReport, AuditError> {
-        match self.flush() {
+        match self.flush_to_read() {
             // A forged head is a finding, not a failure.
             Ok(()) | Err(AuditError::ForgedHead) => {}
             Err(error) => return Err(error),

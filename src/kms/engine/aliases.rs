@@ -14,6 +14,8 @@ use crate::kms::store::{AliasRecord, KeyEntry, KeyRecord, Rotation, Snapshot, al
 use crate::kms::{KmsError, object};
 use crate::sync::Arc;
 
+const PREFIX: &str = "alias/";
+/// Of the aliases of AWS managed keys.
 const RESERVED: &str = "alias/aws/";
 /// Services that have AWS managed keys.
 const SERVICES: [&str; 2] = ["kmsfs", "ebs"];
@@ -26,7 +28,7 @@ impl Engine {
         self.call(caller, ("CreateAlias", Changes), parameters, |call| {
             let constraints = Constraints::default().alias_name("aliasName", &alias_name);
             constraints.key_id("targetKeyId", &target_key_id).done()?;
-            check_name(&alias_name)?;
+            check_new(&alias_name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "CreateAlias", &alias_arn(call, &alias_name))?;
                 let key = call.key(change.snapshot(), &target_key_id, Forms::Key, "CreateAlias")?;
@@ -60,7 +62,7 @@ impl Engine {
         self.call(caller, ("UpdateAlias", Changes), parameters, |call| {
             let constraints = Constraints::default().alias_name("aliasName", &alias_name);
             constraints.key_id("targetKeyId", &target_key_id).done()?;
-            check_name(&alias_name)?;
+            check_prefix(&alias_name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "UpdateAlias", &alias_arn(call, &alias_name))?;
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
@@ -92,7 +94,7 @@ impl Engine {
         let name = request.alias_name;
         self.call(caller, ("DeleteAlias", Changes), json!({ "aliasName": name }), |call| {
             Constraints::default().alias_name("aliasName", &name).done()?;
-            check_name(&name)?;
+            check_prefix(&name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "DeleteAlias", &alias_arn(call, &name))?;
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
@@ -173,18 +175,26 @@ fn not_found(call: &Call<'_>, name: &str) -> KmsError {
     KmsError::NotFound(format!("Alias {} is not found.", alias_arn(call, name)))
 }
 
-fn check_name(name: &str) -> Result<(), KmsError> {
-    match name.strip_prefix("alias/") {
-        Some(rest) if name.starts_with(RESERVED) || rest.is_empty() => {
-            Err(KmsError::InvalidAliasName(format!("The alias name {name} is reserved or empty.")))
-        }
-        Some(_) => Ok(()),
-        None => Err(KmsError::Validation(
-            "Alias must start with the prefix \"alias/\". Please see \
-             https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
-                .into(),
-        )),
+/// Refuses names that no alias can have.
+fn check_prefix(name: &str) -> Result<(), KmsError> {
+    if name.starts_with(PREFIX) {
+        return Ok(());
     }
+    Err(KmsError::Validation(
+        "Alias must start with the prefix \"alias/\". Please see \
+         https://docs.aws.amazon.com/kms/latest/developerguide/kms-alias.html"
+            .into(),
+    ))
+}
+
+/// Refuses names that no new alias can have. What changes an alias that is there needs no such check: the policies of
+/// AWS managed keys protect theirs.
+fn check_new(name: &str) -> Result<(), KmsError> {
+    check_prefix(name)?;
+    if name.starts_with(RESERVED) || name == PREFIX {
+        return Err(KmsError::InvalidAliasName(format!("The alias name {name} is reserved or empty.")));
+    }
+    Ok(())
 }
 
 /// Creates the AWS managed key that `key_id` names by its alias, if it is the first use: by anybody who describes it, or

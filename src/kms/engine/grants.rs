@@ -361,7 +361,7 @@ fn fits(key: &KeyEntry, terms: &Terms<'_>) -> Result<(), KmsError> {
     Ok(())
 }
 
-/// Policies cannot permit this, but they can deny it; within the issuing account, identity policies permit it.
+/// Refuses who may not retire `grant`. Key policies cannot permit it, but they can deny it.
 fn authorise_retirement(
     call: &mut Call<'_>,
     snapshot: &Snapshot,
@@ -371,27 +371,30 @@ fn authorise_retirement(
     call.concerns(key);
     let access = Access::to("RetireGrant");
     let facts = Facts { snapshot, caller: call.caller, now: call.now, access: &access, key: Some(key) };
-    let (caller, arn) = (call.caller.principal(), key.arn.as_str());
-    if let Decision::Denied(reason) = facts.decide_on_key(&call.shared.standard.of(key), None)
-        && reason.is_explicit()
-    {
-        return call.answer(Decision::Denied(reason), "RetireGrant", arn);
-    }
+    let decision = match facts.decide_on_key(&call.shared.standard.of(key), None) {
+        Decision::Denied(reason) if reason.is_explicit() => Decision::Denied(reason),
+        _ => retirement(&facts, key, grant),
+    };
+    call.answer(decision, "RetireGrant", key.arn.as_str())
+}
+
+/// Whether the caller may retire `grant` of `key`, if no statement denies it; within the issuing account, identity
+/// policies permit it.
+pub fn retirement(facts: &Facts<'_>, key: &KeyEntry, grant: &GrantRecord) -> Decision {
+    let caller = facts.caller;
     let reach_of = |party: &Party| match party {
-        Party::Principal(arn) => policy::reach(arn, caller),
-        Party::Service(name) if call.caller.service() == Some(name) => Reach::Caller,
+        Party::Principal(arn) => policy::reach(arn, caller.principal()),
+        Party::Service(name) if caller.service() == Some(name) => Reach::Caller,
         Party::Service(_) => Reach::None,
     };
     let by_grantee = grant.operations.contains(&GrantOperation::RetireGrant).then_some(&grant.grantee);
     let issuer = Party::Principal(format!("arn:aws:iam::{}:root", grant.issuing_account));
     let parties = [grant.retiring.as_ref(), by_grantee, Some(&issuer)];
-    let reach = parties.into_iter().flatten().map(reach_of).max().unwrap_or(Reach::None);
-    let decision = match reach {
+    match parties.into_iter().flatten().map(reach_of).max().unwrap_or(Reach::None) {
         Reach::Caller => Decision::Allowed { grant: Some(grant.grant_id.clone()) },
-        Reach::Account => facts.decide_by_identity(arn, None),
+        Reach::Account => facts.decide_by_identity(key.arn.as_str(), None),
         Reach::None => Decision::Denied(Reason::NoKeyPolicy),
-    };
-    call.answer(decision, "RetireGrant", arn)
+    }
 }
 
 fn entry(key: &KeyEntry, grant: &GrantRecord) -> GrantListEntry {

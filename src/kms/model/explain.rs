@@ -21,7 +21,8 @@ pub struct ExplainRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Explanation {
-    /// Whether policies and grants allow it. The key's state and other conditions are not looked at.
+    /// Whether policies and grants allow it; to retire grants, whether they allow it for one of the key's. The key's state
+    /// and other conditions are not looked at.
     pub allowed: bool,
     /// Who asks.
     pub principal: String,

@@ -1,5 +1,6 @@
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use kmsfs::kms::model::{CreateKeyRequest, DecryptRequest};
@@ -240,6 +241,35 @@ fn large_and_slow_requests_end() {
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut stream, &mut rest).expect("closed, not silent");
+}
+
+#[test]
+fn who_does_not_read_answers_is_cut_off() {
+    let keys = Keys::new();
+    let limits = Limits { connections: 1, request_time: Duration::from_millis(600), ..Limits::default() };
+    let server = keys.serve(limits);
+    let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    // Asks, and reads nothing, until the server cuts the connection.
+    fn ask(mut stream: impl Write) -> ErrorKind {
+        let metrics = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+        loop {
+            if let Err(error) = stream.write_all(&metrics) {
+                return error.kind();
+            }
+        }
+    }
+    let cut = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    let network = TcpStream::connect(server.address).expect("connected");
+    rustix::net::sockopt::set_socket_recv_buffer_size(&network, 2048).expect("set");
+    network.set_write_timeout(Some(Duration::from_secs(20))).expect("set");
+    let ended = ask(network);
+    assert!(cut.contains(&ended), "{ended}");
+    assert_eq!(send(&server, health).text(), "ok\n");
+    let local = UnixStream::connect(&server.socket).expect("connected");
+    local.set_write_timeout(Some(Duration::from_secs(20))).expect("set");
+    let ended = ask(local);
+    assert!(cut.contains(&ended), "{ended}");
+    assert_eq!(send(&server, health).text(), "ok\n");
 }
 
 #[test]

@@ -43,6 +43,8 @@ fn a_deleted_key_leaves_a_tombstone_and_others_live_on() {
     assert_eq!(bench.describe(&doomed), Err(KmsError::NotFound(gone.clone())));
     assert_eq!(bench.decrypt(&lost), Err(KmsError::NotFound(gone)));
     assert_eq!(bench.describe("alias/doomed").expect_err("gone").code(), "NotFoundException");
+    let request = ExplainRequest { key_id: Some(doomed.clone()), action: "Decrypt".into(), ..Default::default() };
+    assert_eq!(bench.engine.explain(&bench.alice, &request).expect_err("gone").code(), "NotFoundException");
     let late = bench.engine.cancel_key_deletion(&bench.alice, doomed.as_str().into()).expect_err("too late");
     assert_eq!(late.code(), "NotFoundException");
     let keys = bench.engine.list_keys(&bench.alice, ListKeysRequest::default()).expect("listed").keys;

@@ -149,6 +149,21 @@ fn who_may_retire() {
     let found = retirable(&bench.alice, &retiring).expect("listed").grants;
     assert_eq!(found.iter().map(|grant| grant.grant_id.as_str()).collect::<Vec<_>>(), [plain.grant_id.as_str()]);
     assert_eq!(retirable(&foreign, &retiring).expect_err("another account's").code(), "AccessDeniedException");
+    // Explanations say the same.
+    let explain = |caller: &Caller| {
+        let request = ExplainRequest { key_id: Some(arn.clone()), action: "RetireGrant".into(), ..Default::default() };
+        let explained = bench.engine.explain(caller, &request).expect("explained");
+        assert_eq!(explained.steps.iter().filter(|step| step.source.starts_with("grant ")).count(), 1);
+        (explained.allowed, explained.reason)
+    };
+    let id = &plain.grant_id;
+    assert_eq!(explain(&retiring), (true, format!("allowed by grant {id}")));
+    assert_eq!(explain(&foreign), (false, "denied: no grant of the key is the caller's to retire".to_owned()));
+    let of_account = "denied because no identity-based policy allows the kms:RetireGrant action".to_owned();
+    for caller in [&grantee, &stranger] {
+        assert_eq!(explain(caller), (false, of_account.clone()));
+    }
+    assert_eq!(explain(&bench.alice), (true, "allowed by policy".to_owned()));
     retire(&bench, &retiring, &plain.grant_token).expect("the retiring principal");
     assert_eq!(retire(&bench, &retiring, &plain.grant_token).expect_err("gone").code(), "NotFoundException");
 

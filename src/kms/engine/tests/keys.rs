@@ -269,6 +269,19 @@ fn the_key_of_the_service_makes_itself_and_cannot_be_changed() {
     assert_eq!(engine.tag_resource(alice, request).expect_err("managed").code(), denied);
     let request = CreateAliasRequest { alias_name: "alias/x".into(), target_key_id: metadata.key_id.clone() };
     assert_eq!(engine.create_alias(alice, request).expect_err("managed").code(), denied);
+    // Only CreateAlias knows InvalidAliasNameException.
+    let other = bench.key();
+    let update = |name: &str| {
+        let request = UpdateAliasRequest { alias_name: name.into(), target_key_id: other.clone() };
+        engine.update_alias(alice, request).expect_err("managed").code()
+    };
+    let delete = |name: &str| {
+        engine.delete_alias(alice, DeleteAliasRequest { alias_name: name.into() }).expect_err("managed").code()
+    };
+    let absent = "NotFoundException";
+    for (name, code) in [("alias/aws/kmsfs", denied), ("alias/aws/ebs", absent), ("alias/", absent)] {
+        assert_eq!((update(name), delete(name)), (code, code), "{name}");
+    }
 
     let status = engine.get_key_rotation_status(alice, id()).expect("viewable");
     assert!(status.key_rotation_enabled);

@@ -461,3 +461,25 @@ fn explanations_name_every_statement() {
     assert!(!explained.allowed);
     assert_eq!(explained.reason, "denied because no identity-based policy allows the kms:Encrypt action");
 }
+
+#[test]
+fn explanations_tell_callers_that_nobody_made() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let request = ExplainRequest { key_id: Some(key.clone()), action: "Encrypt".into(), ..Default::default() };
+    let at = |principal| Caller::new(principal, bench.engine.region().clone());
+    let nobody = at(Principal::user(bench.engine.account(), "nobody"));
+    let explained = bench.engine.explain(&nobody, &request).expect("explained");
+    let refused = reason(encrypt(&bench.engine, &nobody, &key, b"x").expect_err("no policies"));
+    let unmade = "there is no such user or role, so that it has no identity policies";
+    assert_eq!((explained.allowed, explained.reason), (false, format!("denied {refused}; {unmade}")));
+    let allow = json!({"Effect": "Allow", "Principal": {"AWS": nobody.principal().arn()}, "Action": "kms:Encrypt",
+        "Resource": "*"});
+    put(&bench, &key, &root_and(&[allow])).expect("put");
+    encrypt(&bench.engine, &nobody, &key, b"x").expect("the key policy names it");
+    let explained = bench.engine.explain(&nobody, &request).expect("explained");
+    assert_eq!((explained.allowed, explained.reason), (true, format!("allowed by policy; {unmade}")));
+    for known in [&at(Principal::root(bench.engine.account())), &bench.alice] {
+        assert_eq!(bench.engine.explain(known, &request).expect("explained").reason, "allowed by policy");
+    }
+}

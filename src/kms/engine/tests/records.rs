@@ -314,3 +314,32 @@ fn a_log_that_is_required_holds_the_answers_back() {
     assert_eq!(text.matches("\"eventName\":\"Encrypt\"").count(), 4, "it is there before the answer");
     assert!("sometimes".parse::<AuditMode>().is_err());
 }
+
+#[test]
+fn a_log_that_cannot_be_written_can_be_read_and_verified() {
+    let (bench, file) = log();
+    let before = bench.engine.audit().verify().expect("verified").records;
+    bench.engine.audit().set_full(true);
+    bench.describe("alias/none").expect_err("absent");
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.records), (None, before));
+    assert_eq!((events(&bench, "Encrypt").len(), events(&bench, "DescribeKey").len()), (5, 0));
+    bench.engine.audit().set_full(false);
+    assert_eq!(events(&bench, "DescribeKey").len(), 1, "there is room again");
+
+    // There was room for the record, and none for the head in the database.
+    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON audit_head BEGIN SELECT RAISE(ABORT, 'full'); END";
+    database.execute_batch(full).expect("made");
+    bench.describe("alias/none").expect_err("absent");
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.records), (None, before + 2));
+    assert_eq!(events(&bench, "DescribeKey").len(), 2);
+    let sound = fs::read_to_string(&file).expect("read");
+    fs::write(&file, sound.replacen("alias/none", "alias/nine", 1)).expect("written");
+    assert!(bench.engine.audit().verify().expect("verified").first_break.is_some());
+    fs::write(&file, sound).expect("written");
+    database.execute_batch("DROP TRIGGER full").expect("dropped");
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.records), (None, before + 2));
+}
