@@ -56,6 +56,8 @@ pub struct DomainKeys {
 pub struct Renewed {
     pub home: Home,
     pub body: RootBody,
+    /// That of the recovery slot, if it is new.
+    pub recovery: Option<RecoveryKey>,
 }
 
 /// Excludes other changes of this home, in this process and others, until it is dropped.
@@ -291,14 +293,14 @@ impl Home {
         seal::framed(&[b"kmsfs domain key v1", self.home_id.as_bytes(), &epoch.to_be_bytes()])
     }
 
-    /// This home under a new root key, with the domain key of `epoch` and the slots that `unlock` and the key file open.
-    /// Nothing is written.
+    /// This home under a new root key, with the domain key of `epoch`, the slots that `unlock` and the key file open, and a
+    /// new recovery slot if there is none among them. Nothing is written.
     pub(in crate::kms) fn renew(
         &self,
         body: &RootBody,
         epoch: u64,
         unlock: &Unlock,
-        entropy: &dyn Entropy,
+        (now, entropy): (Timestamp, &dyn Entropy),
     ) -> Result<Renewed, CustodyError> {
         let root = SecretKey::random(entropy);
         let place = (self.account.clone(), self.region.clone());
@@ -326,7 +328,11 @@ impl Home {
         let old = body.domains.iter().find(|domain| domain.epoch == epoch);
         let key = old.and_then(|old| self.unwrap_domain(old)).expect("the epoch that was just read");
         renewed.domains.push(home.wrap_domain(epoch, &key, entropy));
-        Ok(Renewed { home, body: renewed })
+        let recovery = match renewed.slots.iter().any(|slot| slot.kind == SlotKind::Recovery) {
+            true => None,
+            false => home.push_slot(&mut renewed, NewSlot::Recovery, now, entropy)?,
+        };
+        Ok(Renewed { home, body: renewed, recovery })
     }
 
     /// Declares that exactly `states` are valid, and drops the domain keys of all other epochs.
