@@ -156,12 +156,11 @@ fn rekey(settings: &Settings) -> CliResult {
     let made = RefCell::new(None);
     let Rekeyed { home, kept, gone } = Session::rekey(settings, &|key| {
         let text = key.to_text();
-        let words =
-            "The new recovery key, which opens the key manager when this command is done; it is shown only now:";
+        let words = "The new recovery key, which opens the key manager when this command is done";
         match settings.out.is_json() {
             // The result, which has it too, comes when all is done.
-            true => settings.out.warning(format_args!("{words} {}", text.as_str())),
-            false => write_stdout(&format!("{words}\n\n    {}\n", text.as_str())),
+            true => settings.out.warning(format_args!("{words}: {}", text.as_str())),
+            false => write_stdout(&format!("{words}; it is shown only now:\n\n    {}\n", text.as_str())),
         }
         made.replace(Some(text));
     })?;

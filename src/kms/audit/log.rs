@@ -175,8 +175,8 @@ impl Log {
         serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
     }
 
-    /// Appends the outbox and `events`, durably, and shows each of the events to `seen`. Answers how many of the events
-    /// are in the log also when it failed on the way.
+    /// Appends the outbox and `events`, durably, and shows those of the events that are then in the log to `seen`. Answers
+    /// how many they are, also when it failed on the way.
     pub fn append(
         &mut self,
         events: &Batch,
@@ -219,9 +219,7 @@ impl Log {
                 return Some(0);
             }
             let (event, ids) = queued.next()?;
-            let ids = Ids(*ids);
-            event.write(&ids, &mut time, rendered);
-            seen(&event, &ids);
+            event.write(&Ids(*ids), &mut time, rendered);
             Some(1)
         };
         let mut pending = next(&mut rendered);
@@ -253,6 +251,9 @@ impl Log {
                 head.length += buffer.len() as u64;
             }
             file.end()?;
+            let new = events.events(*written).zip(&ids.as_chunks().0[*written..]).take(taken - *written);
+            // All at once and not one by one above: what `seen` looks up for them is then waited for together.
+            new.for_each(|(event, ids)| seen(&event, &Ids(*ids)));
             *written = taken;
         }
         crash::point();
