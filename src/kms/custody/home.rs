@@ -392,6 +392,11 @@ impl Home {
                 if body.slots.iter().any(|slot| slot.kind == SlotKind::KeyFile) {
                     return Err(CustodyError::Refused("there is a key-file slot already; remove it first".into()));
                 }
+                let path = self.dir.join(KEY_FILE);
+                if path.exists() {
+                    let text = format!("{} is there and belongs to no slot; move it away", path.display());
+                    return Err(CustodyError::Refused(text));
+                }
                 let secret = SecretKey::<KEY_FILE_LEN>::random(entropy);
                 let text = Zeroizing::new(format!("{}\n", BASE32_NOPAD.encode(secret.expose())));
                 root_file::replace(&self.dir, KEY_FILE, text.as_bytes())?;
@@ -464,9 +469,32 @@ fn begin(dir: &Path) -> Result<HomeLock, CustodyError> {
     if Home::exists(dir) {
         return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
     }
+    if !dir.join(UNFINISHED).exists()
+        && let Some(trace) = trace(dir)?
+    {
+        return Err(CustodyError::Refused(format!(
+            "{} is left of a key manager whose root.json and kms.db are gone: put them back, or move the rest of {} away",
+            trace.display(),
+            dir.display()
+        )));
+    }
     remove_unfinished(dir)?;
     root_file::replace(dir, UNFINISHED, b"")?;
     Ok(lock)
+}
+
+/// What only a key manager that was finished once leaves: a new one would overwrite the key file, which opens the old one.
+fn trace(dir: &Path) -> Result<Option<PathBuf>, CustodyError> {
+    let (key_file, log) = (dir.join(KEY_FILE), dir.join("audit"));
+    if key_file.exists() {
+        return Ok(Some(key_file));
+    }
+    let files = match fs::read_dir(&log) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        files => files.and_then(|files| files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>, _>>()),
+    };
+    let files = files.map_err(|source| CustodyError::Io { path: log, source })?;
+    Ok(files.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "jsonl")))
 }
 
 fn end(dir: &Path) -> Result<(), CustodyError> {

@@ -2,11 +2,11 @@
 
 use rusqlite::TransactionBehavior;
 
-use super::change::{outbox, rewrap};
+use super::change::rewrap;
 use super::schema::{self, Durability};
 use super::{StoreError, rows, state};
 use crate::env::Entropy;
-use crate::kms::audit::Rendered;
+use crate::kms::audit::{self, Rendered};
 use crate::kms::crash;
 use crate::kms::custody::{Home, RecoveryKey, Renewed, Unlock};
 use crate::types::Timestamp;
@@ -43,11 +43,12 @@ pub fn rekey(
     let epoch = body.domains.iter().map(|domain| domain.epoch).max().unwrap_or(0) + 1;
     renewed.home.push_domain(&mut renewed.body, epoch, entropy);
     let domain = renewed.home.domain_keys(&renewed.body, epoch).expect("made a line above");
-    let ledger = rewrap(&tx, home, &cache.domain, &domain, entropy)?;
+    let mut ledger = rewrap(&tx, home, &cache.domain, &domain, entropy)?;
     let revision = cache.revision + 1;
     rows::set_meta("epoch", epoch, &tx)?;
     rows::set_meta("revision", revision, &tx)?;
-    outbox(event, &tx)?;
+    let audit_key = state::internal_key("audit", &tx, &domain, &path)?;
+    ledger.records = Some(audit::wait(event, &audit_key, &tx)?);
     crash::point();
     let after = state::state_record(&ledger, revision, &domain);
     renewed.body.states = vec![before.clone(), after.clone()];
