@@ -89,13 +89,13 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the key manager's home a new root key.
-    pub fn rekey(settings: &Settings) -> CliResult<Rekeyed> {
+    /// Gives the key manager's home a new root key; `announce` hears the recovery key that will open it, if it is new.
+    pub fn rekey(settings: &Settings, announce: &dyn Fn(&RecoveryKey)) -> CliResult<Rekeyed> {
         if !Home::exists(&settings.home) {
             return Err(CustodyError::NotInitialised(settings.home.clone()).into());
         }
         let done = unlock_with(settings, |dir, unlock| {
-            Home::unlock(dir, unlock).map(|home| rekey(&home, unlock, &*system_clock(), &SystemEntropy))
+            Home::unlock(dir, unlock).map(|home| rekey(&home, unlock, &*system_clock(), &SystemEntropy, announce))
         })?;
         Ok(done?)
     }

@@ -1,12 +1,14 @@
 //! `kmsfs kms slots`: what opens the key manager.
 
+use std::cell::RefCell;
+
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::backup::{self, BackupArgs, RestoreArgs, VerifyArgs};
 use super::exit::{CliError, CliResult, Exit};
 use super::operation::{self, OperationCommand};
-use super::output::table;
+use super::output::{table, write_stdout};
 use super::passphrase;
 use super::session::{Session, new_passphrase_slot};
 use super::settings::Settings;
@@ -27,7 +29,7 @@ pub enum KmsCommand {
     ///
     /// Whoever copied root.json and has a slot's secret opens the key manager as long as its root key is the same, whether
     /// or not the slot is still there. Of the slots only the one that opens the key manager for this command and the key
-    /// file stay; a new recovery key is shown. Nothing else may use the key manager meanwhile, and earlier backups of its
+    /// file stay; a new recovery key is shown before anything changes. Nothing else may use the key manager meanwhile, and earlier backups of its
     /// database end. Keys that the thief could read from a copy of the database need new material: kmsfs key rotate.
     Rekey,
     /// Count keys and requests, and what AWS would charge for them
@@ -151,15 +153,22 @@ fn remove(settings: &Settings, id: u32) -> CliResult {
 }
 
 fn rekey(settings: &Settings) -> CliResult {
-    let Rekeyed { home, kept, gone } = Session::rekey(settings)?;
-    let session = Session::start(settings, home)?;
-    let recovery = match kept.iter().any(|slot| slot.kind == SlotKind::Recovery) {
-        true => None,
-        false => session.engine.add_slot(&session.caller, NewSlot::Recovery)?.1.map(|key| key.to_text()),
-    };
+    let made = RefCell::new(None);
+    let Rekeyed { home, kept, gone } = Session::rekey(settings, &|key| {
+        let text = key.to_text();
+        let words = "The new recovery key, which opens the key manager when this command is done";
+        match settings.out.is_json() {
+            // The result, which has it too, comes when all is done.
+            true => settings.out.warning(format_args!("{words}: {}", text.as_str())),
+            false => write_stdout(&format!("{words}; it is shown only now:\n\n    {}\n", text.as_str())),
+        }
+        made.replace(Some(text));
+    })?;
+    // What a start does: the record of this command goes to the audit log.
+    drop(Session::start(settings, home)?);
     let list = |slots: &[SlotInfo]| slots.iter().map(slot_json).collect::<Vec<_>>();
     let mut value = json!({"kept": list(&kept), "gone": list(&gone)});
-    if let Some(text) = &recovery {
+    if let Some(text) = made.take() {
         value["recovery_key"] = json!(text.as_str());
     }
     let words = |slots: &[SlotInfo]| {
@@ -167,16 +176,11 @@ fn rekey(settings: &Settings) -> CliResult {
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     };
     settings.out.result(&value, || {
-        let mut text = format!(
+        format!(
             "The key manager has a new root key.\nSlots that open it: {}\nSlots that are gone: {}",
             words(&kept),
             words(&gone)
-        );
-        if let Some(key) = &recovery {
-            let shown = format!("\n\nThe new recovery key; it is shown only now:\n\n    {}\n", key.as_str());
-            text.push_str(&shown);
-        }
-        text
+        )
     });
     settings
         .out

@@ -10,6 +10,7 @@ mod batch;
 mod canonical;
 mod event;
 mod log;
+mod outbox;
 mod recorder;
 mod verify;
 
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 pub(in crate::kms) use canonical::{Canonical, Member};
 pub(in crate::kms) use event::{Event, EventKind, Ids, Rendered, ServiceEvent};
 pub(in crate::kms) use log::write_first_head;
+pub(in crate::kms) use outbox::wait;
 pub use recorder::AuditLog;
 
 use crate::kms::KmsError;

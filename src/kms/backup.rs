@@ -136,10 +136,10 @@ pub fn restore(
         fs::copy(from, &incoming).map_err(io(&incoming))?;
         let inspection = inspect(&home, &incoming)?;
         File::open(&incoming).and_then(|file| file.sync_all()).map_err(io(&incoming))?;
-        let kept = if present { Some(set_aside(&database, &*clock)?) } else { None };
+        let kept = set_aside(&database, &*clock)?;
         fs::rename(&incoming, &database).map_err(io(&database))?;
         File::open(home.dir()).and_then(|dir| dir.sync_all()).map_err(io(home.dir()))?;
-        Ok(Restored { inspection, kept })
+        Ok(Restored { inspection, kept: present.then_some(kept) })
     })();
     drop(lock);
     if placed.is_err() && incoming.exists() {
@@ -156,12 +156,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Moves the database, with its journals, to a name that no file has.
+/// Moves the database, with its journals, to a name that no file has; journals that are left of a database that is gone
+/// too: SQLite would take them for those of the next one.
 fn set_aside(database: &Path, clock: &dyn Clock) -> Result<PathBuf, BackupError> {
     // Leaving the write-ahead mode needs a database that nobody else has open; a damaged one fails otherwise.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let alone = Connection::open_with_flags(database, flags)
-        .and_then(|connection| connection.pragma_update(None, "journal_mode", "DELETE"));
+    let claim = || Connection::open_with_flags(database, flags)?.pragma_update(None, "journal_mode", "DELETE");
+    let alone = if database.exists() { claim() } else { Ok(()) };
     if let Err(rusqlite::Error::SqliteFailure(error, _)) = &alone
         && matches!(error.code, rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked)
     {

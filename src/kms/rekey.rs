@@ -6,27 +6,36 @@
 
 use crate::env::{Clock, Entropy};
 use crate::kms::audit::ServiceEvent;
-use crate::kms::custody::{Home, SlotInfo, Unlock};
+use crate::kms::custody::{Home, RecoveryKey, SlotInfo, Unlock};
 use crate::kms::store::{self, StoreError};
 
 /// A home under its new root key.
 pub struct Rekeyed {
     /// It, unlocked.
     pub home: Home,
-    /// The slots that open it.
+    /// The slots that were there before and open it.
     pub kept: Vec<SlotInfo>,
     /// The slots whose secrets open nothing any more.
     pub gone: Vec<SlotInfo>,
 }
 
 /// Gives `home` a new root key and a new domain key, and seals everything anew. The slots that remain are those that
-/// `unlock` and the key file open. Earlier backups of the database end.
+/// `unlock` and the key file open, and one of a new recovery key unless a recovery key unlocked. `announce` hears the
+/// new one before anything changes, so that at no point the only recovery key is one that nobody knows; it opens the
+/// home once this is done. Earlier backups of the database end.
 ///
 /// # Errors
 /// [`StoreError::InUse`] while another process uses the home. Nothing is changed then.
-pub fn rekey(home: &Home, unlock: &Unlock, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<Rekeyed, StoreError> {
+pub fn rekey(
+    home: &Home,
+    unlock: &Unlock,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+    announce: &dyn Fn(&RecoveryKey),
+) -> Result<Rekeyed, StoreError> {
+    let now = clock.now();
     let event = ServiceEvent {
-        time: clock.now(),
+        time: now,
         name: "RotateRootKey",
         details: serde_json::json!({ "slot": home.unlocked_by().to_string() }).into(),
         account: home.account().to_string(),
@@ -34,8 +43,8 @@ pub fn rekey(home: &Home, unlock: &Unlock, clock: &dyn Clock, entropy: &dyn Entr
         key: None,
     };
     let before = Home::list_slots(home.dir())?;
-    let renewed = store::rekey(home, unlock, &event.render(entropy), entropy)?;
-    let kept = Home::list_slots(home.dir())?;
-    let gone = before.into_iter().filter(|slot| kept.iter().all(|kept| kept.id != slot.id)).collect();
+    let renewed = store::rekey(home, unlock, &event.render(entropy), (now, entropy), announce)?;
+    let now_there = Home::list_slots(home.dir())?;
+    let (kept, gone) = before.into_iter().partition(|slot| now_there.iter().any(|there| there.id == slot.id));
     Ok(Rekeyed { home: renewed.home, kept, gone })
 }

@@ -28,6 +28,7 @@ pub(in crate::kms) use inspect::inspect;
 pub(in crate::kms) use key_stores::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use rekey::rekey;
+pub(in crate::kms) use rows::{RECORDS, meta, set_meta};
 pub(in crate::kms) use schema::{connect_audit, usage_since};
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
 pub(in crate::kms) use state::Store;
@@ -75,7 +76,7 @@ pub enum StoreError {
     /// The database belongs to an epoch whose domain key was destroyed.
     #[error(
         "the key manager's database {path} belongs to epoch {epoch} of the domain key, which was destroyed when a key \
-         was deleted; restore a newer backup"
+         was deleted, or by kmsfs kms rekey; restore a newer backup, or root.json as it was last"
     )]
     EpochGone {
         /// The database.

@@ -3,6 +3,7 @@
 //! which the audit log has.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
@@ -74,8 +75,30 @@ impl Use {
 /// Uses that are not in the database yet, the last of each key.
 #[derive(Default)]
 pub struct Usages {
-    last: HashMap<KeyArn, Use>,
+    last: HashMap<KeyArn, Use, BuildHasherDefault<TailHasher>>,
     saved: Option<Timestamp>,
+}
+
+/// Hashes key ARNs by their last bytes, which are random: the end of a key id that the key manager made. The same key in
+/// several Regions has the same.
+#[derive(Default)]
+struct TailHasher(u64);
+
+impl Hasher for TailHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(tail) = bytes.last_chunk::<16>() {
+            let [high, low] = [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| tail[at + i])));
+            // Of each hex digit four bits are random: side by side, and then spread over all.
+            let product = u128::from(low ^ high.rotate_left(4)) * 0x9e37_79b9_7f4a_7c15;
+            self.0 = (product as u64) ^ (product >> 64) as u64;
+        }
+    }
+
+    fn write_u8(&mut self, _end_of_text: u8) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 fn mac(key: &SecretKey<32>, arn: &KeyArn, record: &str) -> [u8; 32] {

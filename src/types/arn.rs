@@ -107,7 +107,8 @@ impl KeyArn {
 
     /// The account part.
     pub fn account(&self) -> &str {
-        self.0.split(':').nth(4).unwrap_or("")
+        // It is always as long: what is before the last colon need not be read.
+        self.0.rsplit_once(':').and_then(|(before, _)| before.get(before.len() - 12..)).unwrap_or("")
     }
 }
 

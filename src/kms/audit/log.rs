@@ -13,7 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use super::event::{Event, Ids, Rendered, TimeText};
+use super::event::{Event, Ids, Rendered, ServiceEvent, TimeText};
+use super::outbox::Outbox;
 use super::{AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
@@ -39,6 +40,9 @@ pub struct Head {
     pub length: u64,
     /// Days since the epoch when the file was begun.
     pub day: i64,
+    /// So many of the records of changes are in the chain; absent: an earlier program wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
 }
 
 fn head_mac(record: &str, key: &SecretKey<32>) -> [u8; 32] {
@@ -47,7 +51,7 @@ fn head_mac(record: &str, key: &SecretKey<32>) -> [u8; 32] {
 
 /// Enters the head of an empty log.
 pub fn write_first_head(to: &Connection, key: &SecretKey<32>) -> rusqlite::Result<()> {
-    write_head(to, &Head { seq: 0, hash: NO_HASH.to_owned(), file: 1, length: 0, day: 0 }, key)
+    write_head(to, &Head { seq: 0, hash: NO_HASH.to_owned(), file: 1, length: 0, day: 0, records: Some(0) }, key)
 }
 
 fn write_head(to: &Connection, head: &Head, key: &SecretKey<32>) -> rusqlite::Result<()> {
@@ -175,17 +179,19 @@ impl Log {
         serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
     }
 
-    /// Appends the outbox and `events`, durably, and shows each of the events to `seen`. Answers how many of the events
-    /// are in the log also when it failed on the way.
+    /// Appends `events` and then the outbox, durably: uses that succeeded before a change stand before it. Where records in the
+    /// outbox were forged or removed, what `alarm` makes of their numbers follows. Shows those of the events that are then in the log to `seen`. Answers
+    /// how many they are, also when it failed on the way.
     pub fn append(
         &mut self,
         events: &Batch,
         now: Timestamp,
         (key, entropy): (&SecretKey<32>, &dyn Entropy),
+        alarm: impl Fn(u64, u64) -> ServiceEvent,
         seen: impl FnMut(&Event<'_>, &Ids),
     ) -> (usize, Result<(), AuditError>) {
         let mut written = 0;
-        let outcome = self.try_append(events, now, (key, entropy), seen, &mut written);
+        let outcome = self.try_append(events, now, (key, entropy), alarm, seen, &mut written);
         (written, outcome)
     }
 
@@ -194,35 +200,43 @@ impl Log {
         events: &Batch,
         now: Timestamp,
         (key, entropy): (&SecretKey<32>, &dyn Entropy),
+        alarm: impl Fn(u64, u64) -> ServiceEvent,
         mut seen: impl FnMut(&Event<'_>, &Ids),
         written: &mut usize,
     ) -> Result<(), AuditError> {
         let _lock = self.lock()?;
         let mut head = self.head(key)?;
-        let (outbox_end, mut outbox) = self.outbox()?;
+        let mut outbox = Outbox::read(&self.connection, head.records, key)?;
         if outbox.is_empty() && events.is_empty() {
             return Ok(());
         }
         let already = self.recover(&mut head, key)?;
-        outbox.retain(|event| !already.contains(&event.event_id));
+        let mut changes = std::mem::take(&mut outbox.records);
+        changes.retain(|event| !already.contains(&event.event_id));
+        let missing = outbox.missing.saturating_sub(already.len() as u64);
+        if outbox.forged > 0 || missing > 0 {
+            tracing::error!(
+                forged = outbox.forged,
+                missing,
+                "records of changes were forged or removed in the database"
+            );
+            changes.push(alarm(outbox.forged, missing).render(entropy));
+        }
 
         let day = now.as_secs().div_euclid(86_400);
         let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
         let mut ids = vec![0; events.len() * Ids::LEN];
         entropy.fill(&mut ids);
-        let (mut outbox, mut queued) = (outbox.into_iter(), events.events(0).zip(ids.as_chunks().0));
+        let (mut changes, mut queued) = (changes.into_iter(), events.events(0).zip(ids.as_chunks().0));
         let (mut rendered, mut time) = (Rendered::default(), TimeText::default());
         let (mut buffer, mut taken) = (String::new(), 0);
         let mut next = |rendered: &mut Rendered| {
-            if let Some(event) = outbox.next() {
-                *rendered = event;
-                return Some(0);
+            if let Some((event, ids)) = queued.next() {
+                event.write(&Ids(*ids), &mut time, rendered);
+                return Some(1);
             }
-            let (event, ids) = queued.next()?;
-            let ids = Ids(*ids);
-            event.write(&ids, &mut time, rendered);
-            seen(&event, &ids);
-            Some(1)
+            *rendered = changes.next()?;
+            Some(0)
         };
         let mut pending = next(&mut rendered);
         while pending.is_some() {
@@ -253,12 +267,15 @@ impl Log {
                 head.length += buffer.len() as u64;
             }
             file.end()?;
+            let new = events.events(*written).zip(&ids.as_chunks().0[*written..]).take(taken - *written);
+            // All at once and not one by one above: what `seen` looks up for them is then waited for together.
+            new.for_each(|(event, ids)| seen(&event, &Ids(*ids)));
             *written = taken;
         }
         crash::point();
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        write_head(&tx, &head, key)?;
-        tx.prepare_cached("DELETE FROM audit_outbox WHERE id <= ?1")?.execute([outbox_end])?;
+        write_head(&tx, &Head { records: Some(outbox.end), ..head }, key)?;
+        outbox.clear(&tx)?;
         tx.commit()?;
         crash::point();
         Ok(())
@@ -267,21 +284,6 @@ impl Log {
     /// The connection to the database.
     pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection
-    }
-
-    fn outbox(&self) -> Result<(i64, Vec<Rendered>), AuditError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT id, event_id, head, tail FROM audit_outbox ORDER BY id")?;
-        let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, i64>(0)?, Rendered { event_id: row.get(1)?, head: row.get(2)?, tail: row.get(3)? }))
-        })?;
-        let (mut end, mut events) = (0, Vec::new());
-        for row in rows {
-            let (id, event) = row?;
-            end = id;
-            events.push(event);
-        }
-        Ok((end, events))
     }
 
     /// Begins to write at the end of the chain.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::batch::Batch;
 use super::event::{Event, ServiceEvent};
 use super::log::Log;
+use super::verify::TAMPERING;
 use super::{AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
 use crate::env::Clock;
 use crate::kms::KmsError;
@@ -156,11 +157,18 @@ impl AuditLog {
         self.room.notify_all();
         let calls = events.len();
         if lost > 0 {
-            events.push(&self.gap(lost).event());
+            // Records that were lost while the log could not be written.
+            events.push(&self.own("AuditGap", json!({ "lostRecords": lost })).event());
         }
         let mut usages = lock(&self.usages);
         let secrets = (self.store.audit_key(), self.store.entropy());
-        let (written, outcome) = log.append(&events, self.clock.now(), secrets, |event, ids| usages.note(event, ids));
+        let (written, outcome) = log.append(
+            &events,
+            self.clock.now(),
+            secrets,
+            |forged, missing| self.own(TAMPERING, json!({ "forgedRecords": forged, "missingRecords": missing })),
+            |event, ids| usages.note(event, ids),
+        );
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
         let mut queue = lock(&self.queue);
         if outcome.is_err() {
@@ -214,13 +222,13 @@ impl AuditLog {
         lock(&self.usages).last(key, log.connection(), self.store.audit_key())
     }
 
-    /// The record of records that were lost while the log could not be written.
-    fn gap(&self, lost: u64) -> ServiceEvent {
+    /// What the log says of itself.
+    fn own(&self, name: &'static str, details: Value) -> ServiceEvent {
         let home = self.store.home();
         ServiceEvent {
             time: self.clock.now(),
-            name: "AuditGap",
-            details: json!({ "lostRecords": lost }).into(),
+            name,
+            details: details.into(),
             account: home.account().to_string(),
             region: home.region().to_string(),
             key: None,

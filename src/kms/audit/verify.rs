@@ -15,6 +15,22 @@ use super::{AuditBreak, AuditError, AuditFilter, AuditPosition, AuditReport};
 use crate::crypto::secret::SecretKey;
 use crate::kms::seal;
 
+/// The event that says that records of changes were forged or removed before they came into the log.
+pub const TAMPERING: &str = "AuditTampering";
+
+/// What a line of the log says is wrong with what should stand there.
+fn confessed(line: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(line).ok().filter(|text| text.contains(TAMPERING))?;
+    let record: Value = serde_json::from_str(text).ok()?;
+    (record["eventName"] == TAMPERING).then(|| {
+        let details = &record["serviceEventDetails"];
+        format!(
+            "records of changes that waited in the database were forged ({}) or removed ({}) before this one",
+            details["forgedRecords"], details["missingRecords"]
+        )
+    })
+}
+
 /// A line in the parts between which its MAC stands.
 struct Chained<'l> {
     head: &'l str,
@@ -70,7 +86,8 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
         while read_line(file, &mut reader, &mut line)? > 0 {
             end.1 += 1;
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            if let Err(reason) = check_line(text, seq + 1, &hash, &mac_key) {
+            let sound = check_line(text, seq + 1, &hash, &mac_key).and_then(|()| confessed(text).map_or(Ok(()), Err));
+            if let Err(reason) = sound {
                 broken = Some(AuditBreak { file: file.clone(), line: end.1, reason });
                 break;
             }

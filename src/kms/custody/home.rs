@@ -56,6 +56,8 @@ pub struct DomainKeys {
 pub struct Renewed {
     pub home: Home,
     pub body: RootBody,
+    /// That of the recovery slot, if it is new.
+    pub recovery: Option<RecoveryKey>,
 }
 
 /// Excludes other changes of this home, in this process and others, until it is dropped.
@@ -291,14 +293,14 @@ impl Home {
         seal::framed(&[b"kmsfs domain key v1", self.home_id.as_bytes(), &epoch.to_be_bytes()])
     }
 
-    /// This home under a new root key, with the domain key of `epoch` and the slots that `unlock` and the key file open.
-    /// Nothing is written.
+    /// This home under a new root key, with the domain key of `epoch`, the slots that `unlock` and the key file open, and a
+    /// new recovery slot if there is none among them. Nothing is written.
     pub(in crate::kms) fn renew(
         &self,
         body: &RootBody,
         epoch: u64,
         unlock: &Unlock,
-        entropy: &dyn Entropy,
+        (now, entropy): (Timestamp, &dyn Entropy),
     ) -> Result<Renewed, CustodyError> {
         let root = SecretKey::random(entropy);
         let place = (self.account.clone(), self.region.clone());
@@ -326,7 +328,11 @@ impl Home {
         let old = body.domains.iter().find(|domain| domain.epoch == epoch);
         let key = old.and_then(|old| self.unwrap_domain(old)).expect("the epoch that was just read");
         renewed.domains.push(home.wrap_domain(epoch, &key, entropy));
-        Ok(Renewed { home, body: renewed })
+        let recovery = match renewed.slots.iter().any(|slot| slot.kind == SlotKind::Recovery) {
+            true => None,
+            false => home.push_slot(&mut renewed, NewSlot::Recovery, now, entropy)?,
+        };
+        Ok(Renewed { home, body: renewed, recovery })
     }
 
     /// Declares that exactly `states` are valid, and drops the domain keys of all other epochs.
@@ -385,6 +391,11 @@ impl Home {
             NewSlot::KeyFile => {
                 if body.slots.iter().any(|slot| slot.kind == SlotKind::KeyFile) {
                     return Err(CustodyError::Refused("there is a key-file slot already; remove it first".into()));
+                }
+                let path = self.dir.join(KEY_FILE);
+                if path.exists() {
+                    let text = format!("{} is there and belongs to no slot; move it away", path.display());
+                    return Err(CustodyError::Refused(text));
                 }
                 let secret = SecretKey::<KEY_FILE_LEN>::random(entropy);
                 let text = Zeroizing::new(format!("{}\n", BASE32_NOPAD.encode(secret.expose())));
@@ -458,9 +469,32 @@ fn begin(dir: &Path) -> Result<HomeLock, CustodyError> {
     if Home::exists(dir) {
         return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
     }
+    if !dir.join(UNFINISHED).exists()
+        && let Some(trace) = trace(dir)?
+    {
+        return Err(CustodyError::Refused(format!(
+            "{} is left of a key manager whose root.json and kms.db are gone: put them back, or move the rest of {} away",
+            trace.display(),
+            dir.display()
+        )));
+    }
     remove_unfinished(dir)?;
     root_file::replace(dir, UNFINISHED, b"")?;
     Ok(lock)
+}
+
+/// What only a key manager that was finished once leaves: a new one would overwrite the key file, which opens the old one.
+fn trace(dir: &Path) -> Result<Option<PathBuf>, CustodyError> {
+    let (key_file, log) = (dir.join(KEY_FILE), dir.join("audit"));
+    if key_file.exists() {
+        return Ok(Some(key_file));
+    }
+    let files = match fs::read_dir(&log) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        files => files.and_then(|files| files.map(|file| Ok(file?.path())).collect::<Result<Vec<_>, _>>()),
+    };
+    let files = files.map_err(|source| CustodyError::Io { path: log, source })?;
+    Ok(files.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "jsonl")))
 }
 
 fn end(dir: &Path) -> Result<(), CustodyError> {

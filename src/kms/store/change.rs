@@ -109,17 +109,23 @@ impl<'a> Change<'a> {
         self.new_epoch = true;
     }
 
-    pub(super) fn commit(self, inner: &mut Inner, home: &Home, held: Held<'_>) -> Result<(), StoreError> {
+    pub(super) fn commit(
+        self,
+        inner: &mut Inner,
+        home: &Home,
+        held: Held<'_>,
+        audit_key: &SecretKey<32>,
+    ) -> Result<(), StoreError> {
+        if self.edits.is_empty() && self.events.is_empty() {
+            return Ok(());
+        }
         let Inner { connection, cache } = inner;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for event in &self.events {
-            outbox(event, &tx)?;
-        }
-        if self.edits.is_empty() {
-            return Ok(tx.commit()?);
-        }
         let revision = cache.revision + 1;
         let (mut ledger, prover) = (cache.ledger.clone(), Prover::new(&cache.domain));
+        for event in &self.events {
+            ledger.records = Some(audit::wait(event, audit_key, &tx)?);
+        }
         // Parents are written before children, and deleted after them.
         for ((table, id), edit) in &self.edits {
             if let Edit::Put { parent, record, sealed } = edit {
@@ -181,16 +187,6 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Notes an event that the audit log does not have yet.
-pub fn outbox(event: &Rendered, to: &rusqlite::Connection) -> rusqlite::Result<()> {
-    to.prepare_cached("INSERT INTO audit_outbox(event_id, head, tail) VALUES (?1, ?2, ?3)")?.execute(params![
-        event.event_id,
-        event.head,
-        event.tail
-    ])?;
-    Ok(())
-}
-
 /// Seals and authenticates every row anew under `to`; the ledger under `to`.
 pub fn rewrap(
     tx: &rusqlite::Connection,
@@ -201,6 +197,7 @@ pub fn rewrap(
 ) -> Result<Ledger, StoreError> {
     let damaged = |what: String| StoreError::Damaged { path: home.database(), what };
     let mut ledger = Ledger::default();
+    ledger.records = rows::meta(rows::RECORDS, tx)?;
     let (old, new) = (Prover::new(from), Prover::new(to));
     for table in Table::ALL {
         let mut all = Vec::new();

@@ -29,6 +29,7 @@ pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
     let uri = format!("file:{}?immutable=1", encode(path));
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags)?;
+    schema::distrust(&connection)?;
     schema::check_readable(&connection, path)?;
     let body = home.read_root_alone()?;
     let cache = state::load(&connection, home, &body, None).map_err(|error| error.at(path))?;

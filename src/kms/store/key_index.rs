@@ -16,7 +16,11 @@ impl KeyIndex {
     }
 
     pub fn get(&self, region: &str, name: &KeyName) -> Option<&Arc<KeyEntry>> {
-        let found = self.0.find(self.hash(region, name), |key| key.is(region, name))?;
+        let found = self.0.find(self.hash(region, name), |key| {
+            // The whole of what calls need of it, while its beginning is on the way.
+            key.prefetch();
+            key.is(region, name)
+        })?;
         // Its texts and its material are elsewhere in memory, and every call needs them soon: by then they are near.
         let arn = found.arn.as_str().as_bytes();
         [arn.first(), arn.last()].into_iter().flatten().for_each(prefetch);

@@ -212,6 +212,10 @@ pub fn delete(table: Table, id: &str, revision: u64, from: &Connection) -> rusql
     Ok(())
 }
 
+/// How many records of changes have been put into the outbox so far. The digest of the state covers it, so that one that is
+/// taken out unread is missed.
+pub const RECORDS: &str = "records";
+
 /// Deletions up to this revision are not noted any more.
 pub const FORGOTTEN: &str = "deletions_forgotten";
 
@@ -271,9 +275,12 @@ impl Sum {
         }
     }
 
-    fn finish(&self, revision: u64, keys: &DomainKeys) -> [u8; 32] {
+    fn finish(&self, revision: u64, records: Option<u64>, keys: &DomainKeys) -> [u8; 32] {
         let limbs: Vec<u8> = self.0.iter().flat_map(|limb| limb.to_le_bytes()).collect();
-        seal::mac(&keys.digest, &[b"state", &keys.epoch.to_be_bytes(), &revision.to_be_bytes(), &limbs])
+        // Earlier programs did not count records.
+        let records = records.map(u64::to_be_bytes);
+        let records = records.as_ref().map_or(&[][..], |records| &records[..]);
+        seal::mac(&keys.digest, &[b"state", &keys.epoch.to_be_bytes(), &revision.to_be_bytes(), &limbs, records])
     }
 }
 
@@ -285,6 +292,8 @@ pub struct Ledger {
     revisions: Shelves<(u64, u64)>,
     second: RandomState,
     sum: Sum,
+    /// How many records of changes there have been, of those that the table `meta` counts.
+    pub records: Option<u64>,
 }
 
 impl Ledger {
@@ -312,6 +321,6 @@ impl Ledger {
 
     /// The digest of a state.
     pub fn digest(&self, revision: u64, keys: &DomainKeys) -> [u8; 32] {
-        self.sum.finish(revision, keys)
+        self.sum.finish(revision, self.records, keys)
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::StoreError;
@@ -35,7 +36,7 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     FIRST,
     REVISIONS,
     concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
@@ -49,6 +50,9 @@ const STEPS: [&str; 6] = [
     ),
     LAST_USAGE,
     KEY_STORES,
+    // A record of a change that waits for the log is as good as one in it: only with a MAC. Those of earlier programs have
+    // none.
+    "ALTER TABLE audit_outbox ADD COLUMN mac BLOB;\n",
 ];
 
 /// Version of the schema, in `PRAGMA user_version`.
@@ -152,10 +156,37 @@ fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connect
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
-    // Rows come from a file that others may have written: no function or trigger in the schema is trusted.
-    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    distrust(&connection)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
+}
+
+/// Rows come from a file that others may have written: nothing in its schema runs, and no statement changes the schema's own
+/// table.
+pub fn distrust(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(())
+}
+
+/// Refuses a schema with what this program never puts there: it would act on rows, or stand for a table.
+fn check_objects(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let mut statement =
+        connection.prepare("SELECT type, name FROM sqlite_schema WHERE type NOT IN ('table', 'index')")?;
+    let mut rows = statement.query([])?;
+    match rows.next()? {
+        None => Ok(()),
+        Some(row) => {
+            let what = format!(
+                "it has a {} '{}', which no key manager made",
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?
+            );
+            Err(StoreError::Damaged { path: path.to_owned(), what })
+        }
+    }
 }
 
 /// Refuses a database that others have open, and keeps them out until it is opened anew: leaving the write-ahead mode
@@ -183,7 +214,7 @@ pub fn check_readable(connection: &Connection, path: &Path) -> Result<(), StoreE
         _ => return Err(damaged("it is not a database of a key manager".into())),
     }
     let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(()) } else { Err(damaged(verdict)) }
+    if verdict == "ok" { check_objects(connection, path) } else { Err(damaged(verdict)) }
 }
 
 /// Whether the database has `table`: one of an earlier program may not.
@@ -198,7 +229,10 @@ pub fn has(connection: &Connection, table: Table) -> rusqlite::Result<bool> {
 /// Refuses a database that is damaged.
 pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), what: verdict }) }
+    if verdict != "ok" {
+        return Err(StoreError::Damaged { path: path.to_owned(), what: verdict });
+    }
+    check_objects(connection, path)
 }
 
 /// The connection of the audit log.

@@ -1,6 +1,6 @@
 //! The store in memory: an immutable snapshot for readers, checked against the database at each use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
@@ -59,7 +59,6 @@ impl Store {
     /// one written last is accepted as it stands.
     pub fn open(home: Arc<Home>, entropy: Arc<dyn Entropy>, accept: bool) -> Result<Self, StoreError> {
         let path = home.database();
-        let damaged = |what: &str| StoreError::Damaged { path: path.clone(), what: what.to_owned() };
         let file_lock = home.lock()?;
         let mut connection = schema::connect(&path, Durability::Full)?;
         schema::upgrade(&connection, &path)?;
@@ -67,14 +66,7 @@ impl Store {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         let mut body = home.read_root()?;
         let cache = load(&tx, &home, &body, None)?;
-        let secret = |name: &str| {
-            let sealed: Vec<u8> = tx.query_row("SELECT sealed FROM secrets WHERE id = ?1", [name], |row| row.get(0))?;
-            let aad = rows::column_aad("secrets", name, cache.domain.epoch);
-            let plain = seal::open(&cache.domain.seal, &aad, &sealed);
-            plain
-                .and_then(|plain| SecretKey::from_slice(&plain))
-                .ok_or_else(|| damaged("an internal key does not open"))
-        };
+        let secret = |name: &str| internal_key(name, &tx, &cache.domain, &path);
         let (audit_key, marker_key) = (secret("audit")?, secret("marker")?);
         let state = cache.state();
         if !accept && !body.states.contains(&state) {
@@ -186,7 +178,7 @@ impl Store {
         }
         let mut change = Change::new(&inner.cache, &*self.entropy);
         let answer = edit(&mut change)?;
-        change.commit(&mut inner, &self.home, &file_lock)?;
+        change.commit(&mut inner, &self.home, &file_lock, &self.audit_key)?;
         let header = self.published.load().header;
         self.publish(&inner, header);
         Ok(answer)
@@ -216,6 +208,19 @@ impl Store {
             return Ok(after);
         }
     }
+}
+
+/// A key of the key manager's own, by name.
+pub fn internal_key(
+    name: &str,
+    from: &Connection,
+    domain: &DomainKeys,
+    path: &Path,
+) -> Result<SecretKey<32>, StoreError> {
+    let sealed: Vec<u8> = from.query_row("SELECT sealed FROM secrets WHERE id = ?1", [name], |row| row.get(0))?;
+    let plain = seal::open(&domain.seal, &rows::column_aad("secrets", name, domain.epoch), &sealed);
+    let damaged = || StoreError::Damaged { path: path.to_owned(), what: "an internal key does not open".to_owned() };
+    plain.and_then(|plain| SecretKey::from_slice(&plain)).ok_or_else(damaged)
 }
 
 /// Whether what was read is the state that the root file vouches for.
@@ -308,6 +313,7 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
         }
     };
     let Cache { domain, ledger, snapshot, .. } = &mut cache;
+    ledger.records = rows::meta(rows::RECORDS, from)?;
     let (snapshot, prover) = (Arc::make_mut(snapshot), Prover::new(domain));
     // When everything is read, material comes before the keys, which then are made once.
     let whole = above.is_none();

@@ -111,6 +111,20 @@ fn a_database_that_is_gone_or_damaged_is_restored_and_never_made_anew() {
 }
 
 #[test]
+fn journals_of_a_database_that_is_gone_are_not_taken_for_those_of_the_restored_one() {
+    let mut kept = Kept::new();
+    let journal = kept.bench.home().join("kms.db-wal");
+    let left = fs::read(&journal).expect("there while the database is open");
+    assert!(!left.is_empty());
+    drop(kept.close());
+    fs::remove_file(kept.bench.home().join("kms.db")).expect("lost");
+    fs::write(&journal, &left).expect("left behind");
+    kept.restore(false).expect("restored");
+    kept.bench.engine = kept.bench.another().expect("opened");
+    kept.bench.encrypt(&kept.key, b"x").expect("enabled, as it was then");
+}
+
+#[test]
 fn a_backup_that_was_changed_is_refused_and_nothing_is_touched() {
     let mut kept = Kept::new();
     drop(kept.close());

@@ -46,6 +46,41 @@ fn nothing_there_is_said_so_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn a_home_that_lost_its_root_file_and_its_database_is_not_taken_for_an_empty_one() {
+    let bench = Bench::new();
+    let Bench { engine, dir, clock, .. } = bench;
+    drop(engine);
+    let (home, kept) = (dir.path().join("kms"), dir.path().join("kept"));
+    fs::create_dir(&kept).expect("made");
+    let key_file = fs::read(home.join("domain.key")).expect("there");
+    let to_and_fro = |from: &std::path::Path, to: &std::path::Path| {
+        for file in ["root.json", "kms.db"] {
+            fs::rename(from.join(file), to.join(file)).expect("moved");
+        }
+    };
+    to_and_fro(&home, &kept);
+    let create = || Home::create(&home, NewHome::with_slots(vec![NewSlot::KeyFile]), &*clock, &SystemEntropy).map(drop);
+    let refused = create().expect_err("traces of a key manager");
+    assert!(refused.to_string().contains("domain.key is left of a key manager"), "{refused}");
+    fs::rename(home.join("domain.key"), kept.join("domain.key")).expect("moved");
+    let refused = create().expect_err("the log is a trace too");
+    assert!(refused.to_string().contains("000001.jsonl is left of a key manager"), "{refused}");
+    fs::rename(kept.join("domain.key"), home.join("domain.key")).expect("moved");
+    assert_eq!(fs::read(home.join("domain.key")).expect("there"), key_file);
+    to_and_fro(&kept, &home);
+    let engine = Engine::open(&home, &Unlock::KeyFile, clock.clone(), Arc::new(SystemEntropy)).expect("as it was");
+
+    // Nor does a new slot take the place of a file that may open a copy.
+    let alice = engine.local_caller("alice");
+    let slot = engine.slots().expect("there").into_iter().find(|slot| slot.kind == SlotKind::KeyFile).expect("there");
+    engine.remove_slot(&alice, slot.id).expect("removed");
+    fs::write(home.join("domain.key"), &key_file).expect("of another time");
+    let refused = engine.add_slot(&alice, NewSlot::KeyFile).map(drop).expect_err("it is there");
+    assert!(refused.to_string().contains("belongs to no slot"), "{refused}");
+    assert_eq!(fs::read(home.join("domain.key")).expect("there"), key_file);
+}
+
+#[test]
 fn an_unfinished_creation_is_begun_anew() {
     let bench = Bench::new();
     let dir = bench.dir.path().join("second");

@@ -97,6 +97,86 @@ fn tampering_is_found_where_it_is() {
 }
 
 #[test]
+fn records_of_changes_that_were_forged_or_removed_before_they_came_into_the_log_are_told() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+    let reason = || {
+        let report = bench.engine.audit().verify().expect("verified");
+        report.first_break.map_or(String::new(), |broken| broken.reason)
+    };
+    let shown = |event: &str| {
+        let filter = AuditFilter { event: Some(event.into()), ..Default::default() };
+        bench.engine.audit().read(&filter).expect("read")
+    };
+    // What waits for a log that cannot be written comes into it.
+    bench.engine.audit().set_full(true);
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("done");
+    bench.engine.audit().set_full(false);
+    assert_eq!((reason().as_str(), shown("DisableKey").len()), ("", 1));
+
+    // Half of a real record, with another number, and one in its place.
+    let real = fs::read_to_string(bench.home().join("audit/000001.jsonl")).expect("read");
+    let line = real.lines().find(|line| line.contains("DisableKey")).expect("there").replace("alice", "malory");
+    let (head, rest) = line.split_once("\"chain\"").expect("chained");
+    let tail = rest.split_once("},").expect("chained").1;
+    let forge = "INSERT INTO audit_outbox(event_id, head, tail, mac) VALUES ('e', ?1, ?2, ?3)";
+    database.execute(forge, rusqlite::params![head, tail, None::<Vec<u8>>]).expect("forged");
+    database.execute(forge, rusqlite::params![head, tail, Some(vec![7_u8; 32])]).expect("forged");
+    assert!(reason().contains("forged (2) or removed (0)"), "{}", reason());
+    assert_eq!(shown("DisableKey").len(), 1);
+    assert_eq!(shown("AuditTampering")[0]["serviceEventDetails"]["forgedRecords"], 2);
+
+    bench.engine.audit().set_full(true);
+    bench.engine.enable_key(&bench.alice, key.as_str().into()).expect("done");
+    assert_eq!(database.execute("DELETE FROM audit_outbox", []).expect("removed"), 1);
+    bench.engine.audit().set_full(false);
+    bench.engine.audit().flush().expect("flushed");
+    assert_eq!(shown("AuditTampering")[1]["serviceEventDetails"]["missingRecords"], 1);
+
+    // Nor does it help to set the count back: the state of the database is another one then.
+    bench.engine.audit().set_full(true);
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("done");
+    database.execute("DELETE FROM audit_outbox", []).expect("removed");
+    database.execute("UPDATE meta SET value = value - 1 WHERE name = 'records'", []).expect("set back");
+    let refused = bench.another().map(drop).expect_err("not the state of the last change");
+    assert!(refused.to_string().contains("not the one that was last written"), "{refused}");
+}
+
+#[test]
+fn nothing_in_the_schema_of_the_database_acts() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+    let suppress = "CREATE TRIGGER t AFTER INSERT ON audit_outbox BEGIN DELETE FROM audit_outbox; END";
+    database.execute_batch(suppress).expect("made");
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("done");
+    let filter = AuditFilter { event: Some("DisableKey".into()), ..Default::default() };
+    assert_eq!(bench.engine.audit().read(&filter).expect("read").len(), 1);
+    assert_eq!(bench.engine.audit().verify().expect("verified").first_break, None);
+    for what in ["trigger 't'", "view 'v'"] {
+        let refused = bench.another().map(drop).expect_err("no key manager made it").to_string();
+        assert!(refused.contains(what), "{refused}");
+        let backup = bench.engine.backup(&bench.alice, &bench.dir.path().join("backup")).expect_err("nor in a backup");
+        assert!(backup.to_string().contains(what), "{backup}");
+        database.execute_batch("DROP TRIGGER IF EXISTS t; CREATE VIEW IF NOT EXISTS v AS SELECT 1").expect("changed");
+    }
+}
+
+#[test]
+fn a_use_that_succeeded_before_a_change_stands_before_it() {
+    let bench = Bench::new();
+    let key = bench.key();
+    bench.engine.audit().flush().expect("flushed");
+    bench.encrypt(&key, b"x").expect("encrypted");
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("disabled");
+    bench.encrypt(&key, b"x").expect_err("disabled");
+    let all = bench.engine.audit().read(&AuditFilter::default()).expect("read");
+    let names: Vec<&str> = all.iter().rev().take(3).rev().filter_map(|record| record["eventName"].as_str()).collect();
+    assert_eq!(names, ["Encrypt", "DisableKey", "Encrypt"]);
+}
+
+#[test]
 fn what_goes_on_after_tampering_does_not_cover_it() {
     let (bench, file) = log();
     let sound = fs::read_to_string(&file).expect("read");

@@ -44,7 +44,7 @@ impl Closed {
 
     fn rekey(&self, unlock: &Unlock) -> Result<Rekeyed, StoreError> {
         let home = Home::unlock(&self.home(), unlock).expect("unlocked");
-        rekey(&home, unlock, &*self.clock, &SystemEntropy)
+        rekey(&home, unlock, &*self.clock, &SystemEntropy, &|_| ())
     }
 
     fn open(&self, home: &Path, unlock: &Unlock) -> Result<Engine, OpenError> {
@@ -78,7 +78,7 @@ fn a_copied_root_file_opens_nothing_of_the_new_state() {
     }
     let gone = Unlock::Recovery(RecoveryKey::parse(&closed.recovery.to_text()).expect("readable"));
     let refused = closed.open(&closed.home(), &gone).map(drop).expect_err("its slot is gone");
-    assert!(matches!(refused, OpenError::Custody(CustodyError::NoSuchSlot(SlotKind::Recovery))), "{refused}");
+    assert!(matches!(refused, OpenError::Custody(CustodyError::WrongSecret(SlotKind::Recovery))), "{refused}");
     let ended = check(&Home::unlock(&closed.home(), &Unlock::KeyFile).expect("unlocked"), &closed.backup);
     assert!(matches!(ended, Err(BackupError::Store(StoreError::EpochGone { .. }))), "{ended:?}");
 
@@ -106,7 +106,8 @@ fn a_recovery_key_that_unlocks_stays() {
     let closed = Closed::new();
     fs::remove_file(closed.home().join("domain.key")).expect("removed");
     let unlock = || Unlock::Recovery(RecoveryKey::parse(&closed.recovery.to_text()).expect("readable"));
-    let done = closed.rekey(&unlock()).expect("done");
+    let home = Home::unlock(&closed.home(), &unlock()).expect("unlocked");
+    let done = rekey(&home, &unlock(), &*closed.clock, &SystemEntropy, &|_| panic!("no other is made")).expect("done");
     assert_eq!(kinds(&done.kept), [SlotKind::Recovery]);
     assert_eq!(kinds(&done.gone), [SlotKind::Passphrase, SlotKind::KeyFile]);
     drop(done);
@@ -128,6 +129,27 @@ fn nothing_else_may_use_the_home_meanwhile() {
     closed.rekey(&passphrase("secret")).expect("nobody else now");
 }
 
+#[test]
+fn a_commit_that_fails_leaves_everything_as_it_was() {
+    let closed = Closed::new();
+    let before = fs::read(closed.home().join("root.json")).expect("read");
+    let home = Home::unlock(&closed.home(), &Unlock::KeyFile).expect("unlocked");
+    let reader = rusqlite::Connection::open(closed.home().join("kms.db")).expect("opened");
+    // Somebody who does not know the home's lock reads the database: it cannot be written then.
+    let read = |_: &RecoveryKey| reader.execute_batch("BEGIN; SELECT * FROM meta").expect("reads");
+    let failed = rekey(&home, &Unlock::KeyFile, &*closed.clock, &SystemEntropy, &read).map(drop);
+    let failed = failed.expect_err("the database is locked");
+    assert!(matches!(failed, StoreError::Sqlite(_)), "{failed:?}");
+    drop(reader);
+    assert_eq!(fs::read(closed.home().join("root.json")).expect("read"), before);
+    let recovery = || Unlock::Recovery(RecoveryKey::parse(&closed.recovery.to_text()).expect("readable"));
+    for unlock in [passphrase("secret"), Unlock::KeyFile, recovery()] {
+        let engine = closed.open(&closed.home(), &unlock).expect("opens");
+        assert_eq!(decrypt(&engine, &engine.local_caller("alice"), &closed.blob).expect("decrypts"), b"x");
+    }
+    closed.rekey(&recovery()).expect("nobody reads now");
+}
+
 /// Runs in a process of its own, which is killed at the point that the environment names.
 #[test]
 fn the_process_that_dies_rekeying() {
@@ -135,7 +157,8 @@ fn the_process_that_dies_rekeying() {
     let clock = ManualClock::new(Timestamp::from_secs(START));
     let home = Home::unlock(&dir.join("kms"), &Unlock::KeyFile).expect("unlocked");
     arm();
-    rekey(&home, &Unlock::KeyFile, &clock, &SystemEntropy).expect("done");
+    let announce = |key: &RecoveryKey| fs::write(dir.join("recovery"), key.to_text().as_bytes()).expect("written");
+    rekey(&home, &Unlock::KeyFile, &clock, &SystemEntropy, &announce).expect("done");
     crash::arm(0);
     fs::write(dir.join("acknowledged"), b"").expect("written");
 }
@@ -150,6 +173,14 @@ fn a_home_survives_a_kill_at_every_step() {
         let home = dir.path().join("kms");
         let done = dir.path().join("acknowledged").exists();
         assert_ne!(killed, done, "point {at}");
+        // A recovery key that was shown opens it, that of before or the new one; never both.
+        let announced = fs::read_to_string(dir.path().join("recovery")).ok();
+        let shown = [Some(closed.recovery.to_text().to_string()), announced].into_iter().flatten();
+        let opening = shown.filter(|text| {
+            let key = RecoveryKey::parse(text).expect("readable");
+            Home::unlock(&home, &Unlock::Recovery(key)).is_ok()
+        });
+        assert_eq!(opening.count(), 1, "point {at}");
         let engine = closed.open(&home, &Unlock::KeyFile).unwrap_or_else(|error| panic!("point {at}: {error}"));
         let alice = engine.local_caller("alice");
         assert_eq!(decrypt(&engine, &alice, &closed.blob).expect("decrypts"), b"x", "point {at}");
@@ -164,7 +195,7 @@ fn a_home_survives_a_kill_at_every_step() {
         if killed {
             points = at;
             let again = Home::unlock(&home, &Unlock::KeyFile).expect("unlocked");
-            rekey(&again, &Unlock::KeyFile, &*closed.clock, &SystemEntropy).expect("done");
+            rekey(&again, &Unlock::KeyFile, &*closed.clock, &SystemEntropy, &|_| ()).expect("done");
         }
         fs::write(home.join("root.json"), &old).expect("written");
         let refused = closed.open(&home, &Unlock::KeyFile).map(drop).expect_err("the old root key");
