@@ -177,7 +177,8 @@ impl<B: Backing> Vfs<B> {
         self.make_side(located)?;
         let dir = &located.dir;
         let renamed = self.backing.rename(dir, temporary, dir, located.entry(), RenameMode::NoReplace);
-        self.undo_side(located, renamed)?;
+        let published = renamed.and_then(|()| self.keep_published(dir, located.entry(), temporary));
+        self.undo_side(located, published)?;
         if mode & OWNER_ALL != OWNER_ALL {
             // Only these bits: the others are what a default ACL left of the mode.
             let target = Target::Dir(&*made);
@@ -186,6 +187,19 @@ impl<B: Backing> Vfs<B> {
             self.modes.change(target, None, || self.backing.set_mode(target, mode))?;
         }
         Ok(id)
+    }
+
+    /// Makes it durable that a directory is no longer under its hidden name. Where a flush of a file carries nothing but
+    /// that file, its directory would still be hidden after a power cut, and the file with it (FORMAT 8.1).
+    pub(super) fn keep_published(&self, dir: &B::Dir, entry: &str, hidden: &str) -> crate::store::Result<()> {
+        if !self.dir_meta_file {
+            return Ok(());
+        }
+        self.backing.sync_dir(dir).inspect_err(|_| {
+            if let Err(error) = self.backing.rename(dir, entry, dir, hidden, RenameMode::NoReplace) {
+                tracing::warn!("a failed mkdir made its directory: {error}");
+            }
+        })
     }
 
     fn make(
