@@ -255,7 +255,7 @@ class Suite:
             self.fail(f"of the volume's keys only these were found: {seen}")
         self.kmsfs("rewrap", self.cipher, "--to", key)
         self.kmsfs("key", "rotate", key)
-        if not self.kmsfs("rewrap", self.cipher)["root_key"]:
+        if not self.kmsfs("rewrap", self.cipher)["root_key_rewrapped"]:
             self.fail("the root key of the volume was not wrapped anew")
         self.nowhere("wrapped anew by the mount: the root key of the volume is not in memory", root)
 
