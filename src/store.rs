@@ -208,7 +208,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn ordered_metadata(&self) -> bool;
     /// The user that this process acts as here: whose objects it may change the modes of.
     fn user(&self) -> u32;
-    /// Flushes the whole filesystem.
+    /// Flushes the whole filesystem, and tells of what could not be written since the last time. As good as syncfs(2), which on
+    /// some filesystems does nothing (ADR 12): for records of what is there, never for an answer to fsync.
     fn sync_all(&self) -> Result<()>;
 
     /// Opens a directory.

@@ -176,7 +176,12 @@ impl Serving<'_> {
         let served = serve(vfs, &spec, statistics, move |pages| {
             flag.store(true, Ordering::SeqCst);
             let (stored, cache) = (Arc::clone(&watched), pages.clone());
-            let store = move || stored.store_all(&|ino| cache.drop_pages(ino));
+            let store = move || {
+                let failed = stored.store_all(&|ino| cache.drop_pages(ino));
+                // The process ends without an unmount, and this is the last time that names and versions can be recorded.
+                settle(&stored);
+                failed
+            };
             if let Some(time) = look_every {
                 let enforce = move || watched.enforce_keys(&|ino| pages.drop_pages(ino));
                 *lock(&started) = Some(Every::start(time, enforce));

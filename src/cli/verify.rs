@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::control::client::Connection;
+use super::control::wire::VerifySummary;
 use super::exit::{CliError, CliResult, Exit};
-use super::offline::{self, Unlocked, finding_json, finding_words};
+use super::offline::{self, Unlocked, finding_words};
 use super::output::{bytes, path_text};
 use super::progress::Shown;
 use super::salvage;
@@ -16,7 +18,7 @@ use crate::ops::freshness::open_record;
 use crate::ops::lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::resume::Resume;
-use crate::ops::verify::{VerifyOptions, VerifyReport, verify};
+use crate::ops::verify::{VerifyOptions, verify};
 use crate::types::VolumeId;
 
 /// Read and authenticate every file, name and attribute of a volume, and list what is damaged
@@ -57,19 +59,33 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     if in_use {
         settings.out.note("The volume is in use: what changes meanwhile is read again before it counts as damaged.");
     }
-    // Salvage takes whatever authenticates, and of a mounted volume only the mount knows what is recent.
+    let threads = offline::threads(args.threads);
+    let has_record = opened.config.freshness();
+    if has_record && args.salvage.is_none() && args.resume.is_none() {
+        // Of a mounted volume only the mount knows what is recent.
+        let mount = owner.and_then(|o| Connection::to_owner(&settings.home, &opened.config.volume_id, &o));
+        if let Some(mount) = mount {
+            let report = mount.verify(threads.min(256) as u16, &progress)?;
+            progress.finish();
+            if !settings.out.is_json() {
+                report.findings.iter().for_each(|finding| progress.print(&finding.words));
+            }
+            drop(session);
+            return end(settings, args, &report, Some(true), &progress);
+        }
+    }
+    // Salvage takes whatever authenticates.
     let record = match in_use || args.salvage.is_some() {
         true => None,
         false => open_record(&settings.home, &opened)?,
     };
-    let compared = opened.config.freshness().then_some(record.is_some());
-    if in_use && compared.is_some() {
+    let compared = has_record.then_some(record.is_some());
+    if in_use && has_record {
         settings.out.note(
-            "Its freshness record is in use too: what is read through the mount is compared with it, and here nothing is. To compare everything, verify when it is unmounted.",
+            "Its freshness record is in use too, and nothing is compared with it here: that does the mount, if it is of the same home, for a verify without --resume and --salvage.",
         );
     }
     let volume = offline::files(offline::data_keys(service, opened), if in_use { 3 } else { 1 }, record);
-    let threads = offline::threads(args.threads);
     if let Some(out) = &args.salvage {
         return salvage::run(settings, (&args.dir, out), &volume, threads, &progress);
     }
@@ -88,7 +104,18 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     if let (Some(notes), Some(path)) = (&notes, &args.resume) {
         notes.end(!report.interrupted).map_err(|e| CliError::io(path, "write", &e))?;
     }
-    show(settings, args, &report, compared);
+    end(settings, args, &VerifySummary::from(&report), compared, &progress)
+}
+
+/// Shows what was found. `compared`: with the freshness record, if the volume has one.
+fn end(
+    settings: &Settings,
+    args: &VerifyArgs,
+    report: &VerifySummary,
+    compared: Option<bool>,
+    progress: &Shown,
+) -> CliResult {
+    show(settings, args, report, compared);
     if report.interrupted {
         let dir = args.dir.display();
         return Err(progress.interrupted(&match &args.resume {
@@ -110,7 +137,7 @@ fn notes(path: &Path, volume: VolumeId) -> CliResult<Resume> {
 }
 
 /// `compared`: with the freshness record, if the volume has one.
-fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport, compared: Option<bool>) {
+fn show(settings: &Settings, args: &VerifyArgs, report: &VerifySummary, compared: Option<bool>) {
     let value = json!({
         "directory": path_text(&args.dir),
         "complete": !report.interrupted,
@@ -118,7 +145,7 @@ fn show(settings: &Settings, args: &VerifyArgs, report: &VerifyReport, compared:
         "files": report.files,
         "bytes": report.bytes,
         "compared_with_freshness_record": compared,
-        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(|finding| &finding.json).collect::<Vec<_>>(),
     });
     settings.out.result(&value, || {
         let found = match report.findings.len() {

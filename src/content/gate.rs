@@ -4,7 +4,7 @@ use super::Result;
 use super::file::{Content, load};
 use super::state::{Body, Gate, State};
 use crate::format::Outcome;
-use crate::store::Backing;
+use crate::store::{Backing, BackingFile};
 use crate::sync::{read, write};
 
 impl<B: Backing> Content<B> {
@@ -43,8 +43,9 @@ impl<B: Backing> Content<B> {
     /// The flush's.
     pub fn suspend(&self) -> Result<()> {
         let flushed = self.sync(true);
-        // Whoever is reading or writing has finished.
+        // Whoever is reading or writing has finished, maybe behind the flush.
         let mut state = write(&self.state);
+        let flushed = flushed.and(self.noted(self.file().sync(true)));
         if let Body::Units { life, record, .. } = &state.body {
             state.body = Body::Suspended { file_id: life.file_id, seq: record.seq, key: life.key() };
             self.gate.set(Gate::SUSPENDED);

@@ -78,8 +78,9 @@ impl<B: Backing> Content<B> {
         let (point, raise) = {
             let state = read(&self.state);
             if let Body::Suspended { .. } = state.body {
-                // It was flushed when it was suspended. If that failed, who asks learns of it by `failures`.
-                return Ok(());
+                // It was flushed when it was suspended. If that failed, who asks learns of it by `failures`; what was being
+                // written in that moment is flushed here.
+                return self.noted(self.file().sync(data_only));
             }
             (self.begin_recorded_sync(&state), Raise::to_size_of(&state))
         };
@@ -128,32 +129,35 @@ impl<B: Backing> Content<B> {
     /// Lowers the bound before the file is cut below it; durable when this returns.
     pub(super) fn lower_floor(&self, state: &mut State, size: u64) -> Result<()> {
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
-        if record.floor > size {
-            durable.floor = false;
-            self.write_records(life, record, size, false)?;
-        }
-        self.settle(durable.floor, durable)
+        let wanted = Record { floor: record.floor.min(size), ..*record };
+        durable.floor &= wanted.floor == record.floor;
+        if durable.floor { Ok(()) } else { self.write_durably(life, record, durable, wanted) }
     }
 
     /// Notes that units below the bound may be holes, before the first of them is made; durable when this returns.
     pub(super) fn allow_holes(&self, state: &mut State, first_unit: u64) -> Result<()> {
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
-        if first_unit >= unit_count(record.floor) {
-            return self.settle(durable.floor || record.has_holes && durable.holes, durable);
-        }
-        if !record.has_holes {
-            durable.holes = false;
-            self.write_records(life, record, record.floor, true)?;
-        }
-        self.settle(durable.holes, durable)
+        let is_above = first_unit >= unit_count(record.floor);
+        let wanted = Record { has_holes: record.has_holes || !is_above, ..*record };
+        durable.holes &= wanted.has_holes == record.has_holes;
+        let enough = if is_above { durable.floor || record.has_holes && durable.holes } else { durable.holes };
+        if enough { Ok(()) } else { self.write_durably(life, record, durable, wanted) }
     }
 
-    /// Flushes the record, unless the disk has all of it that matters.
-    fn settle(&self, enough: bool, durable: &mut DurableRecord) -> Result<()> {
-        if !enough {
-            self.noted(self.file().sync(true))?;
-            *durable = DurableRecord::ALL;
-        }
+    /// Writes a record and flushes it. Also one that was written before: when a flush fails, the system takes what it had of the
+    /// file for written, and a further flush would succeed without writing anything.
+    fn write_durably(
+        &self,
+        life: &Life,
+        record: &mut Record,
+        durable: &mut DurableRecord,
+        wanted: Record,
+    ) -> Result<()> {
+        let (next, bytes) = wanted.pair(&life.keys.record, life.file_id)?;
+        self.write_quietly(self.volume.geometry.records_offset() as u64, &bytes)?;
+        *record = next;
+        self.noted(self.file().sync(true))?;
+        *durable = DurableRecord::ALL;
         Ok(())
     }
 

@@ -58,6 +58,8 @@ impl<B: Backing> Content<B> {
         let used = (size - unit_start(units - 1)) as usize;
         state.tail_clean = false;
         state.cuts += 1;
+        // From here on units can become holes below a size that stays what it is, if the cut fails.
+        let gaps = std::mem::replace(&mut state.gaps, true);
         // How many units are left that are not holes.
         let mut kept = units;
         if used < DATA {
@@ -66,7 +68,6 @@ impl<B: Backing> Content<B> {
                 kept = units - 1;
                 self.before_holes(kept)?;
                 self.allow_holes(state, kept)?;
-                state.gaps = true;
             } else if !self.is_zero(&life, rule, units - 1, used, DATA)? {
                 self.reseal_tail(&life, rule, units - 1, used)?;
             }
@@ -86,6 +87,7 @@ impl<B: Backing> Content<B> {
         self.noted_cut(kept)?;
         state.size = size;
         state.tail_clean = true;
+        state.gaps = gaps || kept < units;
         Ok(())
     }
 }

@@ -232,10 +232,12 @@ impl<B: Backing> Content<B> {
         let (life, rule) = state.units()?;
         let units = unit_count(state.size);
         let used = (state.size - unit_start(units - 1)) as usize;
-        if used < DATA && !self.is_zero(life, rule, units - 1, used, DATA)? {
+        // After a flush that failed the disk may have something else than can be read.
+        let unsure = self.failures() > 0;
+        if used < DATA && (unsure || !self.is_zero(life, rule, units - 1, used, DATA)?) {
             self.reseal_tail(life, rule, units - 1, used)?;
             // Else the new size could reach the disk without the zeros, and show what an earlier crash left here.
-            self.file().sync(true)?;
+            self.noted(self.file().sync(true))?;
         }
         let file = self.file();
         let at = self.volume.geometry.unit_offset(units);
@@ -243,7 +245,7 @@ impl<B: Backing> Content<B> {
             let got = file.read_at(&mut buf[..used], at)?;
             Ok::<_, Error>(buf[..got].iter().any(|&b| b != 0))
         })?;
-        if stale {
+        if stale || unsure {
             self.clear_trailing(at, used)?;
         }
         state.tail_clean = true;

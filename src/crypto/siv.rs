@@ -7,7 +7,7 @@ use aes_siv::siv::Aes256Siv;
 
 use super::AuthError;
 use super::secret::SecretKey;
-use crate::sys::wipe::Wiped;
+use crate::sys::wipe::{Wiped, on_wiped_stack};
 
 /// Bytes that a SIV ciphertext is longer than its plaintext: the synthetic IV in front.
 pub const IV_LEN: usize = 16;
@@ -17,15 +17,18 @@ type Block = [u8; 16];
 /// Encrypts `buf[16..]` in place and puts the synthetic IV into `buf[..16]`.
 ///
 /// The key is expanded at each call, which takes a fraction of a microsecond: the library's state cannot be shared
-/// between threads, and so no expanded key outlives the call.
+/// between threads, and so no expanded key outlives the call. The library moves it, and leaves copies on the stack, which is
+/// therefore wiped.
 ///
 /// # Panics
 /// If `buf` has fewer than 16 bytes.
 pub fn seal_in_place(key: &SecretKey<64>, ad: &[u8], buf: &mut [u8]) {
     let (iv, text) = buf.split_at_mut(IV_LEN);
-    let mut siv = Wiped::new(Aes256Siv::new(key.expose().into()));
-    let tag = siv.encrypt_inout_detached([ad], text.into()).expect("one associated-data string is allowed");
-    iv.copy_from_slice(&tag);
+    on_wiped_stack(|| {
+        let mut siv = Wiped::new(Aes256Siv::new(key.expose().into()));
+        let tag = siv.encrypt_inout_detached([ad], text.into()).expect("one associated-data string is allowed");
+        iv.copy_from_slice(&tag);
+    });
 }
 
 /// Decrypts `iv | ciphertext` in place; the plaintext is what comes back, `buf[16..]`.
@@ -34,8 +37,10 @@ pub fn seal_in_place(key: &SecretKey<64>, ad: &[u8], buf: &mut [u8]) {
 /// [`AuthError`] if `buf` was not made with this key and `ad`; `buf` holds no plaintext then.
 pub fn open_in_place<'a>(key: &SecretKey<64>, ad: &[u8], buf: &'a mut [u8]) -> Result<&'a mut [u8], AuthError> {
     let (iv, text) = buf.split_first_chunk_mut::<IV_LEN>().ok_or(AuthError)?;
-    let mut siv = Wiped::new(Aes256Siv::new(key.expose().into()));
-    siv.decrypt_inout_detached([ad], (&mut *text).into(), &(*iv).into()).map_err(|_| AuthError)?;
+    on_wiped_stack(|| {
+        let mut siv = Wiped::new(Aes256Siv::new(key.expose().into()));
+        siv.decrypt_inout_detached([ad], (&mut *text).into(), &(*iv).into()).map_err(|_| AuthError)
+    })?;
     Ok(text)
 }
 
@@ -45,6 +50,10 @@ pub fn open_in_place<'a>(key: &SecretKey<64>, ad: &[u8], buf: &'a mut [u8]) -> R
 ///
 /// `None` if the plaintext is empty or no multiple of 16 bytes.
 pub fn recover_ad(key: &SecretKey<64>, buf: &mut [u8]) -> Option<[u8; 16]> {
+    on_wiped_stack(|| recover(key, buf))
+}
+
+fn recover(key: &SecretKey<64>, buf: &mut [u8]) -> Option<Block> {
     if buf.len() < 2 * IV_LEN || !buf.len().is_multiple_of(16) {
         return None;
     }

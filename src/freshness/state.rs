@@ -13,7 +13,7 @@ use crate::env::{Entropy, random_nonzero};
 use crate::format::keys::VolumeKeys;
 use crate::format::unit::Epoch;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, Weak, lock, read};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak, lock, read, write};
 use crate::types::{DirId, FileId, VolumeId};
 
 /// The freshness record of a volume.
@@ -115,6 +115,9 @@ pub(super) struct DirState {
 /// A change of names that is under way.
 pub struct Changing<'a>(#[expect(dead_code, reason = "held")] RwLockReadGuard<'a, ()>);
 
+/// No change of names is under way.
+pub struct Still<'a>(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'a, ()>);
+
 pub(super) fn key_of(keys: &VolumeKeys) -> SecretKey<32> {
     expand(&keys.prk, &[b"KFS1 freshness"])
 }
@@ -186,6 +189,11 @@ impl Freshness {
     /// To be held while names change, from before the first change in the backing until all are noted.
     pub fn begin_change(&self) -> Changing<'_> {
         Changing(read(&self.names))
+    }
+
+    /// While this is held no name changes, and the record has all that have.
+    pub fn still(&self) -> Still<'_> {
+        Still(write(&self.names))
     }
 
     /// The digest by which the record knows a symlink.

@@ -21,6 +21,13 @@ pub(super) struct Server<B: Backing> {
     postponed: Arc<Mutex<Sender<Job>>>,
 }
 
+/// The end of serving.
+pub(super) struct Ended {
+    pub(super) outcome: io::Result<()>,
+    /// The kernel has ended the connection; else the mount is still there, and nobody serves it.
+    pub(super) unmounted: bool,
+}
+
 impl<B: Backing> Clone for Server<B> {
     fn clone(&self) -> Self {
         let (dispatcher, postponed) = (Arc::clone(&self.dispatcher), Arc::clone(&self.postponed));
@@ -54,25 +61,22 @@ impl<B: Backing> Server<B> {
 
     /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
     /// serve what the kernel does not send through rings, and all of it if it gives the rings up.
-    pub(super) fn run(
-        self,
-        rings: Option<Prepared<B>>,
-        threads: usize,
-        ready: impl FnOnce(PageCache),
-    ) -> io::Result<()> {
-        let started: io::Result<Vec<_>> = (0..threads)
-            .map(|number| {
-                let server = self.clone();
-                thread::Builder::new().name(format!("kmsfs-fuse-{number}")).spawn(move || server.serve())
-            })
-            .collect();
-        let started = started?;
+    pub(super) fn run(self, rings: Option<Prepared<B>>, threads: usize, ready: impl FnOnce(PageCache)) -> Ended {
+        let start = |number| {
+            let (server, mut buffer) = (self.clone(), RequestBuffer::new()?);
+            thread::Builder::new().name(format!("kmsfs-fuse-{number}")).spawn(move || server.serve(&mut buffer))
+        };
+        let started = match (0..threads).map(start).collect::<io::Result<Vec<_>>>() {
+            Ok(started) => started,
+            Err(error) => return Ended { outcome: Err(error), unmounted: false },
+        };
         let rings = rings.map(|rings| rings.start(Arc::clone(&self.dispatcher), self.device.clone()));
         ready(PageCache::new(Some(self.device.clone())));
-        let mut ended = Ok(());
+        let mut ended = Ended { outcome: Ok(()), unmounted: false };
         for thread in started {
             let one = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that serves requests panicked")));
-            ended = ended.and(one);
+            ended.unmounted |= one.is_ok();
+            ended.outcome = ended.outcome.and(one);
         }
         if let Some(rings) = rings {
             rings.join();
@@ -80,9 +84,9 @@ impl<B: Backing> Server<B> {
         ended
     }
 
-    fn serve(&self) -> io::Result<()> {
-        let (mut buffer, mut scratch) = (RequestBuffer::new()?, Vec::new());
-        while self.serve_one(&mut buffer, &mut scratch)? {}
+    fn serve(&self, buffer: &mut RequestBuffer) -> io::Result<()> {
+        let mut scratch = Vec::new();
+        while self.serve_one(buffer, &mut scratch)? {}
         Ok(())
     }
 

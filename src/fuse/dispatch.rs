@@ -257,7 +257,12 @@ impl<B: Backing> Dispatcher<B> {
             Operation::Statfs => reply.structure(&statfs(&vfs.stat_fs()?)),
             Operation::Setxattr(set, name, value) => {
                 let kill = set.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
-                done(reply, operations.setxattr(node, name, value, set.flags, kill))?;
+                operations.setxattr(node, name, value, set.flags)?;
+                // An error here is not one of a request that has changed nothing and may be served once more.
+                match if kill { vfs.kill_set_gid(node).map(drop) } else { Ok(()) } {
+                    Ok(()) => reply.ok(),
+                    Err(error) => reply.error(error.errno()),
+                }
             }
             Operation::Getxattr(get, name) => sized(reply, operations.getxattr(node, name, get.size)?),
             Operation::Listxattr(get) => sized(reply, operations.listxattr(node, header.uid, get.size)?),

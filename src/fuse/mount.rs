@@ -31,8 +31,11 @@ pub(super) fn abandon(spec: &MountSpec) {
     } else {
         Command::new("fusermount3").args(["-u", "-q", "-z", "--"]).arg(&spec.mountpoint).status().map(drop)
     };
-    if let Err(error) = done {
-        tracing::debug!("a mount that failed stays behind: {error}");
+    match done {
+        Ok(()) => tracing::warn!("the mount that failed was taken away again"),
+        Err(error) => {
+            tracing::error!("a mount that failed stays behind, and `kmsfs umount` takes it away: {error}");
+        }
     }
 }
 

@@ -175,19 +175,15 @@ impl<B: Backing> Operations<B> {
         Ok(())
     }
 
-    /// Sets an attribute; `kill_set_gid`: it is an ACL, set by somebody who may not keep the file's setgid bit.
-    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32, kill_set_gid: bool) -> Result<()> {
+    /// Sets an attribute.
+    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
         let mode = match flags.cast_signed() {
             0 => XattrMode::Set,
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return Err(Errno::INVAL.into()),
         };
-        self.vfs.set_xattr(ino, name, value, mode)?;
-        if kill_set_gid {
-            self.vfs.kill_set_gid(ino)?;
-        }
-        Ok(())
+        self.vfs.set_xattr(ino, name, value, mode)
     }
 
     pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {

@@ -478,7 +478,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEmpty,
     ) {
         guarded("setxattr", || {
-            empty(reply, self.operations.setxattr(ino.0, name.as_bytes(), value, flags.cast_unsigned(), false));
+            empty(reply, self.operations.setxattr(ino.0, name.as_bytes(), value, flags.cast_unsigned()));
         });
     }
 

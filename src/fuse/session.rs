@@ -39,10 +39,10 @@ pub fn serve<B: Backing>(
     let offer = offer(spec.transport);
     let connection = mount::mount(spec)?;
     let dispatcher = Dispatcher::new(vfs, spec.read_only).counting(statistics).write_through(spec.write_through);
-    let server = Server::start(dispatcher, connection, offer.is_some());
-    let (server, rings) = server.inspect_err(|_| mount::abandon(spec))?;
+    let mut unserved = Unserved(Some(spec));
+    let (server, rings) = Server::start(dispatcher, connection, offer.is_some())?;
     let mountpoint = spec.mountpoint.clone();
-    server.run(rings, spec.threads.max(2), |pages| {
+    let ended = server.run(rings, spec.threads.max(2), |pages| {
         if let Some(offer) = offer {
             // Answered through a ring: from then on the kernel does not ask again whether it may.
             wait_for_answer(&mountpoint);
@@ -50,7 +50,23 @@ pub fn serve<B: Backing>(
         }
         tune(mountpoint);
         ready(pages);
-    })
+    });
+    if ended.unmounted {
+        unserved.0 = None;
+    }
+    ended.outcome
+}
+
+/// A mount that is taken away when this is dropped, since nobody serves it: else whoever looks at it would get "Transport
+/// endpoint is not connected".
+struct Unserved<'a>(Option<&'a MountSpec>);
+
+impl Drop for Unserved<'_> {
+    fn drop(&mut self) {
+        if let Some(spec) = self.0 {
+            mount::abandon(spec);
+        }
+    }
 }
 
 /// Waits until a new mount has answered a request; in a thread, since what it waits for is this process itself.

@@ -67,9 +67,35 @@ pub fn verify<B: Backing>(
     progress: &dyn Progress,
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
+    let open = |file: &Visit<'_, B>, read: &mut ReadFile<'_, B>| {
+        let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
+        let content = Content::open(Arc::clone(file.backing), Arc::clone(volume), opened, Access::Read)?;
+        let record = record_of(volume, file, &content)?;
+        read(&content.checked(record)?)
+    };
+    verify_by(backing, volume, options, progress, found, &open)
+}
+
+/// What reads a file that was opened.
+pub type ReadFile<'a, B> = dyn FnMut(&Content<B>) -> content::Result<()> + 'a;
+
+/// As [`verify`]; `open` opens each regular file and hands it on. For a volume that this process has mounted, and whose
+/// files it therefore has to open in one place.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_by<B: Backing>(
+    backing: &Arc<B>,
+    volume: &Arc<Volume>,
+    options: VerifyOptions<'_>,
+    progress: &dyn Progress,
+    found: &(dyn Fn(&Finding) + Send + Sync),
+    open: &OpenFile<'_, B>,
+) -> Result<VerifyReport, Errno> {
     let opened = volume.keys.volume();
     let names = opened.names();
     let verifier = Verifier {
+        open,
         volume,
         options,
         progress,
@@ -99,7 +125,10 @@ pub fn verify<B: Backing>(
     })
 }
 
-struct Verifier<'a> {
+type OpenFile<'a, B> = dyn Fn(&Visit<'_, B>, &mut ReadFile<'_, B>) -> content::Result<()> + Send + Sync + 'a;
+
+struct Verifier<'a, B: Backing> {
+    open: &'a OpenFile<'a, B>,
     volume: &'a Arc<Volume>,
     options: VerifyOptions<'a>,
     progress: &'a dyn Progress,
@@ -114,7 +143,7 @@ struct Verifier<'a> {
     findings: Mutex<Vec<Finding>>,
 }
 
-impl<B: Backing> Visitor<B> for Verifier<'_> {
+impl<B: Backing> Visitor<B> for Verifier<'_, B> {
     fn file(&self, file: &Visit<'_, B>) {
         let again = file.stat.nlink > 1 && lock(&self.inodes).insert(file.stat.ino, ()).is_some();
         if again {
@@ -163,7 +192,7 @@ impl<B: Backing> Visitor<B> for Verifier<'_> {
     }
 }
 
-impl Verifier<'_> {
+impl<B: Backing> Verifier<'_, B> {
     fn add(&self, finding: Finding) {
         (self.found)(&finding);
         lock(&self.findings).push(finding);
@@ -178,12 +207,7 @@ impl Verifier<'_> {
         }
     }
 
-    fn read_all<B: Backing>(
-        &self,
-        file: &Visit<'_, B>,
-        findings: &mut Vec<Finding>,
-        done: &mut u64,
-    ) -> content::Result<()> {
+    fn read_all(&self, file: &Visit<'_, B>, findings: &mut Vec<Finding>, done: &mut u64) -> content::Result<()> {
         let known = self.options.resume.and_then(|resume| resume.known(file.stat));
         if let Some(id) = known.and_then(|known| known.file_id) {
             self.once(&self.file_ids, id, file.paths);
@@ -193,12 +217,21 @@ impl Verifier<'_> {
             Some(Known { next: Some(next), .. }) => next,
             None => 0,
         };
-        let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
-        let content = Content::open(Arc::clone(file.backing), Arc::clone(self.volume), opened, Access::Read)?;
-        let record = record_of(self.volume, file, &content)?;
-        let content = content.checked(record)?;
+        (self.open)(file, &mut |content| self.read_from(from, known.is_none(), file, content, findings, done))
+    }
+
+    /// Reads a file from unit `from` on; `is_new`: nothing of it was read by an earlier run.
+    fn read_from(
+        &self,
+        from: u64,
+        is_new: bool,
+        file: &Visit<'_, B>,
+        content: &Content<B>,
+        findings: &mut Vec<Finding>,
+        done: &mut u64,
+    ) -> content::Result<()> {
         let file_id = content.file_id();
-        if let Some(id) = file_id.filter(|_| known.is_none()) {
+        if let Some(id) = file_id.filter(|_| is_new) {
             self.once(&self.file_ids, id, file.paths);
         }
         if content.damage() == Some(Outcome::NeverSynced) {
@@ -234,13 +267,13 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn note_progress<B: Backing>(&self, done: &mut u64, bytes: u64, file: &Visit<'_, B>) {
+    fn note_progress(&self, done: &mut u64, bytes: u64, file: &Visit<'_, B>) {
         let bytes = bytes.min(file.stat.size.saturating_sub(*done));
         *done += bytes;
         self.progress.done(0, bytes);
     }
 
-    fn note<B: Backing>(&self, file: &Visit<'_, B>, file_id: Option<FileId>, next: Option<u64>) {
+    fn note(&self, file: &Visit<'_, B>, file_id: Option<FileId>, next: Option<u64>) {
         if let Some(resume) = self.options.resume
             && let Err(error) = resume.note(file.stat, file_id, next)
         {

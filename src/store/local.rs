@@ -31,6 +31,9 @@ const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXE
 #[derive(Debug)]
 pub struct LocalDir {
     root: OwnedFd,
+    /// The root for syncfs(2): a descriptor learns of the errors since it was opened, so it is as old as the tree is in
+    /// use. None if the root cannot be read.
+    flushed: Option<OwnedFd>,
     ordered_metadata: bool,
 }
 
@@ -55,7 +58,8 @@ impl LocalDir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())?;
         let ordered_metadata = local_order::keeps_order(&root);
-        Ok(Self { root, ordered_metadata })
+        let flushed = Self::readable(&root).ok();
+        Ok(Self { root, flushed, ordered_metadata })
     }
 
     fn open_at(dir: &OwnedFd, name: &str, flags: OFlags, mode: u32) -> Result<OwnedFd> {
@@ -102,7 +106,10 @@ impl Backing for LocalDir {
     }
 
     fn sync_all(&self) -> Result<()> {
-        rustix::fs::syncfs(Self::readable(&self.root)?)
+        match &self.flushed {
+            Some(root) => rustix::fs::syncfs(root),
+            None => rustix::fs::syncfs(Self::readable(&self.root)?),
+        }
     }
 
     fn open_dir(&self, dir: &LocalHandle, name: &str) -> Result<LocalHandle> {

@@ -178,14 +178,36 @@ impl<B: Backing> Vfs<B> {
         let dir = &located.dir;
         let renamed = self.backing.rename(dir, temporary, dir, located.entry(), RenameMode::NoReplace);
         self.undo_side(located, renamed)?;
-        if mode & OWNER_ALL != OWNER_ALL {
-            // Only these bits: the others are what a default ACL left of the mode.
-            let target = Target::Dir(&*made);
-            let made_with = self.modes.stat(target)?.mode;
-            let mode = made_with & !(OWNER_ALL & !mode);
-            self.modes.change(target, None, || self.backing.set_mode(target, mode))?;
+        // A mkdir that fails from here on is undone, so that it can be tried again.
+        let published = self.narrow_new(&made, mode).and_then(|()| self.keep_published(dir));
+        if published.is_err() {
+            if let Err(error) = self.backing.rename(dir, located.entry(), dir, temporary, RenameMode::NoReplace) {
+                tracing::warn!("a mkdir that failed has made its directory: {error}");
+            } else {
+                self.remove_side(located);
+            }
         }
+        published?;
         Ok(id)
+    }
+
+    /// Takes from a new directory what its mode denies its owner.
+    fn narrow_new(&self, made: &B::Dir, mode: u32) -> Result<()> {
+        if mode & OWNER_ALL == OWNER_ALL {
+            return Ok(());
+        }
+        // Only these bits: the others are what a default ACL left of the mode.
+        let target = Target::Dir(made);
+        let made_with = self.modes.stat(target)?.mode;
+        let mode = made_with & !(OWNER_ALL & !mode);
+        Ok(self.modes.change(target, None, || self.backing.set_mode(target, mode))?)
+    }
+
+    /// Makes the names in a directory durable after one of its directories got its own in place of a hidden one. Where a
+    /// flush of a file carries nothing but that file, it would be hidden again after a power cut, and the file with it
+    /// (FORMAT 8.1).
+    pub(super) fn keep_published(&self, dir: &B::Dir) -> Result<()> {
+        if self.dir_meta_file { Ok(self.backing.sync_dir(dir)?) } else { Ok(()) }
     }
 
     fn make(

@@ -13,7 +13,7 @@ use crate::format::Outcome;
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
 use crate::store::tree::{self, MetaText};
-use crate::store::{Backing, BackingFile, RawEntry, RenameMode};
+use crate::store::{Access, Backing, BackingFile, RawEntry, RenameMode};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::DirId;
@@ -61,11 +61,24 @@ impl<B: Backing> Vfs<B> {
         if let MetaText::Text(found) = self.read_meta(&located.dir, &side, MAX_SIDE)?
             && found == text.as_bytes()
         {
-            return Ok(());
+            return self.keep_meta(&located.dir, &side);
         }
         let temporary = self.temporary_name();
         self.make_meta(&located.dir, &temporary, text)?;
         Ok(self.backing.rename(&located.dir, &temporary, &located.dir, &side, RenameMode::Replace)?)
+    }
+
+    /// Makes a side entry durable that is there already: whoever made it may have been killed before it was flushed.
+    fn keep_meta(&self, dir: &B::Dir, side: &str) -> Result<()> {
+        if !self.dir_meta_file {
+            return Ok(());
+        }
+        match self.backing.open(dir, side, Access::Read) {
+            Ok(file) => Ok(file.sync(true)?),
+            // A symlink, of a volume that was copied here: it cannot be flushed by itself.
+            Err(Errno::LOOP) => Ok(()),
+            Err(other) => Err(other.into()),
+        }
     }
 
     /// Removes the side entry of a long entry that is gone. It is only tidiness: an orphan harms nobody, so an error

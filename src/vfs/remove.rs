@@ -88,6 +88,7 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn show_directory(&self, located: &Located<B>, stat: &Stat, hidden: &str) -> Result<()> {
         self.make_side(located)?;
         self.backing.rename(&located.dir, hidden, &located.dir, located.entry(), RenameMode::NoReplace)?;
+        self.keep_published(&located.dir)?;
         if let Some(inode) = self.known(stat) {
             let mut place = write(&inode.place);
             place.add(&located.parent, located.entry());

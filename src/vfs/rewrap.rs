@@ -1,4 +1,4 @@
-//! New wrapped keys for files of a mounted volume, while applications use them.
+//! Jobs on files of a mounted volume, while applications use them: new wrapped keys, and a look at everything.
 //!
 //! All users of a file share one state of it, this job included: a header that was read before an application
 //! truncated the file, and written after it, would leave a file that nobody can open.
@@ -10,7 +10,7 @@ use super::events::ciphertext_path;
 use super::fs::Vfs;
 use super::inode::Inode;
 use super::moves::Moved;
-use crate::content::Rewrapped;
+use crate::content::{Content, Rewrapped};
 use crate::keys::RewrapJob;
 use crate::store::{Access, Backing, BackingFile, FileKind, Target};
 use crate::sync::{Arc, lock};
@@ -41,6 +41,39 @@ impl<B: Backing> Vfs<B> {
     /// `ENOENT` if there is no regular file (any more); `EROFS`; what [`Content::rewrap`] answers.
     pub fn rewrap(&self, dir: &B::Dir, entry: &str, job: &RewrapJob) -> Result<Rewrapped> {
         self.check_writable()?;
+        self.with_entry(dir, entry, |inode, open| self.rewrap_inode(inode, || open(Access::ReadWrite), job))
+    }
+
+    /// Hands the regular file at an entry of the backing to `work`, as its users have it: whoever writes to it at the same time
+    /// is seen before or after a write, and it is compared with the freshness record, if there is one.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no regular file (any more); what opening it answers; what `work` does.
+    pub fn inspect<R>(&self, dir: &B::Dir, entry: &str, work: impl FnOnce(&Content<B>) -> Result<R>) -> Result<R> {
+        self.with_entry(dir, entry, |inode, open| {
+            let content = {
+                let mut slot = lock(&inode.content);
+                let content = match &slot.content {
+                    Some(content) => Arc::clone(content),
+                    None => Arc::new(self.open_content(inode, open(Access::Read)?, Access::Read)?),
+                };
+                slot.content = Some(Arc::clone(&content));
+                slot.handles += 1;
+                content
+            };
+            let done = work(&content);
+            self.relinquish(inode);
+            done
+        })
+    }
+
+    /// Hands the inode of the regular file at an entry, and what opens it, to `work`.
+    fn with_entry<R>(
+        &self,
+        dir: &B::Dir,
+        entry: &str,
+        work: impl FnOnce(&Arc<Inode<B>>, &dyn Fn(Access) -> Result<B::File>) -> Result<R>,
+    ) -> Result<R> {
         // Held until the end: as long as it is, the inode number belongs to this object.
         let node = self.backing.pin(dir, entry)?;
         let stat = self.backing.stat(Target::Node(&node))?;
@@ -48,12 +81,12 @@ impl<B: Backing> Vfs<B> {
             return Err(Errno::NOENT.into());
         }
         let inode = self.table.refer(self.table.number_of(stat.ino), FileKind::Regular, 1);
-        let open = || {
-            let file = self.open_entry(dir, entry, Access::ReadWrite)?;
+        let open = |access| {
+            let file = self.open_entry(dir, entry, access)?;
             // Another file may have taken the name since.
             if file.stat()?.ino == stat.ino { Ok(file) } else { Err(Errno::NOENT.into()) }
         };
-        let done = self.rewrap_inode(&inode, open, job);
+        let done = work(&inode, &open);
         self.table.forget(inode.number, 1);
         done
     }

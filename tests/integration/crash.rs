@@ -275,6 +275,98 @@ const SCENARIOS: &[(&str, &[Step])] = &[
     ),
 ];
 
+/// More of them, where the flush of one object makes nothing durable of the others.
+const LOG_SCENARIOS: &[(&str, &[Step])] = &[
+    (
+        "a file flushed in a directory that was renamed",
+        &[
+            Mkdir("d"),
+            FsyncDir(""),
+            Create("d/f"),
+            Rename("d", "e"),
+            Write("e/f", 0, U),
+            Fsync("e/f"),
+            Mkdir("d"),
+            Create("d/f"),
+            Write("d/f", 0, 9),
+            Fsync("d/f"),
+        ],
+    ),
+    (
+        "a name that was another file's, which has a new one",
+        &[
+            Create("a"),
+            Write("a", 0, U),
+            Fsync("a"),
+            Rename("a", LONGEST),
+            Create("a"),
+            Write("a", 0, 9),
+            Fsync("a"),
+            Rename(LONGEST, "b"),
+            Fsync("a"),
+        ],
+    ),
+    (
+        "names that change places below what is flushed",
+        &[
+            Mkdir("d"),
+            Mkdir("e"),
+            Create("d/a"),
+            Write("d/a", 0, 50),
+            Fsync("d/a"),
+            Exchange("d", "e"),
+            Rename("e/a", "a"),
+            Link("a", "d/a"),
+            Write("a", 9, 9),
+            Fsync("a"),
+            Unlink("d/a"),
+            Rmdir("d"),
+            FsyncDir("e"),
+            Rename("e", "d"),
+            Create("b"),
+            Fsync("b"),
+        ],
+    ),
+    (
+        "a side entry whose first flush fails",
+        &[FailNextSync, Create(LONGEST), Create(LONGEST), Write(LONGEST, 0, 9), Fsync(LONGEST)],
+    ),
+    (
+        "new directories within each other",
+        &[
+            Mkdir("d"),
+            Mkdir("d/e"),
+            Create("d/e/f"),
+            Write("d/e/f", 0, 9),
+            Fdatasync("d/e/f"),
+            Mkdir(LONGEST),
+            Rename("d/e", "e"),
+            Create("e/g"),
+            Write("e/g", 0, U),
+            Fsync("e/g"),
+        ],
+    ),
+    (
+        "long names that come and go beside a flush",
+        &[
+            Mkdir("d"),
+            Create("a"),
+            Write("a", 0, 9),
+            Fsync("a"),
+            Link("a", LONGEST),
+            Create("b"),
+            Write("b", 0, 9),
+            Fsync("b"),
+            Unlink(LONGEST),
+            Fsync("b"),
+            Rename("b", LONGEST),
+            Fdatasync("a"),
+            Rename("a", LONGEST),
+            FsyncDir(""),
+        ],
+    ),
+];
+
 /// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
 /// Returns how many states that were.
 fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
@@ -292,11 +384,55 @@ fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
             ways.push((least + draw(&SeededEntropy::new(seed), done - least + 1), Pages::any(seed)));
         }
         for (journal, pages) in ways {
-            cut_and_check(run, &disk, Cut { done, journal }, &pages, ordered_metadata);
+            cut_and_check(run, &disk, Cut { done, journal, log: None }, &pages, ordered_metadata);
             states += 1;
         }
     }
     states
+}
+
+/// Cuts the power after every operation of a run on a filesystem with a log beside its commits, each time in `ways`.
+/// Returns how many states that were, and how many of them no journal leaves.
+fn cut_everywhere_with_a_log(run: &Run, ways: u64) -> (usize, usize) {
+    let disk = disk_of(run);
+    let (mut states, mut out_of_order) = (0, 0);
+    for done in run.base()..=run.records.len() {
+        let least = disk.committed(done);
+        for number in 0..ways {
+            let seed = done as u64 * 1000 + number;
+            let journal = match number {
+                0 => least,
+                _ => least + draw(&SeededEntropy::new(seed), done - least + 1),
+            };
+            let pages = match number % 3 {
+                0 => Pages::Oldest,
+                1 => Pages::Newest,
+                _ => Pages::any(seed),
+            };
+            let cut = Cut { done, journal, log: Some(seed) };
+            cut_and_check(run, &disk, cut, &pages, false);
+            states += 1;
+            out_of_order += usize::from(disk.is_out_of_order(cut));
+        }
+    }
+    (states, out_of_order)
+}
+
+#[test]
+fn nothing_that_was_flushed_is_lost_where_only_that_is_logged() {
+    let (mut states, mut out_of_order) = (0, 0);
+    let mut failed: Vec<&str> = Vec::new();
+    let scenarios = SCENARIOS.iter().map(|scenario| (scenario, 2));
+    for ((name, steps), ways) in scenarios.chain(LOG_SCENARIOS.iter().map(|scenario| (scenario, 40))) {
+        let run = new_volume(false).steps(steps);
+        let cut = || cut_everywhere_with_a_log(&run, ways);
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(cut)) {
+            Ok(found) => (states, out_of_order) = (states + found.0, out_of_order + found.1),
+            Err(_) => failed.push(name),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    assert!(states > 1000 && out_of_order > 100, "{states} states, of which {out_of_order} no journal leaves");
 }
 
 #[test]
@@ -368,9 +504,9 @@ fn a_second_power_cut_harms_no_more_than_the_first() {
         let least = disk.durable(done);
         let seed = done as u64;
         let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
-        let cut = Cut { done, journal };
+        let cut = Cut { done, journal, log: None };
         let image = disk.image(cut, &Pages::any(seed), clock(), true);
-        let found = survivors(&run, cut, image.clone());
+        let found = survivors(&run, &disk, cut, image.clone());
         let second = resume(&run, &found, image).steps(BEHIND);
         states += cut_everywhere(&second, 2, true);
     }
@@ -417,7 +553,7 @@ fn cut_somehow(run: &Run) -> usize {
             1 => Pages::Oldest,
             _ => Pages::any(seed),
         };
-        cut_and_check(run, &disk, Cut { done, journal }, &pages, true);
+        cut_and_check(run, &disk, Cut { done, journal, log: None }, &pages, true);
     }
     run.records.len() - run.base() + 1
 }
@@ -459,7 +595,7 @@ proptest! {
         for (done, journal, seed) in cuts {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
             let least = disk.durable(done);
-            let cut = Cut { done, journal: least + journal.index(done - least + 1) };
+            let cut = Cut { done, journal: least + journal.index(done - least + 1), log: None };
             cut_and_check(&run, &disk, cut, &Pages::any(seed), true);
         }
     }
@@ -476,10 +612,11 @@ proptest! {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
         let run = new_volume(ordered_metadata).steps(&begin).steps(&steps);
         let disk = disk_of(&run);
-        for (done, journal, seed) in cuts {
+        for (number, (done, journal, seed)) in cuts.into_iter().enumerate() {
             let done = run.base() + done.index(run.records.len() - run.base() + 1);
-            let least = disk.durable(done);
-            let cut = Cut { done, journal: least + journal.index(done - least + 1) };
+            let log = (!ordered_metadata && number % 2 == 0).then_some(seed);
+            let least = if log.is_some() { disk.committed(done) } else { disk.durable(done) };
+            let cut = Cut { done, journal: least + journal.index(done - least + 1), log };
             cut_and_check(&run, &disk, cut, &Pages::any(seed), ordered_metadata);
         }
     }

@@ -22,6 +22,7 @@ mod modes;
 mod museum;
 mod ops;
 mod promises;
+mod secrets;
 mod server;
 mod shredding;
 mod strict;

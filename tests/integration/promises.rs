@@ -1,4 +1,4 @@
-//! What docs/SEMANTICS.md names as the proof of a promise is there.
+//! What docs/SEMANTICS.md and docs/FORMAT.md name as the proof of a promise is there.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,8 +12,7 @@ fn text(path: &str) -> String {
 }
 
 /// What stands between brackets behind the sentences, in one line each: `R row; I test, other_test`.
-fn proofs(document: &str) -> Vec<String> {
-    let promises = document.split_once("## Tenets").expect("the promises begin with the tenets").1;
+fn proofs(promises: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in promises.match_indices('[') {
         let inner = &promises[at + 1..];
@@ -118,7 +117,14 @@ fn rust_files(dir: &Path, take: &mut dyn FnMut(&str)) {
 #[test]
 fn every_proof_of_a_promise_is_there() {
     let known = Known::collect();
-    let proofs = proofs(&text("docs/SEMANTICS.md"));
+    let (semantics, format) = (text("docs/SEMANTICS.md"), text("docs/FORMAT.md"));
+    let promises = semantics.split_once("## Tenets").expect("the promises begin with the tenets").1;
+    let (_, proven) = format.split_once("## 14. ").expect("what is proven of the format");
+    let (proven, _) = proven.split_once("## 15. ").expect("a section behind it");
+    let points = proven.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    points.clone().for_each(|point| assert!(point.contains('['), "{point}"));
+    assert_eq!(points.count(), 12);
+    let proofs: Vec<_> = [promises, proven].into_iter().flat_map(proofs).collect();
     let missing: Vec<String> = proofs.iter().flat_map(|proof| known.missing(proof)).collect();
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
     assert!(proofs.len() > 60, "{} proofs were found", proofs.len());
@@ -154,5 +160,5 @@ fn a_proof_that_is_not_there_is_noticed() {
     ] {
         assert!(!known.missing(proof).is_empty(), "{proof}");
     }
-    assert_eq!(proofs("before [X]\n## Tenets\n1. One. [C;\n  I name] [link](x)"), ["C; I name"]);
+    assert_eq!(proofs("1. One. [C;\n  I name] [link](x)"), ["C; I name"]);
 }

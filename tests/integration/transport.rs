@@ -22,6 +22,7 @@ const READ: u32 = 15;
 const WRITE: u32 = 16;
 const RELEASE: u32 = 18;
 const FSYNC: u32 = 20;
+const MKDIR: u32 = 9;
 const SETXATTR: u32 = 21;
 const GETXATTR: u32 = 22;
 const INIT: u32 = 26;
@@ -381,6 +382,25 @@ fn setuid_and_setgid_go_exactly_when_the_kernel_says_so() {
     assert_eq!(mode(node), 0o2745);
     mount.ask(SETXATTR, node, &[&words(&[size, 0, 1, 0]), name, &acl]).unwrap();
     assert_eq!(mode(node), 0o745);
+}
+
+#[test]
+fn a_request_that_lacks_a_descriptor_is_served_once_more_and_done_once() {
+    let mount = Mount::new();
+    let lack = |on, after| mount.plan.inject(Fault::once(on, after, Errno::MFILE));
+    // The last step of a mkdir: the directory has its name already.
+    lack(&[OpClass::SetAttr], 0);
+    mount.ask(MKDIR, 1, &[&words(&[0o050, 0]), b"d\0"]).expect("made once");
+    assert_eq!(mount.plan.injected(), 1);
+    assert_eq!(mount.ask(MKDIR, 1, &[&words(&[0o050, 0]), b"d\0"]), Err(Errno::EXIST));
+    lack(&[OpClass::Make], 0);
+    let (node, _) = mount.create(b"f", 0o2745);
+    // An attribute that is there already when the mode is found to be one that cannot be changed.
+    let acl = [2, 0, 0, 0].iter().copied().chain(acl_entries()).collect::<Vec<u8>>();
+    let create = words(&[acl.len() as u32, libc::XATTR_CREATE.cast_unsigned(), 1, 0]);
+    lack(&[OpClass::SetAttr], 0);
+    let set = mount.ask(SETXATTR, node, &[&create, b"system.posix_acl_access\0", &acl]);
+    assert_eq!(set, Err(Errno::MFILE), "not what the second try would find");
 }
 
 /// Owner rwx, group r, others rx: the entries of an ACL as the kernel passes them.

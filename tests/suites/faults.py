@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """faults.py CASE MOUNTPOINT [...]: what applications do and see while something fails; see faults.sh. Exit status 1 says what was wrong."""
 import array
+import collections
 import errno
 import fcntl
 import hashlib
 import mmap
 import os
+import resource
 import shutil
 import sys
 import threading
@@ -246,6 +248,56 @@ def load(mnt):
         os.close(fd)
 
 
+def memory(mnt, pid):
+    """The daemon gets no more memory: requests may fail, and nothing else happens."""
+    pid = int(pid)
+    kept = {f"{mnt}/kept{i}": pattern(f"kept{i}", 300_000 + i) for i in range(8)}
+    for path, data in kept.items():
+        write_durably(path, data)
+    refused, stored = [], {}
+    with open(f"/proc/{pid}/status") as status:
+        size = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmSize:"))
+    before = resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+    held = []
+
+    def busy(number):
+        for i in range(600):
+            path = f"{mnt}/m{number}.{i}"
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT)
+                held.append(fd)
+                data = pattern(path, 100_000 if i % 8 else 2 * MIB)
+                os.write(fd, data)
+                if i % 4 == 0:
+                    os.fsync(fd)
+                    stored[path] = data
+                if i % 16 == 0:
+                    list(os.scandir(mnt))
+            except OSError as e:
+                refused.append(e.errno)
+
+    try:
+        threads = [threading.Thread(target=busy, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+    assert refused and set(refused) <= {errno.ENOMEM, errno.EIO, errno.EAGAIN}, f"refused: {collections.Counter(refused)}"
+    for fd in held:
+        try:
+            os.close(fd)
+        except OSError as e:
+            assert e.errno in (errno.ENOMEM, errno.EIO), f"close: {e}"
+    with open("/proc/sys/vm/drop_caches", "w") as drop:
+        drop.write("1")
+    for path, data in [*kept.items(), *stored.items()]:
+        assert read(path) == data, f"{path}: wrong bytes"
+    write_durably(f"{mnt}/afterwards", b"there is memory again")
+    print(f"refused {len(refused)} times, stored {len(stored)} files")
+
+
 def vanish(mnt, cipher):
     data = pattern("kept", 50_000)
     write_durably(f"{mnt}/kept", data)
@@ -268,7 +320,7 @@ def vanish(mnt, cipher):
 
 
 CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
-         "immutable-after": immutable_after, "load": load, "vanish": vanish}
+         "immutable-after": immutable_after, "load": load, "memory": memory, "vanish": vanish}
 try:
     CASES[sys.argv[1]](*sys.argv[2:])
 except (AssertionError, OSError) as problem:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a ciphertext directory that vanishes, too few descriptors,
-# files that become immutable while they are dirty, many open files in little memory. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# files that become immutable while they are dirty, many open files in little memory, no memory at all. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
 . "$(dirname "$0")/lib.sh"
 volume_suite python3
@@ -58,7 +58,22 @@ echo 3 > /proc/sys/vm/drop_caches
 sleep 1
 check "no descriptor is left open" bash -c "sleep 2; [ \$(ls /proc/$pid/fd | wc -l) -lt 64 ]"
 
+check "unmount" "$K" umount "$M"
+
+# No more memory.
+mount_it
+pid=$(daemon)
+check "no memory: requests fail, what was durable is there, and it works again when there is some" py memory "$M" "$pid"
+check "no memory: the daemon lives" kill -0 "$pid"
+check "no memory: unmount" "$K" umount "$M"
+check "no memory: verify finds nothing" "$K" verify "$C"
+# shellcheck disable=SC2016
+check "no memory for threads: a mount that cannot be served is no mount" \
+  bash -c 'ulimit -v 500000; "$0" mount --daemon --threads 250 "$1" "$2"; [ $? = 20 ] && ls "$2" && ! mountpoint -q "$2"' "$K" "$C" "$M"
+
 # The ciphertext directory vanishes under the mount.
+mount_it
+pid=$(daemon)
 check "vanished: errors, no hang, no wrong data" py vanish "$M" "$C"
 check "vanished: the daemon lives" kill -0 "$pid"
 check "vanished: unmount" "$K" umount "$M"

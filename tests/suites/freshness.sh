@@ -58,7 +58,42 @@ unmount
 mount_it
 served "nothing is noticed without an attack"
 compared() { "$K" --json verify "$C" 2> /dev/null | grep -q "\"compared_with_freshness_record\": $1"; }
-expect 0 "verify says that it does not compare while the volume is mounted" compared false
+expect 0 "verify of a mounted volume compares, by the mount" compared true
+expect 0 "and finds nothing" "$K" verify "$C"
+# The kernel has the name, so that nobody asks for it: only verify sees what was done below the mount.
+stat "$M/a" "$M/b" > /dev/null
+A=$(place a)
+mv "$A" "$WORK/aside"
+expect 3 "verify of a mounted volume: a file that was removed is noticed" "$K" verify "$C"
+mv "$WORK/aside" "$A"
+cp "$A" "$WORK/aside" && dd if="$WORK/first${A#"$C"}" of="$A" bs=4096 skip=2 seek=2 count=1 conv=notrunc status=none
+expect 3 "verify of a mounted volume: an older unit is noticed" "$K" verify "$C"
+cat "$WORK/aside" > "$A"
+expect 0 "verify of a mounted volume: nothing is left of it" "$K" verify "$C"
+# Beside a writer: what changes meanwhile is no finding.
+(while [ ! -e "$WORK/enough" ]; do for i in 1 2 3 4 5 6 7; do content $i 8900 > "$M/busy$i"; mv "$M/busy$i" "$M/d/busy$i"; rm "$M/d/busy$i"; done; done) &
+writer=$!
+for round in 1 2 3 4 5 6; do expect 0 "verify of a mounted volume beside a writer, round $round" "$K" verify "$C"; done
+touch "$WORK/enough"
+wait $writer
+expect 0 "verify that goes on where it was says that it does not compare" sh -c '"$1" --json verify "$2" --resume "$3" 2> /dev/null | grep -q "\"compared_with_freshness_record\": false"' sh "$K" "$C" "$WORK/notes"
+unmount
+
+# A mount that is in use is ended by a signal: names are recorded, too.
+mount_it
+exec 7< "$M/b"
+mv "$M/a" "$M/renamed"
+P=$(place renamed)
+kill -TERM "$(sed -n 's/^pid=//p' "$C/.kmsfs/lock")"
+for _ in $(seq 300); do mountpoint -q "$M" || break; sleep 0.1; done
+exec 7<&-
+for _ in $(seq 100); do "$K" verify "$C" > "$WORK/out" 2>&1; [ $? = 11 ] || break; sleep 0.1; done
+expect 0 "ended by a signal in use: verify finds nothing" "$K" verify "$C"
+mv "$P" "$A"
+expect 3 "ended by a signal in use: a name that is put back is noticed" "$K" verify "$C"
+mv "$A" "$P"
+mount_it
+mv "$M/renamed" "$M/a"
 unmount
 expect 0 "verify says that it compares" compared true
 expect 0 "verify finds nothing" "$K" verify "$C"

@@ -3,7 +3,7 @@
 
 The daemon runs without memfd_secret(2), which would hide its key memory from this program: what is found there is in memory that is
 locked and left out of core dumps, what is found elsewhere is a leak. What is looked for: the data key of a file, the keys that follow
-from it (FORMAT 3.1), the sub-keys of its units (which begin their expanded AES keys, too), the key
+from it (FORMAT 3.1), the sub-keys of its units (which begin their expanded AES keys, too), the volume's root key and what follows from it, the key
 manager's root key, its domain key and what follows from them, the passphrase and the recovery key.
 """
 import base64
@@ -13,7 +13,9 @@ import hmac
 import json
 import os
 import re
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -145,6 +147,43 @@ class Suite:
         return {"root key": root, "key that wraps the domain key": wrap, "domain key": domain, **{
             info: hkdf(domain, home, info.encode()) for info in ("kmsfs column v1", "kmsfs row mac v1", "kmsfs digest v1")}}
 
+    def volume_needles(self):
+        """The volume's root key, which nobody needs once the others are made of it, and those others (FORMAT 3.1, 4.2)."""
+        with open(os.path.join(self.cipher, ".kmsfs", "volume"), "rb") as file:
+            data = file.read()
+        volume, at, recipient = data[16:32], 104, None
+        while at < len(data) - 32:
+            kind, _, length = struct.unpack_from("<HHI", data, at)
+            recipient = data[at + 8:at + 8 + length] if kind == 2 else recipient
+            at += 8 + length
+        key_len, blob_len = struct.unpack_from("<HH", recipient, 2)
+        context = {"kmsfs:volume": volume.hex(), "kmsfs:purpose": "vrk", "kmsfs:fmt": "1"}
+        request = {"KeyId": recipient[16:16 + key_len].decode(), "EncryptionContext": context,
+                   "CiphertextBlob": base64.b64encode(recipient[16 + key_len:16 + key_len + blob_len]).decode()}
+        root = base64.b64decode(self.kmsfs("kms", "Decrypt", "--cli-input-json", json.dumps(request))["Plaintext"])
+        prk = hmac.new(volume, root, hashlib.sha256).digest()
+        if not hmac.compare_digest(expand(prk, b"KFS1 vrk commit" + data[:12] + data[16:64]), data[64:96]):
+            self.fail("the keys of this program are not the volume's")
+        labels = ("cfg", "names", "longname", "dir", "symlink", "xattr", "inject")
+        found = {"extracted root key of the volume": prk, **{f"{label} key": expand(prk, b"KFS1 " + label.encode()) for label in labels}}
+        found["second names key"] = hmac.new(prk, found["names key"] + b"KFS1 names\2", hashlib.sha256).digest()
+        return {"root key of the volume": root}, found
+
+    def use_names(self):
+        """Everything that the volume's own keys are for."""
+        place = os.path.join(self.mnt, "names")
+        os.mkdir(place)
+        for name in ("a", "b" * 100, "c" * 250):
+            path = os.path.join(place, name)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            os.setxattr(path, "user.attribute", b"value")
+            os.getxattr(path, "user.attribute")
+            os.rename(path, path[:-1] + "x")
+        os.symlink("target", os.path.join(place, "link"))
+        os.readlink(os.path.join(place, "link"))
+        os.listdir(place)
+        shutil.rmtree(place)
+
     def search(self, needles):
         """Where each needle is in the daemon's memory: (name, address, kind of memory)."""
         found, mapping, flags = [], None, {}
@@ -208,6 +247,18 @@ class Suite:
         if not {"root key", "key that wraps the domain key", "kmsfs column v1"} <= seen:
             self.fail(f"of the key manager's keys only these were found: {seen}")
 
+        root, volume = self.volume_needles()
+        self.use_names()
+        self.nowhere("the root key of the volume is not in memory when it is mounted", root)
+        seen = self.only_in_key_memory("the volume's other keys are in locked memory only", volume)
+        if not {"extracted root key of the volume", "names key", "second names key", "inject key"} <= seen:
+            self.fail(f"of the volume's keys only these were found: {seen}")
+        self.kmsfs("rewrap", self.cipher, "--to", key)
+        self.kmsfs("key", "rotate", key)
+        if not self.kmsfs("rewrap", self.cipher)["root_key_rewrapped"]:
+            self.fail("the root key of the volume was not wrapped anew")
+        self.nowhere("wrapped anew by the mount: the root key of the volume is not in memory", root)
+
         size = 1_000_000
         path = os.path.join(self.mnt, "file")
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -234,13 +285,28 @@ class Suite:
         self.only_in_key_memory("open again", lasting)
         self.kmsfs("key", "disable", key)
         time.sleep(BOUND)
-        self.nowhere("the KMS key is disabled: no key of the open file is in memory", needles)
+        self.nowhere("the KMS key is disabled: no key of the open file is in memory, nor the root key of the volume", {**needles, **root})
+        self.use_names()
+        self.only_in_key_memory("names go on, with keys in locked memory only", volume)
         self.kmsfs("key", "enable", key)
         time.sleep(BOUND)
         if os.pread(file, 3, 5000) != b"new":
             self.fail("the content")
         self.only_in_key_memory("enabled: the same", {**lasting, **manager})
         os.close(file)
+        self.only_in_key_memory("before the end: what a core dump would have of keys is nothing", {**lasting, **manager, **volume})
+        self.nowhere("nor the root key of the volume", root)
+        # Locked memory is left out of core dumps ("dd"); and there is none, whatever the limit.
+        resource.prlimit(self.daemon.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        self.daemon.send_signal(signal.SIGABRT)
+        _, status = os.waitpid(self.daemon.pid, 0)
+        self.daemon = None
+        if not os.WIFSIGNALED(status) or os.WCOREDUMP(status):
+            self.fail(f"a core was dumped, or the daemon did not abort: status {status:#x}")
+        self.ok("no core is dumped, with the limit taken away")
+        subprocess.run(["umount", "-l", self.mnt], check=True)
+        self.mount("key-state=strict")
+        self.nowhere("mounted again: the root key of the volume is not in memory", root)
         self.unmount()
 
         logs = [self.log] + [os.path.join(dir, name) for dir, _, names in os.walk(self.home) for name in names]
@@ -248,7 +314,7 @@ class Suite:
         for log in logs:
             text = open(log, "rb").read()
             total += len(text)
-            for what, needle in {**needles, **manager, **spoken}.items():
+            for what, needle in {**needles, **manager, **volume, **root, **spoken}.items():
                 forms = [needle, needle.hex().encode(), base64.b64encode(needle).rstrip(b"="), repr(list(needle)).encode()[1:-1],
                          base64.urlsafe_b64encode(needle).rstrip(b"=")]
                 if any(form in text or form.upper() in text for form in forms):

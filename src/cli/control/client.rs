@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::wire::{Answer, Counts, MountStatistics, MountStatus, Request, RewrapRequest, RewrapSummary};
+use super::wire::{Answer, Counts, MountStatistics, MountStatus, Request, RewrapRequest, RewrapSummary, VerifySummary};
 use super::{RunDir, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::ops::Progress;
@@ -52,7 +52,26 @@ impl Connection {
     /// # Errors
     /// The mount's own; a failure if it ends without an answer.
     pub fn rewrap(self, request: RewrapRequest, progress: &dyn Progress) -> CliResult<RewrapSummary> {
-        self.send(&Request::Rewrap(request)).map_err(|e| lost(&e))?;
+        match self.job(&Request::Rewrap(request), progress)? {
+            Answer::Rewrapped(summary) => Ok(summary),
+            _ => Err(lost(&io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Lets the mount verify its volume, as [`Self::rewrap`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify(self, threads: u16, progress: &dyn Progress) -> CliResult<VerifySummary> {
+        match self.job(&Request::Verify { threads }, progress)? {
+            Answer::Verified(summary) => Ok(summary),
+            _ => Err(lost(&io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// The answer to a request that takes time.
+    fn job(self, request: &Request, progress: &dyn Progress) -> CliResult<Answer> {
+        self.send(request).map_err(|e| lost(&e))?;
         let mut lines = Lines::new(&self.0);
         let (mut shown, mut stopped) = (Counts::default(), false);
         loop {
@@ -69,10 +88,7 @@ impl Connection {
                     progress.done(more.files, more.bytes);
                     shown = now;
                 }
-                Line::Answer(Answer::Rewrapped(summary)) => return Ok(summary),
-                Line::Answer(Answer::Status(_) | Answer::Statistics(_)) => {
-                    return Err(lost(&io::ErrorKind::InvalidData.into()));
-                }
+                Line::Answer(answer) => return Ok(answer),
                 Line::Error(error) => return Err(error),
                 Line::End => return Err(lost(&io::ErrorKind::UnexpectedEof.into())),
             }

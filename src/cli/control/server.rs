@@ -15,14 +15,15 @@ use serde::Serialize;
 use super::rewrap::{Served, rewrap};
 use super::wire::{
     Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest,
-    RewrapSummary,
+    RewrapSummary, VerifySummary,
 };
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::cli::output::path_text;
 use crate::keys::KeyService;
-use crate::ops::Progress;
 use crate::ops::rewrap::RewrapOptions;
+use crate::ops::verify::{ReadFile, VerifyOptions, verify_by};
+use crate::ops::{Progress, Visit};
 use crate::store::Backing;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -39,7 +40,7 @@ const SLICE: Duration = Duration::from_millis(100);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// Connections at once; a status takes milliseconds, and there is one rewrap at a time.
 const MAX_CONNECTIONS: usize = 16;
-/// Threads of a rewrap at most, as on the command line.
+/// Threads of a job at most, as on the command line.
 const MAX_THREADS: u16 = 256;
 
 /// The control socket of this process; it is removed, and the job that it started is stopped, when this is dropped.
@@ -180,6 +181,7 @@ impl<B: Backing> Context<B> {
             Request::Status {} => Answer::Status(self.status()),
             Request::Statistics {} => Answer::Statistics(self.statistics()),
             Request::Rewrap(request) => Answer::Rewrapped(self.rewrap(client, &reader, &request)?),
+            Request::Verify { threads } => Answer::Verified(self.verify(client, &reader, threads)?),
         };
         client.send(&answer);
         Ok(())
@@ -250,32 +252,57 @@ impl<B: Backing> Context<B> {
         }
     }
 
+    /// Does a job, and tells the client how far it is.
+    fn job<R>(&self, client: &Client, reader: &UnixStream, work: impl FnOnce(&Job<'_>) -> R) -> R {
+        let job = Job::new(client, &self.stop);
+        thread::scope(|scope| {
+            scope.spawn(|| job.watch(reader));
+            let done = work(&job);
+            job.ended.store(true, Ordering::SeqCst);
+            done
+        })
+    }
+
+    fn verify(&self, client: &Client, reader: &UnixStream, asked: u16) -> CliResult<VerifySummary> {
+        let served = &self.served;
+        let how = VerifyOptions { threads: threads(asked)?, in_use: true, resume: None };
+        let open = |file: &Visit<'_, B>, read: &mut ReadFile<'_, B>| {
+            served.vfs.inspect(file.dir, file.entry, |content| read(content))
+        };
+        tracing::info!(volume = %self.volume, "verify begins");
+        let report = self
+            .job(client, reader, |job| verify_by(&served.backing, &served.volume, how, job, &|_| {}, &open))
+            .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
+        tracing::info!(volume = %self.volume, findings = report.findings.len(), "verify ended");
+        Ok(VerifySummary::from(&report))
+    }
+
     fn rewrap(&self, client: &Client, reader: &UnixStream, request: &RewrapRequest) -> CliResult<RewrapSummary> {
-        if !(1..=MAX_THREADS).contains(&request.threads) {
-            return Err(CliError::usage(format_args!("a rewrap has 1 to {MAX_THREADS} threads")));
-        }
+        let threads = threads(request.threads)?;
         let service = &*self.served.service;
         let options = RewrapOptions {
             from: resolve(service, request.from.as_deref())?,
             to: resolve(service, request.to.as_deref())?,
-            threads: usize::from(request.threads),
+            threads,
         };
         if self.rewrapping.swap(true, Ordering::SeqCst) {
             return Err(super::rewrap::under_way());
         }
         tracing::info!(volume = %self.volume, "rewrap begins");
-        let job = Job::new(client, &self.stop);
-        let report = thread::scope(|scope| {
-            scope.spawn(|| job.watch(reader));
-            let report = rewrap(&self.served, &options, &job);
-            job.ended.store(true, Ordering::SeqCst);
-            report
-        });
+        let report = self.job(client, reader, |job| rewrap(&self.served, &options, job));
         self.rewrapping.store(false, Ordering::SeqCst);
         let report = report.inspect_err(|e| tracing::warn!(volume = %self.volume, "rewrap failed: {e}"))?;
         let (rewrapped, left) = (report.rewrapped, report.findings.len());
         tracing::info!(volume = %self.volume, rewrapped, left, interrupted = report.interrupted, "rewrap ended");
         Ok(RewrapSummary::new(&report, &options))
+    }
+}
+
+/// How many threads a client wants.
+fn threads(asked: u16) -> CliResult<usize> {
+    match (1..=MAX_THREADS).contains(&asked) {
+        true => Ok(usize::from(asked)),
+        false => Err(CliError::usage(format_args!("a job has 1 to {MAX_THREADS} threads"))),
     }
 }
 

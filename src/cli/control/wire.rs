@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::offline::{finding_json, finding_words};
+use crate::ops::Finding;
 use crate::ops::rewrap::RewrapReport;
+use crate::ops::verify::VerifyReport;
 
 /// Bytes of a request at most, its line end included.
 pub const MAX_REQUEST: usize = 16 * 1024;
@@ -19,6 +21,11 @@ pub enum Request {
     Statistics {},
     /// New wrapped keys for all files.
     Rewrap(RewrapRequest),
+    /// Everything read, authenticated, and compared with the freshness record.
+    Verify {
+        /// Threads, 1 to 256.
+        threads: u16,
+    },
 }
 
 /// Keys as people name them; the mount resolves them as the volume's principal.
@@ -39,8 +46,10 @@ pub struct RewrapRequest {
 pub enum Answer {
     /// How far a job is, counted from its start.
     Progress(Counts),
-    /// The end of a job.
+    /// The end of a rewrap.
     Rewrapped(RewrapSummary),
+    /// The end of a verify.
+    Verified(VerifySummary),
     /// The answer to [`Request::Status`].
     Status(MountStatus),
     /// The answer to [`Request::Statistics`].
@@ -156,6 +165,33 @@ pub struct RewrapSummary {
     pub findings: Vec<WireFinding>,
 }
 
+/// What a verify found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerifySummary {
+    /// Directories with a valid id.
+    pub directories: u64,
+    /// Regular files looked at.
+    pub files: u64,
+    /// Stored bytes of them.
+    pub bytes: u64,
+    /// The job was stopped before its end.
+    pub interrupted: bool,
+    /// What is wrong.
+    pub findings: Vec<WireFinding>,
+}
+
+impl From<&VerifyReport> for VerifySummary {
+    fn from(report: &VerifyReport) -> Self {
+        Self {
+            directories: report.directories,
+            files: report.files,
+            bytes: report.bytes,
+            interrupted: report.interrupted,
+            findings: report.findings.iter().map(WireFinding::from).collect(),
+        }
+    }
+}
+
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WireFinding {
@@ -165,11 +201,16 @@ pub struct WireFinding {
     pub words: String,
 }
 
+impl From<&Finding> for WireFinding {
+    fn from(finding: &Finding) -> Self {
+        Self { json: finding_json(finding), words: finding_words(finding) }
+    }
+}
+
 impl RewrapSummary {
     /// The summary of a report; `from` and `to` are the ARNs asked for.
     pub fn new(report: &RewrapReport, options: &crate::ops::rewrap::RewrapOptions) -> Self {
         let arn = |key: &Option<crate::types::KeyArn>| key.as_ref().map(|key| key.as_str().to_owned());
-        let finding = |f| WireFinding { json: finding_json(f), words: finding_words(f) };
         Self {
             from: arn(&options.from),
             to: arn(&options.to),
@@ -177,7 +218,7 @@ impl RewrapSummary {
             unchanged: report.unchanged,
             root_key: report.root_key,
             interrupted: report.interrupted,
-            findings: report.findings.iter().map(finding).collect(),
+            findings: report.findings.iter().map(WireFinding::from).collect(),
         }
     }
 }
@@ -203,6 +244,8 @@ mod tests {
             r#"{"op":"stop"}"#,
             r#"{"op":"status","x":1}"#,
             r#"{"op":"rewrap"}"#,
+            r#"{"op":"verify"}"#,
+            r#"{"op":"verify","threads":1,"resume":"x"}"#,
             r#"{"op":"rewrap","threads":70000}"#,
             r#"{"op":"rewrap","threads":1,"dry_run":true}"#,
         ] {

@@ -20,6 +20,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{Mount, serve};
+use crate::ops::host::ciphertext;
 
 const MOUNTPOINT: &str = "/mnt/plain";
 
@@ -100,6 +101,29 @@ fn a_rewrap_is_done_by_the_mount_and_errors_keep_their_exit_code() {
 }
 
 #[test]
+fn a_mount_verifies_what_it_serves() {
+    let (mount, home) = (Mount::new(), TempDir::new().expect("temporary directory"));
+    let socket = start(&mount, home.path());
+    let served = &mount.served.vfs;
+    let dir = mount.mkdir("dir");
+    let ino = mount.file(dir, "file", &[7; 20_000]);
+    mount.file(ROOT, "other", b"content");
+    let open = served.open(ino, true).expect("open");
+    let found = connect(&mount, home.path()).verify(2, &Silent).expect("verify");
+    assert_eq!((found.files, found.directories, found.findings.len(), found.interrupted), (2, 2, 0, false));
+    let stored = ciphertext(mount.dir.path(), ino);
+    let mut bytes = fs::read(&stored).expect("read");
+    bytes[4096 + 2 * 4096 + 100] ^= 1;
+    fs::write(&stored, bytes).expect("write");
+    let found = connect(&mount, home.path()).verify(1, &Silent).expect("verify");
+    let [finding] = &found.findings[..] else { panic!("{found:?}") };
+    assert_eq!((finding.json["path"].as_str(), finding.json["unit"].as_u64()), (Some("dir/file"), Some(2)));
+    assert_eq!(finding.json["outcome"], "UnitAuth");
+    served.release(open.handle);
+    drop(socket);
+}
+
+#[test]
 fn bad_requests_get_an_error_and_hurt_nothing() {
     let (mount, home) = (Mount::new(), TempDir::new().expect("temporary directory"));
     let _socket = start(&mount, home.path());
@@ -111,6 +135,7 @@ fn bad_requests_get_an_error_and_hurt_nothing() {
         b"{\"op\":\"stop\"}\n",
         b"{\"op\":\"rewrap\",\"threads\":0}\n",
         b"{\"op\":\"rewrap\",\"threads\":257}\n",
+        b"{\"op\":\"verify\",\"threads\":0}\n",
         b"{\"op\":\"status\",\"verbose\":true}\n",
         &vec![b'x'; MAX_REQUEST],
     ] {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kmsfs::store::{Backing, Faulty, FileKind, Memory};
 use rustix::io::Errno;
 
-use super::disk::Cut;
+use super::disk::{Cut, Disk};
 use super::run::{Node, Run, Tree, Volume, parts, visible};
 use crate::fixture::Fixture;
 use crate::model::run::read_all;
@@ -19,9 +19,12 @@ pub struct Survivors {
 }
 
 /// Mounts the volume on the disk that a cut left, and checks that all of it is what the steps before the cut allow.
-pub fn survivors(run: &Run, cut: Cut, image: Faulty<Memory>) -> Survivors {
+pub fn survivors(run: &Run, disk: &Disk, cut: Cut, image: Faulty<Memory>) -> Survivors {
     let mut volume = Mounted::new(run.volume.fixture.on(image));
-    let tree = check_tree(run, cut, &volume);
+    let tree = match cut.log {
+        Some(_) => check_objects(run, disk, cut, &volume),
+        None => check_tree(run, cut, &volume),
+    };
     let mut contents = BTreeMap::new();
     for (path, node) in &tree {
         match node {
@@ -80,6 +83,53 @@ fn check_tree(run: &Run, cut: Cut, volume: &Volume) -> Tree {
         Some(other) if !is_of(run, cut, first, volume) => other.clone(),
         _ => first.clone(),
     }
+}
+
+/// Names survive object by object: all that the disk has are there, no others, and those that were flushed among them.
+fn check_objects(run: &Run, disk: &Disk, cut: Cut, volume: &Volume) -> Tree {
+    let number = |path: &str| {
+        parts(path).iter().fold(kmsfs::vfs::ROOT, |dir, name| volume.vfs.lookup(dir, name.as_bytes()).unwrap().ino)
+    };
+    let found: Vec<_> = visible(volume).into_iter().map(|(path, kind)| (number(&path), path, kind)).collect();
+    let mut numbers: Vec<u64> = found.iter().map(|(ino, ..)| *ino).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, disk.visible_after(cut), "{found:?}: all that is there can be reached, nothing else");
+    let mut names: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
+    let mut tree = Tree::new();
+    for (ino, path, kind) in &found {
+        let node = match kind {
+            FileKind::Directory => Node::Directory,
+            FileKind::Symlink => Node::Symlink,
+            _ => {
+                let file = run.files.iter().rposition(|file| file.ino == Some(*ino)).expect("it was made");
+                names.entry(file).or_default().insert(last(path));
+                Node::File(file)
+            }
+        };
+        tree.insert(path.clone(), node);
+    }
+    let begun = |step: usize| step == 0 || run.ends[step - 1] < cut.done || run.ends[step] <= cut.done;
+    for number in 0..run.files.len() {
+        let names_at = |step: usize| -> BTreeSet<&str> {
+            let is_it = |(_, node): &(&String, &Node)| **node == Node::File(number);
+            run.trees[step].iter().filter(is_it).map(|(path, _)| last(path)).collect()
+        };
+        let found = names.remove(&number).unwrap_or_default();
+        let ever: BTreeSet<&str> = (0..run.trees.len()).filter(|step| begun(*step)).flat_map(names_at).collect();
+        assert!(found.is_subset(&ever), "file {number} has the names {found:?} of {ever:?}");
+        let flushed = run.files[number].flushed.iter().rev().find(|(step, _)| run.ends[*step] <= cut.done);
+        let Some((flushed, _)) = flushed else { continue };
+        let since: Vec<_> = (*flushed..run.trees.len()).filter(|step| begun(*step)).map(names_at).collect();
+        let is_kept = since.iter().all(|names| !names.is_empty());
+        let allowed: BTreeSet<&str> = since.into_iter().flatten().collect();
+        assert!(!is_kept || !found.is_disjoint(&allowed), "file {number} was flushed as one of {allowed:?}: {found:?}");
+    }
+    tree
+}
+
+/// The name at the end of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().expect("there is one")
 }
 
 /// Whether the files of a tree have sizes that they had.

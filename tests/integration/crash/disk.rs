@@ -1,10 +1,13 @@
-//! What a disk can hold after a power cut, made from a record of what was done.
+//! What a disk can hold after a power cut, made from a record of what was done (FORMAT 14).
 //!
-//! The model is a journaling filesystem (FORMAT 8.1, first row) at its most hostile: names, sizes, holes and attributes
-//! survive up to some operation and none behind it; each page of a file holds any version that it had since the last
+//! Of names, sizes, holes and attributes there are two models. A journaling filesystem (ext4 with a journal, xfs; FORMAT
+//! 8.1, first row): they survive up to some operation and none behind it. One with a log beside its commits (btrfs),
+//! see [`log`]. In both each page of a file holds any version that it had since the last
 //! flush of that file, whatever its neighbours hold. So a size and the data behind it survive independently of each
 //! other, in both directions. A page that was freed does not get the data of its successor before the journal has the
 //! freeing. Only the two sectors of the records can be torn.
+
+mod log;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -29,6 +32,8 @@ enum Event {
 
 #[derive(Default)]
 struct File {
+    /// Number of the record that made it.
+    made: usize,
     /// By page, what happened to it, with the number of the record.
     pages: BTreeMap<u64, Vec<(usize, Event)>>,
     /// Each size, with the number of the record that set it.
@@ -38,11 +43,16 @@ struct File {
 }
 
 /// The record of a run, taken apart.
+#[derive(Default)]
 pub struct Disk {
     records: Vec<Record>,
     files: BTreeMap<u64, File>,
     /// By number of records done, how many metadata operations are durable at least.
     durable: Vec<usize>,
+    /// The same, if a flush of one object makes nothing durable of others.
+    committed: Vec<usize>,
+    /// By number of records done, all names.
+    names: Vec<log::Names>,
     /// The page of a file whose last two sectors are the records of its header.
     records_page: u64,
 }
@@ -52,8 +62,10 @@ pub struct Disk {
 pub struct Cut {
     /// Operations that were done.
     pub done: usize,
-    /// Of those, how many the journal has.
+    /// Of those, how many the journal has, or the last commit.
     pub journal: usize,
+    /// Of a filesystem that logs what is flushed, not all there was before it: what decides where it has a choice.
+    pub log: Option<u64>,
 }
 
 /// Which of the versions of each page the disk holds.
@@ -88,10 +100,12 @@ pub fn draw(entropy: &dyn Entropy, count: usize) -> usize {
 impl Disk {
     /// `base` records at the start are durable at every cut.
     pub fn new(records: Vec<Record>, base: usize) -> Self {
-        let mut disk = Self { records: Vec::new(), files: BTreeMap::new(), durable: Vec::new(), records_page: 0 };
+        let mut disk = Self::default();
         let mut touched = Touched::default();
-        let mut durable = 0;
+        let (mut durable, mut committed) = (0, 0);
         disk.durable.push(durable);
+        disk.committed.push(committed);
+        disk.names.push(log::Names::new());
         for (number, record) in records.iter().enumerate() {
             disk.follow(number, record);
             touched.follow(number, record);
@@ -102,10 +116,15 @@ impl Disk {
                 _ => None,
             };
             durable = durable.max(at_least.unwrap_or(0));
+            if *record == Record::SyncAll {
+                committed = number + 1;
+            }
             if number < base {
-                durable = number + 1;
+                (durable, committed) = (number + 1, number + 1);
             }
             disk.durable.push(durable);
+            disk.committed.push(committed);
+            disk.names.push(touched.names.clone());
         }
         for file in disk.files.values_mut() {
             file.flushed.insert(0, base);
@@ -124,10 +143,15 @@ impl Disk {
         self.durable[done]
     }
 
+    /// The same, if a flush of one object makes nothing durable of others.
+    pub fn committed(&self, done: usize) -> usize {
+        self.committed[done]
+    }
+
     fn follow(&mut self, number: usize, record: &Record) {
         match record {
             Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => {
-                self.files.insert(*ino, File::default());
+                self.files.insert(*ino, File { made: number, ..File::default() });
             }
             Record::Write { ino, offset, data } => self.file(*ino).write(number, *offset, data),
             Record::SetLen { ino, len } => self.file(*ino).set_len(number, *len),
@@ -150,6 +174,24 @@ impl Disk {
         let image = Faulty::new(Memory::with_options(clock, options), FaultPlan::new());
         image.start_recording();
         let mut replay = Replay::new(image.clone(), ROOT).unwrap();
+        let replayed = cut.log.map(|seed| self.replayed(cut, seed));
+        let made = match &replayed {
+            Some(replayed) => self.replay_log(cut, replayed, &mut replay),
+            None => self.replay_journal(cut, &mut replay),
+        };
+        for ino in made {
+            let file = &self.files[&ino];
+            let journal = replayed.as_ref().map_or(cut.journal, |log| log.size_of(ino, file.made));
+            for (page, data) in file.on_disk(Cut { journal, ..cut }, pages, self.records_page) {
+                replay.apply(&Record::Write { ino, offset: page * PAGE, data: data.to_vec() }).unwrap();
+            }
+            replay.apply(&Record::SetLen { ino, len: file.size(journal) }).unwrap();
+        }
+        image
+    }
+
+    /// Makes everything but contents as the journal has it. Returns the files that were made.
+    fn replay_journal(&self, cut: Cut, replay: &mut Replay<Image>) -> Vec<u64> {
         let mut made = Vec::new();
         for record in &self.records[..cut.journal] {
             match record {
@@ -162,14 +204,7 @@ impl Disk {
             }
             replay.apply(record).unwrap();
         }
-        for ino in made {
-            let file = &self.files[&ino];
-            for (page, data) in file.on_disk(cut, pages, self.records_page) {
-                replay.apply(&Record::Write { ino, offset: page * PAGE, data: data.to_vec() }).unwrap();
-            }
-            replay.apply(&Record::SetLen { ino, len: file.size(cut.journal) }).unwrap();
-        }
-        image
+        made
     }
 }
 
@@ -287,7 +322,7 @@ struct Touched {
     any: HashMap<u64, usize>,
     /// What fdatasync needs: not the times.
     for_data: HashMap<u64, usize>,
-    names: HashMap<(u64, String), u64>,
+    names: log::Names,
     sizes: HashMap<u64, u64>,
 }
 
@@ -317,8 +352,11 @@ impl Touched {
                 let to = (*to_dir, to_name.clone());
                 let moved = self.names.remove(&from).expect("what is renamed was made");
                 let replaced = self.names.insert(to, moved);
-                if let (RenameMode::Exchange, Some(other)) = (mode, replaced) {
-                    self.names.insert(from, other);
+                match replaced {
+                    Some(other) if *mode == RenameMode::Exchange => drop(self.names.insert(from, other)),
+                    // Two names of one file stay both (rename(2)).
+                    Some(other) if other == moved => drop(self.names.insert(from, moved)),
+                    _ => {}
                 }
                 self.touch(number, &[*dir, *to_dir, moved]);
                 self.touch(number, replaced.as_slice());

@@ -64,7 +64,7 @@ pub fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_me
         home.choose(cut.done + draw(&SeededEntropy::new(cut.journal as u64), 2));
     }
     let image = disk.image(cut, pages, clock(), ordered_metadata);
-    let found = survivors(run, cut, image.clone());
+    let found = survivors(run, disk, cut, image.clone());
     is_sound(run.volume.fixture.on(image), &found);
 }
 

@@ -66,6 +66,8 @@ pub type Tree = BTreeMap<String, Node>;
 
 /// What a file held.
 pub struct File {
+    /// Its number on the backing, if it was made in the run.
+    pub ino: Option<u64>,
     /// Each content with the number of steps done when it was complete.
     pub versions: Vec<(usize, Arc<Vec<u8>>)>,
     /// After how many steps the file was flushed, and which version that was.
@@ -102,7 +104,7 @@ impl Run {
     pub fn begin(fixture: Fixture<Faulty<Memory>>, tree: Tree, content: Vec<Vec<u8>>) -> Self {
         let records = fixture.backing.stop_recording();
         fixture.backing.start_recording();
-        let file = |content| File { versions: vec![(0, Arc::new(content))], flushed: vec![(0, 0)] };
+        let file = |content| File { ino: None, versions: vec![(0, Arc::new(content))], flushed: vec![(0, 0)] };
         Self {
             volume: Mounted::new(fixture),
             ends: vec![records.len()],
@@ -283,8 +285,10 @@ impl Run {
     /// Notes the file that was opened last as a new one.
     fn add_file(&mut self, number: usize) -> usize {
         let file = self.files.len();
-        self.open.insert(file, self.volume.open_files() - 1);
-        self.files.push(File { versions: vec![(number, Arc::default())], flushed: Vec::new() });
+        let handle = self.volume.open_files() - 1;
+        self.open.insert(file, handle);
+        let ino = Some(self.volume.file_id(handle));
+        self.files.push(File { ino, versions: vec![(number, Arc::default())], flushed: Vec::new() });
         file
     }
 

@@ -309,7 +309,7 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
                 (disk.durable(done), Pages::any(done as u64)),
                 (done, Pages::any(done as u64)),
             ] {
-                let image = disk.image(Cut { done, journal }, &pages, clock(), ordered_metadata);
+                let image = disk.image(Cut { done, journal, log: None }, &pages, clock(), ordered_metadata);
                 let after = fixture.on(image);
                 repaired(&after);
                 let left = plan(&Arc::new(after.backing.clone()), &Arc::new(after.volume()), OPTIONS, &Silent);
