@@ -77,25 +77,43 @@ struct CachedKey {
     dek: SecretKey<32>,
     /// The KMS key that unwrapped it; `None` behind a branch key.
     key: Option<KeyArn>,
-    expires: Timestamp,
+    term: Term,
 }
 
 struct CachedBranch {
     branch: Arc<BranchKey>,
-    expires: Timestamp,
+    term: Term,
 }
 
 /// A header that did not open: for good until its slots change, or for a moment.
 #[derive(Clone, Copy)]
 struct Failure {
     outcome: Outcome,
-    until: Option<Timestamp>,
+    term: Option<Term>,
 }
 
 #[derive(Default)]
 struct Rejections {
-    since: Timestamp,
+    minute: Term,
     count: u32,
+}
+
+/// A stretch of time on a clock that somebody may set: back before its beginning it is over, where the moment of its end alone
+/// would make it hours long.
+#[derive(Clone, Copy, Default)]
+struct Term {
+    from: Timestamp,
+    until: Timestamp,
+}
+
+impl Term {
+    fn new(now: Timestamp, length: Duration) -> Self {
+        Self { from: now, until: now.plus(length) }
+    }
+
+    fn runs(&self, now: Timestamp) -> bool {
+        (self.from..self.until).contains(&now)
+    }
 }
 
 /// A header for a file that is about to be stored.
@@ -152,8 +170,8 @@ impl DataKeys {
     pub fn sweep(&self) -> usize {
         let now = self.clock.now();
         let before = self.cache.len();
-        self.cache.retain(|_, cached| now < cached.expires);
-        lock(&self.branches).retain(|_, cached| now < cached.expires);
+        self.cache.retain(|_, cached| cached.term.runs(now));
+        lock(&self.branches).retain(|_, cached| cached.term.runs(now));
         before.saturating_sub(self.cache.len())
     }
 
@@ -236,7 +254,7 @@ impl DataKeys {
         let cached = self.cache.get(id)?;
         let usable =
             !self.refuses(cached.key.as_ref()) && cached.key.as_ref().is_none_or(|key| self.service.check(key).is_ok());
-        if self.clock.now() >= cached.expires || !usable {
+        if !cached.term.runs(self.clock.now()) || !usable {
             self.cache.remove(id);
             return None;
         }
@@ -252,7 +270,8 @@ impl DataKeys {
 
     fn remember(&self, bytes: &[u8], dek: &SecretKey<32>, key: Option<KeyArn>) {
         if let (Some(id), Some(dek)) = (bytes.first_chunk::<STATIC_LEN>(), SecretKey::from_slice(dek.expose())) {
-            self.cache.insert(*id, Arc::new(CachedKey { dek, key, expires: self.clock.now().plus(self.cache_time) }));
+            let term = Term::new(self.clock.now(), self.cache_time);
+            self.cache.insert(*id, Arc::new(CachedKey { dek, key, term }));
         }
     }
 
@@ -263,7 +282,7 @@ impl DataKeys {
         let slots: [u8; 32] = Sha256::digest(&bytes[..policy.geometry.records_offset()]).into();
         let now = self.clock.now();
         if let Some(failure) = self.failures.get(&slots) {
-            if failure.until.is_none_or(|until| now < until) {
+            if failure.term.is_none_or(|term| term.runs(now)) {
                 return Err(failure.outcome);
             }
             self.failures.remove(&slots);
@@ -288,10 +307,10 @@ impl DataKeys {
             }
             Err(outcome @ Outcome::HeaderAuth) => {
                 self.rejected(now);
-                self.failures.insert(slots, Failure { outcome: *outcome, until: None });
+                self.failures.insert(slots, Failure { outcome: *outcome, term: None });
             }
             Err(outcome @ Outcome::KeyServiceTimeout) => {
-                self.failures.insert(slots, Failure { outcome: *outcome, until: Some(now.plus(TIMEOUT_MEMORY)) });
+                self.failures.insert(slots, Failure { outcome: *outcome, term: Some(Term::new(now, TIMEOUT_MEMORY)) });
             }
             Err(_) => {}
         }
@@ -480,7 +499,7 @@ impl DataKeys {
     fn branch(&self, volume: &OpenedVolume, id: BranchId, version: u32) -> Result<Arc<BranchKey>, Outcome> {
         let now = self.clock.now();
         if let Some(cached) = lock(&self.branches).get(&(id, version))
-            && now < cached.expires
+            && cached.term.runs(now)
         {
             return Ok(Arc::clone(&cached.branch));
         }
@@ -496,7 +515,7 @@ impl DataKeys {
                 Ok(opened)
             })?;
         let branch = Arc::new(branch);
-        let cached = CachedBranch { branch: Arc::clone(&branch), expires: now.plus(BRANCH_CACHE_TIME) };
+        let cached = CachedBranch { branch: Arc::clone(&branch), term: Term::new(now, BRANCH_CACHE_TIME) };
         lock(&self.branches).insert((id, version), cached);
         Ok(branch)
     }
@@ -509,13 +528,13 @@ impl DataKeys {
 
     fn may_ask(&self, now: Timestamp) -> bool {
         let rejections = lock(&self.rejections);
-        rejections.count < REJECTIONS_PER_MINUTE || now.since(rejections.since) >= Duration::from_secs(60)
+        rejections.count < REJECTIONS_PER_MINUTE || !rejections.minute.runs(now)
     }
 
     fn rejected(&self, now: Timestamp) {
         let mut rejections = lock(&self.rejections);
-        if now.since(rejections.since) >= Duration::from_secs(60) {
-            *rejections = Rejections { since: now, count: 0 };
+        if !rejections.minute.runs(now) {
+            *rejections = Rejections { minute: Term::new(now, Duration::from_secs(60)), count: 0 };
         }
         rejections.count += 1;
     }

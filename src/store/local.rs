@@ -71,6 +71,16 @@ impl LocalDir {
     fn readable(dir: &OwnedFd) -> Result<OwnedFd> {
         Self::open_at(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY, 0)
     }
+
+    /// A rename to a name that must be free, in two steps: nobody else changes the entries of a volume, whose lock its mount
+    /// holds, and the caller holds those of both directories.
+    fn rename_to_free(dir: &LocalHandle, name: &str, to_dir: &LocalHandle, to_name: &str) -> Result<()> {
+        match rustix::fs::statat(&to_dir.0, to_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) => rustix::fs::renameat(&dir.0, name, &to_dir.0, to_name),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Backing for LocalDir {
@@ -225,7 +235,11 @@ impl Backing for LocalDir {
             RenameMode::Exchange => RenameFlags::EXCHANGE,
             RenameMode::Whiteout => RenameFlags::WHITEOUT,
         };
-        rustix::fs::renameat_with(&dir.0, name, &to_dir.0, to_name, flags)
+        match rustix::fs::renameat_with(&dir.0, name, &to_dir.0, to_name, flags) {
+            // NFS, and many filesystems in user space, know no flags of rename.
+            Err(Errno::INVAL) if mode == RenameMode::NoReplace => Self::rename_to_free(dir, name, to_dir, to_name),
+            done => done,
+        }
     }
 
     fn sync_dir(&self, dir: &LocalHandle) -> Result<()> {
@@ -392,5 +406,25 @@ fn found(position: Result<u64>) -> Result<Option<u64>> {
 impl From<FileTime> for rustix::fs::Timespec {
     fn from(time: FileTime) -> Self {
         Self { tv_sec: time.secs, tv_nsec: time.nanos.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_rename_knows_no_flags_a_name_that_is_taken_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["a", "b"] {
+            std::fs::write(dir.path().join(name), name).expect("written");
+        }
+        let root = LocalDir::open(dir.path()).expect("opened").root().expect("its root");
+        assert_eq!(LocalDir::rename_to_free(&root, "a", &root, "b"), Err(Errno::EXIST));
+        assert_eq!(LocalDir::rename_to_free(&root, "c", &root, "d"), Err(Errno::NOENT));
+        LocalDir::rename_to_free(&root, "a", &root, "c").expect("free");
+        for (name, text) in [("b", Some("b")), ("c", Some("a")), ("a", None)] {
+            assert_eq!(std::fs::read_to_string(dir.path().join(name)).ok().as_deref(), text);
+        }
     }
 }
