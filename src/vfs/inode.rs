@@ -49,6 +49,15 @@ pub(super) struct OpenContent<B: Backing> {
     pub(super) immutable: bool,
 }
 
+impl<B: Backing> OpenContent<B> {
+    /// Counts one more handle of the file, whose content this is; `Vfs::relinquish` gives it back.
+    pub(super) fn hold(&mut self, content: Arc<Content<B>>) -> Arc<Content<B>> {
+        self.content = Some(Arc::clone(&content));
+        self.handles += 1;
+        content
+    }
+}
+
 /// State of a directory inode.
 pub(super) struct Directory {
     /// Its id, once read and verified.

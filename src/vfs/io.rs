@@ -66,9 +66,7 @@ impl<B: Backing> Vfs<B> {
                     Arc::new(content.tracked(record))
                 }
             };
-            slot.content = Some(Arc::clone(&content));
-            slot.handles += 1;
-            content
+            slot.hold(content)
         };
         let uncached = writable && self.volume.keys.check_default().is_err();
         Ok(Opened { uncached, ..self.hand_out(&inode, content, writable) })
@@ -100,9 +98,7 @@ impl<B: Backing> Vfs<B> {
         if writable && content.size() == 0 {
             self.volume.keys.check_default()?;
         }
-        slot.content = Some(Arc::clone(&content));
-        slot.handles += 1;
-        Ok(content)
+        Ok(slot.hold(content))
     }
 
     /// Opens the content of a file; the caller holds the inode's content slot.
@@ -165,11 +161,7 @@ impl<B: Backing> Vfs<B> {
 
     /// Makes `content` the inode's, which nobody else can have opened yet.
     pub(super) fn install(&self, inode: &Arc<Inode<B>>, content: Arc<Content<B>>, writable: bool) -> Opened {
-        {
-            let mut slot = lock(&inode.content);
-            slot.content = Some(Arc::clone(&content));
-            slot.handles += 1;
-        }
+        let content = lock(&inode.content).hold(content);
         self.hand_out(inode, content, writable)
     }
 

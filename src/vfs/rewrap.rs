@@ -57,9 +57,7 @@ impl<B: Backing> Vfs<B> {
                     Some(content) => Arc::clone(content),
                     None => Arc::new(self.open_content(inode, open(Access::Read)?, Access::Read)?),
                 };
-                slot.content = Some(Arc::clone(&content));
-                slot.handles += 1;
-                content
+                slot.hold(content)
             };
             let done = work(&content);
             self.relinquish(inode);
@@ -114,9 +112,7 @@ impl<B: Backing> Vfs<B> {
                     Arc::new(self.open_content(inode, file, Access::ReadWrite)?)
                 }
             };
-            slot.content = Some(Arc::clone(&content));
-            slot.handles += 1;
-            content
+            slot.hold(content)
         };
         let done = content.rewrap(job);
         self.relinquish(inode);
