@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::daemon;
 use super::exit::{CliError, CliResult};
 use super::session::Session;
 use super::settings::Settings;
@@ -51,8 +52,9 @@ pub fn files(keys: DataKeys, read_attempts: u32, record: Option<Arc<Freshness>>)
     Arc::new(Volume::new(Arc::new(SystemEntropy), keys, read_attempts).with_freshness(record))
 }
 
-/// The ciphertext tree at `root`.
+/// The ciphertext tree at `root`, for a process that may have as many descriptors as the system allows.
 pub fn backing(root: &Path) -> CliResult<Arc<LocalDir>> {
+    daemon::raise_nofile();
     LocalDir::open(root).map(Arc::new).map_err(|e| CliError::io(root, "open", &e.into()))
 }
 

@@ -35,6 +35,9 @@ pub struct RewrapArgs {
     /// Threads [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// DIR is a backup, whose configuration is older than that of the volume
+    #[arg(long)]
+    accept_rollback: bool,
 }
 
 /// Runs the command: exit 3 if a file could not be moved.
@@ -60,7 +63,8 @@ fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progres
     if found.config().freshness() {
         return Err(VolumeError::NeedsMount(args.dir.clone()).into());
     }
-    let Unlocked { session, service, opened } = offline::unlock(settings, found, OpenOptions::default())?;
+    let accepted = OpenOptions { accept_rollback: args.accept_rollback, ..OpenOptions::default() };
+    let Unlocked { session, service, opened } = offline::unlock(settings, found, accepted)?;
     let options = RewrapOptions {
         from: resolve(&*service, args.from.as_deref())?,
         to: resolve(&*service, args.to.as_deref())?,
@@ -142,6 +146,12 @@ fn show(settings: &Settings, dir: &Path, summary: &RewrapSummary) {
     });
     if complete {
         settings.out.note("Copies of the old wrapped keys may survive in snapshots, backups and flash memory.");
+        if summary.rewrapped > 0 {
+            // A header write puts the modification time back (FORMAT 5.5).
+            settings
+                .out
+                .note("Size and time of the files are as before: let rsync copy them once with --ignore-times.");
+        }
     } else {
         settings.out.note("The old key is still needed. Running the same command again goes on with the rest.");
     }

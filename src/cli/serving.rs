@@ -77,7 +77,6 @@ impl Serving<'_> {
             self.settings.out.warning("the volume uses a feature that this version may only read: mounting read-only");
             read_only = true;
         }
-        daemon::raise_nofile();
         daemon::raise_fsize();
         let meta = config::open_meta(&root)?;
         let volume_id = opened.config.volume_id;
@@ -93,7 +92,8 @@ impl Serving<'_> {
             swept.keys.sweep();
         });
         let strict_ids = self.options.strict_ids;
-        let options = Options { read_only, privileged: rustix::process::geteuid().is_root(), strict_ids };
+        let privileged = rustix::process::geteuid().is_root();
+        let options = Options { read_only, privileged, strict_ids, fetch_ahead: true };
         let backing = offline::backing(&root)?;
         let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
         let vfs = Arc::new(vfs);

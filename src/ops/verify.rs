@@ -11,13 +11,13 @@ use super::finding::{Finding, Paths, Reason};
 use super::freshness::{check_names, record_of};
 use super::progress::Progress;
 use super::resume::{Known, Resume};
-use super::walk::{DirVisit, Visit, Visitor, Walk, walk};
+use super::walk::{DirVisit, Visit, Visitor, Walk, walk, was_replaced};
 use crate::content::{self, Content, Piece, Volume};
 use crate::format::Outcome;
 use crate::format::name::CONTROL_ENTRY;
 use crate::format::size::{UNIT, unit_count};
 use crate::format::volume::MAX_LEN;
-use crate::store::{Access, Backing, BackingFile};
+use crate::store::{Access, Backing, BackingFile, Target};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::types::{DirId, FileId};
@@ -135,8 +135,9 @@ struct Verifier<'a, B: Backing> {
     found: &'a (dyn Fn(&Finding) + Send + Sync),
     /// Inodes with several names that were verified under the first.
     inodes: Mutex<HashMap<u64, ()>>,
-    file_ids: Mutex<HashMap<FileId, Paths>>,
-    dir_ids: Mutex<HashMap<DirId, Paths>>,
+    /// By id, the inode that has it.
+    file_ids: Mutex<HashMap<FileId, u64>>,
+    dir_ids: Mutex<HashMap<DirId, u64>>,
     directories: AtomicU64,
     files: AtomicU64,
     bytes: AtomicU64,
@@ -156,8 +157,7 @@ impl<B: Backing> Visitor<B> for Verifier<'_, B> {
             let mut findings = Vec::new();
             let result = self.read_all(file, &mut findings, &mut done);
             match result {
-                // Removed since it was listed.
-                Err(content::Error::Os(Errno::NOENT)) => findings.clear(),
+                Err(content::Error::Os(error)) if was_replaced(error) => findings.clear(),
                 Err(error) => findings.push(Finding::new(file.paths, error.into())),
                 Ok(()) => {}
             }
@@ -178,7 +178,10 @@ impl<B: Backing> Visitor<B> for Verifier<'_, B> {
     fn directory(&self, dir: &DirVisit<'_, B>) {
         if let Ok(id) = dir.identity.stored {
             self.directories.fetch_add(1, Ordering::Relaxed);
-            self.once(&self.dir_ids, id, dir.paths);
+            match dir.backing.stat(Target::Dir(dir.dir)) {
+                Ok(stat) => self.once(&self.dir_ids, id, stat.ino, dir.paths),
+                Err(error) => self.add(Finding::new(dir.paths, Reason::Os(error))),
+            }
             if let Some(fresh) = self.volume.freshness()
                 && let Err(error) = check_names(self.volume, fresh, dir, id, &mut |finding| self.add(finding))
             {
@@ -198,11 +201,10 @@ impl<B: Backing> Verifier<'_, B> {
         lock(&self.findings).push(finding);
     }
 
-    /// An id that two live objects carry was copied below kmsfs.
-    fn once<K: Hash + Eq>(&self, seen: &Mutex<HashMap<K, Paths>>, id: K, paths: &Paths) {
-        let before = lock(seen).insert(id, paths.clone());
-        // The same file read once more is no second one.
-        if before.is_some_and(|before| before != *paths) {
+    /// An id that two live objects carry was copied below kmsfs. One that was renamed meanwhile, or is read once more, is still one.
+    fn once<K: Hash + Eq>(&self, seen: &Mutex<HashMap<K, u64>>, id: K, ino: u64, paths: &Paths) {
+        let before = lock(seen).insert(id, ino);
+        if before.is_some_and(|before| before != ino) {
             self.add(Finding::new(paths, Reason::Format(Outcome::DuplicateId)));
         }
     }
@@ -210,7 +212,7 @@ impl<B: Backing> Verifier<'_, B> {
     fn read_all(&self, file: &Visit<'_, B>, findings: &mut Vec<Finding>, done: &mut u64) -> content::Result<()> {
         let known = self.options.resume.and_then(|resume| resume.known(file.stat));
         if let Some(id) = known.and_then(|known| known.file_id) {
-            self.once(&self.file_ids, id, file.paths);
+            self.once(&self.file_ids, id, file.stat.ino, file.paths);
         }
         let from = match known {
             Some(Known { next: None, .. }) => return Ok(()),
@@ -232,7 +234,7 @@ impl<B: Backing> Verifier<'_, B> {
     ) -> content::Result<()> {
         let file_id = content.file_id();
         if let Some(id) = file_id.filter(|_| is_new) {
-            self.once(&self.file_ids, id, file.paths);
+            self.once(&self.file_ids, id, content.stored_number()?, file.paths);
         }
         if content.damage() == Some(Outcome::NeverSynced) {
             // It has a size but no header: only its size survived a crash.

@@ -2,6 +2,7 @@
 //! with directories, names, symlinks and attributes on the way.
 
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::finding::{Finding, Paths, Reason};
 use super::names::{Entry, Identity, LiveDirs, entries, read_leniently, read_strictly, stored_id};
@@ -19,6 +20,9 @@ pub const LOST_AND_FOUND: &str = "lost+found";
 
 /// Files that wait for a thread at most, before directories are left for later: it bounds memory.
 const FILES_AHEAD: usize = 65_536;
+
+/// Directories whose files wait, at most, if the process may have eight times as many descriptors: each is kept open.
+const DIRECTORIES_AHEAD: u64 = 4096;
 
 /// What happens to each thing that a walk meets. Called from several threads at once.
 pub trait Visitor<B: Backing>: Send + Sync {
@@ -82,7 +86,9 @@ pub fn walk<B: Backing, V: Visitor<B>>(
     progress: &dyn Progress,
 ) -> Result<(), Errno> {
     let root = Arc::new(backing.root()?);
-    let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() });
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let directories = DIRECTORIES_AHEAD.min(descriptors / 8).max(1) as usize;
+    let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() }, directories);
     let walker = Walker { backing, how, visitor, progress, queue: &queue };
     thread::scope(|scope| {
         for _ in 0..how.threads.max(1) {
@@ -110,26 +116,40 @@ enum Job<B: Backing> {
 struct Queue<B: Backing> {
     state: Mutex<QueueState<B>>,
     changed: Condvar,
+    /// Directories whose files wait, at most.
+    directories: usize,
 }
 
 struct QueueState<B: Backing> {
     dirs: Vec<Job<B>>,
-    files: Vec<Job<B>>,
+    /// By directory, none of which is empty.
+    files: Vec<(Arc<B::Dir>, Vec<Job<B>>)>,
+    files_waiting: usize,
     /// Jobs that a thread works on; they may bring new ones.
     active: usize,
 }
 
 impl<B: Backing> Queue<B> {
-    fn new(first: Job<B>) -> Self {
-        let state = QueueState { dirs: vec![first], files: Vec::new(), active: 0 };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+    fn new(first: Job<B>, directories: usize) -> Self {
+        let state = QueueState { dirs: vec![first], files: Vec::new(), files_waiting: 0, active: 0 };
+        Self { state: Mutex::new(state), changed: Condvar::new(), directories }
     }
 
     fn push(&self, job: Job<B>) {
         let mut state = lock(&self.state);
-        match job {
-            dir @ Job::Dir { .. } => state.dirs.push(dir),
-            file @ Job::File { .. } => state.files.push(file),
+        match &job {
+            Job::Dir { .. } => state.dirs.push(job),
+            Job::File { dir, .. } => {
+                state.files_waiting += 1;
+                // It is one of the last: those that are being listed.
+                match state.files.iter_mut().rev().find(|(of, _)| Arc::ptr_eq(of, dir)) {
+                    Some((_, files)) => files.push(job),
+                    None => {
+                        let dir = Arc::clone(dir);
+                        state.files.push((dir, vec![job]));
+                    }
+                }
+            }
         }
         self.changed.notify_one();
     }
@@ -139,8 +159,9 @@ impl<B: Backing> Queue<B> {
         let mut state = lock(&self.state);
         loop {
             // Directories first: the total is known early, and the bar tells the truth.
-            let dirs_first = state.files.len() < FILES_AHEAD;
-            let job = if dirs_first { state.dirs.pop().or_else(|| state.files.pop()) } else { state.files.pop() };
+            let dirs_first = state.files_waiting < FILES_AHEAD && state.files.len() < self.directories;
+            let dir = if dirs_first { state.dirs.pop() } else { None };
+            let job = dir.or_else(|| state.next_file());
             if job.is_some() {
                 state.active += 1;
                 return job;
@@ -158,6 +179,18 @@ impl<B: Backing> Queue<B> {
         if state.active == 0 {
             self.changed.notify_all();
         }
+    }
+}
+
+impl<B: Backing> QueueState<B> {
+    fn next_file(&mut self) -> Option<Job<B>> {
+        let (_, files) = self.files.last_mut()?;
+        let file = files.pop();
+        self.files_waiting -= 1;
+        if files.is_empty() {
+            self.files.pop();
+        }
+        file
     }
 }
 
@@ -190,7 +223,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
 
     /// Reports `error`, unless it says that the thing is gone: on a mounted volume that is no damage.
     fn failed(&self, paths: &Paths, error: Errno) {
-        if error != Errno::NOENT {
+        if !was_replaced(error) {
             self.report(paths, Reason::Os(error));
         }
     }
@@ -297,6 +330,12 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             }
         }
     }
+}
+
+/// Whether an error of opening what was listed under a name says that it is there no more, or something of another type in its
+/// place.
+pub(super) fn was_replaced(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO)
 }
 
 /// What an entry without a name is called in `lost+found` (FORMAT 8.5): its file id, else its inode number.

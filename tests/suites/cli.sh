@@ -400,6 +400,7 @@ expect 1 "bench where there is nothing" "$K" bench "$WORK/limits/none"
 expect 0 "rotate" "$K" key rotate "$FIRST"
 expect 0 "rewrap to the new material" "$K" rewrap --json "$WORK/cipher4"
 [ "$(field rewrapped "$WORK/out")" = 201 ] && pass "moves every file" || fail "not every file was moved"
+sync && cp -a "$WORK/cipher4" "$WORK/backup4"
 ( for i in $(seq 300); do echo "line $i" >&8; done ) &
 writer=$!
 ( for i in $(seq 200); do mv "$WORK/m2/dir/$i" "$WORK/m2/other/$i"; echo "new $i" > "$WORK/m2/dir/new$i"; done ) &
@@ -421,6 +422,15 @@ expect 0 "unmount" "$K" umount "$WORK/m2"
 expect 0 "verify" "$K" verify "$WORK/cipher4"
 expect 0 "a rewrap without a mount finds nothing left" "$K" rewrap --json "$WORK/cipher4" --from "$FIRST" --to "$SECOND"
 [ "$(field rewrapped "$WORK/out")" = 0 ] && pass "none was missed" || fail "a file was missed"
+expect 0 "the old key is enabled, for a backup" "$K" key enable "$FIRST"
+expect 16 "rewrap of a backup from before" "$K" rewrap "$WORK/backup4" --from "$FIRST" --to "$SECOND"
+said 'accept-rollback' "and says what to add"
+expect 0 "rewrap of a backup, accepted" "$K" rewrap --accept-rollback "$WORK/backup4" --from "$FIRST" --to "$SECOND"
+said 'ignore-times' "and says what rsync does not see"
+expect 0 "the old key is disabled again" "$K" key disable "$FIRST"
+expect 0 "verify of the backup without the old key" "$K" verify "$WORK/backup4"
+expect 0 "and of the volume" "$K" verify "$WORK/cipher4"
+rm -rf "$WORK/backup4"
 
 say "read-only, signals, a killed daemon"
 mkdir -p "$WORK/ro"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kmsfs::ops::resume::Resume;
 use kmsfs::ops::verify::{VerifyOptions, VerifyReport, verify};
 use kmsfs::ops::{Progress, Silent};
-use kmsfs::store::{Fault, FaultPlan, Faulty, LocalDir, OpClass};
+use kmsfs::store::{Fault, FaultPlan, Faulty, LocalDir, OpClass, RenameMode};
 use kmsfs::vfs::ROOT;
 use rustix::io::Errno;
 
@@ -24,6 +24,53 @@ impl Progress for StopAfter {
     fn is_cancelled(&self) -> bool {
         self.0.count(&[OpClass::Read]) >= self.1
     }
+}
+
+/// Renames the file that was verified last over one that was not yet.
+struct RenameMeanwhile<'a>(&'a super::host::Mounted, std::sync::Mutex<Vec<String>>);
+
+impl Progress for RenameMeanwhile<'_> {
+    fn found(&self, _files: u64, _bytes: u64) {}
+
+    fn done(&self, files: u64, _bytes: u64) {
+        let mut names = self.1.lock().expect("one thread");
+        if files == 0 || names.len() < 2 {
+            return;
+        }
+        // Whichever was verified: each is renamed over another, so that every name leads to a file that was seen elsewhere.
+        let first = names.remove(0);
+        self.0.0.rename(ROOT, first.as_bytes(), ROOT, names[0].as_bytes(), RenameMode::Replace).expect("renamed");
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_file_that_is_renamed_meanwhile_is_no_copy_of_itself() {
+    let host = Host::new();
+    let dir = host.volume();
+    let mounted = host.mount(dir.path());
+    let names: Vec<String> = (0..40).map(|i| format!("log.{i}")).collect();
+    for name in &names {
+        mounted.write(ROOT, name, &vec![7; 2 * DATA]);
+    }
+    let backing = Arc::new(LocalDir::open(dir.path()).expect("open the directory"));
+    let options = VerifyOptions { threads: 1, in_use: true, resume: None };
+    let renaming = RenameMeanwhile(&mounted, std::sync::Mutex::new(names));
+    let report = verify(&backing, &host.files(dir.path()), options, &renaming, &|_| ()).expect("verify");
+    assert_eq!(codes(&report.findings), Vec::<String>::new());
+    assert!(report.files > 10, "{} were looked at", report.files);
+    // A copy is found as ever.
+    drop(renaming);
+    let ino = mounted.write(ROOT, "original", &[1; 100]);
+    let original = ciphertext(dir.path(), ino);
+    drop(mounted);
+    std::fs::create_dir(dir.path().join("elsewhere")).expect("made");
+    std::fs::copy(&original, dir.path().join("elsewhere").join(original.file_name().expect("a name"))).expect("copied");
+    let found = host.findings(dir.path());
+    assert!(found.iter().any(|code| code.starts_with("DuplicateId")), "{found:?}");
 }
 
 /// Verifies with one thread on a backing that can fail and that counts.
