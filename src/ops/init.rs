@@ -22,7 +22,8 @@ use crate::format::volume::{DIR_META_FILE, FRESHNESS, PLAIN_NAMES, VolumeConfig}
 use crate::freshness::Freshness;
 use crate::keys::KeyService;
 use crate::kms::registry::{Registry, VolumeRecord};
-use crate::store::{Backing, BackingFile, LocalDir};
+use crate::store::tree::make_meta;
+use crate::store::{Backing, LocalDir};
 use crate::types::{DirId, KeyArn, VolumeId};
 
 /// Shortest `NAME_MAX` that holds a side entry (47 characters, FORMAT 8.2) and a short name of 16 bytes.
@@ -186,14 +187,7 @@ fn write_root_id(
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(e) => return Err(e),
     }
-    let text = dirid::encode(keys, id);
-    if config.dir_meta_file() {
-        let file = backing.create(&root, dirid::ENTRY, 0o600)?;
-        file.write_at(text.as_bytes(), 0)?;
-        file.sync(true)?;
-    } else {
-        backing.symlink(text.as_bytes(), &root, dirid::ENTRY)?;
-    }
+    make_meta(backing, &root, dirid::ENTRY, &dirid::encode(keys, id), config.dir_meta_file())?;
     backing.sync_dir(&root)
 }
 

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::{Access, Backing, BackingFile, RawEntry, Result};
+use super::{Access, Backing, BackingFile, FileTime, RawEntry, Result, SetTime, Target};
 use crate::format::dirid::Found;
 
 /// The text of a directory id or side entry as it was found.
@@ -55,6 +55,27 @@ pub fn read_meta<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, max: usize)
     }
 }
 
+/// Makes a directory id or side entry, as a regular file or as a symlink (FORMAT 8.1).
+///
+/// All ids are of one length, and whole trees are made within one second: a regular file gets a modification time of its own, so
+/// that programs which copy what changed in size or time (rsync) see that one has taken the place of another. Errors: the
+/// backing's.
+pub fn make_meta<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, text: &str, as_file: bool) -> Result<()> {
+    if !as_file {
+        return backing.symlink(text.as_bytes(), dir, entry);
+    }
+    let file = backing.create(dir, entry, 0o600)?;
+    file.write_at(text.as_bytes(), 0)?;
+    backing.set_times(Target::File(&file), SetTime::Omit, SetTime::At(own_time(text)))?;
+    file.sync(true)
+}
+
+/// A time between 1970 and 2038 that follows from a text.
+fn own_time(text: &str) -> FileTime {
+    let folded = text.bytes().fold(0u32, |folded, byte| folded.wrapping_mul(31).wrapping_add(byte.into()));
+    FileTime { secs: (folded >> 1).into(), nanos: 0 }
+}
+
 /// Walks over the entries of a directory, `.` and `..` left out, until `visit` answers false or fails. Errors: the
 /// backing's and `visit`'s.
 pub fn each_entry<B: Backing, E: From<Errno>>(
@@ -74,5 +95,30 @@ pub fn each_entry<B: Backing, E: From<Errno>>(
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::ManualClock;
+    use crate::store::Memory;
+    use crate::sync::Arc;
+    use crate::types::Timestamp;
+
+    /// rsync compares sizes and whole seconds: ids that are made in the same second have to differ in them.
+    #[test]
+    fn ids_made_in_one_second_have_different_times() {
+        let backing = Memory::new(Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000))));
+        let root = backing.root().expect("a root");
+        let texts = ["kfs1:AAAAAAAAAAAAAAAAAAAAAA", "kfs1:AAAAAAAAAAAAAAAAAAAAAB", "kfs1:BAAAAAAAAAAAAAAAAAAAAA"];
+        let mut times = texts.map(|text| {
+            make_meta(&backing, &root, text, text, true).expect("made");
+            let stat = backing.stat(Target::Named(&root, text)).expect("a stat");
+            assert_eq!(stat.size, text.len() as u64);
+            stat.mtime.secs
+        });
+        times.sort_unstable();
+        assert!(times[0] >= 0 && times[0] < times[1] && times[1] < times[2] && times[2] < 1 << 31, "{times:?}");
     }
 }

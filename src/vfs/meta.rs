@@ -13,7 +13,7 @@ use crate::format::Outcome;
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, TEMPORARY_PREFIX, side_entry};
 use crate::store::tree::{self, MetaText};
-use crate::store::{Access, Backing, BackingFile, RawEntry, RenameMode};
+use crate::store::{Access, Ahead, Backing, BackingFile, RawEntry, RenameMode};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::DirId;
@@ -25,6 +25,7 @@ impl<B: Backing> Vfs<B> {
             return Ok(id.id());
         }
         let (dir, _wide) = self.enter(inode, SEARCH)?;
+        self.fetch_ahead(inode, Ahead::Directory);
         let text = self.read_meta(&dir, dirid::ENTRY, dirid::TEXT_LEN)?;
         let id = self.report(inode, dirid::decode(&self.keys, text.as_found()).map_err(Into::into))?;
         if inode.number == ROOT {
@@ -41,12 +42,7 @@ impl<B: Backing> Vfs<B> {
 
     /// Makes a directory id or side entry in the form that this backing keeps in order.
     pub(super) fn make_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<()> {
-        if !self.dir_meta_file {
-            return Ok(self.backing.symlink(text.as_bytes(), dir, entry)?);
-        }
-        let file = self.backing.create(dir, entry, 0o600)?;
-        file.write_at(text.as_bytes(), 0)?;
-        Ok(file.sync(true)?)
+        Ok(tree::make_meta(&*self.backing, dir, entry, text, self.dir_meta_file)?)
     }
 
     /// Makes sure that a long entry which is about to appear has its side entry. One that is there and verifies is

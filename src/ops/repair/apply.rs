@@ -12,7 +12,7 @@ use crate::format::volume::{MAX_LEN, OpenedVolume};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
 use crate::ops::walk::LOST_AND_FOUND;
-use crate::store::tree::{each_entry, read_meta};
+use crate::store::tree::{each_entry, make_meta, read_meta};
 use crate::store::{Access, Backing, BackingFile, FileKind, RenameMode, Target};
 use crate::sync::Arc;
 use crate::types::DirId;
@@ -222,7 +222,7 @@ impl<B: Backing> Hand<'_, B> {
         let id = DirId::from_bytes(random_nonzero(&*self.volume.entropy));
         self.backing.mkdir(&root, &temporary, 0o700)?;
         let dir = self.backing.open_dir(&root, &temporary)?;
-        self.make_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, id))?;
+        make_meta(&**self.backing, &dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, id), self.meta_file)?;
         self.backing.sync_dir(&dir)?;
         self.make_side(&root, &name)?;
         self.backing.rename(&root, &temporary, &root, entry, RenameMode::NoReplace)?;
@@ -235,18 +235,9 @@ impl<B: Backing> Hand<'_, B> {
         format!("{TEMPORARY_PREFIX}{}", data_encoding::HEXLOWER.encode(&random))
     }
 
-    fn make_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<(), Errno> {
-        if !self.meta_file {
-            return self.backing.symlink(text.as_bytes(), dir, entry);
-        }
-        let file = self.backing.create(dir, entry, 0o600)?;
-        file.write_at(text.as_bytes(), 0)?;
-        file.sync(true)
-    }
-
     fn replace_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<(), Errno> {
         let temporary = self.temporary();
-        self.make_meta(dir, &temporary, text)?;
+        make_meta(&**self.backing, dir, &temporary, text, self.meta_file)?;
         let renamed = self.backing.rename(dir, &temporary, dir, entry, RenameMode::Replace);
         if renamed.is_err() {
             // The error of the rename is the one to report.
