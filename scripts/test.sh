@@ -71,6 +71,23 @@ step() {
   done
   PASSED=$((PASSED + p)) FAILED=$((FAILED + f))
 }
+# beside NAME COMMAND...: runs it in what the steps that follow leave of the processors, which is half of them: the compiler's first
+# half, and suites that wait. `collect NAME` is its step, and waits for its end.
+declare -A BESIDE=()
+beside() {
+  local name=$1
+  shift
+  chrt --idle 0 "$@" > "$LOGS/$name-beside.log" 2>&1 < /dev/null &
+  BESIDE[$name]=$!
+}
+collect() {
+  local rc
+  wait "${BESIDE[$1]}"
+  rc=$?
+  unset "BESIDE[$1]"
+  cat "$LOGS/$1-beside.log"
+  return $rc
+}
 skip() { # NAME REASON
   wanted "$1" || return 0
   SKIPPED+=("$1")
@@ -91,13 +108,6 @@ install_tools() {
   [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
     "/usr/lib/postgresql/*/bin/initdb postgresql" || true
 }
-# Unoptimised: they wait for the filesystem, and compiling them takes longer than anything they do.
-install_suites() {
-  local list
-  list=$(cargo install --list --root "$TOOLS_ROOT" 2> /dev/null || true)
-  grep -q "^pjdfstest v$PJDFSTEST:" <<< "$list" || cargo install --locked --debug --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" || return 1
-  grep -q "^fsx v$FSX:" <<< "$list" || cargo install --locked --debug --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "fsx@$FSX" || return 1
-}
 # Licences, banned and duplicate crates, sources; advisories too, where their database can be fetched.
 cargo_deny() {
   local manifest checks="licenses bans sources"
@@ -117,7 +127,8 @@ fuzz_smoke() {
 }
 if [ -n "$INSTALL" ]; then
   step tools install_tools
-  step suites install_suites
+  # Unoptimised: they wait for the filesystem, and compiling them takes longer than anything they do. What is installed stays.
+  ! wanted suites || beside suites cargo install --locked --debug --root "$TOOLS_ROOT" --target-dir "$TOOLS_ROOT/build" "pjdfstest@$PJDFSTEST" "fsx@$FSX"
 fi
 
 # ---- the code -----------------------------------------------------------------------------------------------------
@@ -155,8 +166,7 @@ KMSFS_BIN=$(release_binary)
 export KMSFS_BIN
 export SUITE_WORK=${SUITE_WORK:-${TMPDIR:-/tmp}/kmsfs-suites.$$}
 mkdir -p "$SUITE_WORK"
-SDK_BUILD=
-trap 'rm -rf --one-file-system "$SUITE_WORK"; [ -z "$SDK_BUILD" ] || kill "$SDK_BUILD" 2> /dev/null' EXIT
+trap 'rm -rf --one-file-system "$SUITE_WORK"; [ ${#BESIDE[@]} = 0 ] || kill "${BESIDE[@]}" 2> /dev/null' EXIT
 S=tests/suites
 no_mount=
 [ -x "$KMSFS_BIN" ] || no_mount="no binary at $KMSFS_BIN"
@@ -180,10 +190,10 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
   for ((i = 0; i < $1; i++)); do printf '%d ' $((RANDOM * 32768 + RANDOM)); done
 }
 
-# The Rust SDK's client takes two minutes to compile: in what the suites leave of the processors, which is half of them.
+[ -z "${BESIDE[suites]:-}" ] || step suites collect suites
+# The Rust SDK's client takes two minutes to compile.
 if [ "$MODE" != quick ] && wanted sdk; then
-  chrt --idle 0 cargo build --locked --manifest-path tests/sdk/rust/Cargo.toml --target-dir "$(target_dir)/sdk" > "$LOGS/sdk-build.log" 2>&1 < /dev/null &
-  SDK_BUILD=$!
+  beside sdk cargo build --locked --manifest-path tests/sdk/rust/Cargo.toml --target-dir "$(target_dir)/sdk"
 fi
 mounted cli $S/cli.sh
 mounted interrupted $S/interrupted.sh
@@ -216,7 +226,7 @@ case $MODE in
 esac
 case $MODE in
   quick) root_mounted fsx fsx env N=3000 SEEDS=1 $S/fsx.sh kmsfs ;;
-  normal) root_mounted fsx fsx env N=20000 SEEDS="$(seeds 1)" $S/fsx.sh kmsfs ;;
+  normal) root_mounted fsx fsx env N=12000 SEEDS="$(seeds 1)" $S/fsx.sh kmsfs ;;
   long) root_mounted fsx fsx env N=100000 SEEDS="1 2 $(seeds 6)" LIMIT=3600 $S/fsx.sh kmsfs ;;
 esac
 case $MODE in
@@ -251,8 +261,7 @@ if [ "$MODE" = quick ]; then skip sdk "left out by --quick"
 elif [ -n "$no_python" ]; then skip sdk "$no_python"
 else
   # What failed there fails again, and says why.
-  [ -z "$SDK_BUILD" ] || wait "$SDK_BUILD"
-  SDK_BUILD=
+  [ -z "${BESIDE[sdk]:-}" ] || collect sdk > /dev/null
   step sdk tests/sdk/run.sh
 fi
 
