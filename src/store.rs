@@ -4,6 +4,7 @@
 //! by a path, and nothing is followed. Implementations: [`LocalDir`], a directory of a Linux filesystem, and
 //! [`Memory`], a filesystem in memory for tests, both of which [`Faulty`] can wrap to inject errors.
 
+mod ahead;
 mod faulty;
 mod local;
 mod local_attr;
@@ -12,6 +13,7 @@ mod memory;
 mod record;
 pub mod tree;
 
+pub use ahead::{Ahead, Fetcher};
 pub use faulty::{Fault, FaultPlan, Faulty, OpClass};
 pub use local::LocalDir;
 pub use memory::{Memory, MemoryFile, MemoryOptions};
@@ -229,6 +231,15 @@ pub trait Backing: Send + Sync + Sized + 'static {
 
     /// Starts a listing.
     fn list(&self, dir: &Self::Dir) -> Result<Self::List>;
+    /// As [`Self::list`], but the access time stays: for a listing that no user asked for. `EPERM` where only its owner may.
+    fn list_unnoticed(&self, dir: &Self::Dir) -> Result<Self::List> {
+        self.list(dir)
+    }
+    /// Opens an existing regular file for reading so that its access time stays: for what no user asked for. `EPERM` where only
+    /// its owner may.
+    fn open_unnoticed(&self, dir: &Self::Dir, name: &str) -> Result<Self::File> {
+        self.open(dir, name, Access::Read)
+    }
     /// Appends the entries behind position `from` (0 at the start) to `out`, as many as one call of the system
     /// gives; none at the end.
     fn read_list(&self, list: &mut Self::List, from: u64, out: &mut Vec<RawEntry>) -> Result<()>;

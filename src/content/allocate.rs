@@ -46,16 +46,16 @@ impl<B: Backing> Content<B> {
             return Err(Outcome::KeyUnavailable.into());
         }
         match mode {
-            FallocateMode::KeepSize => self.reserve(offset, end),
+            FallocateMode::KeepSize => self.reserve(&state, offset, end),
             FallocateMode::Allocate => {
                 // Space first: when it runs out, nothing has changed.
-                self.reserve(offset, end)?;
+                self.reserve(&state, offset, end)?;
                 self.grow_to(&mut state, end)
             }
             FallocateMode::PunchHole => self.clear(&mut state, offset, end, Allocate::PunchHole),
             FallocateMode::ZeroRange { keep_size } => {
                 if !keep_size {
-                    self.reserve(offset, end)?;
+                    self.reserve(&state, offset, end)?;
                     self.grow_to(&mut state, end)?;
                 }
                 self.clear(&mut state, offset, end, Allocate::ZeroRange)
@@ -63,10 +63,11 @@ impl<B: Backing> Content<B> {
         }
     }
 
-    /// Reserves the blocks of the units that the range touches.
-    fn reserve(&self, offset: u64, end: u64) -> Result<()> {
+    /// Reserves the blocks of the units that the range touches; of an empty file those of the header too, which comes with the first
+    /// byte.
+    fn reserve(&self, state: &State, offset: u64, end: u64) -> Result<()> {
         let geometry = self.volume.geometry;
-        let from = geometry.unit_offset(locate(offset).0);
+        let from = if let Body::Empty = state.body { 0 } else { geometry.unit_offset(locate(offset).0) };
         let to = geometry.unit_offset(unit_count(end));
         Ok(self.file().allocate(Allocate::KeepSize, from, to - from)?)
     }

@@ -1,5 +1,7 @@
 //! The shared state of all handles of one file.
 
+use rustix::io::Errno;
+
 use super::life::Life;
 use super::live::LiveIds;
 use super::locks::UnitLocks;
@@ -95,6 +97,33 @@ impl<B: Backing> Content<B> {
         Ok(Self::with_state(backing, volume, file, access, state))
     }
 
+    /// Takes in what somebody else has written to the file since it was opened: beside a writer outside of this process, a
+    /// read-only mount finds another size, another end of what is durable, or another life of the file.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; what was known is then kept.
+    pub fn reload(&self) -> Result<()> {
+        let mut attempt = 1;
+        let found = loop {
+            match load(&self.volume, &*self.file()) {
+                // Caught between two steps of the writer.
+                Err(error) if error.errno() == Errno::IO && attempt < self.volume.read_attempts => attempt += 1,
+                found => break found?,
+            }
+        };
+        let mut state = write(&self.state);
+        // Its keys come back by the way they went.
+        if !matches!(state.body, Body::Suspended { .. }) {
+            *state = found;
+        }
+        Ok(())
+    }
+
+    /// Whether the file has another size than it had when it was opened.
+    pub(super) fn size_was_changed(&self) -> bool {
+        self.file().stat().is_ok_and(|stat| self.volume.geometry.lenient_plain_size(stat.size) != self.size())
+    }
+
     /// Opens the content of a file to read around its damage, whatever that is, and tells what it found to be wrong with the
     /// whole. What does not open at all has a size, and every read of it fails.
     ///
@@ -130,6 +159,11 @@ impl<B: Backing> Content<B> {
             Body::Suspended { file_id, .. } => Some(*file_id),
             _ => None,
         }
+    }
+
+    /// The inode number in the backing. Errors: the backing's.
+    pub fn stored_number(&self) -> Result<u64> {
+        Ok(self.file().stat()?.ino)
     }
 
     /// The inode number, in the backing, of another open file with the same id: one of the two is a copy.

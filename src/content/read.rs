@@ -37,6 +37,24 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_within(&self, offset: u64, len: usize, room: &mut [u8]) -> Result<usize> {
+        if self.volume.read_attempts == 1 {
+            return self.read_known(offset, len, room);
+        }
+        // Beside a writer outside of this process.
+        if self.size_was_changed() {
+            self.reload_or_keep();
+        }
+        match self.read_known(offset, len, room) {
+            Err(Error::Unit { .. }) => {
+                self.reload_or_keep();
+                self.read_known(offset, len, room)
+            }
+            other => other,
+        }
+    }
+
+    /// As [`Self::read_within`], by what is known of the file.
+    fn read_known(&self, offset: u64, len: usize, room: &mut [u8]) -> Result<usize> {
         let state = read(&self.state);
         let len = state.size.saturating_sub(offset).min(len as u64) as usize;
         if len == 0 {
@@ -54,6 +72,13 @@ impl<B: Backing> Content<B> {
         let units = &mut room[UNIT - start..][..(last - first + 1) as usize * UNIT];
         self.open_units(life, rule, first, units)?;
         Ok(len)
+    }
+
+    /// What is open goes on by what was known of it, if what is stored now cannot be opened, or not with the keys at hand.
+    fn reload_or_keep(&self) {
+        if let Err(error) = self.reload() {
+            tracing::debug!("a file that changed cannot be opened anew: {error}");
+        }
     }
 
     /// Reads the units `first..` that fill `buf` and leaves their plaintext in one piece at its front.

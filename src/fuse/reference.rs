@@ -24,9 +24,6 @@ use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
 use crate::vfs::{Attr, Caller, Error, Result, SetAttr, Vfs};
 
-/// Inode numbers are not used again while the kernel knows them, so one generation is enough.
-const GENERATION: Generation = Generation(0);
-
 /// Mounts and serves until somebody unmounts.
 pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce()) -> io::Result<()> {
     let (sender, jobs) = writeback::queue();
@@ -179,7 +176,7 @@ impl<B: Backing> Adapter<B> {
 
     fn entry(&self, reply: ReplyEntry, result: Result<Attr>) {
         match result {
-            Ok(attr) => reply.entry(&self.operations.ttl, &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&self.operations.ttl, &file_attr(&attr), Generation(attr.generation)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -226,7 +223,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         guarded("lookup", || match self.operations.lookup(parent.0, name.as_bytes()) {
-            Ok(None) => reply.entry(&self.operations.ttl, &blank(0, FileKind::Regular), GENERATION),
+            Ok(None) => reply.entry(&self.operations.ttl, &blank(0, FileKind::Regular), Generation(0)),
             Ok(Some(attr)) => self.entry(reply, Ok(attr)),
             Err(error) => reply.error(errno(error)),
         });
@@ -337,7 +334,13 @@ impl<B: Backing> Filesystem for Adapter<B> {
             Ok((attr, opened)) => {
                 let (handle, flags) = self.operations.opened(&opened);
                 let flags = FopenFlags::from_bits_truncate(flags);
-                reply.created(&self.operations.ttl, &file_attr(&attr), GENERATION, FileHandle(handle), flags);
+                reply.created(
+                    &self.operations.ttl,
+                    &file_attr(&attr),
+                    Generation(attr.generation),
+                    FileHandle(handle),
+                    flags,
+                );
             }
             Err(error) => reply.error(errno(error)),
         });
@@ -431,13 +434,13 @@ impl<B: Backing> Filesystem for Adapter<B> {
         guarded("readdirplus", || {
             let done = self.vfs().read_dir(fh.0, offset, true, |entry| {
                 let name = OsStr::from_bytes(&entry.name);
-                let (ttl, attr) = match &entry.attr {
-                    Some(attr) => (self.operations.ttl, file_attr(attr)),
-                    None => (Duration::ZERO, blank(entry.ino, entry.kind)),
+                let (ttl, attr, generation) = match &entry.attr {
+                    Some(attr) => (self.operations.ttl, file_attr(attr), attr.generation),
+                    None => (Duration::ZERO, blank(entry.ino, entry.kind), 0),
                 };
                 // Node 0 without attributes: the kernel shows the name and asks for the rest when it needs it.
                 let node = if entry.attr.is_some() { attr.ino } else { INodeNo(0) };
-                !reply.add(node, entry.next, name, &ttl, &attr, GENERATION)
+                !reply.add(node, entry.next, name, &ttl, &attr, Generation(generation))
             });
             match done {
                 Ok(()) => reply.ok(),

@@ -167,9 +167,9 @@ pub(super) fn attributes(attr: &Attr, ttl: Duration) -> AttrOut {
     }
 }
 
-/// An entry. Inode numbers are not used again while the kernel knows them, so one generation is enough.
+/// An entry.
 pub(super) fn entry(attr: &Attr, ttl: Duration) -> EntryOut {
-    EntryOut { nodeid: attr.ino, attr: file_attr(attr), ..no_entry(ttl) }
+    EntryOut { nodeid: attr.ino, generation: attr.generation, attr: file_attr(attr), ..no_entry(ttl) }
 }
 
 /// "There is no such entry, and you may remember that": node 0.
@@ -310,6 +310,7 @@ mod tests {
         let time = FileTime { secs: -2, nanos: 500_000_000 };
         let attr = Attr {
             ino: 5,
+            generation: 0,
             size: 6,
             blocks: 7,
             atime: time,

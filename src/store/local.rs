@@ -52,6 +52,12 @@ pub struct LocalList {
     buffer: Vec<MaybeUninit<u8>>,
 }
 
+impl LocalList {
+    fn of(fd: OwnedFd) -> Self {
+        Self { fd, at: 0, buffer: vec![MaybeUninit::uninit(); 32 * 1024] }
+    }
+}
+
 impl LocalDir {
     /// Opens the directory at `path`. Errors: those of open(2).
     pub fn open(path: &Path) -> Result<Self> {
@@ -161,7 +167,15 @@ impl Backing for LocalDir {
     }
 
     fn list(&self, dir: &LocalHandle) -> Result<LocalList> {
-        Ok(LocalList { fd: Self::readable(&dir.0)?, at: 0, buffer: vec![MaybeUninit::uninit(); 32 * 1024] })
+        Ok(LocalList::of(Self::readable(&dir.0)?))
+    }
+
+    fn list_unnoticed(&self, dir: &LocalHandle) -> Result<LocalList> {
+        Self::open_at(&dir.0, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOATIME, 0).map(LocalList::of)
+    }
+
+    fn open_unnoticed(&self, dir: &LocalHandle, name: &str) -> Result<LocalFile> {
+        regular(Self::open_at(&dir.0, name, OFlags::RDONLY | OFlags::NOATIME, 0)?)
     }
 
     fn read_list(&self, list: &mut LocalList, from: u64, out: &mut Vec<RawEntry>) -> Result<()> {

@@ -27,6 +27,17 @@ pub fn raise_file_size_limit() -> io::Result<()> {
     raised
 }
 
+/// How often the calling thread had to wait for something, such as the disk (getrusage(2), voluntary context switches).
+pub fn waits_of_this_thread() -> i64 {
+    let mut usage = MaybeUninit::<libc::rusage>::uninit();
+    // SAFETY: the structure is written whole when the call succeeds, which it always does for this thread.
+    match unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) } {
+        // SAFETY: as above.
+        0 => unsafe { usage.assume_init() }.ru_nvcsw,
+        _ => 0,
+    }
+}
+
 /// Bytes beyond which this process may write to no file.
 pub fn file_size_limit() -> u64 {
     FILE_SIZE_LIMIT.load(Ordering::Relaxed)

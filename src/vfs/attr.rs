@@ -7,6 +7,8 @@ use crate::store::{FileKind, FileTime, SetTime, Stat};
 pub struct Attr {
     /// Inode number, stable across mounts.
     pub ino: u64,
+    /// Distinguishes what the kernel holds of the inode from what it held before it had to drop it.
+    pub generation: u64,
     /// Plaintext size in bytes.
     pub size: u64,
     /// 512-byte blocks of the ciphertext.
@@ -49,9 +51,10 @@ pub struct SetAttr {
 }
 
 impl Attr {
-    pub(super) fn new(ino: u64, size: u64, nlink: u64, stat: &Stat) -> Self {
+    pub(super) fn new((ino, generation): (u64, u64), size: u64, nlink: u64, stat: &Stat) -> Self {
         Self {
             ino,
+            generation,
             size,
             blocks: stat.blocks,
             atime: stat.atime,

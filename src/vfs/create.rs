@@ -292,7 +292,7 @@ impl<B: Backing> Vfs<B> {
         let gid = if inherits { None } else { Some(caller.gid) };
         self.backing.set_owner(target, Some(caller.uid), gid)?;
         // Giving a file away clears these bits.
-        if matches!(target, Target::File(_)) && mode & SET_ID != 0 {
+        if !matches!(target, Target::Dir(_)) && mode & SET_ID != 0 {
             let given = self.backing.stat(target)?.mode;
             self.backing.set_mode(target, given | (mode & SET_ID))?;
         }

@@ -16,7 +16,7 @@ use crate::content::{LiveIds, Volume};
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::format::{Outcome, symlink};
-use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
+use crate::store::{Access, Ahead, Backing, BackingFile, Fetcher, FileKind, Stat, Target};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock, read, write};
 use crate::types::DirId;
@@ -40,6 +40,8 @@ pub struct Options {
     pub privileged: bool,
     /// Nothing is changed in files and directories that share their id with another one (FORMAT S12, `DuplicateId`).
     pub strict_ids: bool,
+    /// What a walk over the tree will ask for next is fetched from the backing meanwhile.
+    pub fetch_ahead: bool,
 }
 
 /// Who asks for an operation that creates something.
@@ -79,6 +81,7 @@ pub struct Vfs<B: Backing> {
     pub(super) modes: Arc<Modes<B>>,
     /// Set when the mount is about to end under its users, see `ending`.
     pub(super) ending: AtomicBool,
+    fetcher: Option<Fetcher<B>>,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
 }
@@ -119,6 +122,11 @@ impl<B: Backing> Vfs<B> {
         let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();
         let modes = Modes::new(Arc::clone(&backing), !options.privileged && !options.read_only);
+        let fetcher = if options.fetch_ahead { Fetcher::start(Arc::clone(&backing)).map(Some) } else { Ok(None) };
+        let fetcher = fetcher.unwrap_or_else(|error| {
+            tracing::warn!("nothing is fetched ahead: {error}");
+            None
+        });
         let vfs = Self {
             backing,
             volume,
@@ -135,6 +143,7 @@ impl<B: Backing> Vfs<B> {
             moves: Moves::new(),
             modes,
             ending: AtomicBool::new(false),
+            fetcher,
             root,
             open_dirs: Cache::new(open_directories()),
         };
@@ -253,6 +262,15 @@ impl<B: Backing> Vfs<B> {
         Ok(Some(opened))
     }
 
+    /// Has the neighbours of a directory or file fetched that is being read for the first time.
+    pub(super) fn fetch_ahead(&self, inode: &Inode<B>, what: Ahead) {
+        let Some(fetcher) = &self.fetcher else { return };
+        let Some((parent, entry)) = read(&inode.place).names.first().cloned() else { return };
+        if let Some(dir) = self.known_dir(&parent) {
+            fetcher.note(what, parent.number, &dir, &entry);
+        }
+    }
+
     /// A directory that was removed: its handle must not serve an inode that gets the same number.
     pub(super) fn close_dir(&self, inode: &Inode<B>) {
         self.open_dirs.remove(&inode.number);
@@ -358,15 +376,17 @@ impl<B: Backing> Vfs<B> {
 
     /// Attributes as the kernel gets them.
     pub(super) fn attr_of(&self, inode: &Inode<B>, stat: &Stat) -> Attr {
-        Attr::new(inode.number, self.plain_size(inode, stat), self.plain_nlink(inode, stat), stat)
+        let id = (inode.number, inode.generation.load(Ordering::Acquire));
+        Attr::new(id, self.plain_size(inode, stat), self.plain_nlink(inode, stat), stat)
     }
 
-    /// Plaintext size: from the open content where there is one, else by arithmetic on the stored size. Never an error:
-    /// a damaged file must stay listable.
+    /// Plaintext size: from the open content where there is one, else by arithmetic on the stored size, which in a read-only
+    /// mount somebody else may have changed. Never an error: a damaged file must stay listable.
     fn plain_size(&self, inode: &Inode<B>, stat: &Stat) -> u64 {
         match stat.kind {
             FileKind::Regular => {
-                inode.open_size().unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
+                let open = if self.options.read_only { None } else { inode.open_size() };
+                open.unwrap_or_else(|| self.volume.geometry.lenient_plain_size(stat.size))
             }
             FileKind::Symlink => symlink::shown_size(stat.size),
             _ => stat.size,

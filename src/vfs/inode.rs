@@ -16,6 +16,11 @@ pub(super) struct Inode<B: Backing> {
     /// Number towards the kernel, see `table::number_of`.
     pub(super) number: u64,
     pub(super) kind: FileKind,
+    /// Told to the kernel with the number: what it holds under another generation it drops when it looks up the inode anew.
+    pub(super) generation: AtomicU64,
+    /// Dirty pages of the kernel could not be stored. It goes on to hold them, and the size that the file would have, whatever it
+    /// is told: so when nobody has the file open any more, the generation changes, and `ESTALE` has the kernel look it up anew.
+    pub(super) pages_lost: AtomicBool,
     /// References of the kernel (FUSE lookup count). Changed only under the table's shard lock.
     pub(super) lookups: AtomicU64,
     /// Handles open for writing: while there are some, the kernel may hold dirty pages.
@@ -91,6 +96,8 @@ impl<B: Backing> Inode<B> {
         Self {
             number,
             kind,
+            generation: AtomicU64::new(0),
+            pages_lost: AtomicBool::new(false),
             lookups: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),

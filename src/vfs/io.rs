@@ -9,7 +9,7 @@ use super::handle::FileHandle;
 use super::inode::Inode;
 use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
-use crate::store::{Access, Backing, FileKind};
+use crate::store::{Access, Ahead, Backing, FileKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, lock};
 
@@ -31,7 +31,7 @@ impl<B: Backing> Vfs<B> {
     /// Opens a regular file. This is where the key manager is asked: what is open goes on, a new open needs a usable key.
     ///
     /// # Errors
-    /// `EROFS`, any outcome of opening a file (FORMAT S12), or the backing's error.
+    /// `EROFS`, any outcome of opening a file (FORMAT S12), the backing's error, or `ESTALE` for an inode to be looked up anew.
     pub fn open(&self, ino: u64, writable: bool) -> Result<Opened> {
         if writable {
             self.check_writable()?;
@@ -78,11 +78,18 @@ impl<B: Backing> Vfs<B> {
             self.check_lasting()?;
         }
         let mut slot = lock(&inode.content);
+        if slot.content.is_none() && inode.pages_lost.swap(false, Ordering::AcqRel) {
+            inode.generation.fetch_add(1, Ordering::AcqRel);
+            return Err(Errno::STALE.into());
+        }
         let content = match &slot.content {
             Some(_) if writable && slot.immutable => return Err(Errno::PERM.into()),
             Some(content) => {
                 // By a name that was not known when it was opened, it can be another file.
                 self.record_of(inode, None)?;
+                if self.options.read_only {
+                    self.report(inode, content.reload())?;
+                }
                 self.report(inode, content.check_key().and_then(|()| content.admit()))?;
                 if writable && !content.is_writable() {
                     content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
@@ -104,6 +111,7 @@ impl<B: Backing> Vfs<B> {
     /// Opens the content of a file; the caller holds the inode's content slot.
     pub(super) fn open_content(&self, inode: &Arc<Inode<B>>, file: B::File, access: Access) -> Result<Content<B>> {
         let opening = inode.begin_opening();
+        self.fetch_ahead(inode, Ahead::File);
         let opened = Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, access);
         drop(opening);
         let content = self.report(inode, opened)?;
@@ -115,6 +123,7 @@ impl<B: Backing> Vfs<B> {
     /// are then read again before they count as damaged (FORMAT S7).
     fn open_unchanged(&self, inode: &Arc<Inode<B>>) -> Result<Content<B>> {
         let _opening = inode.begin_opening();
+        self.fetch_ahead(inode, Ahead::File);
         let mut attempt = 1;
         loop {
             let file = self.open_backing(inode, Access::Read)?;
@@ -219,16 +228,24 @@ impl<B: Backing> Vfs<B> {
     /// `EBADF` for a handle that is not for writing, `EFBIG`, `ENOSPC`, `EIO`, key outcomes for the first write to an
     /// empty file.
     pub fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
-        self.admitted(handle)?;
-        self.write_back(handle, offset, data)
+        self.store(&*self.admitted(handle)?, offset, data)
     }
 
-    /// As [`Self::write`], for pages that the kernel has held dirty: also of a file whose key is about to be let go of.
+    /// As [`Self::write`], for pages that the kernel has held dirty: also of a file whose key is about to be let go of. If they
+    /// cannot be stored, the next opening answers `ESTALE` once, see [`Inode::pages_lost`].
     ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_back(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let file = self.file(handle)?;
+        let stored = self.store(&file, offset, data);
+        if stored.is_err() {
+            file.inode.pages_lost.store(true, Ordering::Release);
+        }
+        stored
+    }
+
+    fn store(&self, file: &FileHandle<B>, offset: u64, data: &[u8]) -> Result<()> {
         if !file.writable {
             return Err(Errno::BADF.into());
         }

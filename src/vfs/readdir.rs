@@ -125,6 +125,10 @@ impl<B: Backing> Vfs<B> {
         if self.options.read_only {
             return Ok(());
         }
+        if dir.inode.dir.removed.load(Ordering::Acquire) {
+            // There is nothing left that could get lost.
+            return Ok(());
+        }
         let (handle, _wide) = self.enter(&dir.inode, LIST)?;
         Ok(self.backing.sync_dir(&handle)?)
     }

@@ -98,6 +98,37 @@ def append(path):
         os.fsync(file.fileno())
 
 
+def lost_pages(mnt):
+    """What could not be stored is seen by nobody who opens the file later, and nothing is written behind it."""
+    names = {f"{mnt}/lost": (20_000, None), f"{mnt}/far": (4, 1 << 62)}
+    for name, (length, offset) in names.items():
+        write_durably(name, b"old")
+        if offset is None:
+            filler = os.open(f"{mnt}/filler", os.O_RDWR | os.O_CREAT)
+            fails({errno.ENOSPC}, lambda: [os.write(filler, bytes(MIB)) for _ in range(40)] and os.fsync(filler), "a full disk")
+            os.close(filler)
+        fd = os.open(name, os.O_RDWR)
+        os.pwrite(fd, b"q" * length, 3 if offset is None else offset)
+        fails({errno.ENOSPC, errno.EFBIG}, lambda: os.fsync(fd), "an fsync of what cannot be stored")
+        os.close(fd)
+        if offset is None:
+            os.unlink(f"{mnt}/filler")
+        fd = os.open(name, os.O_RDWR | os.O_APPEND)
+        size = os.fstat(fd).st_size
+        assert size < 20_003, f"{name}: {size} bytes, which are not there"
+        os.write(fd, b"second")
+        os.fsync(fd)
+        os.close(fd)
+        data = read(name)
+        assert len(data) == size + 6 and data.startswith(b"old") and data.endswith(b"second"), f"{name}: {len(data)} bytes"
+        write_durably(f"{name}.expected", data)
+
+
+def lost_pages_after(mnt):
+    for name in (f"{mnt}/lost", f"{mnt}/far"):
+        assert read(name) == read(f"{name}.expected"), f"{name} is not what it was"
+
+
 def full_after(mnt):
     for name, size in OLD.items():
         expected = pattern(name, size)
@@ -154,6 +185,10 @@ def many_directories(mnt):
         with os.scandir(f"{top}/{i}") as entries:
             next(entries)
     shutil.rmtree(top)
+    # For those who walk the whole tree afterwards.
+    for i in range(300):
+        os.makedirs(f"{top}/{i}")
+        write_durably(f"{top}/{i}/f", b"%d" % i)
 
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL = 0x80086601, 0x40086602, 0x10
@@ -320,6 +355,7 @@ def vanish(mnt, cipher):
 
 
 CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
+         "lost-pages": lost_pages, "lost-pages-after": lost_pages_after,
          "immutable-after": immutable_after, "load": load, "memory": memory, "vanish": vanish}
 try:
     CASES[sys.argv[1]](*sys.argv[2:])

@@ -15,10 +15,12 @@ mount -t tmpfs -o size=24m,mode=700 tmpfs "$C" || exit 2
 check "init" "$K" init --keyfile "$C"
 mount_it
 check "full disk: fsync says so, what was durable is there, and it works again when there is room" py full "$M"
+check "full disk: what could not be stored is not there for who opens the file later" py lost-pages "$M"
 check "full disk: unmount" "$K" umount "$M"
 check "full disk: verify finds nothing" "$K" verify "$C"
 mount_it
 check "full disk: after a new mount everything durable is there" py full-after "$M"
+check "full disk: and nothing that was not there before" py lost-pages-after "$M"
 check "unmount" "$K" umount "$M"
 umount "$C"
 
@@ -30,6 +32,12 @@ check "few descriptors: EMFILE or ENFILE, what is open goes on, and it works aga
 check "few descriptors: any number of directories, one after the other" py many-directories "$M"
 check "few descriptors: unmount" "$K" umount "$M"
 check "few descriptors: verify finds nothing" "$K" verify "$C"
+# shellcheck disable=SC2016
+check "few descriptors: verify with as few finds nothing" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" verify "$1"' "$K" "$C"
+# shellcheck disable=SC2016
+check "few descriptors: salvage with as few loses nothing" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" verify --salvage "$2" "$1"' "$K" "$C" "$WORK/salvaged"
+check "few descriptors: and has every directory" bash -c 'test "$(find "$1" -type f | wc -l)" -ge 300' - "$WORK/salvaged"
+rm -rf "$WORK/salvaged"
 
 # Files that become immutable while they are dirty, where the disk has such files.
 touch "$C/probe"
