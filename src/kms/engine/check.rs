@@ -250,7 +250,7 @@ mod tests {
              have value less than or equal to 1024"
         );
         let (plaintext, key_id) = (vec![0_u8; 4097], String::new());
-        let two = (|| members!(plaintext, key_id))();
+        let two = members!(plaintext, key_id);
         assert_eq!(
             two.expect_err("both wrong").to_string(),
             "2 validation errors detected: Value at 'plaintext' failed to satisfy constraint: Member must have length \
