@@ -74,7 +74,7 @@ fn main() {
             .map(|n| engine.generate_data_key(&caller, data_key(n)).expect("generated").ciphertext_blob)
             .collect();
         let decrypt = |n: usize| DecryptRequest {
-            ciphertext_blob: blobs[n % blobs.len()].clone(),
+            ciphertext_blob: Some(blobs[n % blobs.len()].clone()),
             encryption_context: context(),
             ..Default::default()
         };

@@ -87,7 +87,7 @@ impl KeyService for EmbeddedKms {
 
     fn decrypt(&self, key: &KeyArn, blob: &[u8], context: &EncryptionContext) -> Result<SecretKey<32>, KeyError> {
         let request = DecryptRequest {
-            ciphertext_blob: blob.to_vec(),
+            ciphertext_blob: Some(blob.to_vec()),
             encryption_context: context.clone(),
             key_id: Some(key.as_str().to_owned()),
             ..Default::default()
@@ -104,7 +104,7 @@ impl KeyService for EmbeddedKms {
         context: &EncryptionContext,
     ) -> Result<Vec<u8>, KeyError> {
         let request = ReEncryptRequest {
-            ciphertext_blob: blob.to_vec(),
+            ciphertext_blob: Some(blob.to_vec()),
             source_encryption_context: context.clone(),
             source_key_id: Some(from.as_str().to_owned()),
             destination_key_id: to.as_str().to_owned(),

@@ -13,9 +13,10 @@
 //!
 //! A field reads the member of AWS's name (`key_id` reads `KeyId`) in the type that it has ([`input::Member`]): `required`
 //! refuses a request without it, `optional` is for fields of type `Option`, `or_default` takes the type's default. To
-//! build an operation: write its method on [`Engine`], add its row to the table of its subject (a new subject is a new file
-//! and a line in [`TABLES`]), and let `KMSFS_UPDATE_DOCS=1 cargo test --lib kms::api` renew the table in
-//! `docs/KMS.md`. A member of AWS's model that the row does not read is refused, never ignored.
+//! build an operation: write its method on [`Engine`], which first holds the request against AWS's model (a rule for a new
+//! member stands in the engine's `rules`), add its row to the table of its subject (a new subject is a new file and a
+//! line in [`TABLES`]), and let `KMSFS_UPDATE_DOCS=1 cargo test --lib kms::api` renew the table in `docs/KMS.md`. A member
+//! of AWS's model that the row does not read is refused, never ignored.
 
 mod aliases;
 mod answer;
@@ -29,7 +30,6 @@ mod model;
 mod multi_region;
 mod policies;
 mod rotation;
-mod shapes;
 mod tags;
 mod usage;
 
@@ -102,8 +102,9 @@ macro_rules! operations {
             run: |engine, caller, input, problems| {
                 // All members are read before any is missed, so that one answer names everything that is wrong.
                 $(let $field = input.$presence(stringify!($field));)*
+                problems.take().done(|found| { $(found.member(stringify!($field), &$field);)* })?;
                 let request = (|| Some($request { $($field: $field?),* }))();
-                let request = $crate::kms::api::checked(request, problems)?;
+                let request = request.ok_or_else($crate::kms::api::without_reason)?;
                 Ok(engine.$method(caller, request).and_then(|response| {
                     let answer = $crate::kms::api::Answer::new(&response);
                     $(let answer = answer.map(|answer| answer.reveal(stringify!($secret), &response.$secret));)?
@@ -115,12 +116,8 @@ macro_rules! operations {
 }
 use operations;
 
-/// The request, or what was wrong with it.
-fn checked<T>(request: Option<T>, problems: &RefCell<Problems>) -> Result<T, KmsError> {
-    match problems.take().into_error() {
-        Some(error) => Err(error),
-        None => request.ok_or_else(|| KmsError::Internal("a request was refused without a reason".into())),
-    }
+fn without_reason() -> KmsError {
+    KmsError::Internal("a request was refused without a reason".into())
 }
 
 impl Operation {

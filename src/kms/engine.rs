@@ -28,12 +28,13 @@ mod pairs;
 mod policies;
 mod resolve;
 mod rotation;
+mod rules;
 mod sign;
 mod tags;
 mod usage;
 
 pub(in crate::kms) use call::Effect;
-pub(in crate::kms) use check::Constraints;
+pub(in crate::kms) use check::{Constraints, camel};
 
 use std::path::Path;
 use std::time::Duration;

@@ -202,7 +202,7 @@ impl Bench {
 
 fn decrypt(engine: &Engine, caller: &Caller, blob: &[u8]) -> Result<Vec<u8>, KmsError> {
     let request =
-        DecryptRequest { ciphertext_blob: blob.to_vec(), encryption_context: context(), ..Default::default() };
+        DecryptRequest { ciphertext_blob: Some(blob.to_vec()), encryption_context: context(), ..Default::default() };
     let answer = engine.decrypt(caller, request)?;
     Ok(answer.plaintext.expose().to_vec())
 }
@@ -241,7 +241,7 @@ fn keys_are_made_and_used_inside_the_token() {
             bad[at] ^= 1;
             assert_eq!(code(bench.decrypt(&bad)), "InvalidCiphertextException", "byte {at}");
         }
-        let other = DecryptRequest { ciphertext_blob: blob.clone(), ..Default::default() };
+        let other = DecryptRequest { ciphertext_blob: Some(blob.clone()), ..Default::default() };
         assert_eq!(code(bench.engine.decrypt(&bench.alice, other)), "InvalidCiphertextException");
         assert_eq!(bench.decrypt(&blob), Ok(b"plain".to_vec()), "the session is none the worse");
 
@@ -256,7 +256,7 @@ fn keys_are_made_and_used_inside_the_token() {
         assert_eq!(bench.decrypt(&data_key.ciphertext_blob), Ok(data_key.plaintext.expose().to_vec()));
         let own = bench.engine.create_key(&bench.alice, CreateKeyRequest::default()).expect("created").key_metadata;
         let request = ReEncryptRequest {
-            ciphertext_blob: blob,
+            ciphertext_blob: Some(blob),
             source_encryption_context: context(),
             destination_key_id: own.key_id,
             destination_encryption_context: context(),

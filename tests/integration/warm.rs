@@ -148,7 +148,7 @@ fn a_warm_call_makes_no_system_call_and_allocates_little() {
     };
     let blob = engine.generate_data_key(&caller, data_key()).expect("generated").ciphertext_blob;
     let decrypt =
-        || DecryptRequest { ciphertext_blob: blob.clone(), encryption_context: context(), ..Default::default() };
+        || DecryptRequest { ciphertext_blob: Some(blob.clone()), encryption_context: context(), ..Default::default() };
     let describe = || DescribeKeyRequest { key_id: arn.clone(), ..Default::default() };
 
     // The log's thread waits for this lock, so that it commits nothing meanwhile: after a commit, of whomever, the next

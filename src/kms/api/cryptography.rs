@@ -17,11 +17,11 @@ operations! {
         grant_tokens: or_default, dry_run: or_default,
     });
     Decrypt: Quick = decrypt(DecryptRequest {
-        ciphertext_blob: or_default, encryption_context: or_default, key_id: optional, encryption_algorithm: optional,
+        ciphertext_blob: optional, encryption_context: or_default, key_id: optional, encryption_algorithm: optional,
         grant_tokens: or_default, dry_run: or_default, dry_run_modifiers: or_default,
     }) reveals plaintext;
     ReEncrypt: Quick = re_encrypt(ReEncryptRequest {
-        ciphertext_blob: or_default, source_encryption_context: or_default, source_key_id: optional,
+        ciphertext_blob: optional, source_encryption_context: or_default, source_key_id: optional,
         destination_key_id: required, destination_encryption_context: or_default,
         source_encryption_algorithm: optional, destination_encryption_algorithm: optional,
         grant_tokens: or_default, dry_run: or_default, dry_run_modifiers: or_default,

@@ -1,15 +1,13 @@
-//! Typed access to the members of a request: wrong JSON types are `SerializationException`; missing members, words that an
-//! enumeration does not have, and values beyond the model's bounds ([`shapes`]) are `ValidationException`, all of them in
-//! one answer (KMS.md section 5).
+//! Typed access to the members of a request: wrong JSON types are `SerializationException`; missing members and words that
+//! an enumeration does not have are `ValidationException`, all of them in one answer (KMS.md section 5).
 
 use std::cell::RefCell;
 
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-use super::shapes::{self, Measure};
 use crate::kms::KmsError;
-use crate::kms::engine::Constraints;
+use crate::kms::engine::{Constraints, camel};
 use crate::kms::json::{Json, Text};
 use crate::kms::model::{KeyStorePassword, Plaintext, Tag, Word};
 use crate::types::{EncryptionContext, Timestamp};
@@ -30,19 +28,16 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// The error, if anything was wrong. Types come before constraints.
-    pub fn into_error(self) -> Option<KmsError> {
-        match self.serialization {
-            Some(text) => Some(KmsError::Serialization(text)),
-            None => self.constraints.done().err(),
+    /// Refuses the request if anything was wrong, and says then what `more` finds. Types come before constraints.
+    pub fn done(mut self, more: impl FnOnce(&mut Constraints)) -> Result<(), KmsError> {
+        if let Some(text) = self.serialization {
+            return Err(KmsError::Serialization(text));
         }
+        if !self.constraints.is_empty() {
+            more(&mut self.constraints);
+        }
+        self.constraints.done()
     }
-}
-
-/// Holds a value that was read against AWS's model.
-fn measure(path: &str, value: &Measure<'_>, problems: &RefCell<Problems>) {
-    let found = &mut problems.borrow_mut().constraints;
-    *found = shapes::check(std::mem::take(found), path, value);
 }
 
 /// A type that a member can have. `path` is the member's name in AWS's texts.
@@ -110,13 +105,6 @@ pub fn is_member(field: &str, name: &str) -> bool {
     name.next().is_none()
 }
 
-/// The name in AWS's texts: `keyId`.
-fn camel(field: &str) -> String {
-    let name = super::answer::pascal(field);
-    let mut letters = name.chars();
-    letters.next().map_or(String::new(), |first| format!("{}{}", first.to_ascii_lowercase(), letters.as_str()))
-}
-
 fn wrong_type<T>(json: &Json<'_>, wanted: &str, path: &str, problems: &RefCell<Problems>) -> Option<T> {
     let text = || format!("{} can not be converted to {wanted} at '{path}'", json.kind());
     problems.borrow_mut().serialization.get_or_insert_with(text);
@@ -126,10 +114,7 @@ fn wrong_type<T>(json: &Json<'_>, wanted: &str, path: &str, problems: &RefCell<P
 impl Member for String {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         match json {
-            Json::Text(text) => {
-                measure(path, &Measure::Text(text.as_str()), problems);
-                Some(text.as_str().to_owned())
-            }
+            Json::Text(text) => Some(text.as_str().to_owned()),
             other => wrong_type(other, "a String", path, problems),
         }
     }
@@ -149,10 +134,7 @@ impl Member for u32 {
         match json {
             Json::Integer(value) => match i32::try_from(*value) {
                 Ok(value) => match Self::try_from(value) {
-                    Ok(value) => {
-                        measure(path, &Measure::Number(value), problems);
-                        Some(value)
-                    }
+                    Ok(value) => Some(value),
                     Err(_) => {
                         // The operations' own bounds start at 1 or above.
                         problems.borrow_mut().constraints.too_small(path, &value, 1);
@@ -181,10 +163,7 @@ impl Member for Zeroizing<Vec<u8>> {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         let Json::Text(text) = json else { return wrong_type(json, "a Blob", path, problems) };
         match BASE64.decode(text.as_str().as_bytes()).map(Zeroizing::new) {
-            Ok(bytes) => {
-                measure(path, &Measure::Hidden(bytes.len()), problems);
-                Some(bytes)
-            }
+            Ok(bytes) => Some(bytes),
             Err(_) => {
                 let text = || format!("The value at '{path}' is not valid base64");
                 problems.borrow_mut().serialization.get_or_insert_with(text);
@@ -209,10 +188,7 @@ impl Member for Plaintext {
 impl Member for KeyStorePassword {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         match json {
-            Json::Text(text) => {
-                measure(path, &Measure::Hidden(text.as_str().chars().count()), problems);
-                Some(text.as_str().into())
-            }
+            Json::Text(text) => Some(text.as_str().into()),
             other => wrong_type(other, "a String", path, problems),
         }
     }
@@ -231,7 +207,6 @@ impl Member for EncryptionContext {
 impl<T: Member> Member for Vec<T> {
     fn read(json: &Json<'_>, path: &str, problems: &RefCell<Problems>) -> Option<Self> {
         let Json::List(items) = json else { return wrong_type(json, "a List", path, problems) };
-        measure(path, &Measure::Items(items.len()), problems);
         let item = |(at, item): (usize, &Json<'_>)| T::read(item, &format!("{path}.{}.member", at + 1), problems);
         items.iter().enumerate().map(item).collect()
     }
@@ -278,7 +253,7 @@ mod tests {
         let problems = RefCell::default();
         let json = Json::parse(body.as_bytes()).expect("JSON");
         let value = T::read(&json, "member", &problems);
-        value.ok_or_else(|| problems.into_inner().into_error().expect("a reason"))
+        value.ok_or_else(|| problems.into_inner().done(|_| ()).expect_err("a reason"))
     }
 
     #[test]
@@ -287,7 +262,6 @@ mod tests {
         for other in ["keyId", "KeyI", "KeyIdd", "Key_Id", "KEYID", ""] {
             assert!(!is_member("key_id", other), "{other}");
         }
-        assert_eq!(camel("number_of_bytes"), "numberOfBytes");
     }
 
     #[test]

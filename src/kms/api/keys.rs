@@ -11,7 +11,7 @@ operations! {
     });
     DescribeKey: Quick = describe_key(DescribeKeyRequest { key_id: required, grant_tokens: or_default });
     ListKeys: Slow = list_keys(ListKeysRequest {
-        resource_owners: or_default, limit: optional, marker: optional,
+        resource_owners: optional, limit: optional, marker: optional,
     });
     UpdateKeyDescription: Changes = update_key_description(UpdateKeyDescriptionRequest {
         key_id: required, description: required,

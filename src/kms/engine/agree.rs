@@ -3,8 +3,8 @@
 use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
-use super::crypt::{MAX_BLOB, proceed};
+use super::check::members;
+use super::crypt::proceed;
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::Forms;
 use super::sign::failed;
@@ -15,9 +15,6 @@ use crate::kms::model::*;
 use crate::kms::object::KeyObject;
 use crate::kms::store::KeyEntry;
 use crate::sync::Arc;
-
-/// Bytes of a public key.
-const PUBLIC_KEY: std::ops::RangeInclusive<usize> = 1..=8192;
 
 impl Engine {
     /// `DeriveSharedSecret`.
@@ -34,10 +31,7 @@ impl Engine {
             ("keyAgreementAlgorithm", algorithm.as_str().into()),
         ]);
         self.call(caller, (NAME, ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("publicKey", request.public_key.len(), PUBLIC_KEY)
-                .done()?;
+            members!(request: key_id, public_key, grant_tokens)?;
             let access =
                 Access::to(NAME).tokens(&request.grant_tokens).with("kms:KeyAgreementAlgorithm", algorithm.as_str());
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
@@ -72,7 +66,7 @@ impl Engine {
             ("encapsulationAlgorithm", algorithm.as_str().into()),
         ]);
         self.call(caller, (NAME, ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            members!(request: key_id, grant_tokens)?;
             let key = call.kem_key(&request.key_id, &request.grant_tokens, NAME, algorithm)?;
             let kem = kem(&key)?;
             proceed(request.dry_run)?;
@@ -97,10 +91,7 @@ impl Engine {
         ]);
         self.call(caller, (NAME, ReadOnly), parameters, |call| {
             let ciphertext = &request.shared_secret_ciphertext_blob;
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("sharedSecretCiphertextBlob", ciphertext.len(), 1..=MAX_BLOB)
-                .done()?;
+            members!(request: key_id, shared_secret_ciphertext_blob, grant_tokens)?;
             let key = call.kem_key(&request.key_id, &request.grant_tokens, NAME, algorithm)?;
             let secret = kem(&key)?.decapsulate(ciphertext).map_err(|error| match error {
                 PairError::Unfit => KmsError::InvalidCiphertext,

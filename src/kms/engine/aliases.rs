@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Engine;
 use super::authorise::{Access, denied};
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::members;
 use super::lifecycle::{YEAR_DAYS, blank, new_key};
 use super::page::Pager;
 use super::resolve::{Forms, does_not_exist, find, not_pending_deletion};
@@ -26,8 +26,7 @@ impl Engine {
         let CreateAliasRequest { alias_name, target_key_id } = request;
         let parameters = json!({ "aliasName": alias_name, "targetKeyId": target_key_id });
         self.call(caller, ("CreateAlias", Changes), parameters, |call| {
-            let constraints = Constraints::default().alias_name("aliasName", &alias_name);
-            constraints.key_id("targetKeyId", &target_key_id).done()?;
+            members!(alias_name, target_key_id)?;
             check_new(&alias_name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "CreateAlias", &alias_arn(call, &alias_name))?;
@@ -60,8 +59,7 @@ impl Engine {
         let UpdateAliasRequest { alias_name, target_key_id } = request;
         let parameters = json!({ "aliasName": alias_name, "targetKeyId": target_key_id });
         self.call(caller, ("UpdateAlias", Changes), parameters, |call| {
-            let constraints = Constraints::default().alias_name("aliasName", &alias_name);
-            constraints.key_id("targetKeyId", &target_key_id).done()?;
+            members!(alias_name, target_key_id)?;
             check_prefix(&alias_name)?;
             call.change(|call, change| {
                 call.permit(change.snapshot(), "UpdateAlias", &alias_arn(call, &alias_name))?;
@@ -91,14 +89,15 @@ impl Engine {
 
     /// `DeleteAlias`.
     pub fn delete_alias(&self, caller: &Caller, request: DeleteAliasRequest) -> Result<(), KmsError> {
-        let name = request.alias_name;
-        self.call(caller, ("DeleteAlias", Changes), json!({ "aliasName": name }), |call| {
-            Constraints::default().alias_name("aliasName", &name).done()?;
-            check_prefix(&name)?;
+        let DeleteAliasRequest { alias_name } = request;
+        self.call(caller, ("DeleteAlias", Changes), json!({ "aliasName": alias_name }), |call| {
+            members!(alias_name)?;
+            check_prefix(&alias_name)?;
             call.change(|call, change| {
-                call.permit(change.snapshot(), "DeleteAlias", &alias_arn(call, &name))?;
-                let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &name);
-                let alias = change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &name))?;
+                call.permit(change.snapshot(), "DeleteAlias", &alias_arn(call, &alias_name))?;
+                let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
+                let alias =
+                    change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
                 if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
                     call.authorise(change.snapshot(), &Access::to("DeleteAlias"), &key)?;
                 }
@@ -112,7 +111,7 @@ impl Engine {
     pub fn list_aliases(&self, caller: &Caller, request: ListAliasesRequest) -> Result<ListAliasesResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id, "limit": request.limit });
         self.call(caller, ("ListAliases", ReadOnly), parameters, |call| {
-            Constraints::default().limit(request.limit, 1000).done()?;
+            members!(request: key_id, limit, marker)?;
             let snapshot = call.snapshot()?;
             call.permit(&snapshot, "ListAliases", "*")?;
             let pager = Pager {

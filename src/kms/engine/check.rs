@@ -1,150 +1,115 @@
-//! Constraints of parameters, in AWS's words (KMS.md section 5).
+//! Constraints of members, in AWS's words (KMS.md section 5).
 
 use std::fmt::Display;
-use std::ops::RangeInclusive;
 
+use super::rules::{Rule, rule};
 use crate::kms::KmsError;
 use crate::kms::blob::context_len;
-use crate::types::EncryptionContext;
+use crate::kms::model::{GrantConstraints, KeyStorePassword, Plaintext, Tag, Word};
+use crate::types::{EncryptionContext, Timestamp};
 
-/// Collects violations, so that one answer names them all.
+/// Collects violations, so that one answer names them all. Members are named by their paths: names of fields, and below
+/// them `1.member` for the first item of a list.
 #[derive(Default)]
 pub struct Constraints(Vec<String>);
 
-/// What reading a request finds.
-impl Constraints {
-    /// A required member is not there.
-    pub fn missing(&mut self, member: &str) {
-        self.0.push(format!("Value null at '{member}' failed to satisfy constraint: Member must not be null"));
+/// Holds members of a request against the model: `members!(request: key_id, message)?`, or `members!(key_id, message)?`
+/// for variables of these names.
+macro_rules! members {
+    ($request:ident: $($field:ident),+) => { members!(@ $($field = $request.$field),+) };
+    ($($field:ident),+) => { members!(@ $($field = $field),+) };
+    (@ $($field:ident = $value:expr),+) => {{
+        let mut found = $crate::kms::engine::check::Constraints::default();
+        $(found.hold(const { $crate::kms::engine::rules::rule(stringify!($field)) }, stringify!($field), &$value);)+
+        found.done()
+    }};
+}
+pub(super) use members;
+
+/// What a member has that a rule applies to.
+pub enum Measure<'a> {
+    /// Nothing.
+    Free,
+    /// A number.
+    Number(u32),
+    /// Characters, which an error repeats.
+    Text(&'a str),
+    /// Bytes or characters of what an error does not repeat; items of a list.
+    Length(usize),
+}
+
+/// A type that a member can have.
+pub trait Bounded {
+    /// What rules apply to.
+    fn measure(&self) -> Measure<'_> {
+        Measure::Free
     }
 
-    /// A word that the enumeration does not have.
-    pub fn not_in(&mut self, member: &str, value: &str, words: &[&str]) {
-        let rule = format!("Member must satisfy enum value set: [{}]", words.join(", "));
-        self.violated(Some(&value), member, rule);
-    }
-
-    /// A number below every bound.
-    pub fn too_small(&mut self, member: &str, value: &dyn Display, least: u32) {
-        self.violated(Some(value), member, format!("Member must have value greater than or equal to {least}"));
-    }
+    /// Shows `each` the members inside, with their paths from here.
+    fn inside(&self, _each: &mut dyn FnMut(&str, &dyn Bounded)) {}
 }
 
 impl Constraints {
-    fn violated(&mut self, value: Option<&dyn Display>, member: &str, rule: impl Display) {
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A required member is not there.
+    pub fn missing(&mut self, path: &str) {
+        self.0.push(format!("Value null at '{}' failed to satisfy constraint: Member must not be null", camel(path)));
+    }
+
+    /// A word that the enumeration does not have.
+    pub fn not_in(&mut self, path: &str, value: &str, words: &[&str]) {
+        self.violated(Some(&value), path, format!("Member must satisfy enum value set: [{}]", words.join(", ")));
+    }
+
+    /// A number below every bound.
+    pub fn too_small(&mut self, path: &str, value: &dyn Display, least: u32) {
+        self.violated(Some(value), path, format!("Member must have value greater than or equal to {least}"));
+    }
+
+    /// Holds what stands at `path` against the model.
+    pub fn member(&mut self, path: &str, value: &dyn Bounded) {
+        // `tags.2.member.tag_key` is any `tags.member.tag_key`.
+        let parts: Vec<&str> = path.split('.').filter(|part| !part.bytes().all(|c| c.is_ascii_digit())).collect();
+        self.hold(rule(&parts.join(".")), path, value);
+    }
+
+    /// Holds what stands at `path` against `rule`, and what is inside against the model.
+    pub fn hold(&mut self, rule: Option<Rule>, path: &str, value: &dyn Bounded) {
+        if let Some(rule) = rule {
+            self.apply(&rule, path, &value.measure());
+        }
+        value.inside(&mut |name, part| self.member(&format!("{path}.{name}"), part));
+    }
+
+    fn apply(&mut self, rule: &Rule, path: &str, measure: &Measure<'_>) {
+        let (kind, size, value): (_, usize, Option<&dyn Display>) = match measure {
+            Measure::Free => return,
+            Measure::Number(number) => ("value", *number as usize, Some(number)),
+            Measure::Length(len) => ("length", *len, None),
+            // A policy may be long and is not repeated.
+            Measure::Text(text) => ("length", text.chars().count(), (path != "policy").then_some(text)),
+        };
+        let (least, most) = (*rule.bounds.start(), *rule.bounds.end());
+        if size > most as usize {
+            self.violated(value, path, format!("Member must have {kind} less than or equal to {most}"));
+        } else if size < least as usize {
+            self.violated(value, path, format!("Member must have {kind} greater than or equal to {least}"));
+        }
+        if let (Some((pattern, fits)), Measure::Text(text)) = (rule.pattern, measure)
+            && !text.is_empty()
+            && !fits(text)
+        {
+            self.violated(value, path, format!("Member must satisfy regular expression pattern: {pattern}"));
+        }
+    }
+
+    fn violated(&mut self, value: Option<&dyn Display>, path: &str, rule: String) {
         let value = value.map_or(String::new(), |value| format!(" '{value}'"));
-        self.0.push(format!("Value{value} at '{member}' failed to satisfy constraint: {rule}"));
-    }
-
-    /// A number within bounds.
-    pub fn number(mut self, member: &str, value: Option<u32>, bounds: RangeInclusive<u32>) -> Self {
-        if let Some(value) = value {
-            if value > *bounds.end() {
-                let rule = format!("Member must have value less than or equal to {}", bounds.end());
-                self.violated(Some(&value), member, rule);
-            } else if value < *bounds.start() {
-                let rule = format!("Member must have value greater than or equal to {}", bounds.start());
-                self.violated(Some(&value), member, rule);
-            }
-        }
-        self
-    }
-
-    /// A text whose length in characters is within bounds.
-    pub fn text(mut self, member: &str, value: &str, bounds: RangeInclusive<usize>) -> Self {
-        self.length(Some(&value), member, value.chars().count(), bounds);
-        self
-    }
-
-    /// A list whose number of members is within bounds.
-    pub fn list(self, member: &str, len: usize, bounds: RangeInclusive<usize>) -> Self {
-        self.bytes(member, len, bounds)
-    }
-
-    /// A text that must satisfy `pattern`, and does or does not; its value is not repeated.
-    pub fn pattern(mut self, member: &str, satisfied: bool, pattern: &str) -> Self {
-        if !satisfied {
-            let rule = format!("Member must satisfy regular expression pattern: {pattern}");
-            self.violated(None, member, rule);
-        }
-        self
-    }
-
-    /// A text that does not satisfy `pattern`.
-    pub fn mismatch(mut self, member: &str, value: &str, pattern: &str) -> Self {
-        self.violated(Some(&value), member, format!("Member must satisfy regular expression pattern: {pattern}"));
-        self
-    }
-
-    /// Bytes whose number is within bounds; their value is not repeated.
-    pub fn bytes(mut self, member: &str, len: usize, bounds: RangeInclusive<usize>) -> Self {
-        self.length(None, member, len, bounds);
-        self
-    }
-
-    fn length(&mut self, value: Option<&dyn Display>, member: &str, len: usize, bounds: RangeInclusive<usize>) {
-        if len > *bounds.end() {
-            let rule = format!("Member must have length less than or equal to {}", bounds.end());
-            self.violated(value, member, rule);
-        } else if len < *bounds.start() {
-            let rule = format!("Member must have length greater than or equal to {}", bounds.start());
-            self.violated(value, member, rule);
-        }
-    }
-
-    /// A key id in any form.
-    pub fn key_id(self, member: &str, value: &str) -> Self {
-        self.text(member, value, 1..=2048)
-    }
-
-    /// An alias name's length and characters.
-    pub fn alias_name(self, member: &str, value: &str) -> Self {
-        let mut checked = self.text(member, value, 1..=256);
-        let legal = |c: char| c.is_ascii_alphanumeric() || ":/_-".contains(c);
-        if !value.chars().all(legal) {
-            let rule = "Member must satisfy regular expression pattern: ^[a-zA-Z0-9:/_-]+$";
-            checked.violated(Some(&value), member, rule);
-        }
-        checked
-    }
-
-    /// A Region name.
-    pub fn region(mut self, member: &str, value: &str) -> Self {
-        self = self.text(member, value, 1..=32);
-        let mut parts = value.split('-');
-        let number = parts.next_back().unwrap_or("");
-        let words = parts.map(|word| !word.is_empty() && word.bytes().all(|c| c.is_ascii_lowercase()));
-        let words: Vec<bool> = words.collect();
-        let digits = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
-        if !(digits && matches!(words.len(), 2 | 3) && words.into_iter().all(|word| word)) {
-            let rule = "Member must satisfy regular expression pattern: ^([a-z]+-){2,3}\\d+$";
-            self.violated(Some(&value), member, rule);
-        }
-        self
-    }
-
-    /// A key material id.
-    pub fn material_id(mut self, member: &str, value: Option<&str>) -> Self {
-        if let Some(value) = value {
-            self = self.text(member, value, 64..=64);
-            if !value.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')) {
-                self.violated(Some(&value), member, "Member must satisfy regular expression pattern: ^[a-f0-9]+$");
-            }
-        }
-        self
-    }
-
-    /// The limit of a page.
-    pub fn limit(self, value: Option<u32>, most: u32) -> Self {
-        self.number("limit", value, 1..=most)
-    }
-
-    /// An encryption context within 8192 bytes of its canonical encoding.
-    pub fn context(mut self, member: &str, context: &EncryptionContext) -> Self {
-        if context_len(context) > 8192 {
-            self.violated(None, member, "Member must have length less than or equal to 8192");
-        }
-        self
+        self.0.push(format!("Value{value} at '{}' failed to satisfy constraint: {rule}", camel(path)));
     }
 
     /// All violations as one error.
@@ -157,26 +122,197 @@ impl Constraints {
     }
 }
 
+/// The path in AWS's texts: `tags.1.member.tagKey` for `tags.1.member.tag_key`.
+pub fn camel(path: &str) -> String {
+    let mut word_starts = false;
+    let letter = |c: char| {
+        let starts = std::mem::replace(&mut word_starts, c == '_');
+        (c != '_').then_some(if starts { c.to_ascii_uppercase() } else { c })
+    };
+    path.chars().filter_map(letter).collect()
+}
+
+impl Bounded for u32 {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Number(*self)
+    }
+}
+
+impl Bounded for &str {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Text(self)
+    }
+}
+
+impl Bounded for String {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Text(self)
+    }
+}
+
+impl Bounded for &[u8] {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(self.len())
+    }
+}
+
+impl Bounded for Vec<u8> {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(self.len())
+    }
+}
+
+impl Bounded for Plaintext {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(self.expose().len())
+    }
+}
+
+impl Bounded for KeyStorePassword {
+    fn measure(&self) -> Measure<'_> {
+        let continues = |byte: &&u8| **byte & 0xC0 == 0x80;
+        Measure::Length(self.expose().len() - self.expose().iter().filter(continues).count())
+    }
+}
+
+impl Bounded for EncryptionContext {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(context_len(self))
+    }
+}
+
+impl Bounded for bool {}
+
+impl Bounded for Timestamp {}
+
+impl<T: Word> Bounded for T {}
+
+impl<T: Bounded> Bounded for Option<T> {
+    fn measure(&self) -> Measure<'_> {
+        self.as_ref().map_or(Measure::Free, T::measure)
+    }
+
+    fn inside(&self, each: &mut dyn FnMut(&str, &dyn Bounded)) {
+        if let Some(value) = self {
+            value.inside(each);
+        }
+    }
+}
+
+impl<T: Bounded> Bounded for &[T] {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(self.len())
+    }
+
+    fn inside(&self, each: &mut dyn FnMut(&str, &dyn Bounded)) {
+        self.iter().enumerate().for_each(|(at, item)| each(&format!("{}.member", at + 1), item));
+    }
+}
+
+impl<T: Bounded> Bounded for Vec<T> {
+    fn measure(&self) -> Measure<'_> {
+        Measure::Length(self.len())
+    }
+
+    fn inside(&self, each: &mut dyn FnMut(&str, &dyn Bounded)) {
+        self.as_slice().inside(each);
+    }
+}
+
+impl Bounded for Tag {
+    fn inside(&self, each: &mut dyn FnMut(&str, &dyn Bounded)) {
+        each("tag_key", &self.tag_key);
+        each("tag_value", &self.tag_value);
+    }
+}
+
+impl Bounded for GrantConstraints {
+    fn inside(&self, each: &mut dyn FnMut(&str, &dyn Bounded)) {
+        each("source_arn", &self.source_arn);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn violations(path: &str, value: &dyn Bounded) -> String {
+        let mut found = Constraints::default();
+        found.member(path, value);
+        found.done().err().map_or(String::new(), |error| error.to_string())
+    }
+
     #[test]
     fn texts_are_awss() {
-        let one = Constraints::default().number("numberOfBytes", Some(1025), 1..=1024).done();
         assert_eq!(
-            one.expect_err("too large").to_string(),
+            violations("number_of_bytes", &1025),
             "1 validation error detected: Value '1025' at 'numberOfBytes' failed to satisfy constraint: Member must \
              have value less than or equal to 1024"
         );
-        let two = Constraints::default().bytes("plaintext", 4097, 1..=4096).key_id("keyId", "").done();
+        let (plaintext, key_id) = (vec![0_u8; 4097], String::new());
+        let two = members!(plaintext, key_id);
         assert_eq!(
             two.expect_err("both wrong").to_string(),
             "2 validation errors detected: Value at 'plaintext' failed to satisfy constraint: Member must have length \
              less than or equal to 4096; Value '' at 'keyId' failed to satisfy constraint: Member must have length \
              greater than or equal to 1"
         );
-        assert_eq!(Constraints::default().alias_name("aliasName", "alias/a_B-9:/").done(), Ok(()));
-        assert!(Constraints::default().alias_name("aliasName", "alias/\u{e4}").done().is_err());
+        assert!(!violations("key_store_password", &KeyStorePassword::from("secret")).contains("secret"));
+        assert_eq!(violations("key_store_password", &KeyStorePassword::from("\u{e4}".repeat(32).as_str())), "");
+        assert!(!violations("policy", &"{\u{100}}").contains('{'));
+    }
+
+    #[test]
+    fn members_inside_members_are_named_by_their_paths() {
+        let tag = |key: &str| Tag { tag_key: key.into(), tag_value: "x".repeat(257) };
+        let text = violations("tags", &vec![tag("a"), tag("")]);
+        assert!(text.starts_with("3 validation errors detected: ") && text.contains(" '' at 'tags.2.member.tagKey' "));
+        assert!(violations("grant_tokens", &vec![String::new(); 11]).starts_with("12 validation errors detected: "));
+        let constraints = GrantConstraints { source_arn: Some("arn".into()), ..Default::default() };
+        assert!(violations("constraints", &Some(constraints)).starts_with("2 validation errors detected: "));
+        // Names of an encryption context are the caller's own.
+        let context: EncryptionContext =
+            ["key_id", "policy"].map(|name| (name.to_owned(), String::new())).into_iter().collect();
+        assert_eq!(violations("encryption_context", &context), "");
+    }
+
+    #[test]
+    fn patterns() {
+        let legal = [
+            ("alias_name", "alias/a_B-9:/"),
+            ("cloud_hsm_cluster_id", "cluster-2a34b5cdefg"),
+            ("constraints.source_arn", "arn:aws:ec2:us-east-1:111122223333:volume/v"),
+            ("constraints.source_arn", "arn:aws-cn:s3::111122223333:b"),
+            ("grantee_principal", "arn:aws:iam::111122223333:user/a+b=c,d.e@f-g_h"),
+            ("grantee_service_principal", "kmsfs.us-east-1.local"),
+            ("key_material_description", "of 2026: a/b_c.d-e"),
+            ("primary_region", "us-gov-east-1"),
+            ("policy", "{\n\t\u{ff}}"),
+            ("policy_name", "AWS_RAM"),
+            ("marker", " \u{ff}"),
+        ];
+        for (path, text) in legal {
+            assert_eq!(violations(path, &text), "", "{path}");
+        }
+        let illegal = [
+            ("alias_name", "alias/\u{e4}"),
+            ("name", "a b"),
+            ("cloud_hsm_cluster_id", "cluster-11111111111"),
+            ("constraints.source_arn", "arn:aws:ec2:us-east-1:1111222233:volume/v"),
+            ("constraints.source_arn", "arn:gcp:ec2:us-east-1:111122223333:volume/v"),
+            ("retiring_principal", "a b"),
+            ("retiring_service_principal", "ec2.com"),
+            ("retiring_service_principal", "ec2..amazonaws.com"),
+            ("key_material_description", "a\u{e4}"),
+            ("replica_region", "us-1"),
+            ("replica_region", "US-east-1"),
+            ("policy", "\u{100}"),
+            ("policy_name", "a-b"),
+            ("marker", "\u{100}"),
+        ];
+        for (path, text) in illegal {
+            let found = violations(path, &text);
+            assert!(found.contains("regular expression pattern"), "{path}: {found}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 use super::aliases::create_managed;
 use super::authorise::Access;
 use super::call::Call;
-use super::check::Constraints;
 use super::fit::{current, fits, mismatched, missing, object};
 use super::resolve::{Forms, does_not_exist};
 use crate::crypto::asymmetric::{DecryptionKey, Oaep};
@@ -105,7 +104,6 @@ impl Call<'_> {
         let said_twice = |key_id: &&str| found.as_ref().is_some_and(|key| KeyName::parse(key_id) == Some(key.name));
         let named = match ciphertext.key_id.filter(|key_id| !said_twice(key_id)) {
             Some(key_id) => {
-                Constraints::default().key_id("keyId", key_id).done()?;
                 let key = self.key(&snapshot, key_id, Forms::Any, access.clone())?;
                 self.usable(&key)?;
                 check(&key, using)?;

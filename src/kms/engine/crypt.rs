@@ -6,7 +6,7 @@ use super::Engine;
 use super::aliases::create_managed;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::{Constraints, members};
 use super::cipher::{Ciphertext, Use, symmetric_id};
 use super::evaluate::flag;
 use super::resolve::{Forms, find};
@@ -16,10 +16,6 @@ use crate::kms::blob::{Header, KeyName};
 use crate::kms::model::*;
 use crate::kms::store::Snapshot;
 
-const MAX_PLAINTEXT: usize = 4096;
-/// Bytes of a ciphertext, of a signature, of a MAC.
-pub const MAX_BLOB: usize = 6144;
-const MAX_RANDOM: u32 = 1024;
 const SYMMETRIC: EncryptionAlgorithm = EncryptionAlgorithm::SymmetricDefault;
 
 impl Engine {
@@ -57,11 +53,7 @@ impl Engine {
             ("numberOfBytes", request.number_of_bytes.into()),
         ]);
         self.call(caller, (name, ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM)
-                .context("encryptionContext", &request.encryption_context)
-                .done()?;
+            members!(request: key_id, number_of_bytes, encryption_context, grant_tokens)?;
             let len = match (request.key_spec, request.number_of_bytes) {
                 (Some(DataKeySpec::Aes128), None) => 16,
                 (Some(DataKeySpec::Aes256), None) => 32,
@@ -94,11 +86,7 @@ impl Engine {
             ("keyId", request.key_id.as_str().into()),
         ]);
         self.call(caller, ("Encrypt", ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("plaintext", request.plaintext.expose().len(), 1..=MAX_PLAINTEXT)
-                .context("encryptionContext", &request.encryption_context)
-                .done()?;
+            members!(request: key_id, plaintext, encryption_context, grant_tokens)?;
             let access = Access::to("Encrypt")
                 .tokens(&request.grant_tokens)
                 .context(&request.encryption_context)
@@ -125,13 +113,9 @@ impl Engine {
             ("keyId", request.key_id.as_deref().into()),
         ]);
         self.call(caller, ("Decrypt", ReadOnly), parameters, |call| {
-            let ignored = ignores_ciphertext(&request.dry_run_modifiers, request.dry_run, &request.key_id)?;
-            Constraints::default()
-                .bytes("ciphertextBlob", request.ciphertext_blob.len(), blob_bounds(ignored))
-                .context("encryptionContext", &request.encryption_context)
-                .done()?;
+            members!(request: ciphertext_blob, encryption_context, grant_tokens, key_id)?;
+            let blob = blob(&request.ciphertext_blob, &request.dry_run_modifiers, request.dry_run, &request.key_id)?;
             let using = Use { operation: "Decrypt", algorithm, context: &request.encryption_context };
-            let blob = (!ignored).then_some(&request.ciphertext_blob[..]);
             let ciphertext = Ciphertext { blob, key_id: request.key_id.as_deref(), using: &using };
             let access = Access::to("Decrypt")
                 .tokens(&request.grant_tokens)
@@ -164,16 +148,12 @@ impl Engine {
             ("sourceKeyId", request.source_key_id.as_deref().into()),
         ]);
         self.call(caller, ("ReEncrypt", ReadOnly), parameters, |call| {
-            let ignored = ignores_ciphertext(&request.dry_run_modifiers, request.dry_run, &request.source_key_id)?;
-            Constraints::default()
-                .bytes("ciphertextBlob", request.ciphertext_blob.len(), blob_bounds(ignored))
-                .key_id("destinationKeyId", &request.destination_key_id)
-                .context("sourceEncryptionContext", &request.source_encryption_context)
-                .context("destinationEncryptionContext", &request.destination_encryption_context)
-                .done()?;
+            members!(request: ciphertext_blob, source_encryption_context, source_key_id, destination_key_id,
+                destination_encryption_context, grant_tokens)?;
+            let (modifiers, source) = (&request.dry_run_modifiers, &request.source_key_id);
+            let blob = blob(&request.ciphertext_blob, modifiers, request.dry_run, source)?;
             create_managed(call, &request.destination_key_id, false)?;
             let using = Use { operation: "ReEncrypt", algorithm: from, context: &request.source_encryption_context };
-            let blob = (!ignored).then_some(&request.ciphertext_blob[..]);
             let ciphertext = Ciphertext { blob, key_id: request.source_key_id.as_deref(), using: &using };
             let same_key = flag(is_same_key(call, &*call.snapshot()?, &request));
             let access = Access::to("ReEncryptFrom")
@@ -223,7 +203,7 @@ impl Engine {
             "numberOfBytes": request.number_of_bytes, "customKeyStoreId": request.custom_key_store_id,
         });
         self.call(caller, ("GenerateRandom", ReadOnly), parameters, |call| {
-            Constraints::default().number("numberOfBytes", request.number_of_bytes, 1..=MAX_RANDOM).done()?;
+            members!(request: number_of_bytes, custom_key_store_id)?;
             call.permit(&*call.snapshot()?, "GenerateRandom", "*")?;
             let len = request.number_of_bytes;
             let len = len.ok_or_else(|| KmsError::Validation("NumberOfBytes is required.".into()))?;
@@ -236,20 +216,25 @@ impl Engine {
     }
 }
 
-/// Whether a dry run leaves the ciphertext out; it then needs the key's name.
-fn ignores_ciphertext(modifiers: &[DryRunModifier], dry_run: bool, key_id: &Option<String>) -> Result<bool, KmsError> {
+/// The ciphertext, unless a dry run leaves it out; it then needs the key's name.
+fn blob<'r>(
+    blob: &'r Option<Vec<u8>>,
+    modifiers: &[DryRunModifier],
+    dry_run: bool,
+    key_id: &Option<String>,
+) -> Result<Option<&'r [u8]>, KmsError> {
     if !modifiers.contains(&DryRunModifier::IgnoreCiphertext) {
-        return Ok(false);
+        let mut found = Constraints::default();
+        if blob.is_none() {
+            found.missing("ciphertext_blob");
+        }
+        return found.done().map(|()| blob.as_deref());
     }
     match key_id {
         _ if !dry_run => Err(KmsError::Validation("DryRunModifiers can be used in a dry run only.".into())),
         None => Err(KmsError::Validation("IGNORE_CIPHERTEXT needs the id of the key to decrypt with.".into())),
-        Some(_) => Ok(true),
+        Some(_) => Ok(None),
     }
-}
-
-fn blob_bounds(ignored: bool) -> std::ops::RangeInclusive<usize> {
-    usize::from(!ignored)..=MAX_BLOB
 }
 
 /// Whether a re-encryption stays under its key, as far as the request tells; what it names wrongly is refused later.
@@ -262,7 +247,10 @@ fn is_same_key(call: &Call<'_>, snapshot: &Snapshot, request: &ReEncryptRequest)
         // A plain id may be of any account, if the ciphertext names it too.
         Some(text) if KeyName::parse(text).is_some() => Some(text.clone()),
         Some(text) => id_of(text),
-        None => Header::parse(&request.ciphertext_blob).map(|header| header.key_id_text().to_string()),
+        None => {
+            let header = request.ciphertext_blob.as_deref().and_then(Header::parse);
+            header.map(|header| header.key_id_text().to_string())
+        }
     };
     source.is_some() && source == id_of(&request.destination_key_id)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Engine;
 use super::authorise::{Access, denied, open_token, refusal, seal_token};
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::members;
 use super::evaluate::Facts;
 use super::page::{Page, Pager};
 use super::resolve::Forms;
@@ -97,7 +97,7 @@ impl Engine {
             "granteeServicePrincipal": request.grantee_service_principal, "limit": request.limit,
         });
         self.call(caller, ("ListGrants", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
+            members!(request: key_id, grant_id, grantee_principal, grantee_service_principal, limit, marker)?;
             if let Some(id) = &request.grant_id {
                 check_grant_id(id)?;
             }
@@ -142,7 +142,7 @@ impl Engine {
             "retiringServicePrincipal": request.retiring_service_principal, "limit": request.limit,
         });
         self.call(caller, (NAME, ReadOnly), parameters, |call| {
-            Constraints::default().limit(request.limit, 1000).done()?;
+            members!(request: retiring_principal, retiring_service_principal, limit, marker)?;
             let party = party("RetiringPrincipal", &request.retiring_principal, &request.retiring_service_principal)?;
             let party = party.ok_or_else(|| one_of("RetiringPrincipal"))?;
             let snapshot = call.snapshot()?;
@@ -173,6 +173,7 @@ impl Engine {
         let parameters = json!({ "keyId": request.key_id, "grantId": request.grant_id });
         self.call(caller, (NAME, Changes), parameters, |call| {
             let RetireGrantRequest { grant_token, key_id, grant_id, dry_run } = request;
+            members!(grant_token, key_id, grant_id)?;
             let row_id = match (grant_token, key_id, grant_id) {
                 (Some(token), None, None) => open_token(call.shared, &token).ok_or(KmsError::InvalidGrantToken)?,
                 (None, Some(key_id), Some(grant_id)) => {
@@ -214,10 +215,8 @@ impl Engine {
     pub fn revoke_grant(&self, caller: &Caller, request: RevokeGrantRequest) -> Result<(), KmsError> {
         let RevokeGrantRequest { key_id, grant_id, dry_run } = request;
         let parameters = json!({ "keyId": key_id, "grantId": grant_id });
-        if let Err(error) = check_grant_id(&grant_id) {
-            return self.call(caller, ("RevokeGrant", Changes), parameters, |_| Err(error));
-        }
-        self.edit_key(caller, "RevokeGrant", parameters, &key_id, |call, change, key| {
+        let legal = members!(key_id, grant_id).and_then(|()| check_grant_id(&grant_id));
+        self.edit_key(caller, "RevokeGrant", legal, parameters, &key_id, |call, change, key| {
             let row_id = grant_row_id(&key_row_id(&key.record.region, &key.record.key_id), &grant_id);
             if !change.snapshot().grants.contains_key(&*row_id) {
                 return Err(no_grant(&row_id));
@@ -265,12 +264,8 @@ fn party(member: &str, principal: &Option<String>, service: &Option<String>) -> 
 
 /// What a request for a grant must be like, whatever key it is about; grantee and retiring principal.
 fn check(request: &CreateGrantRequest) -> Result<(Party, Option<Party>), KmsError> {
-    let mut checked = Constraints::default().key_id("keyId", &request.key_id);
-    checked = checked.list("operations", request.operations.len(), 1..=usize::MAX);
-    if let Some(name) = &request.name {
-        checked = checked.alias_name("name", name);
-    }
-    checked.done()?;
+    members!(request: key_id, grantee_principal, retiring_principal, operations, constraints, grant_tokens, name,
+        grantee_service_principal, retiring_service_principal)?;
     let grantee = party("GranteePrincipal", &request.grantee_principal, &request.grantee_service_principal)?;
     let grantee = grantee.ok_or_else(|| one_of("GranteePrincipal"))?;
     let retiring = party("RetiringPrincipal", &request.retiring_principal, &request.retiring_service_principal)?;

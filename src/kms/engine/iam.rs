@@ -9,8 +9,10 @@ use data_encoding::{BASE32_NOPAD, BASE64};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::Engine;
+use super::check::{Constraints, members};
+use super::rules::{Pattern, Rule, only};
 use super::tags::{add_tags, check_tags};
-use super::{Constraints, Engine};
 use crate::crypto::secret::SecretBytes;
 use crate::env::{Entropy, random};
 use crate::kms::KmsError;
@@ -21,7 +23,7 @@ use crate::sync::Arc;
 use crate::types::AccountId;
 
 /// Bytes of an identity policy (AWS: all inline policies of a role together).
-const MAX_DOCUMENT: usize = 10_240;
+const MAX_DOCUMENT: u32 = 10_240;
 /// Name of an account's first user.
 const ADMINISTRATOR: &str = "administrator";
 
@@ -117,6 +119,7 @@ impl Engine {
         let event = if principal.kind() == PrincipalKind::Role { "TagRole" } else { "TagUser" };
         let details = json!({ "arn": principal.arn(), "tags": tags });
         self.edit_identity(caller, event, details, principal, |record| {
+            members!(tags)?;
             check_tags(tags, &record.tags)?;
             add_tags(&mut record.tags, tags);
             Ok(())
@@ -239,12 +242,11 @@ fn unknown(principal: &Principal) -> KmsError {
 
 /// Refuses what is no identity policy.
 fn check_document(name: &str, document: &str) -> Result<(), KmsError> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
-    Constraints::default()
-        .text("policyName", name, 1..=128)
-        .pattern("policyName", name.chars().all(legal), "[\\w+=,.@-]+")
-        .bytes("policyDocument", document.len(), 1..=MAX_DOCUMENT)
-        .done()?;
+    let mut found = Constraints::default();
+    let pattern: Pattern = ("[\\w+=,.@-]+", |text| only(text, "+=,.@_-"));
+    found.hold(Some(Rule { bounds: 1..=128, pattern: Some(pattern) }), "policy_name", &name);
+    found.hold(Some(Rule { bounds: 1..=MAX_DOCUMENT, pattern: None }), "policy_document", &document.as_bytes());
+    found.done()?;
     Policy::parse(document, Kind::Identity)
         .map(drop)
         .map_err(|error| KmsError::MalformedPolicyDocument(error.to_string()))

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::members;
 use super::lifecycle::{material_id, put};
 use super::multi_region::{not_a_replica, synchronize};
 use super::resolve::{Forms, not_pending_deletion};
@@ -28,8 +28,6 @@ use crate::types::{KeyArn, Timestamp};
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How far ahead material may expire.
 const MAX_VALID_DAYS: u32 = 365;
-/// Bytes of an import token, and of wrapped material.
-const BLOB: std::ops::RangeInclusive<usize> = 1..=6144;
 
 impl Engine {
     /// `GetParametersForImport`: a wrapping key, made for this call, and the token that goes with it.
@@ -44,7 +42,7 @@ impl Engine {
             "keyId": key_id, "wrappingAlgorithm": wrapping_algorithm, "wrappingKeySpec": wrapping_key_spec,
         });
         self.call(caller, (NAME, Changes), parameters, |call| {
-            Constraints::default().key_id("keyId", &key_id).done()?;
+            members!(key_id)?;
             let access = || {
                 Access::to(NAME)
                     .with("kms:WrappingAlgorithm", wrapping_algorithm.as_str())
@@ -90,14 +88,7 @@ impl Engine {
             "keyMaterialDescription": request.key_material_description,
         });
         self.call(caller, ("ImportKeyMaterial", Changes), parameters, |call| {
-            let description = request.key_material_description.as_deref();
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("importToken", request.import_token.len(), BLOB)
-                .bytes("encryptedKeyMaterial", request.encrypted_key_material.len(), BLOB)
-                .text("keyMaterialDescription", description.unwrap_or(""), 0..=256)
-                .material_id("keyMaterialId", request.key_material_id.as_deref())
-                .done()?;
+            members!(request: key_id, import_token, encrypted_key_material, key_material_description, key_material_id)?;
             let valid_to = expiry(model, request.valid_to, call.shared.latest(call.now))?;
             call.change(|call, change| {
                 let access = Access::to("ImportKeyMaterial")
@@ -137,10 +128,8 @@ impl Engine {
         const NAME: &str = "DeleteImportedKeyMaterial";
         let DeleteImportedKeyMaterialRequest { key_id, key_material_id } = request;
         let parameters = json!({ "keyId": key_id, "keyMaterialId": key_material_id });
-        if let Err(error) = Constraints::default().material_id("keyMaterialId", key_material_id.as_deref()).done() {
-            return self.call(caller, (NAME, Changes), parameters, |_| Err(error));
-        }
-        self.edit_key(caller, NAME, parameters, &key_id, |call, change, key| {
+        let legal = members!(key_id, key_material_id);
+        self.edit_key(caller, NAME, legal, parameters, &key_id, |call, change, key| {
             external(key)?;
             let Some(id) = key_material_id.or_else(|| key.record.current_material.clone()) else {
                 return answer(call, key, None);

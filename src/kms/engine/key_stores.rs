@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Engine;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::members;
 use super::lifecycle::put;
 use super::page::Pager;
 use crate::crypto::secret::SecretBytes;
@@ -26,8 +26,6 @@ use crate::sync::Arc;
 
 /// Custom key stores per account and Region (KMS.md section 18).
 const MAX_STORES: usize = 10;
-/// Characters of a password.
-const PASSWORD: std::ops::RangeInclusive<usize> = 7..=32;
 /// What stands behind `cluster-`.
 const CLUSTER_ALPHABET: &[u8; 32] = b"234567abcdefghijkmnopqrstuvwxyzA";
 
@@ -78,12 +76,8 @@ impl Engine {
             "cloudHsmClusterId": request.cloud_hsm_cluster_id,
         });
         self.call(caller, ("CreateCustomKeyStore", Changes), parameters, |call| {
-            check_members(
-                Some(&request.custom_key_store_name),
-                request.cloud_hsm_cluster_id.as_deref(),
-                request.key_store_password.as_ref(),
-                request.trust_anchor_certificate.as_deref(),
-            )?;
+            members!(request: custom_key_store_name, cloud_hsm_cluster_id, trust_anchor_certificate,
+                key_store_password)?;
             call.permit(&*call.snapshot()?, "CreateCustomKeyStore", "*")?;
             if kind == CustomKeyStoreType::ExternalKeyStore {
                 return Err(KmsError::UnsupportedOperation("kmsfs has no external key stores.".into()));
@@ -151,6 +145,7 @@ impl Engine {
     pub fn connect_custom_key_store(&self, caller: &Caller, request: CustomKeyStoreIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("ConnectCustomKeyStore", Changes), parameters, |call| {
+            members!(request: custom_key_store_id)?;
             call.permit(&*call.snapshot()?, "ConnectCustomKeyStore", "*")?;
             let (row_id, store) = found(call, &*call.snapshot()?, &request.custom_key_store_id)?;
             match store.state {
@@ -189,6 +184,7 @@ impl Engine {
     ) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("DisconnectCustomKeyStore", Changes), parameters, |call| {
+            members!(request: custom_key_store_id)?;
             call.permit(&*call.snapshot()?, "DisconnectCustomKeyStore", "*")?;
             let row_id = call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
@@ -217,11 +213,7 @@ impl Engine {
         });
         self.call(caller, ("DescribeCustomKeyStores", ReadOnly), parameters, |call| {
             let (id, name) = (request.custom_key_store_id.as_deref(), request.custom_key_store_name.as_deref());
-            Constraints::default()
-                .text("customKeyStoreId", id.unwrap_or("x"), 1..=64)
-                .text("customKeyStoreName", name.unwrap_or("x"), 1..=256)
-                .limit(request.limit, 1000)
-                .done()?;
+            members!(request: custom_key_store_id, custom_key_store_name, limit, marker)?;
             if id.is_some() && name.is_some() {
                 let text = "CustomKeyStoreId and CustomKeyStoreName cannot be specified together.";
                 return Err(KmsError::Validation(text.into()));
@@ -258,18 +250,21 @@ impl Engine {
         caller: &Caller,
         request: UpdateCustomKeyStoreRequest,
     ) -> Result<(), KmsError> {
-        let UpdateCustomKeyStoreRequest {
-            custom_key_store_id,
-            new_custom_key_store_name: name,
-            key_store_password: password,
-            cloud_hsm_cluster_id: cluster,
-        } = request;
         let parameters = json!({
-            "customKeyStoreId": custom_key_store_id, "newCustomKeyStoreName": name, "cloudHsmClusterId": cluster,
+            "customKeyStoreId": request.custom_key_store_id,
+            "newCustomKeyStoreName": request.new_custom_key_store_name,
+            "cloudHsmClusterId": request.cloud_hsm_cluster_id,
         });
         self.call(caller, ("UpdateCustomKeyStore", Changes), parameters, |call| {
-            check_members(name.as_deref(), cluster.as_deref(), password.as_ref(), None)?;
+            members!(request: custom_key_store_id, new_custom_key_store_name, key_store_password,
+                cloud_hsm_cluster_id)?;
             call.permit(&*call.snapshot()?, "UpdateCustomKeyStore", "*")?;
+            let UpdateCustomKeyStoreRequest {
+                custom_key_store_id,
+                new_custom_key_store_name: name,
+                key_store_password: password,
+                cloud_hsm_cluster_id: cluster,
+            } = request;
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &custom_key_store_id)?;
                 let only_name = password.is_none() && cluster.is_none();
@@ -314,6 +309,7 @@ impl Engine {
     pub fn delete_custom_key_store(&self, caller: &Caller, request: CustomKeyStoreIdRequest) -> Result<(), KmsError> {
         let parameters = json!({ "customKeyStoreId": request.custom_key_store_id });
         self.call(caller, ("DeleteCustomKeyStore", Changes), parameters, |call| {
+            members!(request: custom_key_store_id)?;
             call.permit(&*call.snapshot()?, "DeleteCustomKeyStore", "*")?;
             call.change(|call, change| {
                 let (row_id, store) = found(call, change.snapshot(), &request.custom_key_store_id)?;
@@ -409,26 +405,6 @@ fn entry_of(id: &str, module: &str, token_label: &str) -> ClusterEntry {
     ClusterEntry { cloud_hsm_cluster_id: id.to_owned(), module: module.to_owned(), token_label: token_label.to_owned() }
 }
 
-fn check_members(
-    name: Option<&str>,
-    cluster: Option<&str>,
-    password: Option<&KeyStorePassword>,
-    trust_anchor: Option<&str>,
-) -> Result<(), KmsError> {
-    let mut constraints = Constraints::default().text("customKeyStoreName", name.unwrap_or("x"), 1..=256).text(
-        "trustAnchorCertificate",
-        trust_anchor.unwrap_or("x"),
-        1..=5000,
-    );
-    if let Some(cluster) = cluster {
-        constraints = constraints.text("cloudHsmClusterId", cluster, 19..=24);
-    }
-    if let Some(password) = password {
-        constraints = constraints.bytes("keyStorePassword", password.expose().len(), PASSWORD);
-    }
-    constraints.done()
-}
-
 fn cluster_record(snapshot: &Snapshot, id: &str) -> Result<Arc<ClusterRecord>, KmsError> {
     snapshot.clusters.get(id).cloned().ok_or_else(|| {
         let text = format!("{id} is not known; the administrator of the key manager names the tokens.");
@@ -463,7 +439,6 @@ fn stores<'s>(
 
 /// The caller's store `id` with its row id.
 pub fn found(call: &Call<'_>, snapshot: &Snapshot, id: &str) -> Result<(String, Arc<KeyStoreRecord>), KmsError> {
-    Constraints::default().text("customKeyStoreId", id, 1..=64).done()?;
     let row_id = key_store_row_id(call.caller.region().as_str(), call.caller.account().as_str(), id);
     let store = snapshot.key_stores.get(&*row_id).cloned();
     store.map(|store| (row_id, store)).ok_or_else(|| not_found(id))

@@ -7,7 +7,7 @@ use super::Engine;
 use super::aliases::create_managed;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::{Constraints, members};
 use super::evaluate::flag;
 use super::import::state_after_cancellation;
 use super::key_stores::NewInToken;
@@ -16,6 +16,7 @@ use super::multi_region::{alone, has_replicas};
 use super::page::Pager;
 use super::policies;
 use super::resolve::{Forms, not_pending_deletion};
+use super::rules::Rule;
 use super::tags::{check_tags, permit_tags, with_tags};
 use crate::crypto::asymmetric::PairKind;
 use crate::crypto::secret::SecretBytes;
@@ -44,7 +45,7 @@ impl Engine {
             "tags": request.tags, "customKeyStoreId": request.custom_key_store_id,
         });
         self.call(caller, ("CreateKey", Changes), parameters, |call| {
-            Constraints::default().text("description", &request.description, 0..=8192).done()?;
+            members!(request: policy, description, custom_key_store_id, tags)?;
             check_kind(&request, spec)?;
             check_tags(&request.tags, &[])?;
             let policy = request.policy.as_deref().map(policies::check).transpose()?;
@@ -93,7 +94,7 @@ impl Engine {
     pub fn describe_key(&self, caller: &Caller, request: DescribeKeyRequest) -> Result<DescribeKeyResponse, KmsError> {
         let parameters = Canonical::object([("keyId", request.key_id.as_str().into())]);
         self.call(caller, ("DescribeKey", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            members!(request: key_id, grant_tokens)?;
             create_managed(call, &request.key_id, true)?;
             let access = Access::to("DescribeKey").tokens(&request.grant_tokens);
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
@@ -104,9 +105,8 @@ impl Engine {
     /// `ListKeys`: keys of the caller's account and Region, those pending deletion included.
     pub fn list_keys(&self, caller: &Caller, request: ListKeysRequest) -> Result<ListKeysResponse, KmsError> {
         self.call(caller, ("ListKeys", ReadOnly), json!({ "limit": request.limit }), |call| {
-            let owners = &request.resource_owners;
-            Constraints::default().limit(request.limit, 1000).bytes("resourceOwners", owners.len(), 0..=2).done()?;
-            let wanted = owners.is_empty() || owners.contains(&ResourceOwner::Own);
+            members!(request: resource_owners, limit, marker)?;
+            let wanted = request.resource_owners.is_none_or(|owners| owners.contains(&ResourceOwner::Own));
             let snapshot = call.snapshot()?;
             call.permit(&snapshot, "ListKeys", "*")?;
             let prefix = format!("{}/", caller.region());
@@ -124,7 +124,8 @@ impl Engine {
 
     /// `EnableKey`. An automatic rotation that was due meanwhile runs at once.
     pub fn enable_key(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
-        self.edit_key(caller, "EnableKey", json!({ "keyId": request.key_id }), &request.key_id, |call, change, key| {
+        let (legal, parameters) = named(&request);
+        self.edit_key(caller, "EnableKey", legal, parameters, &request.key_id, |call, change, key| {
             settled(key)?;
             let key = put(change, key, |record| record.state = KeyState::Enabled)?;
             rotate_if_due(call.shared, change, &key, call.now)
@@ -133,7 +134,8 @@ impl Engine {
 
     /// `DisableKey`. Takes effect in every process at its next call.
     pub fn disable_key(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
-        self.edit_key(caller, "DisableKey", json!({ "keyId": request.key_id }), &request.key_id, |_, change, key| {
+        let (legal, parameters) = named(&request);
+        self.edit_key(caller, "DisableKey", legal, parameters, &request.key_id, |_, change, key| {
             settled(key)?;
             put(change, key, |record| record.state = KeyState::Disabled).map(drop)
         })
@@ -147,10 +149,8 @@ impl Engine {
     ) -> Result<(), KmsError> {
         let UpdateKeyDescriptionRequest { key_id, description } = request;
         let parameters = json!({ "keyId": key_id, "description": description });
-        if let Err(error) = Constraints::default().text("description", &description, 0..=8192).done() {
-            return self.call(caller, ("UpdateKeyDescription", Changes), parameters, |_| Err(error));
-        }
-        self.edit_key(caller, "UpdateKeyDescription", parameters, &key_id, |_, change, key| {
+        let legal = members!(key_id, description);
+        self.edit_key(caller, "UpdateKeyDescription", legal, parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             put(change, key, |record| record.description = description).map(drop)
         })
@@ -165,14 +165,16 @@ impl Engine {
     ) -> Result<ScheduleKeyDeletionResponse, KmsError> {
         let ScheduleKeyDeletionRequest { key_id, pending_window_in_days } = request;
         let parameters = json!({ "keyId": key_id, "pendingWindowInDays": pending_window_in_days });
-        let constraints = Constraints::default().number("pendingWindowInDays", pending_window_in_days, WINDOW).done();
-        if let Err(error) = constraints {
-            return self.call(caller, ("ScheduleKeyDeletion", Changes), parameters, |_| Err(error));
-        }
+        // The service's own bounds lie within the model's.
+        let legal = members!(key_id, pending_window_in_days).and_then(|()| {
+            let mut found = Constraints::default();
+            found.hold(Some(Rule { bounds: WINDOW, pattern: None }), "pending_window_in_days", &pending_window_in_days);
+            found.done()
+        });
         let days = pending_window_in_days.unwrap_or(*WINDOW.end());
         let access =
             Access::to("ScheduleKeyDeletion").with("kms:ScheduleKeyDeletionPendingWindowInDays", days.to_string());
-        self.edit_key_as(caller, ("ScheduleKeyDeletion", access), parameters, &key_id, |call, change, key| {
+        self.edit_key_as(caller, ("ScheduleKeyDeletion", access), legal, parameters, &key_id, |call, change, key| {
             if key.record.state != KeyState::Unavailable {
                 not_pending_deletion(key)?;
             }
@@ -202,8 +204,8 @@ impl Engine {
 
     /// `CancelKeyDeletion`. The key is `Disabled` afterwards, or `PendingImport` without its imported material.
     pub fn cancel_key_deletion(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
-        let parameters = json!({ "keyId": request.key_id });
-        self.edit_key(caller, "CancelKeyDeletion", parameters, &request.key_id, |call, change, key| {
+        let (legal, parameters) = named(&request);
+        self.edit_key(caller, "CancelKeyDeletion", legal, parameters, &request.key_id, |call, change, key| {
             if not_pending_deletion(key).is_ok() {
                 return Err(KmsError::NotPendingDeletion(key.arn.clone()));
             }
@@ -217,16 +219,17 @@ impl Engine {
         })
     }
 
-    /// A control operation on one key, named by id or ARN: committed with its record.
+    /// A control operation on one key, named by id or ARN, whose request is `legal` or is not: committed with its record.
     pub(super) fn edit_key<T>(
         &self,
         caller: &Caller,
         name: &'static str,
+        legal: Result<(), KmsError>,
         parameters: Value,
         key_id: &str,
         edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
-        self.edit_key_as(caller, (name, name.into()), parameters, key_id, edit)
+        self.edit_key_as(caller, (name, name.into()), legal, parameters, key_id, edit)
     }
 
     /// As [`Self::edit_key`], with what policies look at besides the operation's name.
@@ -234,18 +237,24 @@ impl Engine {
         &self,
         caller: &Caller,
         (name, access): (&'static str, Access<'a>),
+        legal: Result<(), KmsError>,
         parameters: Value,
         key_id: &'a str,
         edit: impl FnOnce(&mut Call<'_>, &mut Change<'_>, &KeyEntry) -> Result<T, KmsError>,
     ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
-            Constraints::default().key_id("keyId", key_id).done()?;
+            legal?;
             call.change(|call, change| {
                 let key = call.key(change.snapshot(), key_id, Forms::Key, access)?;
                 edit(call, change, &key)
             })
         })
     }
+}
+
+/// Whether a request that names a key and nothing else is legal, and its parameters.
+pub fn named(request: &KeyIdRequest) -> (Result<(), KmsError>, Value) {
+    (members!(request: key_id), json!({ "keyId": request.key_id }))
 }
 
 /// Applies `edit` to `key` as it stands after the edits so far.

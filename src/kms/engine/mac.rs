@@ -3,11 +3,10 @@
 use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
-use super::crypt::{MAX_BLOB, proceed};
+use super::check::members;
+use super::crypt::proceed;
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::Forms;
-use super::sign::MESSAGE;
 use crate::crypto::mac::MacKey;
 use crate::kms::KmsError;
 use crate::kms::audit::{Canonical, Member};
@@ -26,10 +25,7 @@ impl Engine {
             ("macAlgorithm", algorithm.as_str().into()),
         ]);
         self.call(caller, ("GenerateMac", ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("message", request.message.len(), MESSAGE)
-                .done()?;
+            members!(request: key_id, message, grant_tokens)?;
             let key = call.mac_key(&request.key_id, &request.grant_tokens, "GenerateMac", algorithm)?;
             let material = mac(&key)?;
             proceed(request.dry_run)?;
@@ -47,11 +43,7 @@ impl Engine {
             ("macAlgorithm", algorithm.as_str().into()),
         ]);
         self.call(caller, ("VerifyMac", ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("message", request.message.len(), MESSAGE)
-                .bytes("mac", request.mac.len(), 1..=MAX_BLOB)
-                .done()?;
+            members!(request: key_id, message, mac, grant_tokens)?;
             let key = call.mac_key(&request.key_id, &request.grant_tokens, "VerifyMac", algorithm)?;
             if !mac(&key)?.verify(&request.message, &request.mac) {
                 return Err(KmsError::InvalidMac);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::authorise::Access;
 use super::call::Effect::*;
-use super::check::Constraints;
+use super::check::members;
 use super::evaluate::{document, flag};
 use super::lifecycle::{audited, blank, check_quota, metadata, put};
 use super::policies;
@@ -36,11 +36,7 @@ impl Engine {
             "bypassPolicyLockoutSafetyCheck": request.bypass_policy_lockout_safety_check,
         });
         self.call(caller, ("ReplicateKey", Changes), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .region("replicaRegion", &request.replica_region)
-                .text("description", &request.description, 0..=8192)
-                .done()?;
+            members!(request: key_id, replica_region, policy, description, tags)?;
             check_tags(&request.tags, &[])?;
             let policy = request.policy.as_deref().map(policies::check).transpose()?;
             let region = parse_region(&request.replica_region)?;
@@ -101,7 +97,7 @@ impl Engine {
         let UpdatePrimaryRegionRequest { key_id, primary_region } = request;
         let parameters = json!({ "keyId": key_id, "primaryRegion": primary_region });
         self.call(caller, (NAME, Changes), parameters, |call| {
-            Constraints::default().key_id("keyId", &key_id).region("primaryRegion", &primary_region).done()?;
+            members!(key_id, primary_region)?;
             let region = parse_region(&primary_region)?;
             call.change(|call, change| {
                 let access = || Access::to(NAME).with("kms:PrimaryRegion", region.as_str());

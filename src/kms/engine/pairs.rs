@@ -3,7 +3,7 @@
 use super::Engine;
 use super::authorise::Access;
 use super::call::Effect::*;
-use super::check::Constraints;
+use super::check::members;
 use super::cipher::Use;
 use super::crypt::proceed;
 use super::sign::failed;
@@ -59,10 +59,7 @@ impl Engine {
             ("keyPairSpec", spec.as_str().into()),
         ]);
         self.call(caller, (name, ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .context("encryptionContext", &request.encryption_context)
-                .done()?;
+            members!(request: key_id, encryption_context, grant_tokens)?;
             let algorithm = EncryptionAlgorithm::SymmetricDefault;
             let access = Access::to(name)
                 .tokens(&request.grant_tokens)

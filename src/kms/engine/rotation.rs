@@ -7,8 +7,8 @@ use serde_json::json;
 use super::Engine;
 use super::authorise::Access;
 use super::call::Effect::*;
-use super::check::Constraints;
-use super::lifecycle::{YEAR_DAYS, put};
+use super::check::members;
+use super::lifecycle::{YEAR_DAYS, named, put};
 use super::maintain::rotate;
 use super::multi_region::{is_everywhere, not_a_replica, synchronize};
 use super::page::Pager;
@@ -19,7 +19,6 @@ use crate::kms::store::{Change, Import, KeyEntry, Material, Snapshot, key_row_id
 use crate::sync::Arc;
 use crate::types::Timestamp;
 
-const PERIOD: std::ops::RangeInclusive<u32> = 90..=2560;
 /// An automatic rotation that is due this soon is in the way of one on demand.
 const TOO_CLOSE: Duration = Duration::from_secs(20 * 60);
 
@@ -28,13 +27,10 @@ impl Engine {
     pub fn enable_key_rotation(&self, caller: &Caller, request: EnableKeyRotationRequest) -> Result<(), KmsError> {
         let EnableKeyRotationRequest { key_id, rotation_period_in_days } = request;
         let parameters = json!({ "keyId": key_id, "rotationPeriodInDays": rotation_period_in_days });
-        let constraints = Constraints::default().number("rotationPeriodInDays", rotation_period_in_days, PERIOD).done();
-        if let Err(error) = constraints {
-            return self.call(caller, ("EnableKeyRotation", Changes), parameters, |_| Err(error));
-        }
+        let legal = members!(key_id, rotation_period_in_days);
         let days = rotation_period_in_days.unwrap_or(YEAR_DAYS);
         let access = Access::to("EnableKeyRotation").with("kms:RotationPeriodInDays", days.to_string());
-        self.edit_key_as(caller, ("EnableKeyRotation", access), parameters, &key_id, |call, change, key| {
+        self.edit_key_as(caller, ("EnableKeyRotation", access), legal, parameters, &key_id, |call, change, key| {
             rotates_automatically(key)?;
             not_a_replica(key)?;
             call.usable(key)?;
@@ -51,8 +47,8 @@ impl Engine {
 
     /// `DisableKeyRotation`. All material stays.
     pub fn disable_key_rotation(&self, caller: &Caller, request: KeyIdRequest) -> Result<(), KmsError> {
-        let parameters = json!({ "keyId": request.key_id });
-        self.edit_key(caller, "DisableKeyRotation", parameters, &request.key_id, |call, change, key| {
+        let (legal, parameters) = named(&request);
+        self.edit_key(caller, "DisableKeyRotation", legal, parameters, &request.key_id, |call, change, key| {
             rotates_automatically(key)?;
             not_a_replica(key)?;
             call.usable(key)?;
@@ -72,7 +68,7 @@ impl Engine {
     ) -> Result<GetKeyRotationStatusResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id });
         self.call(caller, ("GetKeyRotationStatus", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            members!(request: key_id)?;
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "GetKeyRotationStatus")?;
             rotatable(&key)?;
             let rotation = &key.record.rotation;
@@ -91,8 +87,8 @@ impl Engine {
     /// `RotateKeyOnDemand`: new material at once, at most 25 times per key; of an imported key, the material that was
     /// imported for it. The schedule stays as it is.
     pub fn rotate_key_on_demand(&self, caller: &Caller, request: KeyIdRequest) -> Result<KeyIdResponse, KmsError> {
-        let parameters = json!({ "keyId": request.key_id });
-        self.edit_key(caller, "RotateKeyOnDemand", parameters, &request.key_id, |call, change, key| {
+        let (legal, parameters) = named(&request);
+        self.edit_key(caller, "RotateKeyOnDemand", legal, parameters, &request.key_id, |call, change, key| {
             rotatable(key)?;
             not_a_replica(key)?;
             call.usable(key)?;
@@ -125,7 +121,7 @@ impl Engine {
         let include = request.include_key_material.unwrap_or(IncludeKeyMaterial::RotationsOnly);
         let parameters = json!({ "keyId": request.key_id, "includeKeyMaterial": include, "limit": request.limit });
         self.call(caller, ("ListKeyRotations", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
+            members!(request: key_id, limit, marker)?;
             let snapshot = call.snapshot()?;
             let key = call.key(&snapshot, &request.key_id, Forms::Key, "ListKeyRotations")?;
             rotatable(&key)?;

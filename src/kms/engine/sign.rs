@@ -3,8 +3,8 @@
 use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
-use super::crypt::{MAX_BLOB, proceed};
+use super::check::members;
+use super::crypt::proceed;
 use super::fit::{current, fits, mismatched, object};
 use super::resolve::Forms;
 use crate::crypto::asymmetric::{Input, PairError, Scheme, SigningKey};
@@ -15,9 +15,6 @@ use crate::kms::object::KeyObject;
 use crate::kms::store::KeyEntry;
 use crate::sync::Arc;
 
-/// Bytes of a message to be signed or authenticated.
-pub const MESSAGE: std::ops::RangeInclusive<usize> = 1..=4096;
-
 impl Engine {
     /// `GetPublicKey`.
     pub fn get_public_key(
@@ -27,7 +24,7 @@ impl Engine {
     ) -> Result<GetPublicKeyResponse, KmsError> {
         let parameters = Canonical::object([("keyId", request.key_id.as_str().into())]);
         self.call(caller, ("GetPublicKey", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            members!(request: key_id, grant_tokens)?;
             let access = Access::to("GetPublicKey").tokens(&request.grant_tokens);
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Any, access)?;
             call.usable(&key)?;
@@ -54,10 +51,7 @@ impl Engine {
         let algorithm = request.signing_algorithm;
         let parameters = signing_parameters(&request.key_id, algorithm, message_type, request.dry_run);
         self.call(caller, ("Sign", ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("message", request.message.len(), MESSAGE)
-                .done()?;
+            members!(request: key_id, message, grant_tokens)?;
             let wanted = Signed { operation: "Sign", algorithm, message_type, message: &request.message };
             let key = call.signing_key(&request.key_id, &request.grant_tokens, &wanted)?;
             let (scheme, input) = wanted.input()?;
@@ -74,11 +68,7 @@ impl Engine {
         let algorithm = request.signing_algorithm;
         let parameters = signing_parameters(&request.key_id, algorithm, message_type, request.dry_run);
         self.call(caller, ("Verify", ReadOnly), parameters, |call| {
-            Constraints::default()
-                .key_id("keyId", &request.key_id)
-                .bytes("message", request.message.len(), MESSAGE)
-                .bytes("signature", request.signature.len(), 1..=MAX_BLOB)
-                .done()?;
+            members!(request: key_id, message, signature, grant_tokens)?;
             let wanted = Signed { operation: "Verify", algorithm, message_type, message: &request.message };
             let key = call.signing_key(&request.key_id, &request.grant_tokens, &wanted)?;
             let (scheme, input) = wanted.input()?;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Engine;
 use super::authorise::Access;
 use super::call::{Call, Effect::*};
-use super::check::Constraints;
+use super::check::members;
 use super::lifecycle::put;
 use super::page::Pager;
 use super::resolve::{Forms, not_pending_deletion};
@@ -20,8 +20,9 @@ impl Engine {
     pub fn tag_resource(&self, caller: &Caller, request: TagResourceRequest) -> Result<(), KmsError> {
         let TagResourceRequest { key_id, tags } = request;
         let parameters = json!({ "keyId": key_id, "tags": tags });
+        let legal = members!(key_id, tags);
         let access = tagging("TagResource", &tags);
-        self.edit_key_as(caller, ("TagResource", access), parameters, &key_id, |_, change, key| {
+        self.edit_key_as(caller, ("TagResource", access), legal, parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             check_tags(&tags, &key.record.tags)?;
             put(change, key, |record| add_tags(&mut record.tags, &tags)).map(drop)
@@ -32,9 +33,10 @@ impl Engine {
     pub fn untag_resource(&self, caller: &Caller, request: UntagResourceRequest) -> Result<(), KmsError> {
         let UntagResourceRequest { key_id, tag_keys } = request;
         let parameters = json!({ "keyId": key_id, "tagKeys": tag_keys });
+        let legal = members!(key_id, tag_keys);
         let keys = tag_keys.iter().map(String::as_str);
         let access = keys.fold(Access::to("UntagResource"), |access, key| access.with("aws:TagKeys", key));
-        self.edit_key_as(caller, ("UntagResource", access), parameters, &key_id, |_, change, key| {
+        self.edit_key_as(caller, ("UntagResource", access), legal, parameters, &key_id, |_, change, key| {
             not_pending_deletion(key)?;
             put(change, key, |record| record.tags.retain(|tag| !tag_keys.contains(&tag.tag_key))).map(drop)
         })
@@ -48,7 +50,7 @@ impl Engine {
     ) -> Result<ListResourceTagsResponse, KmsError> {
         let parameters = json!({ "keyId": request.key_id, "limit": request.limit });
         self.call(caller, ("ListResourceTags", ReadOnly), parameters, |call| {
-            Constraints::default().key_id("keyId", &request.key_id).limit(request.limit, 1000).done()?;
+            members!(request: key_id, limit, marker)?;
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "ListResourceTags")?;
             let mut tags = key.record.tags.clone();
             tags.sort_by(|a, b| a.tag_key.cmp(&b.tag_key));
@@ -100,15 +102,6 @@ pub fn add_tags(present: &mut Vec<Tag>, added: &[Tag]) {
 
 /// The rules for tags that are added to `present` (KMS.md sections 4 and 5).
 pub fn check_tags(added: &[Tag], present: &[Tag]) -> Result<(), KmsError> {
-    let mut constraints = Constraints::default();
-    for (at, tag) in added.iter().enumerate() {
-        constraints = constraints.text(&format!("tags.{}.member.tagKey", at + 1), &tag.tag_key, 1..=128).text(
-            &format!("tags.{}.member.tagValue", at + 1),
-            &tag.tag_value,
-            0..=256,
-        );
-    }
-    constraints.done()?;
     let refuse = |text: &str| Err(KmsError::Tag(text.to_owned()));
     if added.iter().any(|tag| tag.tag_key.starts_with("aws:")) {
         return refuse("Tags beginning with aws: are reserved");

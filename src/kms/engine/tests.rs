@@ -27,6 +27,7 @@ mod variables;
 use tempfile::TempDir;
 
 use super::Engine;
+pub use super::rules::rule;
 use crate::env::{Clock, ManualClock, SystemEntropy};
 use crate::kms::custody::{CHEAP, Home, NewHome, NewSlot, Passphrase, RecoveryKey, Unlock};
 use crate::kms::model::*;
@@ -130,6 +131,6 @@ pub fn encrypt(engine: &Engine, caller: &Caller, key_id: &str, plaintext: &[u8])
 
 pub fn decrypt(engine: &Engine, caller: &Caller, blob: &[u8]) -> Result<Vec<u8>, KmsError> {
     let request =
-        DecryptRequest { ciphertext_blob: blob.to_vec(), encryption_context: context(), ..Default::default() };
+        DecryptRequest { ciphertext_blob: Some(blob.to_vec()), encryption_context: context(), ..Default::default() };
     engine.decrypt(caller, request).map(|answer| answer.plaintext.expose().to_vec())
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Engine;
 use super::call::Effect::*;
-use super::check::Constraints;
+use super::check::members;
 use super::resolve::Forms;
 use crate::kms::KmsError;
 use crate::kms::model::*;
@@ -18,7 +18,7 @@ impl Engine {
         request: KeyIdRequest,
     ) -> Result<GetKeyLastUsageResponse, KmsError> {
         self.call(caller, ("GetKeyLastUsage", ReadOnly), json!({ "keyId": request.key_id }), |call| {
-            Constraints::default().key_id("keyId", &request.key_id).done()?;
+            members!(request: key_id)?;
             let key = call.key(&*call.snapshot()?, &request.key_id, Forms::Key, "GetKeyLastUsage")?;
             let (usage, since) = call.shared.audit.last_usage(&key.arn)?;
             let created = key.record.created;

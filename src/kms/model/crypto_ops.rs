@@ -91,8 +91,8 @@ pub struct EncryptResponse {
 /// `Decrypt`.
 #[derive(Debug, Clone, Default)]
 pub struct DecryptRequest {
-    /// 1 to 6144 bytes.
-    pub ciphertext_blob: Vec<u8>,
+    /// 1 to 6144 bytes; only a dry run may be without it.
+    pub ciphertext_blob: Option<Vec<u8>>,
     /// Exactly that of the encryption.
     pub encryption_context: EncryptionContext,
     /// If given, the blob must be a ciphertext of this key. Asymmetric keys must be named.
@@ -127,8 +127,8 @@ pub struct DecryptResponse {
 /// `ReEncrypt`.
 #[derive(Debug, Clone, Default)]
 pub struct ReEncryptRequest {
-    /// 1 to 6144 bytes.
-    pub ciphertext_blob: Vec<u8>,
+    /// 1 to 6144 bytes; only a dry run may be without it.
+    pub ciphertext_blob: Option<Vec<u8>>,
     /// Exactly that of the encryption.
     pub source_encryption_context: EncryptionContext,
     /// If given, the blob must be a ciphertext of this key. Asymmetric keys must be named.

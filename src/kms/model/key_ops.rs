@@ -61,7 +61,7 @@ pub struct DescribeKeyResponse {
 #[derive(Debug, Clone, Default)]
 pub struct ListKeysRequest {
     /// Whose keys; none named is the account's own. Nobody shares keys by RAM here.
-    pub resource_owners: Vec<ResourceOwner>,
+    pub resource_owners: Option<Vec<ResourceOwner>>,
     /// 1 to 1000, default 100.
     pub limit: Option<u32>,
     /// `next_marker` of the answer before.

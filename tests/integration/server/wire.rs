@@ -22,7 +22,7 @@ fn a_signed_request_is_executed_and_recorded_under_its_id() {
         Signed::new(&keys, "GenerateDataKey", &json!({ "KeyId": arn, "NumberOfBytes": 16 })).send(&server).json();
     let blob =
         data_encoding::BASE64.decode(made["CiphertextBlob"].as_str().expect("a blob").as_bytes()).expect("base64");
-    let request = DecryptRequest { ciphertext_blob: blob, ..Default::default() };
+    let request = DecryptRequest { ciphertext_blob: Some(blob), ..Default::default() };
     let plaintext = keys.engine.decrypt(&keys.admin, request).expect("decrypts").plaintext;
     assert_eq!(made["Plaintext"], data_encoding::BASE64.encode(plaintext.expose()));
     // Operations without output answer an empty body.

@@ -345,7 +345,7 @@ fn rsa_encrypts_within_its_bounds_and_without_context() {
         let plaintext = vec![5; longest];
         let made = bench.engine.encrypt(&bench.alice, rsa(&key, algorithm, &plaintext)).expect("encrypted");
         let decrypt = DecryptRequest {
-            ciphertext_blob: made.ciphertext_blob,
+            ciphertext_blob: Some(made.ciphertext_blob),
             key_id: Some(key.clone()),
             encryption_algorithm: Some(algorithm),
             ..Default::default()
@@ -355,7 +355,7 @@ fn rsa_encrypts_within_its_bounds_and_without_context() {
         let unnamed = DecryptRequest { key_id: None, ..decrypt.clone() };
         assert_eq!(refused(bench.engine.decrypt(&bench.alice, unnamed)).0, "ValidationException");
         let mut changed = decrypt.clone();
-        changed.ciphertext_blob[9] ^= 1;
+        changed.ciphertext_blob.as_mut().expect("a blob")[9] ^= 1;
         let refusal = refused(bench.engine.decrypt(&bench.alice, changed));
         assert_eq!(refusal, ("InvalidCiphertextException", String::new()));
         let with_context = DecryptRequest { encryption_context: context(), ..decrypt };
@@ -382,7 +382,7 @@ fn re_encryption_crosses_kinds_of_keys() {
     let (symmetric, rsa) = (bench.key(), bench.key_of(KeySpec::Rsa2048, KeyUsage::EncryptDecrypt));
     let algorithm = Some(EncryptionAlgorithm::RsaesOaepSha256);
     let to_rsa = |blob: Vec<u8>| ReEncryptRequest {
-        ciphertext_blob: blob,
+        ciphertext_blob: Some(blob),
         source_encryption_context: context(),
         destination_key_id: rsa.clone(),
         destination_encryption_algorithm: algorithm,
@@ -392,7 +392,7 @@ fn re_encryption_crosses_kinds_of_keys() {
     let crossed = bench.engine.re_encrypt(&bench.alice, to_rsa(blob)).expect("re-encrypted");
     assert!(crossed.source_key_material_id.is_some() && crossed.destination_key_material_id.is_none());
     let back = ReEncryptRequest {
-        ciphertext_blob: crossed.ciphertext_blob,
+        ciphertext_blob: Some(crossed.ciphertext_blob),
         source_key_id: Some(rsa.clone()),
         source_encryption_algorithm: algorithm,
         destination_key_id: symmetric.clone(),

@@ -84,7 +84,13 @@ fn constraints_bind_the_encryption_context() {
         (subset("KMSFS:file", "f"), false),
         (Some(equals(context())), true),
         (Some(equals(EncryptionContext::new().with("kmsfs:file", "f"))), false),
-        (Some(GrantConstraints { source_arn: Some("arn:x".into()), ..Default::default() }), false),
+        (
+            Some(GrantConstraints {
+                source_arn: Some("arn:aws:ec2:us-east-1:000000000000:x".into()),
+                ..Default::default()
+            }),
+            false,
+        ),
     ];
     for (constraints, allowed) in cases {
         let operations = [GrantOperation::Encrypt, GrantOperation::DescribeKey];
@@ -235,7 +241,7 @@ fn requests_are_checked() {
     let for_service =
         CreateGrantRequest { grantee_principal: None, grantee_service_principal: service.clone(), ..base.clone() };
     assert_eq!(code(for_service.clone()), validation, "needs a source and somebody who retires");
-    let invalid = Some("arn:aws:iam::000000000000:user/*".to_owned());
+    let invalid = Some("arn:aws:iam::000000000000:group/a".to_owned());
     assert_eq!(code(CreateGrantRequest { grantee_principal: invalid, ..base.clone() }), "InvalidArnException");
     let many = (0..9).map(|i| (i.to_string(), "v".to_owned())).collect::<EncryptionContext>();
     let constraints = Some(GrantConstraints { encryption_context_subset: Some(many), ..Default::default() });
@@ -245,15 +251,21 @@ fn requests_are_checked() {
     assert_eq!(code(base), "DisabledException");
     bench.engine.enable_key(&bench.alice, key.as_str().into()).expect("enabled");
 
-    let source = Some(GrantConstraints { source_arn: Some("arn:aws:ec2:x".into()), ..Default::default() });
+    let source = Some(GrantConstraints {
+        source_arn: Some("arn:aws:ec2:us-east-1:000000000000:x".into()),
+        ..Default::default()
+    });
     let request =
         CreateGrantRequest { constraints: source, retiring_service_principal: service.clone(), ..for_service };
     bench.engine.create_grant(&bench.alice, request).expect("made");
     let poor = user(&bench, ACCOUNT, "poor", None);
     let through = poor.clone().via_service("ebs.amazonaws.com");
-    assert!(encrypt(&bench.engine, &through.clone().for_resource("arn:aws:ec2:x"), &key, b"x").is_ok());
+    assert!(
+        encrypt(&bench.engine, &through.clone().for_resource("arn:aws:ec2:us-east-1:000000000000:x"), &key, b"x")
+            .is_ok()
+    );
     assert!(encrypt(&bench.engine, &through, &key, b"x").is_err());
-    assert!(encrypt(&bench.engine, &poor.for_resource("arn:aws:ec2:x"), &key, b"x").is_err());
+    assert!(encrypt(&bench.engine, &poor.for_resource("arn:aws:ec2:us-east-1:000000000000:x"), &key, b"x").is_err());
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::ReEncrypt(from, to) if from < blobs.len() && live(to) => {
                 let (key, blob, text) = blobs[from].clone();
                 let request = ReEncryptRequest {
-                    ciphertext_blob: blob,
+                    ciphertext_blob: Some(blob),
                     source_encryption_context: context(),
                     destination_key_id: keys[to].id.clone(),
                     destination_encryption_context: context(),

@@ -273,7 +273,7 @@ fn a_blob_does_not_tell_whether_another_account_has_its_key() {
     let mut of_nobody = bench.encrypt(&gone, b"x").expect("encrypted");
     of_nobody[3] ^= 1;
     for blob in [of_theirs, of_nobody] {
-        let request = DecryptRequest { ciphertext_blob: blob, key_id: Some(own.clone()), ..Default::default() };
+        let request = DecryptRequest { ciphertext_blob: Some(blob), key_id: Some(own.clone()), ..Default::default() };
         let error = bench.engine.decrypt(&bench.alice, request).expect_err("of another key");
         assert_eq!(error, KmsError::IncorrectKey);
     }
@@ -288,7 +288,7 @@ fn a_plain_id_in_a_ciphertext_is_of_any_account() {
     let bob = administrator(&bench, OTHER, "bob");
     let decrypt = |key_id: &str, blob: &[u8]| {
         let request = DecryptRequest {
-            ciphertext_blob: blob.to_vec(),
+            ciphertext_blob: Some(blob.to_vec()),
             encryption_context: context(),
             key_id: Some(key_id.to_owned()),
             ..Default::default()
@@ -309,7 +309,7 @@ fn a_plain_id_in_a_ciphertext_is_of_any_account() {
     assert_eq!(bench.engine.describe_key(&bob, describe).expect_err("foreign").code(), "NotFoundException");
     let re_encrypt = |to: &str| {
         let request = ReEncryptRequest {
-            ciphertext_blob: blob.clone(),
+            ciphertext_blob: Some(blob.clone()),
             source_key_id: Some(key.clone()),
             source_encryption_context: context(),
             destination_key_id: to.to_owned(),
@@ -380,7 +380,7 @@ fn re_encryption_takes_two_permissions() {
     put(&bench, &to, &root_and(&[deny])).expect("put");
     let re_encrypt = |blob: Vec<u8>, to: &str| {
         let request = ReEncryptRequest {
-            ciphertext_blob: blob,
+            ciphertext_blob: Some(blob),
             source_encryption_context: context(),
             destination_key_id: to.to_owned(),
             ..Default::default()

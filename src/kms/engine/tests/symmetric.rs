@@ -42,7 +42,7 @@ fn ciphertext_is_bound_to_key_context_and_every_byte() {
     let blob = bench.encrypt(&key_id, b"text").expect("encrypted");
     let with = |key_id: Option<&str>, context: EncryptionContext, blob: &[u8]| {
         let request = DecryptRequest {
-            ciphertext_blob: blob.to_vec(),
+            ciphertext_blob: Some(blob.to_vec()),
             encryption_context: context,
             key_id: key_id.map(str::to_owned),
             ..Default::default()
@@ -100,7 +100,7 @@ fn rotation_keeps_old_ciphertext_and_re_encrypt_moves_it() {
     assert_ne!(old, new);
 
     let request = ReEncryptRequest {
-        ciphertext_blob: blob,
+        ciphertext_blob: Some(blob),
         source_encryption_context: context(),
         destination_key_id: key_id.clone(),
         destination_encryption_context: context(),

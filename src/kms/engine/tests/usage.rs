@@ -45,7 +45,7 @@ fn re_encryption_uses_both_keys() {
     let (from, to) = (bench.key(), bench.key());
     let blob = bench.encrypt(&from, b"x").expect("encrypted");
     let request = ReEncryptRequest {
-        ciphertext_blob: blob,
+        ciphertext_blob: Some(blob),
         source_encryption_context: context(),
         destination_key_id: to.clone(),
         destination_encryption_context: context(),
