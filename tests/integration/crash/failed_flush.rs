@@ -24,6 +24,8 @@ const REACTIONS: &[&[Step]] = &[
 fn run(steps: &[Step], failing: u64, reaction: &[Step], ordered_metadata: bool) -> Option<Run> {
     let mut run = new_volume(ordered_metadata);
     let plan = run.volume.fixture.backing.plan().clone();
+    let flushes = || plan.count(&[OpClass::Sync]);
+    let before = flushes();
     plan.inject(Fault::once(&[OpClass::Sync], failing, Errno::IO));
     let mut has_failed = false;
     for step in steps {
@@ -32,7 +34,7 @@ fn run(steps: &[Step], failing: u64, reaction: &[Step], ordered_metadata: bool) 
             continue;
         }
         let done = run.step(*step);
-        if !has_failed && plan.injected() > 0 {
+        if !has_failed && flushes() > before + failing {
             has_failed = true;
             run = run.steps(reaction);
             if done.is_err() {
