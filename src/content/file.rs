@@ -1,5 +1,7 @@
 //! The shared state of all handles of one file.
 
+use std::collections::HashSet;
+
 use rustix::io::Errno;
 
 use super::life::Life;
@@ -15,7 +17,7 @@ use crate::freshness::{Freshness, InUse};
 use crate::keys::DataKeys;
 use crate::store::{Access, Backing, BackingFile};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, RwLock, RwLockReadGuard, read, write};
+use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, lock, read, write};
 use crate::types::FileId;
 
 /// What every file of a volume is opened with.
@@ -31,6 +33,8 @@ pub struct Volume {
     pub read_attempts: u32,
     /// The ids of the files that are open.
     pub(super) live: LiveIds<FileId>,
+    /// Inode numbers, in the backing, of the files of which a flush failed.
+    doubtful: Mutex<HashSet<u64>>,
     freshness: Option<Arc<Freshness>>,
 }
 
@@ -38,7 +42,15 @@ impl Volume {
     /// What files of the volume of `keys` are opened with. For `read_attempts` see [`Self::read_attempts`].
     pub fn new(entropy: Arc<dyn Entropy>, keys: DataKeys, read_attempts: u32) -> Self {
         let geometry = keys.volume().config.geometry;
-        Self { geometry, entropy, keys, read_attempts, live: LiveIds::default(), freshness: None }
+        Self {
+            geometry,
+            entropy,
+            keys,
+            read_attempts,
+            live: LiveIds::default(),
+            doubtful: Mutex::default(),
+            freshness: None,
+        }
     }
 
     /// The same with the volume's freshness record, if it has one.
@@ -61,7 +73,7 @@ pub struct Content<B: Backing> {
     pub(super) state: RwLock<State>,
     pub(super) units: UnitLocks,
     pub(super) record: Option<InUse>,
-    /// Flushes and write-backs that failed since the file was opened.
+    /// Flushes and write-backs that failed since the file was opened; one more if any did before, in this mount.
     failures: AtomicU64,
     /// Whether its keys are at hand.
     pub(super) gate: Gate,
@@ -94,7 +106,9 @@ impl<B: Backing> Content<B> {
     /// Any outcome of FORMAT S5.4, or the backing's error.
     pub fn open(backing: Arc<B>, volume: Arc<Volume>, file: B::File, access: Access) -> Result<Self> {
         let state = load(&volume, &file)?;
-        Ok(Self::with_state(backing, volume, file, access, state))
+        let mut content = Self::with_state(backing, volume, file, access, state);
+        content.failures = AtomicU64::new(u64::from(content.is_doubtful()?));
+        Ok(content)
     }
 
     /// Takes in what somebody else has written to the file since it was opened: beside a writer outside of this process, a
@@ -223,12 +237,19 @@ impl<B: Backing> Content<B> {
         self.failures.load(Ordering::Acquire)
     }
 
-    /// Counts a failed flush; passes the result on.
+    /// Counts a failed flush; passes the result on. Who opens the file anew in this mount knows of it too: what is lost can still
+    /// be read, from memory, and no further flush tells.
     pub(super) fn noted<T>(&self, result: crate::store::Result<T>) -> Result<T> {
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::AcqRel);
+            lock(&self.volume.doubtful).insert(self.file().stat()?.ino);
         }
         Ok(result?)
+    }
+
+    fn is_doubtful(&self) -> Result<bool> {
+        let doubtful = lock(&self.volume.doubtful);
+        Ok(!doubtful.is_empty() && doubtful.contains(&self.file().stat()?.ino))
     }
 
     pub(super) fn file(&self) -> Arc<B::File> {
@@ -285,7 +306,7 @@ fn load_damaged<F: BackingFile>(volume: &Volume, file: &F) -> Result<(State, Vec
         }
         Err(outcome) => {
             let body = Body::Unusable(outcome);
-            Ok((State { size, body, tail_clean: false, cuts: 0, gaps: true }, flaws))
+            Ok((State { size, body, tail_clean: None, cuts: 0, gaps: true }, flaws))
         }
     }
 }
@@ -297,7 +318,7 @@ fn without_header<F: BackingFile>(header: &[u8], size: u64, file: &F, stored: u6
     }
     let zeros = reads_as_zeros(file, stored)?;
     let body = if zeros { Body::NeverSynced } else { Body::Unusable(Outcome::HeaderLost) };
-    Ok(Some(State { size, body, tail_clean: false, cuts: 0, gaps: true }))
+    Ok(Some(State { size, body, tail_clean: None, cuts: 0, gaps: true }))
 }
 
 fn with_units(volume: &Volume, header: &[u8], size: u64, ino: u64, opened: OpenedHeader) -> State {
@@ -307,7 +328,7 @@ fn with_units(volume: &Volume, header: &[u8], size: u64, ino: u64, opened: Opene
         record: opened.record,
         unfinished_rewrap: opened.valid_slots > 1,
     };
-    State { size, body, tail_clean: false, cuts: 0, gaps: true }
+    State { size, body, tail_clean: None, cuts: 0, gaps: true }
 }
 
 /// Whether a file holds nothing but zeros. Holes are skipped; that the backing calls a range data proves nothing, since

@@ -75,6 +75,9 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// The backing's error; the bound is then not raised.
     pub fn sync(&self, data_only: bool) -> Result<()> {
+        if self.failures() > 0 && self.is_writable() {
+            self.renew_header()?;
+        }
         let (point, raise) = {
             let state = read(&self.state);
             if let Body::Suspended { .. } = state.body {
@@ -110,6 +113,23 @@ impl<B: Backing> Content<B> {
             state.gaps = false;
         }
         Ok(())
+    }
+
+    /// Writes the header as it is. What a flush that failed had of it may be lost, although it can be read; the units that are
+    /// written again, by whoever was told of the failure, are of no use without it.
+    fn renew_header(&self) -> Result<()> {
+        let state = write(&self.state);
+        match &state.body {
+            Body::Units { life, .. } => {
+                let header = self.read_header()?;
+                if header[..STATIC_LEN] != life.fixed {
+                    return Err(Outcome::HeaderLost.into());
+                }
+                self.write_quietly(0, &header)
+            }
+            Body::Suspended { .. } => self.write_quietly(0, &self.read_header()?),
+            Body::Empty | Body::NeverSynced | Body::Unusable(_) => Ok(()),
+        }
     }
 
     /// Whether one of these units is a hole: only holes begin with zeros, as an epoch never does. The units are looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was

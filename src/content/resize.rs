@@ -56,7 +56,8 @@ impl<B: Backing> Content<B> {
         let life = Arc::clone(life);
         let units = unit_count(size);
         let used = (size - unit_start(units - 1)) as usize;
-        state.tail_clean = false;
+        state.tail_clean = None;
+        let failures = self.failures();
         state.cuts += 1;
         // From here on units can become holes below a size that stays what it is, if the cut fails.
         let gaps = std::mem::replace(&mut state.gaps, true);
@@ -68,7 +69,7 @@ impl<B: Backing> Content<B> {
                 kept = units - 1;
                 self.before_holes(kept)?;
                 self.allow_holes(state, kept)?;
-            } else if !self.is_zero(&life, rule, units - 1, used, DATA)? {
+            } else if failures > 0 || !self.is_zero(&life, rule, units - 1, used, DATA)? {
                 self.reseal_tail(&life, rule, units - 1, used)?;
             }
         }
@@ -86,7 +87,7 @@ impl<B: Backing> Content<B> {
         file.set_len(geometry.stored_size(size)?)?;
         self.noted_cut(kept)?;
         state.size = size;
-        state.tail_clean = true;
+        state.tail_clean = Some(failures);
         state.gaps = gaps || kept < units;
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::format::recipient::Recipient;
 use crate::format::size::{DATA, Geometry};
 use crate::format::volume::{OpenedVolume, VolumeConfig};
 use crate::keys::{DataKeys, GeneratedKey, KeyError, KeyService};
-use crate::store::{Access, Backing, FileTime, Memory, SetTime, Target};
+use crate::store::{Access, Backing, FaultPlan, Faulty, FileTime, Memory, Record, SetTime, Target};
 use crate::sync::{Arc, explore, thread};
 use crate::types::{AccountId, EncryptionContext, KeyArn, Region, Timestamp, VolumeId};
 
@@ -209,4 +209,44 @@ fn a_life_that_ends_takes_no_other_with_it() {
         assert!(left.is_empty() || left[UNIT as usize..][..30] == [2; 30], "the write came after the cut, or not");
         file.check_stored();
     });
+}
+
+#[test]
+fn what_is_written_beside_a_suspension_is_durable() {
+    /// Whether nothing was written to units behind the last flush.
+    fn is_durable(records: &[Record]) -> bool {
+        let is_unit = |record: &Record| matches!(record, Record::Write { offset, .. } if *offset >= 4096);
+        let is_flush = |record: &Record| matches!(record, Record::Sync { .. });
+        records.iter().rposition(is_unit) < records.iter().rposition(is_flush)
+    }
+    let run = |ends_with_the_suspension: bool| {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1)));
+        let backing = Arc::new(Faulty::new(Memory::new(clock), FaultPlan::new()));
+        let file = backing.create(&backing.root().expect("a root"), "file", 0o600).expect("a new file");
+        let content = Arc::new(Content::created(Arc::clone(&backing), volume(), file));
+        content.write(0, &[1; 2 * DATA]).expect("write");
+        backing.start_recording();
+        let suspender = {
+            let (content, backing) = (Arc::clone(&content), Arc::clone(&backing));
+            thread::spawn(move || {
+                content.suspend().expect("nothing fails");
+                ends_with_the_suspension.then(|| backing.stop_recording())
+            })
+        };
+        let writer = {
+            let (content, backing) = (Arc::clone(&content), Arc::clone(&backing));
+            thread::spawn(move || {
+                // The keys may be gone already.
+                let _ = content.write(100, &[2; DATA]);
+                content.sync(true).expect("nothing fails");
+                (!ends_with_the_suspension).then(|| backing.stop_recording())
+            })
+        };
+        let ended = [suspender, writer].map(|thread| thread.join().expect("no panic"));
+        for records in ended.into_iter().flatten() {
+            assert!(is_durable(&records), "{records:?}");
+        }
+    };
+    explore(1000, move || run(true));
+    explore(1000, move || run(false));
 }

@@ -13,9 +13,10 @@ pub(super) struct State {
     /// Plaintext size in bytes.
     pub(super) size: u64,
     pub(super) body: Body,
-    /// Whether the bytes behind the end, in the tail unit and in the trailing area, are known to be zero. A crash can
-    /// leave old bytes there, so a file that was opened is not clean until somebody looked (FORMAT S7).
-    pub(super) tail_clean: bool,
+    /// How many flushes had failed when the bytes behind the end, in the tail unit and in the trailing area, were found or made
+    /// zero. A crash can leave old bytes there, so a file that was opened is not clean until somebody looked (FORMAT S7), and
+    /// a flush that failed may have lost the zeros.
+    pub(super) tail_clean: Option<u64>,
     /// Counts cuts and holes that were made. A flush vouches for the size it began with only if there was none meanwhile:
     /// what was cut and grew back is not durable, though the size is as large as before.
     pub(super) cuts: u64,
@@ -73,7 +74,7 @@ impl DurableRecord {
 
 impl State {
     pub(super) fn empty() -> Self {
-        Self { size: 0, body: Body::Empty, tail_clean: true, cuts: 0, gaps: false }
+        Self { size: 0, body: Body::Empty, tail_clean: None, cuts: 0, gaps: false }
     }
 
     /// Life and record of a file that has units.

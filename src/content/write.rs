@@ -70,19 +70,20 @@ impl<B: Backing> Content<B> {
         // Units between the old end and the write are holes. Until it is done, and if what it did cannot be undone, so is
         // all that is new.
         let gaps = state.gaps || locate(offset).0 > unit_count(old_size);
+        let failures = self.failures();
         state.gaps = true;
         self.grow(state, end)?;
         let (life, rule) = state.units()?;
         let written = self.put(&Arc::clone(life), rule, old_size, offset, data);
         if let Err(error) = written {
-            state.tail_clean = false;
+            state.tail_clean = None;
             // The old size is the largest that is fully written.
             self.file().set_len(self.volume.geometry.stored_size(old_size)?)?;
             state.size = old_size;
             return Err(error);
         }
         state.gaps = gaps;
-        state.tail_clean = true;
+        state.tail_clean = Some(failures);
         Ok(())
     }
 
@@ -106,6 +107,7 @@ impl<B: Backing> Content<B> {
     ) -> Result<()> {
         let geometry = self.volume.geometry;
         let stored = geometry.stored_size(size)?;
+        let failures = self.failures();
         let new = self.volume.keys.new_header(has_holes)?;
         let file = self.file();
         let found = file.stat()?;
@@ -150,7 +152,7 @@ impl<B: Backing> Content<B> {
                 durable: DurableRecord::ALL,
                 unfinished_rewrap: false,
             },
-            tail_clean: true,
+            tail_clean: Some(failures),
             cuts: state.cuts,
             gaps: data.is_empty() || first > 0 || last < unit_count(size),
         };
@@ -226,14 +228,15 @@ impl<B: Backing> Content<B> {
     /// Makes sure that nothing but zeros lies behind the end, in the tail unit and in the trailing area: a crash between
     /// re-seal and truncate leaves stale bytes there, in either order (FORMAT S7 a, b).
     pub(super) fn clean_tail(&self, state: &mut State) -> Result<()> {
-        if state.tail_clean {
+        let failures = self.failures();
+        if state.tail_clean == Some(failures) {
             return Ok(());
         }
         let (life, rule) = state.units()?;
         let units = unit_count(state.size);
         let used = (state.size - unit_start(units - 1)) as usize;
         // After a flush that failed the disk may have something else than can be read.
-        let unsure = self.failures() > 0;
+        let unsure = failures > 0;
         if used < DATA && (unsure || !self.is_zero(life, rule, units - 1, used, DATA)?) {
             self.reseal_tail(life, rule, units - 1, used)?;
             // Else the new size could reach the disk without the zeros, and show what an earlier crash left here.
@@ -248,7 +251,7 @@ impl<B: Backing> Content<B> {
         if stale || unsure {
             self.clear_trailing(at, used)?;
         }
-        state.tail_clean = true;
+        state.tail_clean = Some(failures);
         Ok(())
     }
 

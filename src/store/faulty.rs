@@ -538,6 +538,14 @@ impl<F: BackingFile> FaultyFile<F> {
         self.log.change(change, || Ok(record(self.inner.stat()?.ino)))
     }
 
+    /// A flush, which is recorded also if it fails: it may have lost what it was to write.
+    fn flush(&self, flush: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        flush(self).or_else(|error| {
+            self.log.change(|| Ok(()), || Ok(Record::FailedSync { ino: self.inner.stat()?.ino }))?;
+            Err(error)
+        })
+    }
+
     fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let record = || Ok(Record::Write { ino: self.inner.stat()?.ino, offset, data: data.into() });
         self.log.change(|| self.inner.write_at(data, offset), record)
@@ -565,17 +573,20 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
-        self.change(OpClass::Sync, || self.inner.sync(data_only), |ino| Record::Sync { ino, data_only })?;
+        let sync = || self.inner.sync(data_only);
+        let synced = self.flush(|file| file.change(OpClass::Sync, sync, |ino| Record::Sync { ino, data_only }));
         let beside = lock(&self.plan.0).beside.0.take();
         if let Some(action) = beside {
             action();
         }
-        Ok(())
+        synced
     }
 
     fn wait_for_writeback(&self, offset: u64, len: u64) -> Result<()> {
-        self.may(OpClass::Sync)?;
-        self.inner.wait_for_writeback(offset, len)
+        self.flush(|file| {
+            file.may(OpClass::Sync)?;
+            file.inner.wait_for_writeback(offset, len)
+        })
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {

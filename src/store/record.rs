@@ -163,6 +163,12 @@ pub enum Record {
         /// Whether its attributes were left out.
         data_only: bool,
     },
+    /// A flush of a file that failed. What it was to write may be lost, and no later flush tries it again: Linux counts pages
+    /// whose write-back failed as clean.
+    FailedSync {
+        /// The file.
+        ino: u64,
+    },
     /// The device was given a range of a file; nothing is durable by that.
     StartWriteback {
         /// The file.
@@ -242,6 +248,8 @@ impl<B: Backing> Replay<B> {
             Record::RemoveXattr { ino, name } => b.remove_xattr(self.target(*ino)?, name),
             Record::SetInodeFlags { ino, flags } => b.set_inode_flags(self.target(*ino)?, *flags),
             Record::Sync { ino, data_only } => self.file(*ino)?.sync(*data_only),
+            // What is lost by it is for whoever makes the disk of a crash to decide.
+            Record::FailedSync { .. } => Ok(()),
             Record::StartWriteback { ino, offset, len } => {
                 self.file(*ino)?.start_writeback(*offset, *len);
                 Ok(())

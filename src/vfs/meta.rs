@@ -57,20 +57,24 @@ impl<B: Backing> Vfs<B> {
         if let MetaText::Text(found) = self.read_meta(&located.dir, &side, MAX_SIDE)?
             && found == text.as_bytes()
         {
-            return self.keep_meta(&located.dir, &side);
+            return self.keep_meta(&located.dir, &side, text);
         }
         let temporary = self.temporary_name();
         self.make_meta(&located.dir, &temporary, text)?;
         Ok(self.backing.rename(&located.dir, &temporary, &located.dir, &side, RenameMode::Replace)?)
     }
 
-    /// Makes a side entry durable that is there already: whoever made it may have been killed before it was flushed.
-    fn keep_meta(&self, dir: &B::Dir, side: &str) -> Result<()> {
+    /// Makes a side entry durable that is there already: whoever made it may have been killed before it was flushed, or have
+    /// seen that fail, and then only what is written again is flushed.
+    fn keep_meta(&self, dir: &B::Dir, side: &str, text: &str) -> Result<()> {
         if !self.dir_meta_file {
             return Ok(());
         }
-        match self.backing.open(dir, side, Access::Read) {
-            Ok(file) => Ok(file.sync(true)?),
+        match self.backing.open(dir, side, Access::ReadWrite) {
+            Ok(file) => {
+                file.write_at(text.as_bytes(), 0)?;
+                Ok(file.sync(true)?)
+            }
             // A symlink, of a volume that was copied here: it cannot be flushed by itself.
             Err(Errno::LOOP) => Ok(()),
             Err(other) => Err(other.into()),

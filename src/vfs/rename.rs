@@ -118,6 +118,9 @@ impl<B: Backing> Vfs<B> {
             self.backing.rename(&from.dir, from.entry(), &to.dir, to.entry(), mode)
         };
         let moved = self.known(source);
+        // Two places, in no order of their numbers: no rename holds one beside this one (`self.tree`), and whoever else holds
+        // a place waits only for those of directories above it. Neither of these is above the other: what is replaced here is no
+        // directory.
         let mut place = moved.as_ref().map(|inode| write(&inode.place));
         let renamed = match target {
             Some(target) => self.detach(to, target, rename),

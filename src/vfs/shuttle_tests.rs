@@ -222,3 +222,35 @@ fn rewraps_writes_cuts_and_renames_of_a_file_leave_it_whole() {
         mount.check_end();
     });
 }
+
+#[test]
+fn renames_that_cross_each_other_end() {
+    explore(500, || {
+        let mount = Mount::new();
+        for name in ["a", "b"] {
+            mount.create(name, name.as_bytes()).expect("create");
+        }
+        let dir = mount.0.lookup(ROOT, b"d").expect("there").ino;
+        mount.0.rename(ROOT, b"b", dir, b"b", RenameMode::NoReplace).expect("b is there");
+        mount.create("b", b"c").expect("create");
+        let late_or_done = |done: Result<(), Error>| {
+            // A directory may stand at a name, or have left it.
+            let is_other = |error: &Error| is_late(error) || matches!(error.errno(), Errno::ISDIR | Errno::NOTDIR);
+            assert!(done.as_ref().map_or_else(is_other, |()| true), "{done:?}");
+        };
+        let renames =
+            [("a", "b", RenameMode::Replace), ("b", "a", RenameMode::Replace), ("d", "b", RenameMode::Exchange)];
+        let threads = renames.map(|(from, to, mode)| {
+            mount.spawn(move |mount| {
+                late_or_done(mount.0.rename(ROOT, from.as_bytes(), ROOT, to.as_bytes(), mode));
+            })
+        });
+        // Holds the place of a file, and then that of the directory above it.
+        let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+        late_or_done(mount.with(dir, "b", |vfs, attr| vfs.setattr(attr.ino, None, &mode).map(drop)));
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        mount.0.forget(dir, 1);
+    });
+}

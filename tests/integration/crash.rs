@@ -3,6 +3,7 @@
 
 mod check;
 pub mod disk;
+mod failed_flush;
 pub mod random;
 pub mod run;
 

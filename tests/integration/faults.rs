@@ -414,3 +414,22 @@ fn a_life_that_began_badly_leaves_nothing_to_the_next() {
     let found = read_all(&mut v, &["f"], 5 * UNIT + 6).unwrap();
     assert!(found[..5 * UNIT as usize].iter().all(|&byte| byte == 0) && found.ends_with(b"second"));
 }
+
+#[test]
+fn a_flush_that_fails_while_a_file_grows_is_told_by_its_next_fsync() {
+    let (mut v, plan) = with_one_file();
+    v.set_len(0, 99).unwrap();
+    let fail = || plan.inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
+    fail();
+    assert_eq!(v.fsync(0, false), Err(Errno::IO));
+    assert_eq!(v.fsync(0, false), Ok(()));
+    // The zeros behind the end may be lost, so they are written again and flushed before the file grows; what that flush loses
+    // includes this.
+    v.write(0, 0, b"lost").unwrap();
+    // Behind the wait for what is on its way to the disk already.
+    plan.inject(Fault::once(&[OpClass::Sync], 1, Errno::IO));
+    assert_eq!(v.set_len(0, 2 * UNIT), Err(Errno::IO));
+    assert_eq!(v.fsync(0, false), Err(Errno::IO), "what was written before is lost, and nobody was told yet");
+    assert_eq!(v.fsync(0, false), Ok(()));
+    v.remount();
+}

@@ -152,6 +152,27 @@ fn window(run: &Run, cut: Cut, file: usize) -> Vec<&[u8]> {
     file.versions[from..].iter().filter(|(step, _)| begun(step)).map(|(_, content)| content.as_slice()).collect()
 }
 
+/// The same for one byte, where flushes failed: a later one that succeeds says nothing of what was written before those.
+fn window_of_byte(run: &Run, cut: Cut, file: usize, at: usize) -> Vec<&[u8]> {
+    let file = &run.files[file];
+    let done = |step: &usize| run.ends[*step] <= cut.done;
+    let begun = |step: &usize| *step == 0 || run.ends[*step - 1] < cut.done || done(step);
+    let mut flushes: Vec<(usize, usize, bool)> =
+        file.flushed.iter().map(|(step, version)| (*step, *version, true)).collect();
+    flushes.extend(file.lost.iter().map(|(step, version)| (*step, *version, false)));
+    flushes.sort_unstable();
+    let (mut from, mut lost) = (0, None);
+    for (_, version, succeeded) in flushes.into_iter().filter(|(step, ..)| done(step)) {
+        let written_since = |lost: usize| file.changed[lost + 1..=version].iter().any(|range| range.contains(&at));
+        if !succeeded {
+            lost = Some(version);
+        } else if lost.is_none_or(written_since) {
+            (from, lost) = (version, None);
+        }
+    }
+    file.versions[from..].iter().filter(|(step, _)| begun(step)).map(|(_, content)| content.as_slice()).collect()
+}
+
 /// Every byte is one that the file had there since it was flushed, the size too.
 fn check_file(run: &Run, cut: Cut, file: usize, volume: &mut Volume, path: &str) -> Option<Vec<u8>> {
     let window = window(run, cut, file);
@@ -161,7 +182,16 @@ fn check_file(run: &Run, cut: Cut, file: usize, volume: &mut Volume, path: &str)
     match read_all(volume, &parts(path), size) {
         Ok(content) => {
             assert_eq!(content.len() as u64, size, "{path}");
+            let is_whole = run.files[file].lost.is_empty();
             for (at, byte) in content.iter().enumerate() {
+                let of_byte;
+                let window = match is_whole {
+                    true => &window,
+                    false => {
+                        of_byte = window_of_byte(run, cut, file, at);
+                        &of_byte
+                    }
+                };
                 let byte_of = |version: &&[u8]| version.get(at).copied().unwrap_or(0);
                 assert!(
                     window.iter().any(|version| byte_of(version) == *byte),

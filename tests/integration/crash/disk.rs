@@ -5,7 +5,8 @@
 //! see [`log`]. In both each page of a file holds any version that it had since the last
 //! flush of that file, whatever its neighbours hold. So a size and the data behind it survive independently of each
 //! other, in both directions. A page that was freed does not get the data of its successor before the journal has the
-//! freeing. Only the two sectors of the records can be torn.
+//! freeing. What a failed flush was to write may be lost whatever is flushed later. Only the two sectors of the records can
+//! be torn.
 
 mod log;
 
@@ -40,6 +41,8 @@ struct File {
     sizes: Vec<(usize, u64)>,
     /// How many records were done at each flush of the file.
     flushed: Vec<usize>,
+    /// The same of flushes that failed: what they were to write counts as written, and no later flush writes it.
+    lost: Vec<usize>,
 }
 
 /// The record of a run, taken apart.
@@ -159,6 +162,10 @@ impl Disk {
                 self.file(*ino).clear(number, *offset, offset + len);
             }
             Record::Sync { ino, .. } => self.file(*ino).flushed.push(number + 1),
+            Record::FailedSync { ino } => {
+                // Of a directory id or side entry that is a file too.
+                self.file(*ino).lost.push(number + 1);
+            }
             Record::SyncAll => self.files.values_mut().for_each(|file| file.flushed.push(number + 1)),
             _ => {}
         }
@@ -196,9 +203,8 @@ impl Disk {
         for record in &self.records[..cut.journal] {
             match record {
                 Record::Write { .. } | Record::SetLen { .. } | Record::Allocate { .. } => continue,
-                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {
-                    continue;
-                }
+                Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => continue,
+                Record::FailedSync { .. } | Record::StartWriteback { .. } => continue,
                 Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => made.push(*ino),
                 _ => {}
             }
@@ -265,9 +271,14 @@ impl File {
 
     /// The pages that a cut leaves.
     fn on_disk(&self, cut: Cut, pick: &Pages, records_page: u64) -> Vec<(u64, Bytes)> {
-        let flushed = self.flushed.iter().copied().filter(|&count| count <= cut.done).max().unwrap_or(0);
+        // What was written is on the disk if the first flush after it did not fail.
+        let first = |counts: &[usize], number| counts.iter().copied().filter(|&count| count > number).min();
+        let flushed = |number: usize| {
+            let lost = first(&self.lost, number).unwrap_or(usize::MAX);
+            first(&self.flushed, number).is_some_and(|count| count <= cut.done && count < lost)
+        };
         let page = |(page, events): (&u64, &Vec<(usize, Event)>)| {
-            let versions = versions(events, cut, flushed);
+            let versions = versions(events, cut, &flushed);
             let first = pick.pick(versions.len());
             let mut bytes = versions[first].clone()?;
             if let Pages::Any(entropy) = pick
@@ -281,15 +292,16 @@ impl File {
     }
 }
 
-/// The versions of a page that a cut can leave, oldest first; `None` is a hole.
-fn versions(events: &[(usize, Event)], cut: Cut, flushed: usize) -> Vec<Option<Bytes>> {
+/// The versions of a page that a cut can leave, oldest first; `None` is a hole. `flushed` tells of an operation whether what
+/// it wrote was flushed.
+fn versions(events: &[(usize, Event)], cut: Cut, flushed: &dyn Fn(usize) -> bool) -> Vec<Option<Bytes>> {
     let mut versions = vec![None];
     for (number, event) in events.iter().filter(|(number, _)| *number < cut.done) {
         match event {
             Event::Freed if *number < cut.journal => versions = vec![None],
             // The journal does not know that the page is free, so what was written later went elsewhere.
             Event::Freed => break,
-            Event::Written(bytes) if *number < flushed => versions = vec![Some(bytes.clone())],
+            Event::Written(bytes) if flushed(*number) => versions = vec![Some(bytes.clone())],
             Event::Written(bytes) => versions.push(Some(bytes.clone())),
         }
     }
@@ -382,7 +394,8 @@ impl Touched {
             | Record::SetInodeFlags { ino, .. } => {
                 self.any.insert(*ino, number + 1);
             }
-            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll | Record::StartWriteback { .. } => {}
+            Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => {}
+            Record::FailedSync { .. } | Record::StartWriteback { .. } => {}
         }
     }
 

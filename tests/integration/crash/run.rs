@@ -1,6 +1,7 @@
 //! A workload on a recorded volume, and what the volume held after each of its steps.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 
 use kmsfs::content::{Content, Rewrapped};
@@ -17,7 +18,7 @@ pub type Volume = Mounted<Faulty<Memory>>;
 pub type Path = &'static str;
 
 /// What an application, or the administrator, does. Files stay open until the volume is mounted again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     Create(Path),
     /// A file without a name. Until it gets it by [`Step::LinkUnnamed`], steps that name this path mean that file.
@@ -33,6 +34,12 @@ pub enum Step {
     /// An fsync, and a write like [`Step::Write`] that the flush misses: it is done before the fsync is.
     FsyncBeside(Path, u64, usize),
     Fdatasync(Path),
+    /// Each file is flushed by itself, whether or not that succeeds.
+    FsyncAll,
+    /// The whole content of each file is written anew.
+    WriteAgain,
+    /// All files are closed; the volume stays mounted.
+    CloseAll,
     FsyncDir(Path),
     Mkdir(Path),
     Rmdir(Path),
@@ -70,11 +77,26 @@ pub struct File {
     pub ino: Option<u64>,
     /// Each content with the number of steps done when it was complete.
     pub versions: Vec<(usize, Arc<Vec<u8>>)>,
+    /// The bytes that each of them changed.
+    pub changed: Vec<Range<usize>>,
     /// After how many steps the file was flushed, and which version that was.
     pub flushed: Vec<(usize, usize)>,
+    /// The same of the flushes that failed: their caller knows that what was written before may be lost.
+    pub lost: Vec<(usize, usize)>,
 }
 
 impl File {
+    fn new(step: usize, ino: Option<u64>, content: Vec<u8>) -> Self {
+        let changed = vec![0..content.len()];
+        Self { ino, versions: vec![(step, Arc::new(content))], changed, flushed: Vec::new(), lost: Vec::new() }
+    }
+
+    /// Notes how a flush ended, of which the caller knows.
+    fn synced(&mut self, step: usize, version: usize, synced: Result<()>) -> Result<()> {
+        if synced.is_ok() { &mut self.flushed } else { &mut self.lost }.push((step, version));
+        synced
+    }
+
     pub fn content(&self) -> &[u8] {
         &self.versions.last().expect("a file begins with a version").1
     }
@@ -104,7 +126,7 @@ impl Run {
     pub fn begin(fixture: Fixture<Faulty<Memory>>, tree: Tree, content: Vec<Vec<u8>>) -> Self {
         let records = fixture.backing.stop_recording();
         fixture.backing.start_recording();
-        let file = |content| File { ino: None, versions: vec![(0, Arc::new(content))], flushed: vec![(0, 0)] };
+        let file = |content| File { flushed: vec![(0, 0)], ..File::new(0, None, content) };
         Self {
             volume: Mounted::new(fixture),
             ends: vec![records.len()],
@@ -127,13 +149,14 @@ impl Run {
 
     pub fn steps(mut self, steps: &[Step]) -> Self {
         for step in steps {
-            self.step(*step);
+            // Whether it can be done is known at the end.
+            let _ = self.step(*step);
         }
         self
     }
 
     /// A step that fails has no effect on names, and none on contents that anybody may rely on.
-    fn step(&mut self, step: Step) {
+    pub fn step(&mut self, step: Step) -> Result<()> {
         let number = self.ends.len();
         let mut tree = self.tree().clone();
         let done = self.apply(number, step, &mut tree);
@@ -150,6 +173,7 @@ impl Run {
         self.records.extend(log);
         self.ends.push(self.records.len());
         self.trees.push(tree);
+        done
     }
 
     fn apply(&mut self, number: usize, step: Step, tree: &mut Tree) -> Result<()> {
@@ -187,20 +211,23 @@ impl Run {
                     is_written.recv().expect("the writer writes");
                 });
                 let volume = &self.volume;
-                std::thread::scope(|scope| {
+                let (wrote, synced) = std::thread::scope(|scope| {
                     let synced = scope.spawn(move || volume.fsync(handle, false));
                     is_flushed.recv().expect("it flushes");
                     let wrote = volume.write(handle, offset, &data);
                     written.send(()).expect("the flush waits");
-                    wrote.and(synced.join().expect("no panic"))
-                })?;
-                self.files[file].flushed.push((number, version));
+                    (wrote, synced.join().expect("no panic"))
+                });
+                let synced = self.files[file].synced(number, version, synced);
+                wrote?;
                 self.written(number, file, offset, &bytes(number, len));
+                synced?;
             }
             Step::SetLen(path, len) => {
                 let (file, handle) = self.file(path)?;
                 self.volume.set_len(handle, len)?;
-                self.change(number, file, |content| content.resize(len as usize, 0));
+                let (size, len) = (self.files[file].content().len(), len as usize);
+                self.change(number, file, size.min(len)..size.max(len), |content| content.resize(len, 0));
             }
             Step::Punch(path, offset, len) => self.clear(number, path, Allocate::PunchHole, offset, len)?,
             Step::Zero(path, offset, len) => self.clear(number, path, Allocate::ZeroRange, offset, len)?,
@@ -210,6 +237,26 @@ impl Run {
             }
             Step::Fsync(path) => self.sync(number, path, false)?,
             Step::Fdatasync(path) => self.sync(number, path, true)?,
+            Step::FsyncAll => {
+                for path in self.paths_of_files() {
+                    // What comes of it is noted with the file.
+                    let _ = self.sync(number, &path, false);
+                }
+            }
+            Step::WriteAgain => {
+                for path in self.paths_of_files() {
+                    let (file, handle) = self.file(&path)?;
+                    let content = self.files[file].content().to_vec();
+                    self.volume.write(handle, 0, &content)?;
+                    self.written(number, file, 0, &content);
+                }
+            }
+            Step::CloseAll => {
+                self.forget_failures(number);
+                self.volume.known_when_closed();
+                self.open.clear();
+                self.unnamed.clear();
+            }
             Step::FsyncDir(path) => self.volume.fsync_dir(&parts(path))?,
             Step::Mkdir(path) => {
                 self.volume.mkdir(&parts(path), 0o755)?;
@@ -252,8 +299,8 @@ impl Run {
                 let value = number.to_le_bytes();
                 self.volume.set_xattr(&parts(path), "user.a", &value, kmsfs::store::XattrMode::Set)?;
             }
-            Step::Rewrap(path) => self.rewrap(path)?,
-            Step::Remount => self.remount(),
+            Step::Rewrap(path) => self.rewrap(number, path)?,
+            Step::Remount => self.remount(number),
             Step::Settle => {
                 let flushes = || self.volume.fixture.backing.plan().count(&[OpClass::Sync]);
                 let before = flushes();
@@ -276,10 +323,25 @@ impl Run {
         Ok(())
     }
 
-    fn remount(&mut self) {
+    fn remount(&mut self, number: usize) {
+        self.forget_failures(number);
         self.open.clear();
         self.unnamed.clear();
         self.volume.remount();
+    }
+
+    /// Whoever knew of a flush that failed is gone, and so is what an fsync would have told of it.
+    fn forget_failures(&mut self, number: usize) {
+        if self.volume.fixture.backing.plan().injected() > 0 {
+            for file in &mut self.files {
+                file.lost.push((number, file.versions.len() - 1));
+            }
+        }
+    }
+
+    fn paths_of_files(&self) -> Vec<String> {
+        let files = self.tree().iter().filter(|(_, node)| matches!(node, Node::File(_)));
+        files.map(|(path, _)| path.clone()).collect()
     }
 
     /// Notes the file that was opened last as a new one.
@@ -288,7 +350,7 @@ impl Run {
         let handle = self.volume.open_files() - 1;
         self.open.insert(file, handle);
         let ino = Some(self.volume.file_id(handle));
-        self.files.push(File { ino, versions: vec![(number, Arc::default())], flushed: Vec::new() });
+        self.files.push(File::new(number, ino, Vec::new()));
         file
     }
 
@@ -308,23 +370,36 @@ impl Run {
     }
 
     fn written(&mut self, number: usize, file: usize, offset: u64, data: &[u8]) {
-        self.change(number, file, |content| {
-            let end = offset as usize + data.len();
-            content.resize(content.len().max(end), 0);
+        let end = offset as usize + data.len();
+        let size = self.files[file].content().len();
+        self.change(number, file, size.min(offset as usize)..end, |content| {
+            content.resize(size.max(end), 0);
             content[offset as usize..end].copy_from_slice(data);
         });
     }
 
-    fn change(&mut self, number: usize, file: usize, change: impl FnOnce(&mut Vec<u8>)) {
+    fn change(&mut self, number: usize, file: usize, changed: Range<usize>, change: impl FnOnce(&mut Vec<u8>)) {
         let mut content = self.files[file].content().to_vec();
         change(&mut content);
         self.files[file].versions.push((number, Arc::new(content)));
+        self.files[file].changed.push(changed);
     }
 
     fn clear(&mut self, number: usize, path: &str, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let (file, handle) = self.file(path)?;
-        self.volume.allocate(handle, how, offset, len)?;
-        self.change(number, file, |content| {
+        if let Err(error) = self.volume.allocate(handle, how, offset, len) {
+            // It may have been done in part.
+            let now = self.volume.read(handle, 0, self.files[file].content().len()).unwrap_or_default();
+            let before = self.files[file].content();
+            let differs = |at: &usize| now.get(*at).is_some_and(|byte| *byte != before[*at]);
+            let mut differing = (0..before.len()).filter(differs);
+            if let Some(first) = differing.next() {
+                let last = differing.last().unwrap_or(first);
+                self.change(number, file, first..last + 1, |content| content.copy_from_slice(&now));
+            }
+            return Err(error);
+        }
+        self.change(number, file, offset as usize..(offset + len) as usize, |content| {
             let end = content.len().min((offset + len) as usize);
             if (offset as usize) < end {
                 content[offset as usize..end].fill(0);
@@ -335,15 +410,14 @@ impl Run {
 
     fn sync(&mut self, number: usize, path: &str, data_only: bool) -> Result<()> {
         let (file, handle) = self.file(path)?;
-        self.volume.fsync(handle, data_only)?;
         let version = self.files[file].versions.len() - 1;
-        self.files[file].flushed.push((number, version));
-        Ok(())
+        let synced = self.volume.fsync(handle, data_only);
+        self.files[file].synced(number, version, synced)
     }
 
     /// What `kmsfs rewrap` does with one file, which stands alone in the root: nothing is mounted meanwhile.
-    fn rewrap(&mut self, path: &str) -> Result<()> {
-        self.remount();
+    fn rewrap(&mut self, number: usize, path: &str) -> Result<()> {
+        self.remount(number);
         assert!(!path.contains('/'));
         let fixture = &self.volume.fixture;
         let (root, mut names) = (fixture.backing.root()?, Vec::new());
