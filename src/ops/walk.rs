@@ -120,10 +120,16 @@ struct Queue<B: Backing> {
     directories: usize,
 }
 
+/// The files of a directory that wait.
+struct Waiting<B: Backing> {
+    dir: Arc<B::Dir>,
+    files: Vec<Job<B>>,
+}
+
 struct QueueState<B: Backing> {
     dirs: Vec<Job<B>>,
     /// By directory, none of which is empty.
-    files: Vec<(Arc<B::Dir>, Vec<Job<B>>)>,
+    files: Vec<Waiting<B>>,
     files_waiting: usize,
     /// Jobs that a thread works on; they may bring new ones.
     active: usize,
@@ -142,11 +148,11 @@ impl<B: Backing> Queue<B> {
             Job::File { dir, .. } => {
                 state.files_waiting += 1;
                 // It is one of the last: those that are being listed.
-                match state.files.iter_mut().rev().find(|(of, _)| Arc::ptr_eq(of, dir)) {
-                    Some((_, files)) => files.push(job),
+                match state.files.iter_mut().rev().find(|waiting| Arc::ptr_eq(&waiting.dir, dir)) {
+                    Some(waiting) => waiting.files.push(job),
                     None => {
                         let dir = Arc::clone(dir);
-                        state.files.push((dir, vec![job]));
+                        state.files.push(Waiting { dir, files: vec![job] });
                     }
                 }
             }
@@ -184,7 +190,7 @@ impl<B: Backing> Queue<B> {
 
 impl<B: Backing> QueueState<B> {
     fn next_file(&mut self) -> Option<Job<B>> {
-        let (_, files) = self.files.last_mut()?;
+        let files = &mut self.files.last_mut()?.files;
         let file = files.pop();
         self.files_waiting -= 1;
         if files.is_empty() {

@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(walks.list.iter().map(|walk| walk.parent).collect::<Vec<_>>(), (84..100).collect::<Vec<_>>());
     }
 
-    /// A tree of the host whose access times are an hour old.
+    /// A tree of the host whose access times are old enough to move with the next access.
     #[test]
     fn fetching_moves_no_access_time_and_gets_over_what_cannot_be_read() {
         let root = tempfile::tempdir().expect("a directory");
@@ -364,7 +364,7 @@ mod tests {
         }
         fs::write(at("d/.kmsfs.dir"), [0; 48]).expect("an id");
         fs::write(at("d/file"), vec![1; 10_000]).expect("a file");
-        let old = fs::FileTimes::new().set_accessed(std::time::SystemTime::now() - Duration::from_secs(100_000));
+        let old = fs::FileTimes::new().set_accessed(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
         let all = ["d/file", "d/sub", "d", "empty", ""];
         for path in all {
             fs::File::open(at(path)).and_then(|file| file.set_times(old)).expect("an old access");

@@ -87,7 +87,8 @@ pub struct File {
 
 impl File {
     fn new(step: usize, ino: Option<u64>, content: Vec<u8>) -> Self {
-        let changed = vec![0..content.len()];
+        let whole = 0..content.len();
+        let changed = Vec::from([whole]);
         Self { ino, versions: vec![(step, Arc::new(content))], changed, flushed: Vec::new(), lost: Vec::new() }
     }
 
@@ -394,7 +395,7 @@ impl Run {
             let differs = |at: &usize| now.get(*at).is_some_and(|byte| *byte != before[*at]);
             let mut differing = (0..before.len()).filter(differs);
             if let Some(first) = differing.next() {
-                let last = differing.last().unwrap_or(first);
+                let last = differing.next_back().unwrap_or(first);
                 self.change(number, file, first..last + 1, |content| content.copy_from_slice(&now));
             }
             return Err(error);
