@@ -134,7 +134,9 @@ fi
 # ---- the code -----------------------------------------------------------------------------------------------------
 # One profile for everything, so that the dependencies are built once.
 if cargo fmt --version > /dev/null 2>&1; then step fmt cargo fmt --all --check; else skip fmt "rustfmt is not installed (rustup component add rustfmt)"; fi
-step build build_release
+# With the integration tests: what only tests need turns on features of crates that both need, and alone everything above those would
+# be compiled a second time.
+step build build_release --bin kmsfs --test integration
 if cargo clippy --version > /dev/null 2>&1; then
   step clippy cargo clippy --release --locked --all-targets -- -D warnings
   # The scheduler of the concurrency tests takes the place of every lock.
