@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::input::is_member;
 use crate::kms::KmsError;
+use crate::kms::engine::camel;
 use crate::kms::model::Plaintext;
 
 /// The body of an answer; empty for operations without output. Wiped on drop: it may hold plaintext.
@@ -60,11 +61,9 @@ impl fmt::Debug for Answer {
 
 /// AWS's name of a field: `key_id` is `KeyId`.
 pub fn pascal(field: &str) -> String {
-    let mut name = String::with_capacity(field.len());
-    for word in field.split('_') {
-        let mut letters = word.chars();
-        name.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        name.push_str(letters.as_str());
+    let mut name = camel(field);
+    if let Some(first) = name.get_mut(..1) {
+        first.make_ascii_uppercase();
     }
     debug_assert!(is_member(field, &name));
     name
