@@ -117,14 +117,7 @@ impl<B: Backing> Content<B> {
     /// # Errors
     /// As [`Self::open`]; what was known is then kept.
     pub fn reload(&self) -> Result<()> {
-        let mut attempt = 1;
-        let found = loop {
-            match load(&self.volume, &*self.file()) {
-                // Caught between two steps of the writer.
-                Err(error) if error.errno() == Errno::IO && attempt < self.volume.read_attempts => attempt += 1,
-                found => break found?,
-            }
-        };
+        let found = load(&self.volume, &*self.file())?;
         let mut state = write(&self.state);
         // Its keys come back by the way they went.
         if !matches!(state.body, Body::Suspended { .. }) {
@@ -242,14 +235,17 @@ impl<B: Backing> Content<B> {
     pub(super) fn noted<T>(&self, result: crate::store::Result<T>) -> Result<T> {
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::AcqRel);
-            lock(&self.volume.doubtful).insert(self.file().stat()?.ino);
+            // What cannot even be looked at is doubted by who has it open; that error is not the one to report.
+            if let Ok(number) = self.stored_number() {
+                lock(&self.volume.doubtful).insert(number);
+            }
         }
         Ok(result?)
     }
 
     fn is_doubtful(&self) -> Result<bool> {
         let doubtful = lock(&self.volume.doubtful);
-        Ok(!doubtful.is_empty() && doubtful.contains(&self.file().stat()?.ino))
+        Ok(!doubtful.is_empty() && doubtful.contains(&self.stored_number()?))
     }
 
     pub(super) fn file(&self) -> Arc<B::File> {
@@ -257,7 +253,19 @@ impl<B: Backing> Content<B> {
     }
 }
 
+/// What a file is. A writer outside of this process may be cutting or growing it: size and header are then read again before they
+/// count as damaged (FORMAT S7).
 pub(super) fn load<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
+    let mut attempt = 1;
+    loop {
+        match load_once(volume, file) {
+            Err(error) if error.errno() == Errno::IO && attempt < volume.read_attempts => attempt += 1,
+            loaded => return loaded,
+        }
+    }
+}
+
+fn load_once<F: BackingFile>(volume: &Volume, file: &F) -> Result<State> {
     let stat = file.stat()?;
     if stat.size == 0 {
         return Ok(State::empty());

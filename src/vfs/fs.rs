@@ -122,11 +122,9 @@ impl<B: Backing> Vfs<B> {
         let stat = backing.stat(Target::Dir(&*root))?;
         let dir_meta_file = opened.config.dir_meta_file() || !backing.ordered_metadata();
         let modes = Modes::new(Arc::clone(&backing), !options.privileged && !options.read_only);
-        let fetcher = if options.fetch_ahead { Fetcher::start(Arc::clone(&backing)).map(Some) } else { Ok(None) };
-        let fetcher = fetcher.unwrap_or_else(|error| {
-            tracing::warn!("nothing is fetched ahead: {error}");
-            None
-        });
+        let fetcher = options.fetch_ahead.then(|| Fetcher::start(Arc::clone(&backing)));
+        let fetcher = fetcher
+            .and_then(|started| started.inspect_err(|error| tracing::warn!("nothing is fetched ahead: {error}")).ok());
         let vfs = Self {
             backing,
             volume,

@@ -87,16 +87,14 @@ impl<B: Backing> Vfs<B> {
             Some(content) => {
                 // By a name that was not known when it was opened, it can be another file.
                 self.record_of(inode, None)?;
-                if self.options.read_only {
-                    self.report(inode, content.reload())?;
-                }
-                self.report(inode, content.check_key().and_then(|()| content.admit()))?;
+                // To read the file anew asks for its key, too.
+                let checked = if self.options.read_only { content.reload() } else { content.check_key() };
+                self.report(inode, checked.and_then(|()| content.admit()))?;
                 if writable && !content.is_writable() {
                     content.upgrade(self.open_backing(inode, Access::ReadWrite)?);
                 }
                 Arc::clone(content)
             }
-            None if self.options.read_only => Arc::new(self.open_unchanged(inode)?),
             None => {
                 let (file, access) = self.open_best(inode, writable)?;
                 Arc::new(self.open_content(inode, file, access)?)
@@ -119,30 +117,14 @@ impl<B: Backing> Vfs<B> {
         self.track(inode, content)
     }
 
-    /// Opens a file of a read-only mount. A writer outside of this process may be cutting or growing it: size and header
-    /// are then read again before they count as damaged (FORMAT S7).
-    fn open_unchanged(&self, inode: &Arc<Inode<B>>) -> Result<Content<B>> {
-        let _opening = inode.begin_opening();
-        self.fetch_ahead(inode, Ahead::File);
-        let mut attempt = 1;
-        loop {
-            let file = self.open_backing(inode, Access::Read)?;
-            match Content::open(Arc::clone(&self.backing), Arc::clone(&self.volume), file, Access::Read) {
-                Err(error) if error.errno() == Errno::IO && attempt < self.volume.read_attempts => attempt += 1,
-                opened => {
-                    let content = self.report(inode, opened)?;
-                    self.report_opened(inode, &content);
-                    return self.track(inode, content);
-                }
-            }
-        }
-    }
-
     /// Opens the backing file for writing where that is possible: a reader's file may be opened by a writer later, and
     /// records are written on a reader's fsync too.
     fn open_best(&self, inode: &Inode<B>, writable: bool) -> Result<(B::File, Access)> {
         if writable {
             return Ok((self.open_backing(inode, Access::ReadWrite)?, Access::ReadWrite));
+        }
+        if self.options.read_only {
+            return Ok((self.open_backing(inode, Access::Read)?, Access::Read));
         }
         // A reader's file is not worth changing its mode for the moment, which would move its ctime.
         match self.open_plain(inode, Access::ReadWrite) {

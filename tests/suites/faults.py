@@ -103,7 +103,8 @@ def lost_pages(mnt):
     name = f"{mnt}/lost"
     write_durably(name, b"old")
     # To the last page: what did not fit in a large piece may leave room.
-    for step in (MIB, 64 << 10, 4096):
+    steps = (MIB, 64 << 10, 4096)
+    for step in steps:
         def fill():
             with open(f"{mnt}/filler{step}", "wb", 0) as filler:
                 for _ in range(300):
@@ -114,7 +115,7 @@ def lost_pages(mnt):
     os.pwrite(fd, b"q" * 20_000, 3)
     fails({errno.ENOSPC}, lambda: os.fsync(fd), "an fsync of what cannot be stored")
     os.close(fd)
-    for step in (MIB, 64 << 10, 4096):
+    for step in steps:
         os.unlink(f"{mnt}/filler{step}")
     fd = os.open(name, os.O_RDWR | os.O_APPEND)
     size = os.fstat(fd).st_size
