@@ -122,6 +122,20 @@ pub enum RenameMode {
     Exchange,
     /// It is replaced, and the source's name becomes a whiteout, a character device 0:0, in the same step (overlayfs).
     Whiteout,
+    /// As [`Self::Whiteout`], but the rename fails with `EEXIST`.
+    WhiteoutNoReplace,
+}
+
+impl RenameMode {
+    /// Whether an existing target makes the rename fail.
+    pub fn keeps_target(self) -> bool {
+        matches!(self, Self::NoReplace | Self::WhiteoutNoReplace)
+    }
+
+    /// Whether a whiteout takes the source's name.
+    pub fn leaves_whiteout(self) -> bool {
+        matches!(self, Self::Whiteout | Self::WhiteoutNoReplace)
+    }
 }
 
 /// How a range of a file is (de)allocated, as in fallocate(2).
@@ -250,8 +264,8 @@ pub trait Backing: Send + Sync + Sized + 'static {
     fn mknod(&self, dir: &Self::Dir, name: &str, kind: FileKind, mode: u32, rdev: u64) -> Result<()>;
     /// Makes a symlink that holds `target`.
     fn symlink(&self, target: &[u8], dir: &Self::Dir, name: &str) -> Result<()>;
-    /// The content of a symlink.
-    fn read_link(&self, dir: &Self::Dir, name: &str) -> Result<Vec<u8>>;
+    /// The content of a symlink; `EINVAL` for anything else.
+    fn read_link(&self, target: Target<'_, Self>) -> Result<Vec<u8>>;
     /// Gives the object at `(dir, name)` a second name.
     fn link(&self, dir: &Self::Dir, name: &str, to_dir: &Self::Dir, to_name: &str) -> Result<()>;
     /// Gives a file made by [`Self::create_unnamed`] its first name; `ENOENT` for any other without a name.

@@ -5,7 +5,7 @@ use super::table::Target;
 use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
 use crate::store::tree::read_meta;
-use crate::store::{Backing, FileKind, Result};
+use crate::store::{Backing, FileKind, Result, Target as Object};
 
 impl Freshness {
     /// What the record would have of an object that is no regular file; `None` for one, and for a directory without a
@@ -28,7 +28,7 @@ impl Freshness {
                 let text = read_meta(backing, &inner, dirid::ENTRY, dirid::TEXT_LEN)?;
                 dirid::decode(keys, text.as_found()).ok().map(Target::Dir)
             }
-            FileKind::Symlink => Some(self.symlink_target(&backing.read_link(dir, entry)?)),
+            FileKind::Symlink => Some(self.symlink_target(&backing.read_link(Object::Named(dir, entry))?)),
             other => Some(Target::Other(other as u8)),
         })
     }

@@ -129,14 +129,15 @@ impl<B: Backing> Dispatcher<B> {
     /// Serves a request that waited, and gives its answer: `EIO` if it panics.
     pub fn finish<S: Sink>(&self, pending: &Pending, sink: &mut S) {
         let mut reply = Reply::new(pending.unique, sink);
-        let served = || self.operations.after_writeback(pending.ino, pending.wanted);
+        let served = || self.operations.after_writeback(pending.ino, &pending.wanted);
         let served = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
             tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
             Err(Errno::IO.into())
         });
-        match (pending.wanted, served) {
+        match (&pending.wanted, served) {
             (Wanted::Seek { .. }, Ok(offset)) => reply.structure(&OffsetOut { offset }),
             (Wanted::InodeFlags(_), Ok(_)) => reply.structure(&IoctlOut::default()),
+            (Wanted::Capability { .. }, Ok(_)) => reply.ok(),
             (_, Err(error)) => reply.error(error.errno()),
         }
     }
@@ -257,7 +258,9 @@ impl<B: Backing> Dispatcher<B> {
             Operation::Statfs => reply.structure(&statfs(&vfs.stat_fs()?)),
             Operation::Setxattr(set, name, value) => {
                 let kill = set.setxattr_flags & SETXATTR_ACL_KILL_SGID != 0;
-                operations.setxattr(node, name, value, set.flags)?;
+                if let Served::AfterWriteback(wanted) = operations.setxattr(node, name, value, set.flags)? {
+                    return Ok(Some(postponed(header, wanted, reply)));
+                }
                 // An error here is not one of a request that has changed nothing and may be served once more.
                 match if kill { vfs.kill_set_gid(node).map(drop) } else { Ok(()) } {
                     Ok(()) => reply.ok(),

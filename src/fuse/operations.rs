@@ -25,6 +25,10 @@ const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
 /// `FS_IOC_FSGETXATTR`, with which the kernel reads the present flags before it sets some.
 const GET_XFLAGS: u32 = 0x801c_581f;
+/// Both flags of rename(2), which overlayfs may combine.
+const WHITEOUT_NOREPLACE: u32 = libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE;
+/// The attribute that makes a program privileged, and that every write to its file takes away.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// The filesystem as transports see it.
 pub(super) struct Operations<B: Backing> {
@@ -44,12 +48,14 @@ pub(super) enum Whence {
 }
 
 /// What a request that waits for write-back is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// `SEEK_DATA` or `SEEK_HOLE`.
     Seek { handle: u64, offset: u64, whence: Whence },
     /// `FS_IOC_SETFLAGS`.
     InodeFlags(u32),
+    /// setxattr(2) of `security.capability`.
+    Capability { value: Vec<u8>, mode: XattrMode },
 }
 
 /// What a request comes to.
@@ -99,6 +105,7 @@ impl<B: Backing> Operations<B> {
             libc::RENAME_NOREPLACE => RenameMode::NoReplace,
             libc::RENAME_EXCHANGE => RenameMode::Exchange,
             libc::RENAME_WHITEOUT => RenameMode::Whiteout,
+            WHITEOUT_NOREPLACE => RenameMode::WhiteoutNoReplace,
             _ => return Err(Errno::INVAL.into()),
         };
         self.vfs.rename(parent, name, to, to_name, mode)
@@ -176,14 +183,18 @@ impl<B: Backing> Operations<B> {
     }
 
     /// Sets an attribute.
-    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: u32) -> Result<Served<()>> {
         let mode = match flags.cast_signed() {
             0 => XattrMode::Set,
             libc::XATTR_CREATE => XattrMode::Create,
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return Err(Errno::INVAL.into()),
         };
-        self.vfs.set_xattr(ino, name, value, mode)
+        // Whatever is written removes it, also what was written before and is on its way.
+        if name == CAPABILITY && self.vfs.is_open_for_writing(ino)? {
+            return Ok(Served::AfterWriteback(Wanted::Capability { value: value.to_owned(), mode }));
+        }
+        self.vfs.set_xattr(ino, name, value, mode).map(Served::Now)
     }
 
     pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
@@ -229,10 +240,11 @@ impl<B: Backing> Operations<B> {
     }
 
     /// Serves what waited for write-back; the offset that was sought.
-    pub(super) fn after_writeback(&self, ino: u64, wanted: Wanted) -> Result<u64> {
+    pub(super) fn after_writeback(&self, ino: u64, wanted: &Wanted) -> Result<u64> {
         match wanted {
-            Wanted::Seek { handle, offset, whence } => self.seek(handle, offset, whence),
-            Wanted::InodeFlags(flags) => self.vfs.set_inode_flags(ino, flags).map(|()| 0),
+            Wanted::Seek { handle, offset, whence } => self.seek(*handle, *offset, *whence),
+            Wanted::InodeFlags(flags) => self.vfs.set_inode_flags(ino, *flags).map(|()| 0),
+            Wanted::Capability { value, mode } => self.vfs.set_xattr(ino, CAPABILITY, value, *mode).map(|()| 0),
         }
     }
 

@@ -184,7 +184,7 @@ impl<B: Backing> Adapter<B> {
     /// Has a request served after write-back. A reply that is dropped tells the kernel `EIO`.
     fn postpone(&self, ino: u64, wanted: Wanted, answer: impl FnOnce(Result<u64>) + Send + 'static) {
         let operations = Arc::clone(&self.operations);
-        let serve = Box::new(move || answer(operations.after_writeback(ino, wanted)));
+        let serve = Box::new(move || answer(operations.after_writeback(ino, &wanted)));
         if lock(&self.postponed).send(Job { ino, serve }).is_err() {
             tracing::error!(ino, "a request could not wait for write-back");
         }
@@ -480,8 +480,12 @@ impl<B: Backing> Filesystem for Adapter<B> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded("setxattr", || {
-            empty(reply, self.operations.setxattr(ino.0, name.as_bytes(), value, flags.cast_unsigned()));
+        guarded("setxattr", || match self.operations.setxattr(ino.0, name.as_bytes(), value, flags.cast_unsigned()) {
+            Ok(Served::Now(())) => reply.ok(),
+            Ok(Served::AfterWriteback(wanted)) => {
+                self.postpone(ino.0, wanted, |served| empty(reply, served.map(drop)));
+            }
+            Err(error) => reply.error(errno(error)),
         });
     }
 

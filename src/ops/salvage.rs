@@ -188,7 +188,7 @@ impl<B: Backing> Visitor<B> for Salvager<'_> {
         self.make_lost_and_found(object.paths);
         let path = out_path(object.paths);
         let made = if object.stat.kind == FileKind::Symlink {
-            let target = object.backing.read_link(object.dir, object.entry).ok();
+            let target = object.backing.read_link(Target::Named(object.dir, object.entry)).ok();
             // A forged target is a finding of the walk already.
             let Some(target) = target.and_then(|text| symlink::decode(&self.opened.keys, &text).ok()) else { return };
             self.out.symlink(path, &target)
@@ -196,7 +196,8 @@ impl<B: Backing> Visitor<B> for Salvager<'_> {
             self.out.mknod(path, object.stat)
         };
         let Some(place) = self.wrote(object.paths, made) else { return };
-        let attributes = Attributes { stat: *object.stat, xattrs: Vec::new() };
+        let xattrs = self.xattrs(&**object.backing, Target::Named(object.dir, object.entry));
+        let attributes = Attributes { stat: *object.stat, xattrs };
         self.wrote(object.paths, attributes.set_at(&place));
         lock(&self.report).others += 1;
     }

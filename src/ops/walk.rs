@@ -291,7 +291,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 self.queue.push(Job::File { dir: Arc::clone(dir), entry: entry.to_owned(), paths, stat });
             }
             FileKind::Symlink => {
-                match self.backing.read_link(dir, entry) {
+                match self.backing.read_link(Target::Named(&**dir, entry)) {
                     Ok(text) => {
                         if let Err(outcome) = symlink::decode(self.how.keys, &text) {
                             self.report(&paths, outcome);

@@ -423,9 +423,9 @@ impl<B: Backing> Backing for Faulty<B> {
         self.change(OpClass::Make, |b| b.symlink(target, dir, name), record)
     }
 
-    fn read_link(&self, dir: &B::Dir, name: &str) -> Result<Vec<u8>> {
+    fn read_link(&self, target: Target<'_, Self>) -> Result<Vec<u8>> {
         self.may(OpClass::Read)?;
-        self.inner.read_link(dir, name)
+        self.inner.read_link(inner_target(target))
     }
 
     fn link(&self, dir: &B::Dir, name: &str, to_dir: &B::Dir, to_name: &str) -> Result<()> {

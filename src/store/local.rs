@@ -213,8 +213,8 @@ impl Backing for LocalDir {
         rustix::fs::symlinkat(target, &dir.0, name)
     }
 
-    fn read_link(&self, dir: &LocalHandle, name: &str) -> Result<Vec<u8>> {
-        rustix::fs::readlinkat(&dir.0, name, Vec::new()).map(|target| target.into_bytes())
+    fn read_link(&self, target: Target<'_, Self>) -> Result<Vec<u8>> {
+        local_attr::read_link(target)
     }
 
     fn link(&self, dir: &LocalHandle, name: &str, to_dir: &LocalHandle, to_name: &str) -> Result<()> {
@@ -248,6 +248,7 @@ impl Backing for LocalDir {
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
             RenameMode::Whiteout => RenameFlags::WHITEOUT,
+            RenameMode::WhiteoutNoReplace => RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
         };
         match rustix::fs::renameat_with(&dir.0, name, &to_dir.0, to_name, flags) {
             // NFS, and many filesystems in user space, know no flags of rename.

@@ -78,6 +78,17 @@ pub(super) fn birth_time(target: Target<'_, LocalDir>) -> Result<Option<FileTime
     Ok(known.then_some(FileTime { secs: found.stx_btime.tv_sec, nanos: found.stx_btime.tv_nsec }))
 }
 
+pub(super) fn read_link(target: Target<'_, LocalDir>) -> Result<Vec<u8>> {
+    let text = match target {
+        Target::Named(dir, name) => rustix::fs::readlinkat(&dir.0, name, Vec::new()),
+        // By an empty name the system says ENOENT of what is no symlink.
+        Target::Node(handle) => rustix::fs::readlinkat(&handle.0, c"", Vec::new())
+            .map_err(|e| if e == Errno::NOENT { Errno::INVAL } else { e }),
+        Target::Dir(_) | Target::File(_) => Err(Errno::INVAL),
+    };
+    text.map(|text| text.into_bytes())
+}
+
 fn magic_link(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }

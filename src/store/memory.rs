@@ -272,8 +272,8 @@ impl Backing for Memory {
         }
     }
 
-    fn read_link(&self, dir: &MemoryDir, name: &str) -> Result<Vec<u8>> {
-        let inode = self.find(dir, name)?;
+    fn read_link(&self, target: Target<'_, Self>) -> Result<Vec<u8>> {
+        let inode = self.object(target)?;
         if inode.kind != FileKind::Symlink {
             return Err(Errno::INVAL);
         }
@@ -351,9 +351,9 @@ impl Backing for Memory {
         let tree = &mut *guard;
         let moved = tree.find(dir.0.ino, name)?;
         let target = tree.lookup(to_dir.0.ino, to_name)?.cloned();
-        match (mode, &target) {
-            (RenameMode::NoReplace, Some(_)) => return Err(Errno::EXIST),
-            (RenameMode::Exchange, None) => return Err(Errno::NOENT),
+        match &target {
+            Some(_) if mode.keeps_target() => return Err(Errno::EXIST),
+            None if mode == RenameMode::Exchange => return Err(Errno::NOENT),
             _ => {}
         }
         if moved.is_dir() && tree.is_within(to_dir.0.ino, moved.ino) {
@@ -389,7 +389,7 @@ impl Backing for Memory {
         place(tree, &moved, dir, to_dir, now);
         dir.0.entries_changed(now);
         to_dir.0.entries_changed(now);
-        if mode == RenameMode::Whiteout {
+        if mode.leaves_whiteout() {
             drop(guard);
             self.make(dir, name, FileKind::CharDevice, 0, 0, &[])?;
         }

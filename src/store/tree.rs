@@ -37,7 +37,7 @@ impl MetaText {
 /// Reads a directory id or side entry in either form (FORMAT 8.1). A text longer than `max` is cut after one more byte,
 /// which makes it invalid. Errors: the backing's.
 pub fn read_meta<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, max: usize) -> Result<MetaText> {
-    match backing.read_link(dir, entry) {
+    match backing.read_link(Target::Named(dir, entry)) {
         Ok(text) => return Ok(MetaText::Text(text)),
         Err(Errno::NOENT) => return Ok(MetaText::Nothing),
         Err(Errno::INVAL) => {}

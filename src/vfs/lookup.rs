@@ -57,12 +57,7 @@ impl<B: Backing> Vfs<B> {
         if inode.kind != FileKind::Symlink {
             return Err(Errno::INVAL.into());
         }
-        let text = {
-            let place = read(&inode.place);
-            let (parent, entry) = place.names.first().ok_or(Errno::NOENT)?;
-            let (dir, _wide) = self.enter(parent, SEARCH)?;
-            self.backing.read_link(&dir, entry)?
-        };
+        let text = self.with_target(&inode, |target| self.backing.read_link(target))?;
         self.check_symlink(&inode, &text)?;
         self.report(&inode, symlink::decode(&self.keys, &text).map_err(Into::into))
     }

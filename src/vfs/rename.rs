@@ -13,7 +13,7 @@ impl<B: Backing> Vfs<B> {
     /// Renames an entry.
     ///
     /// # Errors
-    /// `ENOENT`, `EEXIST` with [`RenameMode::NoReplace`], `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EINVAL` for a directory into
+    /// `ENOENT`, `EEXIST` where the target is to be kept, `ENOTEMPTY`, `EISDIR`, `ENOTDIR`, `EINVAL` for a directory into
     /// itself, or the backing's error.
     pub fn rename(&self, parent: u64, name: &[u8], to_parent: u64, to_name: &[u8], mode: RenameMode) -> Result<()> {
         let moving = self.moves.enter();
@@ -35,7 +35,7 @@ impl<B: Backing> Vfs<B> {
             moving.note(&self.table, self.table.number_of(stat.ino), stat.kind);
         }
         match (mode, target) {
-            (RenameMode::NoReplace, Some(_)) => Err(Errno::EXIST.into()),
+            (_, Some(_)) if mode.keeps_target() => Err(Errno::EXIST.into()),
             (RenameMode::Exchange, None) => Err(Errno::NOENT.into()),
             // Two names of one file, or the name itself: nothing happens (rename(2)).
             (_, Some(target)) if target.ino == source.ino => return Ok(()),
@@ -59,7 +59,7 @@ impl<B: Backing> Vfs<B> {
             (false, true) => Err(Errno::ISDIR.into()),
             (false, false) => self.move_to(from, source, to, Some(target), mode),
             // overlayfs, whose only use whiteouts are, never asks for it.
-            (true, true) if mode == RenameMode::Whiteout => Err(Errno::INVAL.into()),
+            (true, true) if mode.leaves_whiteout() => Err(Errno::INVAL.into()),
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
                 drop(self.open_empty(to)?);
@@ -110,7 +110,7 @@ impl<B: Backing> Vfs<B> {
         self.make_side(to)?;
         let rename = || {
             let mode = match (mode, target) {
-                (RenameMode::Whiteout, _) => RenameMode::Whiteout,
+                _ if mode.leaves_whiteout() => mode,
                 (_, Some(_)) => RenameMode::Replace,
                 // The target was looked for under the directory's lock: whatever is there now is not the mount's.
                 (_, None) => RenameMode::NoReplace,
@@ -132,7 +132,7 @@ impl<B: Backing> Vfs<B> {
             place.add(&to.parent, to.entry());
         }
         drop(place);
-        if mode != RenameMode::Whiteout {
+        if !mode.leaves_whiteout() {
             self.remove_side(from);
         }
         Ok(())

@@ -171,8 +171,8 @@ impl<B: Backing> Vfs<B> {
         let replaced = self.expected(&to.parent, to.entry())?;
         let left = match mode {
             RenameMode::Exchange => replaced,
-            RenameMode::Whiteout => Some(Target::Other(FileKind::CharDevice as u8)),
-            RenameMode::Replace | RenameMode::NoReplace => None,
+            _ if mode.leaves_whiteout() => Some(Target::Other(FileKind::CharDevice as u8)),
+            _ => None,
         };
         if let (Some(Target::Dir(id)), true) = (replaced, mode != RenameMode::Exchange) {
             self.note_gone(id)?;

@@ -34,6 +34,10 @@ impl DiskName {
 impl<B: Backing> Vfs<B> {
     fn disk_name(&self, inode: &Inode<B>, name: &[u8]) -> Result<DiskName> {
         if name.starts_with(USER.as_bytes()) {
+            // A namespace is no name, Linux says.
+            if name.len() == USER.len() {
+                return Err(Errno::INVAL.into());
+            }
             if !matches!(inode.kind, FileKind::Regular | FileKind::Directory) {
                 return Err(Errno::PERM.into());
             }

@@ -6,7 +6,7 @@ use kmsfs::env::SystemClock;
 use kmsfs::format::Outcome;
 use kmsfs::format::name::NameForm;
 use kmsfs::store::{
-    Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, Memory, OpClass, RawEntry, RenameMode,
+    Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, Memory, OpClass, RawEntry, RenameMode, Target,
 };
 use kmsfs::vfs::{ROOT, Vfs};
 use rustix::io::Errno;
@@ -88,7 +88,7 @@ fn plain_names_stand_in_the_ciphertext_directory() {
     long.retain(|name| !name.ends_with(b".n"));
     assert_eq!(long.len(), escaped.len());
     let root = fixture.backing.root().expect("root");
-    let target = fixture.backing.read_link(&root, "link").expect("a symlink");
+    let target = fixture.backing.read_link(Target::Named(&root, "link")).expect("a symlink");
     assert!(!target.windows(6).any(|part| part == b"secret"), "targets are encrypted");
 
     // An entry beside the escaped one of the same name is nobody's.
@@ -280,7 +280,7 @@ fn names_of_two_ids_are_never_mixed() {
         all.len() > 3
     };
     let (victim, donor) = if has_file(&dirs[0]) { (&dirs[0], &dirs[1]) } else { (&dirs[1], &dirs[0]) };
-    let foreign = fixture.backing.read_link(donor, ".kmsfs.dir").expect("id");
+    let foreign = fixture.backing.read_link(Target::Named(donor, ".kmsfs.dir")).expect("id");
     fixture.backing.unlink(victim, ".kmsfs.dir").expect("removed");
     fixture.backing.symlink(&foreign, victim, ".kmsfs.dir").expect("planted");
 

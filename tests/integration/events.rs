@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use kmsfs::env::ManualClock;
 use kmsfs::format::{Outcome, Severity, dirid};
-use kmsfs::store::{Access, Backing, BackingFile, Memory, RenameMode};
+use kmsfs::store::{Access, Backing, BackingFile, Memory, RenameMode, Target};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Options, ROOT, Vfs};
 use rustix::io::Errno;
@@ -279,11 +279,12 @@ fn a_directory_with_the_id_of_another_is_noticed() {
             let first = vfs.mkdir(ROOT, b"first", 0o755, &ROOT_USER).expect("made").ino;
             let backing = &fixture.backing;
             let root = backing.root().unwrap();
-            let original = entries(backing, &root).remove(0);
-            let id = backing.read_link(&backing.open_dir(&root, &original).unwrap(), dirid::ENTRY).unwrap();
+            let first_entry = entries(backing, &root).remove(0);
+            let original = backing.open_dir(&root, &first_entry).unwrap();
+            let id = backing.read_link(Target::Named(&original, dirid::ENTRY)).unwrap();
             let second = vfs.mkdir(ROOT, b"second", 0o755, &ROOT_USER).expect("made").ino;
             vfs.forget(second, 1);
-            let copy = entries(backing, &root).into_iter().find(|name| *name != original).unwrap();
+            let copy = entries(backing, &root).into_iter().find(|name| *name != first_entry).unwrap();
             let dir = backing.open_dir(&root, &copy).unwrap();
             backing.unlink(&dir, dirid::ENTRY).unwrap();
             backing.symlink(&id, &dir, dirid::ENTRY).unwrap();

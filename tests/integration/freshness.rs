@@ -138,7 +138,7 @@ fn attacked() -> Attacked {
     let first = FILES.map(|path| (path, raw.bytes(&volume.vfs, path))).into_iter().collect();
     let removed = (raw.entry(&volume.vfs, "removed").1, raw.bytes(&volume.vfs, "removed"));
     let (root, link) = raw.entry(&volume.vfs, "link");
-    let first_link = raw.0.read_link(&root, &link).unwrap();
+    let first_link = raw.0.read_link(Target::Named(&root, &link)).unwrap();
     volume.vfs.settle().unwrap();
     for path in FILES {
         write(&mut volume, path, 2);

@@ -11,7 +11,7 @@ use kmsfs::freshness::Freshness;
 use kmsfs::ops::repair::{PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Silent, resume};
-use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, RenameMode, Stat};
+use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, RenameMode, Stat, Target};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Options, Vfs};
 
@@ -95,7 +95,7 @@ fn entries(backing: &Memory) -> Vec<Entry> {
         let mut names: Vec<String> = names.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok()).collect();
         names.sort();
         for name in names.into_iter().filter(|name| name != "." && name != "..") {
-            let kind = backing.stat(kmsfs::store::Target::Named(&dir, &name)).expect("stat").kind;
+            let kind = backing.stat(Target::Named(&dir, &name)).expect("stat").kind;
             if kind == FileKind::Directory {
                 dirs.push([&path[..], std::slice::from_ref(&name)].concat());
             }
@@ -108,7 +108,7 @@ fn entries(backing: &Memory) -> Vec<Entry> {
 fn read(backing: &Memory, entry: &Entry) -> Vec<u8> {
     let dir = dir_of(backing, &entry.dir);
     if entry.kind == FileKind::Symlink {
-        return backing.read_link(&dir, &entry.name).expect("readlink");
+        return backing.read_link(Target::Named(&dir, &entry.name)).expect("readlink");
     }
     let file = backing.open(&dir, &entry.name, Access::Read).expect("open");
     let mut bytes = vec![0; file.stat().expect("stat").size as usize];
@@ -298,7 +298,7 @@ pub fn verify_notes(data: &[u8]) -> bool {
 
 fn some_stat() -> Stat {
     let memory = Memory::new(clock());
-    memory.stat(kmsfs::store::Target::Dir(&memory.root().expect("root"))).expect("stat")
+    memory.stat(Target::Dir(&memory.root().expect("root"))).expect("stat")
 }
 
 /// Steps that are shown when what they led to is wrong.

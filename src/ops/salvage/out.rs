@@ -2,12 +2,12 @@
 //! lead to two things under one name.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat2, symlinkat, utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod,
+    fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat, openat2, setxattr, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -16,6 +16,7 @@ use crate::store::{FileKind, FileTime, Stat};
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+const PIN: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Bytes of a path that one call takes; longer ones are walked in parts.
 const PATH_PART: usize = 3000;
 
@@ -164,11 +165,20 @@ impl Attributes {
         futimens(&fd, &times(&self.stat))
     }
 
-    /// As [`Self::set_on`], on what cannot be opened: owner and times only.
+    /// As [`Self::set_on`], on what cannot be opened.
     pub fn set_at(&self, place: &Place) -> Result<(), Errno> {
+        let pinned = openat2(&place.parent, place.name.as_slice(), PIN, Mode::empty(), RESOLVE)?;
+        // What is pinned takes none of the calls by descriptor.
+        let object = format!("/proc/self/fd/{}", pinned.as_raw_fd());
         let (uid, gid) = owner(&self.stat);
-        let _ = chownat(&place.parent, place.name.as_slice(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-        utimensat(&place.parent, place.name.as_slice(), &times(&self.stat), AtFlags::SYMLINK_NOFOLLOW)
+        let _ = chownat(&pinned, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
+        for (name, value) in &self.xattrs {
+            let _ = setxattr(&object, name.as_slice(), value, XattrFlags::empty());
+        }
+        if self.stat.kind != FileKind::Symlink {
+            chmod(&object, Mode::from_raw_mode(self.stat.mode))?;
+        }
+        utimensat(CWD, &object, &times(&self.stat), AtFlags::empty())
     }
 }
 

@@ -23,7 +23,7 @@ enum Op {
     Mkdir(Index, Name),
     Mknod(Index, Name, FileKind, u32),
     Symlink(Vec<u8>, Index, Name),
-    ReadLink(Index, Name),
+    ReadLink(On),
     Link(Index, Name, Index, Name),
     Unlink(Index, Name),
     Rmdir(Index, Name),
@@ -180,7 +180,7 @@ impl<B: Backing> Side<B> {
                 Ok(Out::Nothing)
             }
             Op::Symlink(link, d, name) => b.symlink(link, dir(d), name).map(nothing),
-            Op::ReadLink(d, name) => b.read_link(dir(d), name).map(Out::Bytes),
+            Op::ReadLink(on) => b.read_link(some!(target(on))).map(Out::Bytes),
             Op::Link(d, name, to, to_name) => b.link(dir(d), name, dir(to), to_name).map(nothing),
             Op::Unlink(d, name) => b.unlink(dir(d), name).map(nothing),
             Op::Rmdir(d, name) => b.rmdir(dir(d), name).map(nothing),
@@ -298,7 +298,7 @@ impl<B: Backing> Side<B> {
                     content = vec![0xff; stat.size.min(1 << 20) as usize];
                     assert_eq!(file.read_at(&mut content, 0).unwrap(), content.len());
                 }
-                FileKind::Symlink => content = b.read_link(dir, &name).unwrap(),
+                FileKind::Symlink => content = b.read_link(Target::Named(dir, &name)).unwrap(),
                 FileKind::Directory => self.collect(&path, &b.open_dir(dir, &name).unwrap(), out),
                 _ => {}
             }
@@ -471,7 +471,7 @@ fn ops() -> impl Strategy<Value = Op> {
         6 => (d(), names()).prop_map(|(d, n)| Op::Mkdir(d, n)),
         2 => (d(), names(), prop::sample::select(kinds), 0..3_u32).prop_map(|(d, n, k, r)| Op::Mknod(d, n, k, r)),
         2 => (links, d(), names()).prop_map(|(l, d, n)| Op::Symlink(l, d, n)),
-        2 => (d(), names()).prop_map(|(d, n)| Op::ReadLink(d, n)),
+        2 => on().prop_map(Op::ReadLink),
         3 => (d(), names(), d(), names()).prop_map(|(d, n, e, m)| Op::Link(d, n, e, m)),
         3 => (d(), names()).prop_map(|(d, n)| Op::Unlink(d, n)),
         3 => (d(), names()).prop_map(|(d, n)| Op::Rmdir(d, n)),

@@ -180,7 +180,7 @@ impl<B: Backing> Subject for PlainTree<B> {
 
     fn read_link(&self, path: Path<'_>) -> Result<Vec<u8>> {
         let (dir, name) = self.at(path)?;
-        self.backing.read_link(&dir, name)
+        self.backing.read_link(Target::Named(&dir, name))
     }
 
     fn link(&self, path: Path<'_>, to: Path<'_>) -> Result<()> {
