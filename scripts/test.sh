@@ -218,6 +218,7 @@ case $MODE in
 esac
 root_mounted faults python3 $S/faults.sh
 root_mounted pjdfstest pjdfstest $S/pjdfstest.sh kmsfs
+mounted corners $S/corners.sh
 root_mounted packaging mount $S/packaging.sh
 root_mounted probe python3 $S/probe.sh kmsfs
 root_mounted many python3 $S/many.sh kmsfs

@@ -101,7 +101,7 @@ impl<B: Backing> Server<B> {
 
     fn postpone(&self, pending: Pending) {
         let (dispatcher, mut device, unique) = (Arc::clone(&self.dispatcher), self.device.clone(), pending.unique);
-        let job = Job { ino: pending.ino, serve: Box::new(move || dispatcher.finish(&pending, &mut device)) };
+        let job = Job { ino: pending.ino, serve: Box::new(move || dispatcher.finish(pending, &mut device)) };
         if lock(&self.postponed).send(job).is_err() {
             Reply::new(unique, &mut self.device.clone()).error(Errno::IO);
         }

@@ -13,7 +13,7 @@ use super::abi::{
 };
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
-use super::operations::{MAX_WRITE, Operations, Served, Sized, Wanted};
+use super::operations::{MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
 use super::statistics::Statistics;
@@ -127,18 +127,19 @@ impl<B: Backing> Dispatcher<B> {
     }
 
     /// Serves a request that waited, and gives its answer: `EIO` if it panics.
-    pub fn finish<S: Sink>(&self, pending: &Pending, sink: &mut S) {
+    pub fn finish<S: Sink>(&self, pending: Pending, sink: &mut S) {
         let mut reply = Reply::new(pending.unique, sink);
-        let served = || self.operations.after_writeback(pending.ino, &pending.wanted);
+        let served = || self.operations.after_writeback(pending.ino, pending.wanted);
         let served = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
             tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
             Err(Errno::IO.into())
         });
-        match (&pending.wanted, served) {
-            (Wanted::Seek { .. }, Ok(offset)) => reply.structure(&OffsetOut { offset }),
-            (Wanted::InodeFlags(_), Ok(_)) => reply.structure(&IoctlOut::default()),
-            (Wanted::Capability { .. }, Ok(_)) => reply.ok(),
-            (_, Err(error)) => reply.error(error.errno()),
+        match served {
+            Ok(Waited::Offset(offset)) => reply.structure(&OffsetOut { offset }),
+            Ok(Waited::FlagsSet) => reply.structure(&IoctlOut::default()),
+            Ok(Waited::Attributes(attr)) => reply.structure(&reply::attributes(&attr, self.operations.ttl)),
+            Ok(Waited::XattrSet) => reply.ok(),
+            Err(error) => reply.error(error.errno()),
         }
     }
 
@@ -174,8 +175,10 @@ impl<B: Backing> Dispatcher<B> {
             Operation::Setattr(change) => {
                 let handle = (change.valid & fattr::FH != 0).then_some(change.fh);
                 let kill = change.valid & fattr::KILL_SUIDGID != 0;
-                let attr = operations.setattr(node, handle, &set_attr(change), kill)?;
-                reply.structure(&reply::attributes(&attr, ttl));
+                match operations.setattr(node, handle, set_attr(change), kill)? {
+                    Served::Now(attr) => reply.structure(&reply::attributes(&attr, ttl)),
+                    Served::AfterWriteback(wanted) => return Ok(Some(postponed(header, wanted, reply))),
+                }
             }
             Operation::Readlink => reply.bytes(&vfs.read_link(node)?),
             Operation::Symlink { name, target } => {

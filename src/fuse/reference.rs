@@ -16,7 +16,7 @@ use fuser::{
 };
 
 use super::mount;
-use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Wanted};
+use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
 use super::spec::MountSpec;
 use super::tune::tune;
 use super::writeback::{self, Job};
@@ -182,9 +182,9 @@ impl<B: Backing> Adapter<B> {
     }
 
     /// Has a request served after write-back. A reply that is dropped tells the kernel `EIO`.
-    fn postpone(&self, ino: u64, wanted: Wanted, answer: impl FnOnce(Result<u64>) + Send + 'static) {
+    fn postpone(&self, ino: u64, wanted: Wanted, answer: impl FnOnce(Result<Waited>) + Send + 'static) {
         let operations = Arc::clone(&self.operations);
-        let serve = Box::new(move || answer(operations.after_writeback(ino, &wanted)));
+        let serve = Box::new(move || answer(operations.after_writeback(ino, wanted)));
         if lock(&self.postponed).send(Job { ino, serve }).is_err() {
             tracing::error!(ino, "a request could not wait for write-back");
         }
@@ -257,7 +257,18 @@ impl<B: Backing> Filesystem for Adapter<B> {
     ) {
         guarded("setattr", || {
             let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-            self.attr(reply, self.operations.setattr(ino.0, fh.map(|fh| fh.0), &change, false));
+            match self.operations.setattr(ino.0, fh.map(|fh| fh.0), change, false) {
+                Ok(Served::Now(attr)) => self.attr(reply, Ok(attr)),
+                Ok(Served::AfterWriteback(wanted)) => {
+                    let ttl = self.operations.ttl;
+                    self.postpone(ino.0, wanted, move |served| match served {
+                        Ok(Waited::Attributes(attr)) => reply.attr(&ttl, &file_attr(&attr)),
+                        Ok(_) => {}
+                        Err(error) => reply.error(errno(error)),
+                    });
+                }
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
@@ -540,7 +551,11 @@ impl<B: Backing> Filesystem for Adapter<B> {
     fn lseek(&self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         guarded("lseek", || match self.operations.lseek(fh.0, offset, whence.cast_unsigned()) {
             Ok(Served::Now(at)) => sought(reply, Ok(at)),
-            Ok(Served::AfterWriteback(wanted)) => self.postpone(ino.0, wanted, |served| sought(reply, served)),
+            Ok(Served::AfterWriteback(wanted)) => self.postpone(ino.0, wanted, |served| match served {
+                Ok(Waited::Offset(at)) => sought(reply, Ok(at)),
+                Ok(_) => {}
+                Err(error) => sought(reply, Err(error)),
+            }),
             Err(error) => sought(reply, Err(error)),
         });
     }

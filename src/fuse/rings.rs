@@ -313,14 +313,14 @@ impl<B: Backing> Shared<B> {
         let (front, memory) = entry.answer();
         let mut sink = InPlace { header: front, memory, len: 0 };
         if let Some(pending) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
-            self.finish(queue, &pending, &mut sink);
+            self.finish(queue, pending, &mut sink);
         }
         sink.len
     }
 
     /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them, or
     /// the request fails.
-    fn finish(self: &Arc<Self>, queue: u16, pending: &Pending, sink: &mut InPlace<'_>) {
+    fn finish(self: &Arc<Self>, queue: u16, pending: Pending, sink: &mut InPlace<'_>) {
         let one_waits = self.queues[usize::from(queue)].idle.load(Ordering::Acquire) > 0;
         if !one_waits && self.add_thread(queue).recv().is_err() {
             return Reply::new(pending.unique, sink).error(Errno::NOMEM);

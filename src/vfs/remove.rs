@@ -54,26 +54,56 @@ impl<B: Backing> Vfs<B> {
 
     /// Removes the empty directory at `located`. The caller holds the tree and the entries of the directory's parent.
     pub(super) fn remove_directory(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
-        let hidden = self.hide_directory(located, stat)?;
-        self.remove_side(located);
-        self.discard_directory(&located.dir, &hidden);
-        Ok(())
+        match self.hide_directory(located, stat) {
+            Ok(hidden) => {
+                self.remove_side(located);
+                self.discard_directory(&located.dir, &hidden);
+                Ok(())
+            }
+            // overlayfs moves no directory of a lower layer.
+            Err(error) if error.errno() == Errno::XDEV => {
+                self.remove_in_place(located, stat)?;
+                self.remove_side(located);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the empty directory at `located` where it is: until its last step it is there, but for its id.
+    fn remove_in_place(&self, located: &Located<B>, stat: &Stat) -> Result<()> {
+        self.take_out_of_sight(located, stat, || {
+            self.try_discard(&located.dir, located.entry(), LEFTOVER_DEPTH).map_err(|error| error.errno())
+        })
     }
 
     /// Gives the empty directory at `located` a name that nobody sees, which is returned: for its users it is removed.
     /// The caller holds what [`Self::remove_directory`] asks for.
     pub(super) fn hide_directory(&self, located: &Located<B>, stat: &Stat) -> Result<String> {
+        let temporary = self.temporary_name();
+        let (dir, entry) = (&located.dir, located.entry());
+        self.take_out_of_sight(located, stat, || {
+            self.backing.rename(dir, entry, dir, &temporary, RenameMode::NoReplace)
+        })?;
+        Ok(temporary)
+    }
+
+    /// Runs `remove`, after which the directory at `located` is not there any more for its users, if it is empty.
+    fn take_out_of_sight(
+        &self,
+        located: &Located<B>,
+        stat: &Stat,
+        remove: impl FnOnce() -> crate::store::Result<()>,
+    ) -> Result<()> {
         let known = self.known(stat);
         let _children = known.as_ref().map(|inode| inode.dir.change());
         let _open = self.open_empty(located)?;
-        let temporary = self.temporary_name();
-        let (dir, entry) = (&located.dir, located.entry());
-        self.detach(located, stat, || self.backing.rename(dir, entry, dir, &temporary, RenameMode::NoReplace))?;
+        self.detach(located, stat, remove)?;
         if let Some(inode) = &known {
             inode.dir.removed.store(true, Ordering::Release);
             self.close_dir(inode);
         }
-        Ok(temporary)
+        Ok(())
     }
 
     /// Checks that a directory is empty. The daemon may use it as long as what this returns lives.

@@ -12,8 +12,8 @@ use crate::freshness::InUse;
 use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
 use crate::sync::{Arc, lock};
 
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
+pub(super) const SET_UID: u32 = 0o4000;
+pub(super) const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
 impl<B: Backing> Vfs<B> {

@@ -139,3 +139,25 @@ fn an_error_in_the_middle_of_a_listing_waits_for_the_next_request() {
     counted(&listed).iter().for_each(|attr| vfs.forget(attr.ino, 1));
     assert_eq!(vfs.known_inodes(), known, "nothing counts that was not delivered");
 }
+
+/// As overlayfs answers for a directory of a lower layer: it can be emptied and removed, but not moved.
+#[test]
+fn a_directory_that_cannot_be_moved_is_removed_where_it_is() {
+    let (clock, plan) = (clock(), FaultPlan::new());
+    let vfs = Fixture::new(Faulty::new(Memory::new(clock.clone()), plan.clone()), clock).mount();
+    let long = "n".repeat(250);
+    for name in ["short", &long] {
+        let dir = vfs.mkdir(ROOT, name.as_bytes(), 0o755, &ROOT_USER).expect("made").ino;
+        let (_, opened) = vfs.create(dir, b"f", 0o644, &ROOT_USER).expect("created");
+        vfs.release(opened.handle);
+        plan.inject(Fault::from(&[OpClass::Rename], 0, Errno::XDEV));
+        let full = vfs.rmdir(ROOT, name.as_bytes()).expect_err("not empty");
+        assert_eq!(full.errno(), Errno::NOTEMPTY);
+        vfs.unlink(dir, b"f").expect("emptied");
+        vfs.rmdir(ROOT, name.as_bytes()).expect("removed");
+        let late = vfs.create(dir, b"late", 0o644, &ROOT_USER).map(drop).expect_err("it was removed");
+        assert_eq!(late.errno(), Errno::NOENT);
+        plan.heal();
+    }
+    assert_eq!(names(&vfs, ROOT), [""; 0]);
+}

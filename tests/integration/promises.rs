@@ -31,6 +31,7 @@ struct Known {
     rows: HashSet<String>,
     torture: HashSet<String>,
     cases: String,
+    corners: String,
     applications: String,
 }
 
@@ -50,6 +51,7 @@ impl Known {
             rows: between(&text("tests/suites/fsprobe.py"), "@feat('", "'"),
             torture: between(&text("tests/torture/torture.py"), "@test\ndef ", "("),
             cases: text("tests/suites/faults.sh") + &text("tests/suites/remote.sh"),
+            corners: text("tests/suites/corners.py"),
             applications: text("tests/suites/apps.sh"),
         }
     }
@@ -80,6 +82,7 @@ impl Known {
                 None => self.torture.contains(name),
             }),
             "A" => each(&|application| self.applications.to_lowercase().contains(&application.to_lowercase())),
+            "G" => each(&|case| self.corners.contains(case)),
             "E" => each(&|case| self.cases.contains(case)),
             "I" => each(&|name| {
                 let name = name.trim_start_matches("with shuttle:").trim();

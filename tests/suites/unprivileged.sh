@@ -13,7 +13,7 @@ if [ "${1:-}" != inside ]; then
   trap 'rm -rf "$work"' EXIT
   # The build directory may lie in a home that others cannot enter.
   install -m 755 "$KMSFS_BIN" "$work/kmsfs" && install -m 755 "${BASH_SOURCE[0]}" "$work/unprivileged.sh" &&
-    install -m 644 "$HERE/../cases.sh" "$work/cases.sh" || exit 2
+    install -m 644 "$HERE/../cases.sh" "$HERE/corners.py" "$work" || exit 2
   chmod 755 "$work"
   mkdir "$work/home"
   if [ "$(id -u)" != 0 ]; then
@@ -54,6 +54,7 @@ check "directories that their owner may not search or list" bash -c 'mkdir plain
 check "an empty directory without any right is removed" bash -c 'mkdir -m 0 plain/none && rmdir plain/none'
 check "a write-protected tree is used as it is" bash -c 'mkdir -p plain/mod/sub && echo x > plain/mod/sub/f && chmod -R a-w plain/mod && ls -lR plain/mod &&
   grep -q x plain/mod/sub/f && ! touch plain/mod/sub/g && chmod -R u+w plain/mod && rm -r plain/mod'
+check "corners of POSIX" bash -c "mkdir plain/corners && python3 '$work/corners.py' plain/corners"
 check "no mode is left to give back" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
 pid=$(sed -n 's/^pid=//p' cipher/.kmsfs/lock)
 check "the daemon makes no core dumps" grep -q '^Max core file size *0 *0' "/proc/$pid/limits"
@@ -64,6 +65,7 @@ check "unmount" "$k" umount plain
 check "it is no mount any more" bash -c '! mountpoint -q plain'
 check "mount again" "$k" mount --daemon cipher plain
 check "content is the same" cmp data plain/data
+for mode in 4755 2755 6711; do check "mode $mode is stored" test "$(stat -c %a plain/corners/$mode)" = $mode; done
 check "through the link" grep -q hello plain/d/l
 check "rm -r" rm -r plain/d
 check "unmount with fusermount3" fusermount3 -u plain
