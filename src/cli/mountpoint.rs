@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::exit::{CliError, CliResult, Exit};
-use super::mounts;
+use super::mounts::{self, Life};
 use crate::ops::VolumeError;
 
 const ANOTHER: &str = "name an empty directory that you may read; mkdir makes one";
@@ -61,7 +61,7 @@ fn dead(mountpoint: &Path) -> CliError {
 }
 
 fn resolve(mountpoint: &Path) -> CliResult<PathBuf> {
-    if mounts::is_dead_mount(mountpoint) {
+    if mounts::life(mountpoint) == Life::Dead {
         return Err(dead(mountpoint));
     }
     let found = fs::canonicalize(mountpoint).and_then(|path| Ok((fs::metadata(&path)?, path)));

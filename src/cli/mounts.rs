@@ -5,9 +5,14 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
 
 /// The type that kmsfs mounts show in the mount table.
 pub const FS_TYPE: &str = "fuse.kmsfs";
+/// How long a mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,9 +152,33 @@ fn how_held(process: &Path, mount: &Mount, device: u64) -> Option<&'static str> 
     mapped.then_some("mapped file")
 }
 
-/// Whether `path` is a mount whose daemon has died: it answers nothing but ENOTCONN. The attributes of its root may
-/// still be in the kernel's cache, so `statfs`, which is never cached, is asked as well.
-pub fn is_dead_mount(path: &Path) -> bool {
+/// What becomes of requests to a mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// They are served.
+    Serving,
+    /// Nobody has answered within [`PATIENCE`]: the daemon is stopped, or waits for its backing.
+    Silent,
+    /// Its daemon has ended.
+    Dead,
+}
+
+/// What becomes of requests to the mount at `path`.
+pub fn life(path: &Path) -> Life {
+    let (done, answer) = channel();
+    let asked = path.to_owned();
+    // Without an answer the thread stays until the process ends, which ends its request too.
+    let asking = thread::Builder::new().spawn(move || done.send(is_dead(&asked)));
+    match asking.map(|_| answer.recv_timeout(PATIENCE)) {
+        Ok(Ok(true)) => Life::Dead,
+        Ok(Err(RecvTimeoutError::Timeout)) => Life::Silent,
+        _ => Life::Serving,
+    }
+}
+
+/// Whether a mount answers nothing but ENOTCONN. The attributes of its root may still be in the kernel's cache, so `statfs`,
+/// which is never cached, is asked as well.
+fn is_dead(path: &Path) -> bool {
     let attributes = fs::symlink_metadata(path).err().and_then(|e| e.raw_os_error());
     attributes == Some(libc::ENOTCONN) || rustix::fs::statfs(path).err() == Some(rustix::io::Errno::NOTCONN)
 }

@@ -7,7 +7,7 @@ use super::control::client;
 use super::control::wire::MountStatus;
 use super::exit::{CliError, CliResult, Exit};
 use super::key::all_keys;
-use super::mounts::{self, Mount};
+use super::mounts::{self, Life, Mount};
 use super::output::{fields, path_text, table};
 use super::session::Session;
 use super::settings::Settings;
@@ -22,7 +22,14 @@ pub struct StatusArgs {}
 /// Runs the command.
 pub fn run(settings: &Settings) -> CliResult {
     let all = mounts::all().map_err(|e| CliError::io("/proc/self/mountinfo", "read", &e))?;
-    let mounted: Vec<Mount> = all.into_iter().filter(Mount::is_kmsfs).collect();
+    let mounted: Vec<(Mount, Life)> = all
+        .into_iter()
+        .filter(Mount::is_kmsfs)
+        .map(|mount| {
+            let life = mounts::life(&mount.mountpoint);
+            (mount, life)
+        })
+        .collect();
     let exists = Home::exists(&settings.home);
     let session = Session::open_quietly(settings).transpose()?;
     let unusable = match &session {
@@ -38,7 +45,7 @@ pub fn run(settings: &Settings) -> CliResult {
     let value = json!({
         "kms_home": path_text(&settings.home),
         "key_manager": if !exists { "not-initialised" } else if session.is_some() { "unlocked" } else { "locked" },
-        "mounts": mounted.iter().map(|mount| mount_json(mount, &running)).collect::<Vec<_>>(),
+        "mounts": mounted.iter().map(|(mount, life)| mount_json(mount, *life, &running)).collect::<Vec<_>>(),
         "unusable_keys": unusable.as_ref().map(|keys| keys.iter().map(super::aws::to_json).collect::<Vec<_>>()),
     });
     settings.out.result(&value, || {
@@ -47,14 +54,21 @@ pub fn run(settings: &Settings) -> CliResult {
         if mounted.is_empty() {
             text.push_str("No kmsfs mounts.");
         } else {
-            let rows = mounted.iter().map(|mount| mount_row(mount, &running));
+            let rows = mounted.iter().map(|(mount, life)| mount_row(mount, *life, &running));
             text.push_str(&table(&["MOUNTPOINT", "SOURCE", "MODE", "PID", "UP", "OPEN FILES", "JOB"], rows));
         }
-        for mount in mounted.iter().filter(|mount| mounts::is_dead_mount(&mount.mountpoint)) {
+        for (mount, life) in &mounted {
             let at = mount.mountpoint.display();
-            text.push_str(&format!(
-                "\n\nthe mount at {at} is dead: its daemon has ended; remove it with: kmsfs umount {at}"
-            ));
+            match life {
+                Life::Serving => {}
+                Life::Silent => text.push_str(&format!(
+                    "\n\nthe mount at {at} does not answer: its daemon is stopped, or waits for {}",
+                    mount.source.display()
+                )),
+                Life::Dead => text.push_str(&format!(
+                    "\n\nthe mount at {at} is dead: its daemon has ended; remove it with: kmsfs umount {at}"
+                )),
+            }
         }
         for key in unusable.iter().flatten() {
             text.push_str(&format!("\n\nkey {} is {}", key.arn, key.key_state));
@@ -95,14 +109,15 @@ fn daemon_pid(mount: &Mount, told: Option<&MountStatus>) -> Option<u32> {
     (owner.host == lock::host_name() && owner.purpose == purpose).then_some(owner.pid)
 }
 
-fn mount_json(mount: &Mount, running: &[MountStatus]) -> Value {
+fn mount_json(mount: &Mount, life: Life, running: &[MountStatus]) -> Value {
     let told = told(mount, running);
     json!({
         "mountpoint": path_text(&mount.mountpoint),
         "source": path_text(&mount.source),
         "read_only": mount.is_read_only(),
         "pid": daemon_pid(mount, told),
-        "alive": !mounts::is_dead_mount(&mount.mountpoint),
+        "alive": life != Life::Dead,
+        "answers": life == Life::Serving,
         "version": told.map(|s| &s.version),
         "volume_id": told.map(|s| &s.volume_id),
         "uptime_seconds": told.map(|s| s.uptime_seconds),
@@ -112,12 +127,13 @@ fn mount_json(mount: &Mount, running: &[MountStatus]) -> Value {
     })
 }
 
-fn mount_row(mount: &Mount, running: &[MountStatus]) -> Vec<String> {
+fn mount_row(mount: &Mount, life: Life, running: &[MountStatus]) -> Vec<String> {
     let told = told(mount, running);
-    let mode = match (mounts::is_dead_mount(&mount.mountpoint), mount.is_read_only()) {
-        (true, _) => "dead",
-        (false, true) => "ro",
-        (false, false) => "rw",
+    let mode = match (life, mount.is_read_only()) {
+        (Life::Dead, _) => "dead",
+        (Life::Silent, _) => "silent",
+        (Life::Serving, true) => "ro",
+        (Life::Serving, false) => "rw",
     };
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let job = told.filter(|s| s.rewrapping).map(|_| "rewrap".to_owned());

@@ -60,7 +60,7 @@ impl Stop {
         let place = self.mountpoint.display();
         let mut waited = Duration::ZERO;
         while waited <= GRACE {
-            match unmount_at(&self.mountpoint, false) {
+            match self.unmount() {
                 // The serving threads end, and the process with them.
                 Ok(()) => break,
                 Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {}
@@ -71,8 +71,9 @@ impl Stop {
             }
             if waited.is_zero() {
                 let holders = self.mount.as_ref().map(mounts::holders).unwrap_or_default();
+                let by = if self.is_covered() { "by another mount on it".to_owned() } else { words(&holders) };
                 let grace = GRACE.as_secs();
-                tracing::warn!("{place} is in use {}; it ends in {grace} seconds at the latest", words(&holders));
+                tracing::warn!("{place} is in use {by}; it ends in {grace} seconds at the latest");
             }
             if self.signals.wait_for(PAUSE).is_some() {
                 self.end_at_once();
@@ -84,6 +85,19 @@ impl Stop {
             self.end_at_once();
         }
         self.store_and_end(store);
+    }
+
+    /// Whether somebody has mounted another filesystem on this one.
+    fn is_covered(&self) -> bool {
+        let top = mounts::at(&self.mountpoint).ok().flatten();
+        top.is_some_and(|top| self.mount.as_ref().is_some_and(|own| own.device != top.device))
+    }
+
+    fn unmount(&self) -> io::Result<()> {
+        if self.is_covered() {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        unmount_at(&self.mountpoint, false)
     }
 
     fn end_at_once(&self) -> ! {

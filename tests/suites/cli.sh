@@ -507,6 +507,23 @@ ended() { # STATUS SECONDS TEXT: the process ended so, within this time
   : > "$WORK/out"
   if [ $rc = "$1" ] && [ $((SECONDS - start)) -le "$2" ]; then pass "$3"; else fail "$3: exit status $rc after $((SECONDS - start)) s"; fi
 }
+foreground
+kill -STOP $pid
+expect 0 "status of a mount that is stopped ends" timeout 20 "$K" status
+said "the mount at $M does not answer" "and says so"
+kill -CONT $pid
+if [ "$(id -u)" = 0 ]; then
+  mount -t tmpfs none "$M" && echo precious > "$M/precious"
+  kill -TERM $pid
+  sleep 1
+  expect 0 "a signal takes no filesystem away that is mounted on the mount" grep -q precious "$M/precious"
+  expect 0 "the log says what it waits for" grep -q 'by another mount on it' "$WORK/fg.log"
+  umount "$M"
+  ended 0 5 "when that is gone the mount ends"
+else
+  kill -TERM $pid
+  ended 0 5 "SIGTERM ends it"
+fi
 for signal in TERM INT; do
   foreground
   python3 "$WORK/writer.py" "$M/busy-$signal" > "$WORK/synced-$signal" &
