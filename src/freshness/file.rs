@@ -372,7 +372,11 @@ impl TrackedFile {
             return None;
         }
         state.row.seq = state.row.seq.max(seq);
-        let (update, upto) = state.update(self.record.object);
+        // Only settling takes a mark away: it knows who changes the file meanwhile.
+        if state.row.clock == Version::NEVER {
+            state.row.clock = self.fresh.clock.now();
+        }
+        let (update, upto) = state.update(self.record.object, true);
         Some(SyncPoint { update, upto })
     }
 

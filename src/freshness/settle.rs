@@ -94,7 +94,7 @@ impl Freshness {
             .map(|record| {
                 let mut state = lock(&record.state);
                 state.announced = false;
-                let (update, upto) = state.update(record.object);
+                let (update, upto) = state.update(record.object, false);
                 drop(state);
                 (record, update, upto)
             })

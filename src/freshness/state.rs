@@ -268,9 +268,10 @@ impl FileState {
         self.changes
     }
 
-    /// What the table is to have, and the last change in it. Of a file that is being changed only lower bounds.
-    pub(super) fn update(&self, object: u64) -> (FileUpdate, u64) {
-        let marked = !self.exact || self.lenient;
+    /// What the table is to have, and the last change in it: only lower bounds of a file that is being changed, or that may be by
+    /// the time the table has it (`changing`).
+    pub(super) fn update(&self, object: u64, changing: bool) -> (FileUpdate, u64) {
+        let marked = changing || !self.exact || self.lenient;
         let mut row = FileRow { marked, ..self.row.clone() };
         if !marked && !self.partial {
             row.clock = Version::NEVER;

@@ -339,6 +339,34 @@ fn what_fsync_reported_durable_cannot_be_rolled_back_after_a_crash() {
     expect(&volume.vfs, &[]);
 }
 
+/// The flush has nothing to write, but something to record: it must not take back that the file is about to change.
+#[test]
+fn what_is_written_behind_a_flush_of_an_unchanged_file_is_no_attack_after_a_kill() {
+    for (path, flushed) in [("a", false), ("a", true), ("new", false), ("new", true), ("empty", false), ("empty", true)]
+    {
+        let mut on = attacked();
+        let volume = &mut on.volume;
+        match path {
+            "empty" => volume.mknod(&[path], FileKind::Regular, 0o644).unwrap(),
+            _ => write(volume, path, 3),
+        }
+        volume.open(&[path], true).unwrap();
+        let file = volume.open_files() - 1;
+        volume.fsync(file, false).unwrap();
+        volume.write(file, 0, &content(path, 4)).unwrap();
+        if flushed {
+            volume.fsync(file, false).unwrap();
+        }
+        volume.write(file, 0, &content(path, 5)).unwrap();
+        // The process is killed here.
+        volume.remount();
+        assert!(read(&volume.vfs, path).expect("no attack") == content(path, 5), "{path}, {flushed}");
+        volume.vfs.settle().unwrap();
+        volume.remount();
+        assert!(read(&volume.vfs, path).expect("no attack") == content(path, 5), "{path}, {flushed}, settled");
+    }
+}
+
 #[test]
 fn a_new_file_that_was_moved_before_the_process_was_killed_is_new() {
     let mut on = attacked();
