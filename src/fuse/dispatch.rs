@@ -137,7 +137,6 @@ impl<B: Backing> Dispatcher<B> {
         match served {
             Ok(Waited::Offset(offset)) => reply.structure(&OffsetOut { offset }),
             Ok(Waited::FlagsSet) => reply.structure(&IoctlOut::default()),
-            Ok(Waited::Attributes(attr)) => reply.structure(&reply::attributes(&attr, self.operations.ttl)),
             Ok(Waited::XattrSet) => reply.ok(),
             Err(error) => reply.error(error.errno()),
         }
@@ -175,10 +174,8 @@ impl<B: Backing> Dispatcher<B> {
             Operation::Setattr(change) => {
                 let handle = (change.valid & fattr::FH != 0).then_some(change.fh);
                 let kill = change.valid & fattr::KILL_SUIDGID != 0;
-                match operations.setattr(node, handle, set_attr(change), kill)? {
-                    Served::Now(attr) => reply.structure(&reply::attributes(&attr, ttl)),
-                    Served::AfterWriteback(wanted) => return Ok(Some(postponed(header, wanted, reply))),
-                }
+                let attr = operations.setattr(node, handle, &set_attr(change), kill)?;
+                reply.structure(&reply::attributes(&attr, ttl));
             }
             Operation::Readlink => reply.bytes(&vfs.read_link(node)?),
             Operation::Symlink { name, target } => {

@@ -54,8 +54,6 @@ pub(super) enum Wanted {
     Seek { handle: u64, offset: u64, whence: Whence },
     /// `FS_IOC_SETFLAGS`.
     InodeFlags(u32),
-    /// chmod(2) that sets setuid or setgid.
-    Attributes { handle: Option<u64>, change: SetAttr },
     /// setxattr(2) of `security.capability`.
     Capability { value: Vec<u8>, mode: XattrMode },
 }
@@ -66,8 +64,6 @@ pub(super) enum Waited {
     Offset(u64),
     /// Of [`Wanted::InodeFlags`].
     FlagsSet,
-    /// Of [`Wanted::Attributes`].
-    Attributes(Attr),
     /// Of [`Wanted::Capability`].
     XattrSet,
 }
@@ -102,21 +98,10 @@ impl<B: Backing> Operations<B> {
         }
     }
 
-    /// Changes attributes. `kill_set_id`: what else is changed takes setuid and setgid away.
     /// Changes attributes; `kill_set_id`: somebody cuts or gives away a file who may not keep its setuid and setgid bits.
-    pub(super) fn setattr(
-        &self,
-        ino: u64,
-        handle: Option<u64>,
-        change: SetAttr,
-        kill_set_id: bool,
-    ) -> Result<Served<Attr>> {
-        if self.vfs.is_mode_at_risk(ino, change.mode.unwrap_or(0))? {
-            return Ok(Served::AfterWriteback(Wanted::Attributes { handle, change }));
-        }
-        let changed = self.vfs.setattr(ino, handle, &change)?;
-        let killed = kill_set_id && self.vfs.kill_set_id(ino)?;
-        Ok(Served::Now(if killed { self.vfs.getattr(ino)? } else { changed }))
+    pub(super) fn setattr(&self, ino: u64, handle: Option<u64>, change: &SetAttr, kill_set_id: bool) -> Result<Attr> {
+        let changed = self.vfs.setattr(ino, handle, change)?;
+        if kill_set_id && self.vfs.kill_set_id(ino)? { self.vfs.getattr(ino) } else { Ok(changed) }
     }
 
     pub(super) fn mknod(&self, parent: u64, name: &[u8], mode: u32, rdev: u32, caller: &Caller) -> Result<Attr> {
@@ -269,7 +254,6 @@ impl<B: Backing> Operations<B> {
         match wanted {
             Wanted::Seek { handle, offset, whence } => self.seek(handle, offset, whence).map(Waited::Offset),
             Wanted::InodeFlags(flags) => self.vfs.set_inode_flags(ino, flags).map(|()| Waited::FlagsSet),
-            Wanted::Attributes { handle, change } => self.vfs.setattr(ino, handle, &change).map(Waited::Attributes),
             Wanted::Capability { value, mode } => {
                 self.vfs.set_xattr(ino, CAPABILITY, &value, mode).map(|()| Waited::XattrSet)
             }

@@ -257,18 +257,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
     ) {
         guarded("setattr", || {
             let change = SetAttr { mode, uid, gid, size, atime: atime.map(set_time), mtime: mtime.map(set_time) };
-            match self.operations.setattr(ino.0, fh.map(|fh| fh.0), change, false) {
-                Ok(Served::Now(attr)) => self.attr(reply, Ok(attr)),
-                Ok(Served::AfterWriteback(wanted)) => {
-                    let ttl = self.operations.ttl;
-                    self.postpone(ino.0, wanted, move |served| match served {
-                        Ok(Waited::Attributes(attr)) => reply.attr(&ttl, &file_attr(&attr)),
-                        Ok(_) => {}
-                        Err(error) => reply.error(errno(error)),
-                    });
-                }
-                Err(error) => reply.error(errno(error)),
-            }
+            self.attr(reply, self.operations.setattr(ino.0, fh.map(|fh| fh.0), &change, false));
         });
     }
 

@@ -2,11 +2,11 @@
 //!
 //! The kernel seeks holes, and sets inode flags and attributes, without having written its dirty pages: an answer from the stored
 //! state could tell a copying program that data is a hole, the pages of a file that was made immutable could not be stored any
-//! more, and storing them takes away what makes a program privileged (`security.capability`; setuid and setgid, if the daemon has
-//! no privilege). While a file has writers, its pages are therefore written back first, by an invalidation notice: the kernel
-//! writes each dirty page out, through ordinary WRITE requests, before it drops it. The notice blocks until the daemon has served
-//! them (before Linux 6.16: those of pages that were not on their way already); so it comes from a thread of its own, which no
-//! request waits for but the one it serves (FORMAT 7.1). Whatever is dirtied meanwhile races with the request on any filesystem.
+//! more, and storing them would take `security.capability` away. While a file has writers, its pages are therefore written back
+//! first, by an invalidation notice: the kernel writes each dirty page out, through ordinary WRITE requests, before it drops it.
+//! The notice blocks until the daemon has served them (before Linux 6.16: those of pages that were not on their way already); so
+//! it comes from a thread of its own, which no request waits for but the one it serves (FORMAT 7.1). Whatever is dirtied
+//! meanwhile races with the request on any filesystem.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

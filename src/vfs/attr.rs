@@ -34,7 +34,7 @@ pub struct Attr {
 }
 
 /// Attributes to change; `None` leaves one as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {
     /// Permission bits with setuid, setgid and sticky.
     pub mode: Option<u32>,

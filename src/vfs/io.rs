@@ -7,7 +7,6 @@ use super::Result;
 use super::fs::Vfs;
 use super::handle::FileHandle;
 use super::inode::Inode;
-use super::setattr::{SET_GID, SET_UID};
 use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
 use crate::store::{Access, Ahead, Backing, FileKind};
@@ -325,15 +324,6 @@ impl<B: Backing> Vfs<B> {
     /// `ESTALE`.
     pub fn is_open_for_writing(&self, ino: u64) -> Result<bool> {
         Ok(self.inode(ino)?.writers.load(Ordering::Acquire) > 0)
-    }
-
-    /// Whether what the kernel may hold dirty of a file would take setuid or setgid out of a mode when it is stored, as Linux
-    /// does for whoever writes without privilege.
-    ///
-    /// # Errors
-    /// `ESTALE`.
-    pub fn is_mode_at_risk(&self, ino: u64, mode: u32) -> Result<bool> {
-        Ok(mode & (SET_UID | SET_GID) != 0 && self.modes.matter() && self.is_open_for_writing(ino)?)
     }
 
     /// Closes a handle.

@@ -59,11 +59,17 @@ impl<B: Backing> Vfs<B> {
             (false, true) => Err(Errno::ISDIR.into()),
             (false, false) => self.move_to(from, source, to, Some(target), mode),
             // overlayfs, whose only use whiteouts are, never asks for it.
-            (true, true) if mode.leaves_whiteout() => Err(Errno::INVAL.into()),
+            (true, true) if mode.leaves_whiteout() => {
+                drop(self.open_empty(to)?);
+                Err(Errno::INVAL.into())
+            }
             (true, true) => {
                 // On disk no directory is ever empty, so a plain rename would refuse. Both keep their ids.
-                drop(self.open_empty(to)?);
-                match self.exchange(from, source, to, target) {
+                let open = self.open_empty(to)?;
+                // Both get another directory above them, so the daemon has to be allowed to change both.
+                let exchanged = self.exchange(from, source, to, target);
+                drop(open);
+                match exchanged {
                     Ok(()) => self.remove_directory(from, target).inspect_err(|_| {
                         // What failed shall not have happened.
                         if let Err(error) = self.exchange(from, target, to, source) {

@@ -12,8 +12,8 @@ use crate::freshness::InUse;
 use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
 use crate::sync::{Arc, lock};
 
-pub(super) const SET_UID: u32 = 0o4000;
-pub(super) const SET_GID: u32 = 0o2000;
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
 impl<B: Backing> Vfs<B> {
@@ -99,24 +99,22 @@ impl<B: Backing> Vfs<B> {
     /// # Errors
     /// The backing's error.
     pub fn kill_set_id(&self, ino: u64) -> Result<bool> {
-        self.drop_mode_bits(ino, |mode| if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID })
+        let bits = |mode| if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID };
+        self.drop_mode_bits(ino, |inode, mode| if inode.kind == FileKind::Regular { bits(mode) } else { 0 })
     }
 
-    /// Takes setgid away: what Linux does when somebody outside of the file's group sets its ACL.
+    /// Takes setgid away: what Linux does when somebody outside of the group of a file or directory sets its ACL.
     ///
     /// # Errors
     /// The backing's error.
     pub fn kill_set_gid(&self, ino: u64) -> Result<bool> {
-        self.drop_mode_bits(ino, |_| SET_GID)
+        self.drop_mode_bits(ino, |_, _| SET_GID)
     }
 
-    fn drop_mode_bits(&self, ino: u64, bits: impl FnOnce(u32) -> u32) -> Result<bool> {
+    fn drop_mode_bits(&self, ino: u64, bits: impl FnOnce(&Inode<B>, u32) -> u32) -> Result<bool> {
         let inode = self.inode(ino)?;
-        if inode.kind != FileKind::Regular {
-            return Ok(false);
-        }
         let mode = self.stat(&inode)?.mode;
-        let left = mode & !bits(mode);
+        let left = mode & !bits(&inode, mode);
         if left != mode {
             self.change_mode(&inode, |target| self.backing.set_mode(target, left))?;
         }

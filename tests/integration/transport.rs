@@ -382,6 +382,9 @@ fn setuid_and_setgid_go_exactly_when_the_kernel_says_so() {
     assert_eq!(mode(node), 0o2745);
     mount.ask(SETXATTR, node, &[&words(&[size, 0, 1, 0]), name, &acl]).unwrap();
     assert_eq!(mode(node), 0o745);
+    let dir = u64_at(&mount.ask(MKDIR, 1, &[&words(&[0o2745, 0]), b"dir\0"]).unwrap(), 0);
+    mount.ask(SETXATTR, dir, &[&words(&[size, 0, 1, 0]), name, &acl]).unwrap();
+    assert_eq!(mode(dir), 0o745, "of a directory too");
 }
 
 #[test]

@@ -51,6 +51,8 @@ check "a file that its owner may not read" bash -c 'echo x > plain/locked && chm
 check "directories that their owner may not search or list" bash -c 'mkdir plain/shut && echo x > plain/shut/f && exec 9<> plain/shut/f &&
   chmod 0 plain/shut && ! ls plain/shut && stat -L -c %s /proc/self/fd/9 && echo more >&9 && chmod 400 plain/shut && ls plain/shut | grep -qx f &&
   ! cat plain/shut/f && chmod 300 plain/shut && ! ls plain/shut && touch plain/shut/g && grep -q more plain/shut/f && chmod 700 plain/shut && rm -r plain/shut'
+check "a directory replaces an empty one that its owner may not change" bash -c 'mkdir -p plain/from/x plain/to/y && touch plain/from/x/f &&
+  chmod 555 plain/to/y && mv -T plain/from/x plain/to/y && ls plain/to/y/f && rm -r plain/from plain/to'
 check "an empty directory without any right is removed" bash -c 'mkdir -m 0 plain/none && rmdir plain/none'
 check "a write-protected tree is used as it is" bash -c 'mkdir -p plain/mod/sub && echo x > plain/mod/sub/f && chmod -R a-w plain/mod && ls -lR plain/mod &&
   grep -q x plain/mod/sub/f && ! touch plain/mod/sub/g && chmod -R u+w plain/mod && rm -r plain/mod'
