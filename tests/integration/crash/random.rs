@@ -15,8 +15,8 @@ use crate::fixture::Fixture;
 use crate::model::ops::{LONGEST, UNIT};
 
 use Step::{
-    Create, CreateUnnamed, Exchange, Fdatasync, Fsync, FsyncDir, Link, LinkUnnamed, Mkdir, Punch, Remount, Rename,
-    Reserve, Rmdir, SetLen, SetXattr, Unlink, Write, Zero,
+    CloseAll, Create, CreateUnnamed, Exchange, Fdatasync, Fsync, FsyncDir, Link, LinkUnnamed, Mkdir, Punch, Remount,
+    Rename, Reserve, Rmdir, SetLen, SetXattr, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -104,6 +104,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (path(), path()).prop_map(|(p, q)| Link(p, q)),
         2 => path().prop_map(Unlink),
         1 => path().prop_map(SetXattr),
+        1 => Just(CloseAll),
         1 => Just(Remount),
     ]
 }
