@@ -208,9 +208,11 @@ mounted remote $S/remote.sh
 case $MODE in
   quick) mounted killed env ROUNDS=10 $S/killed.sh ;;
   normal) mounted killed env ROUNDS=30 $S/killed.sh
-    mounted killed-fresh env ROUNDS=20 KMSFS_INIT_FLAGS=--freshness $S/killed.sh ;;
+    mounted killed-fresh env ROUNDS=20 KMSFS_INIT_FLAGS=--freshness $S/killed.sh
+    mounted killed-fuser env ROUNDS=20 KMSFS_TRANSPORT=fuser $S/killed.sh ;;
   long) mounted killed env ROUNDS=500 $S/killed.sh
-    mounted killed-fresh env ROUNDS=500 KMSFS_INIT_FLAGS=--freshness $S/killed.sh ;;
+    mounted killed-fresh env ROUNDS=500 KMSFS_INIT_FLAGS=--freshness $S/killed.sh
+    mounted killed-fuser env ROUNDS=200 KMSFS_TRANSPORT=fuser $S/killed.sh ;;
 esac
 case $MODE in
   long) mounted hammer env SECONDS_EACH=60 $S/hammer.sh ;;
@@ -235,7 +237,7 @@ esac
 case $MODE in
   quick) skip rings "left out by --quick" ;;
   normal) root_mounted rings python3 $S/rings.sh ;;
-  long) root_mounted rings python3 env N=100000 SEEDS="$(seeds 2)" LIMIT=3600 CASES=2000 $S/rings.sh ;;
+  long) root_mounted rings python3 env N=100000 SEEDS="$(seeds 2)" LIMIT=3600 CASES=2000 ROUNDS=500 CUTS=8 $S/rings.sh ;;
 esac
 case $MODE in
   quick) skip apps "left out by --quick" ;;

@@ -5,7 +5,7 @@
 volume_suite python3
 # shellcheck disable=SC2086
 check "init" "$K" init --keyfile ${KMSFS_INIT_FLAGS:-} "$C"
-for transport in dev uring; do
+for transport in dev uring fuser; do
   # Where there are no rings the mount takes the other one.
   check "$transport: mount" "$K" mount --daemon --transport $transport "$C" "$M"
   check "$transport: processes on one file" python3 "$HERE/hammer.py" "$M/file" "${SECONDS_EACH:-4}" ${SEED:-}

@@ -10,8 +10,10 @@ everything with what each thread wrote down before and after each system call:
 - everything that is listed can be read; the mount needs no repair, and takes at most MOUNT_SECONDS.
 
 `verify` must find nothing but first writes that were cut off, after each VERIFY_EVERY-th kill, before anything is mounted again,
-and the audit log must be whole at the end. A round takes some 0.3 s. The last line is `cases: N passed, N failed`.
+and the audit log must be whole at the end. With KMSFS_TRANSPORT every mount has to be served by that transport. A round takes some
+0.3 s. The last line is `cases: N passed, N failed`.
 """
+import contextlib
 import ctypes
 import errno
 import json
@@ -32,6 +34,7 @@ MOUNT_SECONDS = 5
 UNFINISHED = ("NeverSynced",)
 # What a thread gets when the daemon is gone.
 GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.EINTR, errno.ECANCELED}
+TRANSPORT = os.environ.get("KMSFS_TRANSPORT", "auto")
 KEEP_SIZE, PUNCH_HOLE = 1, 2
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -174,7 +177,8 @@ class Worker(threading.Thread):
         r = self.random
         name = f"f{r.randrange(FILES)}" + ("-" + "n" * 200 if r.random() < 0.2 else "")
         if name not in self.names:
-            if r.random() < 0.5:
+            # The crate fuser has no O_TMPFILE.
+            if r.random() < 0.5 or TRANSPORT == "fuser":
                 return self.create(name)
             return self.unnamed(name)
         content, fd = self.handle(name)
@@ -270,7 +274,19 @@ class Suite:
             raise SystemExit(f"FAILED  mount: {done.stderr}")
         taken = time.monotonic() - start
         self.slowest = max(self.slowest, taken)
+        if TRANSPORT != "auto" and self.served_by() != TRANSPORT:
+            raise SystemExit(f"FAILED  the mount is served by {self.served_by()}, not {TRANSPORT}")
         return taken
+
+    def served_by(self):
+        """The transport, by the names of the daemon's threads."""
+        tasks = f"/proc/{self.pid()}/task"
+        threads = ""
+        for task in os.listdir(tasks):
+            # One may have ended meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"{tasks}/{task}/comm", encoding="ascii") as comm:
+                threads += comm.read()
+        return "uring" if "kmsfs-ring" in threads else "dev" if "kmsfs-fuse" in threads else "fuser"
 
     def pid(self):
         with open(f"{self.cipher}/.kmsfs/lock", encoding="ascii") as lock:

@@ -1,5 +1,6 @@
 #!/bin/bash
-# rings.sh: the other suites once more, with requests through io_uring (-o transport=uring), in a short form. Skipped where
+# rings.sh: the other suites once more, with requests through io_uring (-o transport=uring), in a short form, and what
+# survives of a killed daemon (ROUNDS=20) and of a power cut (CUTS=1). Skipped where
 # the kernel has no FUSE over io_uring (before 6.14). As root the mount lets the kernel offer it.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -63,4 +64,8 @@ export KMSFS_TRANSPORT=uring
 if command -v pjdfstest > /dev/null; then "$here/pjdfstest.sh" kmsfs || rc=1; fi
 if command -v fsx > /dev/null; then N=${N:-5000} SEEDS=${SEEDS:-1} "$here/fsx.sh" kmsfs || rc=1; fi
 CASES=${CASES:-60} "$here/model.sh" kmsfs || rc=1
+ROUNDS=${ROUNDS:-20} "$here/killed.sh" || rc=1
+if command -v mkfs.ext4 > /dev/null; then
+  ROUNDS=${CUTS:-1} "$here/../torture/torture.py" kmsfs kill9_overwrite torn_overwrite torn_append power_replace kill9_namespace || rc=1
+fi
 exit $rc
