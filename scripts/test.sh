@@ -105,6 +105,8 @@ install_tools() {
   apt_need "/usr/include/sys/acl.h libacl1-dev" || true
   # The PKCS#11 token of the tests of custom key stores, which are skipped without it.
   apt_need "softhsm2-util softhsm2" || true
+  # Counts the instructions of requests; without it that test is skipped.
+  apt_need "valgrind valgrind" || true
   [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
     "/usr/lib/postgresql/*/bin/initdb postgresql" || true
 }

@@ -53,11 +53,11 @@ pub fn frame(opcode: u32, node: u64, uid: u32, parts: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-fn words(words: &[u32]) -> Vec<u8> {
+pub fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-fn longs(longs: &[u64]) -> Vec<u8> {
+pub fn longs(longs: &[u64]) -> Vec<u8> {
     longs.iter().flat_map(|long| long.to_ne_bytes()).collect()
 }
 
