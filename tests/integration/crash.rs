@@ -18,9 +18,9 @@ use random::{clock, cut_and_check, disk_of, new_recorded_volume, new_volume, new
 use run::{Node, Run, Step, Tree};
 
 use Step::{
-    Create, CreateUnnamed, Exchange, FailNextSync, Fdatasync, Fsync, FsyncBeside, FsyncDir, LackExchange, Link,
-    LinkUnnamed, Mkdir, Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle, Symlink, Unlink,
-    Write, Zero,
+    Create, CreateUnnamed, Exchange, FailNextResize, FailNextSync, Fdatasync, Fsync, FsyncBeside, FsyncDir,
+    LackExchange, Link, LinkUnnamed, Mkdir, Punch, Remount, Rename, Reserve, Rewrap, Rmdir, SetLen, SetXattr, Settle,
+    Symlink, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
@@ -140,6 +140,47 @@ const SCENARIOS: &[(&str, &[Step])] = &[
             Punch("a", 0, UNIT),
             Remount,
             Punch("a", UNIT, UNIT),
+        ],
+    ),
+    (
+        "zeros in a unit, made again after a flush that lost them",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Zero("a", 10, 100),
+            FailNextSync,
+            Fsync("a"),
+            Zero("a", 10, 100),
+            Fsync("a"),
+        ],
+    ),
+    (
+        "a hole over the border of two units, made again after a flush that lost it",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            Punch("a", UNIT - 50, 100),
+            FailNextSync,
+            Fsync("a"),
+            Punch("a", UNIT - 50, 100),
+            Fsync("a"),
+        ],
+    ),
+    (
+        "a shrink that fails half way, and is done again after a flush that lost what it did",
+        &[
+            Create("a"),
+            Write("a", 0, 3 * U),
+            Fsync("a"),
+            FailNextResize,
+            SetLen("a", UNIT + 5),
+            FailNextSync,
+            Fsync("a"),
+            SetLen("a", UNIT + 5),
+            SetLen("a", 3 * UNIT),
+            Fsync("a"),
         ],
     ),
     (

@@ -56,6 +56,8 @@ pub enum Step {
     Remount,
     /// The next flush fails.
     FailNextSync,
+    /// The next change of a file's size fails, on the backing.
+    FailNextResize,
     /// From now on the backing cannot let two entries change places.
     LackExchange,
 }
@@ -226,7 +228,8 @@ impl Run {
             }
             Step::SetLen(path, len) => {
                 let (file, handle) = self.file(path)?;
-                self.volume.set_len(handle, len)?;
+                let resized = self.volume.set_len(handle, len);
+                self.noted_part(number, file, handle, resized)?;
                 let (size, len) = (self.files[file].content().len(), len as usize);
                 self.change(number, file, size.min(len)..size.max(len), |content| content.resize(len, 0));
             }
@@ -316,6 +319,9 @@ impl Run {
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
             }
+            Step::FailNextResize => {
+                self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::SetLen], 0, Errno::IO));
+            }
             Step::LackExchange => {
                 self.volume.fixture.backing.plan().inject(Fault::from(&[OpClass::Exchange], 0, Errno::INVAL));
                 self.lacks_exchange = true;
@@ -388,8 +394,20 @@ impl Run {
 
     fn clear(&mut self, number: usize, path: &str, how: Allocate, offset: u64, len: u64) -> Result<()> {
         let (file, handle) = self.file(path)?;
-        if let Err(error) = self.volume.allocate(handle, how, offset, len) {
-            // It may have been done in part.
+        let cleared = self.volume.allocate(handle, how, offset, len);
+        self.noted_part(number, file, handle, cleared)?;
+        self.change(number, file, offset as usize..(offset + len) as usize, |content| {
+            let end = content.len().min((offset + len) as usize);
+            if (offset as usize) < end {
+                content[offset as usize..end].fill(0);
+            }
+        });
+        Ok(())
+    }
+
+    /// What fails to make zeros may have made some; passes the result on.
+    fn noted_part(&mut self, number: usize, file: usize, handle: usize, done: Result<()>) -> Result<()> {
+        if done.is_err() {
             let now = self.volume.read(handle, 0, self.files[file].content().len()).unwrap_or_default();
             let before = self.files[file].content();
             let differs = |at: &usize| now.get(*at).is_some_and(|byte| *byte != before[*at]);
@@ -398,15 +416,8 @@ impl Run {
                 let last = differing.next_back().unwrap_or(first);
                 self.change(number, file, first..last + 1, |content| content.copy_from_slice(&now));
             }
-            return Err(error);
         }
-        self.change(number, file, offset as usize..(offset + len) as usize, |content| {
-            let end = content.len().min((offset + len) as usize);
-            if (offset as usize) < end {
-                content[offset as usize..end].fill(0);
-            }
-        });
-        Ok(())
+        done
     }
 
     fn sync(&mut self, number: usize, path: &str, data_only: bool) -> Result<()> {
