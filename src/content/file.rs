@@ -235,6 +235,7 @@ impl<B: Backing> Content<B> {
     pub(super) fn noted<T>(&self, result: crate::store::Result<T>) -> Result<T> {
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::AcqRel);
+            self.record.iter().for_each(|record| record.flush_failed());
             // What cannot even be looked at is doubted by who has it open; that error is not the one to report.
             if let Ok(number) = self.stored_number() {
                 lock(&self.volume.doubtful).insert(number);

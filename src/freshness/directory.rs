@@ -64,6 +64,7 @@ impl Freshness {
             marked: mark.is_some(),
             lenient: mark,
             gone: false,
+            in_doubt: false,
             listed: false,
         };
         let mut dirs = lock(&self.dirs);

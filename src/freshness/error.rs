@@ -30,7 +30,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What it records could not be made durable.
-    #[error("what the freshness record would vouch for cannot be made durable: {0}")]
+    #[error(
+        "what the freshness record would vouch for cannot be made durable: {0}; nothing that has changed is recorded until the volume is mounted anew"
+    )]
     Sync(Errno),
 }
 

@@ -163,10 +163,15 @@ impl TrackedFile {
         let header = self.digest(found.header);
         let mut state = lock(&self.record.state);
         if !state.lenient {
+            let is_exact = state.row.size == found.size && state.row.header == header;
             return match () {
+                () if is_exact && state.row.file_id == found.file_id => Ok(()),
+                () if state.may_be_left(found) => {
+                    (state.row.size, state.row.header, state.row.seq) = (found.size, header, found.seq);
+                    Ok(())
+                }
                 () if state.row.file_id != found.file_id => Err(Outcome::Misplaced),
-                () if state.row.size != found.size || state.row.header != header => Err(Outcome::Stale),
-                () => Ok(()),
+                () => Err(Outcome::Stale),
             };
         }
         match found.file_id {
@@ -201,12 +206,30 @@ impl TrackedFile {
             if version == Some(recorded) {
                 continue;
             }
-            let Some(version) = version.filter(|version| state.admits(unit, *version, recorded)) else {
+            let Some(version) = version else { return Ok(Some(unit)) };
+            if !state.row.admits(unit, version, recorded) && !self.may_be_left(&state, unit, version)? {
                 return Ok(Some(unit));
-            };
+            }
             self.put(&mut state, unit, version)?;
         }
         Ok(None)
+    }
+
+    /// Whether a failed flush may have left this version of a unit: the one that the table has, or a newer one.
+    fn may_be_left(&self, state: &FileState, unit: u64, version: Version) -> Result<bool, Error> {
+        if !state.in_doubt {
+            return Ok(false);
+        }
+        let stored = lock(&self.fresh.table).units(self.record.object, unit / UNITS_PER_CHUNK)?;
+        let stored = stored[(unit % UNITS_PER_CHUNK) as usize];
+        Ok(version == stored || state.kept_row().admits(unit, version, stored))
+    }
+
+    /// Notes that a flush failed: what was written since the table was told last may be lost, although it can be read. Until
+    /// the file is emptied nothing more is recorded of it, and what is recorded may be found as well as what was written.
+    pub fn flush_failed(&self) {
+        lock(&self.record.state).doubt(self.fresh.clock.now());
+        self.will_settle();
     }
 
     /// To be called before the first byte of the file changes: marks it.
@@ -344,7 +367,7 @@ impl TrackedFile {
             zero_from: state.row.zero_from,
             ..FileRow::EMPTY
         };
-        (state.exact, state.lenient) = (true, false);
+        (state.exact, state.lenient, state.in_doubt) = (true, false, false);
         drop(state);
         self.will_settle();
     }
@@ -368,7 +391,7 @@ impl TrackedFile {
     /// number of the file's record at present.
     pub fn begin_sync(&self, seq: u64) -> Option<SyncPoint> {
         let mut state = lock(&self.record.state);
-        if state.changes == state.persisted {
+        if state.changes == state.persisted || state.in_doubt {
             return None;
         }
         state.row.seq = state.row.seq.max(seq);
@@ -387,7 +410,8 @@ impl TrackedFile {
     pub fn end_sync(&self, point: SyncPoint) -> Result<(), Error> {
         let mut state = lock(&self.record.state);
         // Another flush, which began later, may have ended earlier.
-        if state.persisted >= point.upto {
+        // Or it failed, and told so to somebody else.
+        if state.persisted >= point.upto || state.in_doubt {
             return Ok(());
         }
         lock(&self.fresh.table).put_file(&point.update)?;
@@ -430,12 +454,15 @@ impl TrackedFile {
 }
 
 impl FileState {
-    /// Whether a unit that is not the recorded version may be a newer one.
-    fn admits(&self, unit: u64, version: Version, recorded: Version) -> bool {
-        match version {
-            Version::HOLE => unit >= self.row.zero_from,
-            version => version > self.row.clock && version > recorded,
-        }
+    /// Whether a failed flush may have left the file so: with an older header of the same life, or none of one that the table
+    /// does not have.
+    fn may_be_left(&self, found: &Found<'_>) -> bool {
+        let kept = self.kept_row();
+        self.in_doubt
+            && match found.file_id {
+                Some(_) => found.file_id == self.row.file_id && found.seq >= kept.seq,
+                None => kept.file_id.is_none() || kept.file_id != self.row.file_id,
+            }
     }
 
     /// Everything that is recorded of units is of an earlier life.

@@ -12,6 +12,8 @@ use crate::sync::{Arc, lock, write};
 struct Snapshot {
     dirs: Vec<(Arc<DirRecord>, DirUpdate, u64)>,
     files: Vec<(Arc<FileRecord>, FileUpdate, u64)>,
+    /// The files among them that have changed since the last one.
+    changed: Vec<Arc<FileRecord>>,
     /// Whatever is sealed later is not in it.
     clock: Version,
 }
@@ -21,11 +23,15 @@ impl Freshness {
     /// but for what is in use. Changes that are made meanwhile wait for the next time.
     ///
     /// # Errors
-    /// [`Error::Sync`] or the table's. Then the marks stay.
+    /// [`Error::Sync`] or the table's. Then the marks stay; if it was `sync`, for good: nobody knows what of the changes it lost,
+    /// and the next one succeeds without.
     pub fn settle(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Error> {
         let _one = lock(&self.settling);
         let Some(snapshot) = self.snapshot() else { return Ok(()) };
-        sync().map_err(Error::Sync)?;
+        if let Err(error) = sync() {
+            self.doubt(&snapshot);
+            return Err(Error::Sync(error));
+        }
         let mut dirs = Vec::with_capacity(snapshot.dirs.len());
         let mut files = Vec::with_capacity(snapshot.files.len());
         let (mut dir_records, mut file_records) = (Vec::new(), Vec::new());
@@ -48,7 +54,7 @@ impl Freshness {
             if !touched.contains(&record.object) {
                 state.written(update, upto);
             }
-            let settled = state.changes == state.persisted && state.exact && !state.lenient;
+            let settled = state.changes == state.persisted && state.exact && !state.lenient && !state.in_doubt;
             // The lock of the state is held: who changes it from now on puts it back.
             if settled {
                 lock(&self.files).changed.remove(&record.object);
@@ -66,6 +72,17 @@ impl Freshness {
         Ok(())
     }
 
+    fn doubt(&self, snapshot: &Snapshot) {
+        for record in &snapshot.changed {
+            lock(&record.state).doubt(snapshot.clock);
+        }
+        for (record, ..) in &snapshot.dirs {
+            let mut state = lock(&record.state);
+            (state.in_doubt, state.marked) = (true, true);
+            lock(&self.table).doubt_dir(record.id);
+        }
+    }
+
     fn snapshot(&self) -> Option<Snapshot> {
         let _names = write(&self.names);
         {
@@ -77,6 +94,7 @@ impl Freshness {
         let changed: Vec<_> = lock(&self.dirs).changed.values().cloned().collect();
         let dirs: Vec<_> = changed
             .into_iter()
+            .filter(|record| !lock(&record.state).in_doubt)
             .map(|record| {
                 let mut state = lock(&record.state);
                 state.marked = false;
@@ -89,16 +107,25 @@ impl Freshness {
             })
             .collect();
         let changed: Vec<_> = lock(&self.files).changed.values().cloned().collect();
+        let mut unsettled = Vec::new();
         let files: Vec<_> = changed
             .into_iter()
+            .filter(|record| {
+                let state = lock(&record.state);
+                !state.in_doubt || state.durable.is_none()
+            })
             .map(|record| {
                 let mut state = lock(&record.state);
+                if state.announced || state.changes > state.persisted {
+                    unsettled.push(Arc::clone(&record));
+                }
                 state.announced = false;
                 let (update, upto) = state.update(record.object, false);
                 drop(state);
                 (record, update, upto)
             })
             .collect();
-        (!dirs.is_empty() || !files.is_empty()).then_some(Snapshot { dirs, files, clock })
+        let changed = unsettled;
+        (!dirs.is_empty() || !files.is_empty()).then_some(Snapshot { dirs, files, changed, clock })
     }
 }

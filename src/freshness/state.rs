@@ -70,6 +70,9 @@ pub(super) struct FileState {
     pub(super) lenient: bool,
     /// Not every unit newer than the clock is in the record: the clock stays when the file is settled.
     pub(super) partial: bool,
+    /// A flush failed: what was written since the table was told may be lost, although it can be read, and no further flush
+    /// tells. Until the file is emptied the table keeps what it has.
+    pub(super) in_doubt: bool,
     /// Rows of units in the table from this chunk on are of what was cut off, or of an earlier life.
     pub(super) kept: u64,
     /// The change that made them so.
@@ -108,6 +111,8 @@ pub(super) struct DirState {
     pub(super) lenient: Option<Version>,
     /// It was removed.
     pub(super) gone: bool,
+    /// A flush of everything failed while it was changed: the table keeps what it has, and the mark.
+    pub(super) in_doubt: bool,
     /// Its listing was compared with the record.
     pub(super) listed: bool,
 }
@@ -252,6 +257,7 @@ impl FileState {
             exact: !row.marked,
             lenient: row.marked,
             partial: row.clock != Version::NEVER,
+            in_doubt: false,
             durable: stored.then(|| row.clone()),
             row,
             kept: u64::MAX,
@@ -268,9 +274,27 @@ impl FileState {
         self.changes
     }
 
+    /// Notes that a flush failed; `now` is not older than any unit of the file.
+    pub(super) fn doubt(&mut self, now: Version) {
+        self.in_doubt = true;
+        if self.row.clock == Version::NEVER {
+            self.row.clock = now;
+        }
+    }
+
+    /// What the table has, or, as the file needs a row beside its name, is to have, of a file that is in doubt.
+    pub(super) fn kept_row(&self) -> FileRow {
+        let FileRow { ino, clock, .. } = self.row;
+        self.durable.clone().unwrap_or(FileRow { ino, clock, marked: true, ..FileRow::EMPTY })
+    }
+
     /// What the table is to have, and the last change in it: only lower bounds of a file that is being changed, or that may be by
     /// the time the table has it (`changing`).
     pub(super) fn update(&self, object: u64, changing: bool) -> (FileUpdate, u64) {
+        if self.in_doubt {
+            let kept = FileUpdate { object, row: self.kept_row(), kept: u64::MAX, chunks: Vec::new() };
+            return (kept, self.persisted);
+        }
         let marked = changing || !self.exact || self.lenient;
         let mut row = FileRow { marked, ..self.row.clone() };
         if !marked && !self.partial {

@@ -91,6 +91,14 @@ impl FileRow {
         zero_from: u64::MAX,
     };
 
+    /// Whether a unit that is not the `recorded` version may be a newer one.
+    pub(super) fn admits(&self, unit: u64, version: Version, recorded: Version) -> bool {
+        match version {
+            Version::HOLE => unit >= self.zero_from,
+            version => version > self.clock && version > recorded,
+        }
+    }
+
     fn encode(&self) -> [u8; Self::LEN] {
         let parts: [&[u8]; 7] = [
             &self.size.to_le_bytes(),
@@ -149,8 +157,8 @@ pub(super) struct Table {
     pub(super) files_touched: HashSet<u64>,
     /// The same of directories.
     pub(super) dirs_touched: HashSet<DirId>,
-    /// Directories that the last mount left marked and that were not settled since: a file may have a name there that
-    /// nobody knows of yet.
+    /// Directories that the last mount left marked and that were not settled since, or that are in doubt: a file may have a
+    /// name there that nobody knows of yet.
     unvisited: HashSet<DirId>,
 }
 
@@ -361,6 +369,11 @@ impl Table {
         insert.execute(params![dir.as_bytes(), int(clock.0), mac])?;
         self.dirs_touched.insert(dir);
         Ok(())
+    }
+
+    /// Notes that a directory is not settled any more: a file that has a name there keeps its row, whatever others it loses.
+    pub(super) fn doubt_dir(&mut self, dir: DirId) {
+        self.unvisited.insert(dir);
     }
 
     /// What is recorded of a file.

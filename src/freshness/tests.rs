@@ -213,6 +213,91 @@ fn nothing_is_settled_that_is_not_durable() {
 }
 
 #[test]
+fn what_a_failed_flush_lost_may_be_found_and_nothing_older() {
+    let (_dir, path) = begin();
+    let fresh = open(&path);
+    let (object, first) = file_of_three(&fresh);
+    let file = fresh.file(object).expect("read").expect("there");
+    file.before_change().expect("marked");
+    let second = sealed(&file, 3);
+    file.wrote(0, &second).expect("noted");
+    fresh.settle(|| Ok(())).expect("settled");
+    file.before_change().expect("marked");
+    let third = sealed(&file, 3);
+    file.wrote(0, &third).expect("noted");
+    let point = file.begin_sync(3).expect("something to record");
+    file.flush_failed();
+    file.end_sync(point).expect("nothing is recorded: the failure was told to another");
+    // As when the page cache lets go of what was not stored.
+    let mixed = [&second[..UNIT], &third[UNIT..]].concat();
+    assert_eq!(stale(&file, &mixed), None, "what was lost is found while it is mounted");
+    assert_eq!(stale(&file, &first), Some(0), "it is older than what was flushed");
+    assert_eq!(file.check(&Found { seq: 1, ..found(9500, b"the header before") }), Ok(()));
+    file.wrote(0, &third).expect("noted");
+    file.closed(&found(9500, b"new header"));
+    assert!(file.begin_sync(3).is_none());
+    fresh.settle(|| Ok(())).expect("settled, but for the file");
+    drop((fresh, file));
+
+    let fresh = open(&path);
+    let file = fresh.file(object).expect("read").expect("there");
+    assert_eq!(file.check(&found(9500, b"the header before")), Ok(()));
+    assert_eq!(stale(&file, &second), None, "lost");
+    assert_eq!(stale(&file, &third), None, "not lost");
+    assert_eq!(stale(&file, &first), Some(0));
+}
+
+#[test]
+fn a_file_that_is_emptied_is_in_doubt_no_more() {
+    let (_dir, path) = begin();
+    let fresh = open(&path);
+    let (object, first) = file_of_three(&fresh);
+    let file = fresh.file(object).expect("read").expect("there");
+    file.flush_failed();
+    file.before_change().expect("marked");
+    file.emptied();
+    file.began(LIFE);
+    let second = sealed(&file, 3);
+    file.wrote(0, &second).expect("noted");
+    file.closed(&found(9000, b"header"));
+    fresh.settle(|| Ok(())).expect("settled");
+    drop((fresh, file));
+
+    let fresh = open(&path);
+    let file = fresh.file(object).expect("read").expect("there");
+    assert_eq!(file.check(&found(9000, b"HEADER")), Err(Outcome::Stale));
+    assert_eq!((stale(&file, &second), stale(&file, &first)), (None, Some(0)));
+}
+
+#[test]
+fn what_a_failed_flush_of_everything_concerned_is_settled_by_no_later_one() {
+    let (_dir, path) = begin();
+    let fresh = open(&path);
+    let root = fresh.directory(ROOT).expect("its record");
+    let (old, _) = file_of_three(&fresh);
+    fresh.settle(|| Ok(())).expect("settled");
+    // A directory into which the file is moved, behind a failed flush of what stands in it.
+    let below = fresh.directory(DirId::from_bytes([3; 16])).expect("its record");
+    below.before_change().expect("marked");
+    let lost = fresh.new_file();
+    below.set("lost", Some(Target::File(lost.object())));
+    fresh.settle(|| Err(rustix::io::Errno::IO)).expect_err("the flush failed");
+    let (new, _) = file_of_three(&fresh);
+    below.before_change().expect("marked");
+    below.set("moved", Some(Target::File(old)));
+    fresh.settle(|| Ok(())).expect("settled");
+    fresh.settle(|| panic!("there is nothing to settle")).expect("nothing to do");
+    drop((fresh, root, below));
+
+    let fresh = open(&path);
+    let (root, below) = (fresh.directory(ROOT), fresh.directory(DirId::from_bytes([3; 16])));
+    let (root, below) = (root.expect("its record"), below.expect("its record"));
+    assert!(!root.is_lenient() && root.expected("entry") == Some(Target::File(new)), "it had not changed then");
+    assert!(below.is_lenient() && below.expected("lost").is_none() && below.expected("moved").is_none());
+    assert!(fresh.file(old).expect("read").is_some(), "a name of it may be there");
+}
+
+#[test]
 fn a_record_that_was_changed_or_is_anothers_is_refused() {
     let (_dir, path) = begin();
     let fresh = open(&path);

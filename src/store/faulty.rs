@@ -1,5 +1,7 @@
 //! Errors on demand, and a record of what was changed.
 
+use std::collections::HashSet;
+
 use rustix::io::Errno;
 
 use super::record::{Made, Record};
@@ -202,8 +204,19 @@ impl FaultPlan {
 #[derive(Default)]
 struct Log {
     records: Mutex<Option<Vec<Record>>>,
+    lost: Mutex<Lost>,
     /// Called after each record.
     watcher: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// What a failed flush of everything loses, while recording is on. Linux tells of it twice: the flush of the filesystem fails, and
+/// later that of each file that lost something (errseq_t).
+#[derive(Default)]
+struct Lost {
+    /// Files that were written since they were flushed.
+    dirty: HashSet<u64>,
+    /// Files that have lost something and whose next flush fails.
+    untold: HashSet<u64>,
 }
 
 /// A backing that fails on demand and can record its changes. Clones are the same backing.
@@ -314,11 +327,25 @@ impl Log {
             return change();
         };
         let done = change()?;
-        records.push(record(&done)?);
+        let record = record(&done)?;
+        lock(&self.lost).follow(&record);
+        records.push(record);
         if let Some(watcher) = self.watcher.get() {
             watcher();
         }
         Ok(done)
+    }
+}
+
+impl Lost {
+    fn follow(&mut self, record: &Record) {
+        match record {
+            Record::Write { ino, .. } => drop(self.dirty.insert(*ino)),
+            Record::Sync { ino, .. } | Record::FailedSync { ino } => drop(self.dirty.remove(ino)),
+            Record::SyncAll => self.dirty.clear(),
+            Record::FailedSyncAll => self.untold.extend(self.dirty.drain()),
+            _ => {}
+        }
     }
 }
 
@@ -360,7 +387,10 @@ impl<B: Backing> Backing for Faulty<B> {
     }
 
     fn sync_all(&self) -> Result<()> {
-        self.change(OpClass::Sync, |b| b.sync_all(), |_| Ok(Record::SyncAll))
+        self.change(OpClass::Sync, |b| b.sync_all(), |_| Ok(Record::SyncAll)).or_else(|error| {
+            self.log.change(|| Ok(()), || Ok(Record::FailedSyncAll))?;
+            Err(error)
+        })
     }
 
     fn open_dir(&self, dir: &B::Dir, name: &str) -> Result<B::Dir> {
@@ -573,7 +603,11 @@ impl<F: BackingFile> BackingFile for FaultyFile<F> {
     }
 
     fn sync(&self, data_only: bool) -> Result<()> {
-        let sync = || self.inner.sync(data_only);
+        let sync = || {
+            let ino = self.inner.stat()?.ino;
+            let has_lost = lock(&self.log.lost).untold.remove(&ino);
+            if has_lost { Err(Errno::IO) } else { self.inner.sync(data_only) }
+        };
         let synced = self.flush(|file| file.change(OpClass::Sync, sync, |ino| Record::Sync { ino, data_only }));
         let beside = lock(&self.plan.0).beside.0.take();
         if let Some(action) = beside {

@@ -185,6 +185,8 @@ pub enum Record {
     },
     /// Everything flushed.
     SyncAll,
+    /// A flush of everything that failed: of each file what [`Record::FailedSync`] is of one.
+    FailedSyncAll,
 }
 
 /// What a [`Record::Make`] made.
@@ -249,7 +251,7 @@ impl<B: Backing> Replay<B> {
             Record::SetInodeFlags { ino, flags } => b.set_inode_flags(self.target(*ino)?, *flags),
             Record::Sync { ino, data_only } => self.file(*ino)?.sync(*data_only),
             // What is lost by it is for whoever makes the disk of a crash to decide.
-            Record::FailedSync { .. } => Ok(()),
+            Record::FailedSync { .. } | Record::FailedSyncAll => Ok(()),
             Record::StartWriteback { ino, offset, len } => {
                 self.file(*ino)?.start_writeback(*offset, *len);
                 Ok(())

@@ -132,6 +132,28 @@ def lost_pages_after(mnt):
     assert read(f"{mnt}/lost") == read(f"{mnt}/lost.expected"), "it is not what it was"
 
 
+def unstored(mnt):
+    """More is written, over what was flushed and behind it, than the disk stores; nobody asks whether it did."""
+    write_durably(f"{mnt}/kept", pattern("kept", 50_000))
+    write_durably(f"{mnt}/unstored", pattern("unstored", MIB))
+    os.sync()
+    try:
+        with open(f"{mnt}/unstored", "r+b", 0) as file:
+            for _ in range(40):
+                file.write(b"n" * MIB)
+    except OSError as e:
+        # The kernel may have seen by now that it is not stored.
+        assert e.errno in (errno.EIO, errno.ENOSPC), e
+
+
+def unstored_after(mnt):
+    assert read(f"{mnt}/kept") == pattern("kept", 50_000)
+    old, now = pattern("unstored", MIB), read(f"{mnt}/unstored")
+    assert len(now) > 20 * MIB, f"{len(now)} bytes"
+    assert all(byte in b"n\0" for byte in set(now[MIB:])), "bytes that nobody wrote"
+    assert all(new in (before, ord("n")) for before, new in zip(old, now)), "neither the old bytes nor the new ones"
+
+
 def full_after(mnt):
     for name, size in OLD.items():
         expected = pattern(name, size)
@@ -358,6 +380,7 @@ def vanish(mnt, cipher):
 
 
 CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
+         "unstored": unstored, "unstored-after": unstored_after,
          "lost-pages": lost_pages, "lost-pages-after": lost_pages_after,
          "immutable-after": immutable_after, "load": load, "memory": memory, "vanish": vanish}
 try:

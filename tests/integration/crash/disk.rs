@@ -167,6 +167,7 @@ impl Disk {
                 self.file(*ino).lost.push(number + 1);
             }
             Record::SyncAll => self.files.values_mut().for_each(|file| file.flushed.push(number + 1)),
+            Record::FailedSyncAll => self.files.values_mut().for_each(|file| file.lost.push(number + 1)),
             _ => {}
         }
     }
@@ -204,7 +205,7 @@ impl Disk {
             match record {
                 Record::Write { .. } | Record::SetLen { .. } | Record::Allocate { .. } => continue,
                 Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => continue,
-                Record::FailedSync { .. } | Record::StartWriteback { .. } => continue,
+                Record::FailedSync { .. } | Record::FailedSyncAll | Record::StartWriteback { .. } => continue,
                 Record::Make { ino, what: Made::Node { .. }, .. } | Record::MakeUnnamed { ino, .. } => made.push(*ino),
                 _ => {}
             }
@@ -395,7 +396,7 @@ impl Touched {
                 self.any.insert(*ino, number + 1);
             }
             Record::Sync { .. } | Record::SyncDir { .. } | Record::SyncAll => {}
-            Record::FailedSync { .. } | Record::StartWriteback { .. } => {}
+            Record::FailedSync { .. } | Record::FailedSyncAll | Record::StartWriteback { .. } => {}
         }
     }
 

@@ -7,7 +7,7 @@ use kmsfs::store::{Fault, OpClass, Record};
 use rustix::io::Errno;
 
 use super::disk::{Cut, Pages, draw};
-use super::random::{cut_and_check, disk_of, new_volume};
+use super::random::{cut_and_check, disk_of, new_recorded_volume, new_volume};
 use super::run::{Run, Step};
 use super::{LOG_SCENARIOS, SCENARIOS};
 
@@ -21,8 +21,7 @@ const REACTIONS: &[&[Step]] = &[
 ];
 
 /// A run in which flush number `failing` fails; `None` if there are not so many.
-fn run(steps: &[Step], failing: u64, reaction: &[Step], ordered_metadata: bool) -> Option<Run> {
-    let mut run = new_volume(ordered_metadata);
+fn run(mut run: Run, steps: &[Step], failing: u64, reaction: &[Step]) -> Option<Run> {
     let plan = run.volume.fixture.backing.plan().clone();
     let flushes = || plan.count(&[OpClass::Sync]);
     let before = flushes();
@@ -48,7 +47,7 @@ fn run(steps: &[Step], failing: u64, reaction: &[Step], ordered_metadata: bool) 
 /// Cuts the power at the end, and at some step behind the failure. Returns how many states that were.
 fn cut_behind_the_failure(run: &Run, ordered_metadata: bool) -> usize {
     let disk = disk_of(run);
-    let is_failure = |record: &Record| matches!(record, Record::FailedSync { .. });
+    let is_failure = |record: &Record| matches!(record, Record::FailedSync { .. } | Record::FailedSyncAll);
     let failed = run.records.iter().position(is_failure).unwrap_or(run.base());
     let entropy = SeededEntropy::new(failed as u64);
     let ends: Vec<usize> = run.ends.iter().copied().filter(|end| *end > failed).collect();
@@ -67,11 +66,15 @@ fn cut_behind_the_failure(run: &Run, ordered_metadata: bool) -> usize {
     ways.len()
 }
 
+fn fails_by_itself(steps: &[Step]) -> bool {
+    steps.iter().any(|step| matches!(step, Step::FailNextSync | Step::FailNextResize))
+}
+
 #[test]
 fn what_a_failed_flush_lost_is_not_vouched_for() {
     let (mut states, mut failures) = (0, Vec::new());
     for (name, steps) in SCENARIOS.iter().chain(LOG_SCENARIOS) {
-        if steps.contains(&Step::FailNextSync) {
+        if fails_by_itself(steps) {
             continue;
         }
         for (number, reaction) in REACTIONS.iter().enumerate() {
@@ -79,7 +82,7 @@ fn what_a_failed_flush_lost_is_not_vouched_for() {
             for ordered_metadata in [true, false].into_iter().take(if number < 2 { 2 } else { 1 }) {
                 for failing in 0.. {
                     let checked = std::panic::catch_unwind(|| {
-                        let run = run(steps, failing, reaction, ordered_metadata)?;
+                        let run = run(new_volume(ordered_metadata), steps, failing, reaction)?;
                         Some(cut_behind_the_failure(&run, ordered_metadata))
                     });
                     match checked {
@@ -93,4 +96,33 @@ fn what_a_failed_flush_lost_is_not_vouched_for() {
     }
     assert!(failures.is_empty(), "{}: {failures:#?}", failures.len());
     assert!(states > 1000, "only {states} states were checked");
+}
+
+/// The same with a freshness record, which is settled after each step: it takes nothing for rolled back that was lost, whichever
+/// flush failed, that of everything before a settling among them.
+#[test]
+fn what_a_failed_flush_lost_is_no_attack() {
+    let (mut states, mut failures) = (0, Vec::new());
+    for (name, steps) in SCENARIOS {
+        // A re-wrap below the mount is an attack.
+        if fails_by_itself(steps) || steps.iter().any(|step| matches!(step, Step::Rewrap(_))) {
+            continue;
+        }
+        let steps: Vec<_> = steps.iter().flat_map(|step| [*step, Step::Settle]).collect();
+        for failing in 0.. {
+            let reaction = REACTIONS[failing as usize % REACTIONS.len()];
+            let reaction: Vec<_> = reaction.iter().copied().chain([Step::Settle]).collect();
+            let checked = std::panic::catch_unwind(|| {
+                let run = run(new_recorded_volume(true), &steps, failing, &reaction)?;
+                Some(cut_behind_the_failure(&run.steps(&[Step::Settle, Step::Settle]), true))
+            });
+            match checked {
+                Ok(Some(count)) => states += count,
+                Ok(None) => break,
+                Err(_) => failures.push((name, failing)),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}: {failures:#?}", failures.len());
+    assert!(states > 500, "only {states} states were checked");
 }

@@ -308,13 +308,17 @@ impl Run {
             Step::Settle => {
                 let flushes = || self.volume.fixture.backing.plan().count(&[OpClass::Sync]);
                 let before = flushes();
-                self.volume.vfs.settle().map_err(|e| e.errno())?;
+                let settled = self.volume.vfs.settle().map_err(|e| e.errno());
                 if flushes() > before {
                     // It flushes everything, if there is something to settle.
                     for file in &mut self.files {
-                        file.flushed.push((number, file.versions.len() - 1));
+                        // Behind a failure only an fsync vouches for what is written again.
+                        if settled.is_err() || file.lost.is_empty() {
+                            let _ = file.synced(number, file.versions.len() - 1, settled);
+                        }
                     }
                 }
+                settled?;
             }
             Step::FailNextSync => {
                 self.volume.fixture.backing.plan().inject(Fault::once(&[OpClass::Sync], 0, Errno::IO));
