@@ -1,15 +1,29 @@
-//! The places between the steps of a commit, where the crash tests kill the process. They do nothing outside of tests.
+//! The places between the steps of a commit, where the crash tests kill the process, and flushes that tests fail and look at.
+//! Outside of tests the places do nothing, and flushes are those of the system.
 
 /// A place where the process may die without harm.
 #[cfg(not(test))]
 pub fn point() {}
 
+/// Makes a file durable, or the names in a directory; with `data_only` a file without its times.
+#[cfg(not(test))]
+pub fn flush(file: &std::fs::File, data_only: bool) -> std::io::Result<()> {
+    if data_only { file.sync_data() } else { file.sync_all() }
+}
+
 #[cfg(test)]
-pub use armed::{arm, point};
+pub use armed::{arm, fail_flush_of, flush, flushed, point};
 
 #[cfg(test)]
 mod armed {
+    use std::cell::RefCell;
+    use std::fs::File;
+    use std::io;
+    use std::os::fd::AsRawFd;
+    use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::sync::thread_local;
 
     /// How many points are passed until the process dies; 0: it does not.
     static LEFT: AtomicU64 = AtomicU64::new(0);
@@ -25,5 +39,35 @@ mod armed {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::KILL).expect("one may kill oneself");
         }
+    }
+
+    thread_local! {
+        /// What this thread flushed, and what it is to fail to flush.
+        static FLUSHED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+        static FAILING: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub fn flush(file: &File, data_only: bool) -> io::Result<()> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let fails = FAILING.with_borrow_mut(|failing| {
+            let at = failing.iter().position(|other| *other == path);
+            at.map(|at| failing.swap_remove(at)).is_some()
+        });
+        if fails {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        FLUSHED.with_borrow_mut(|flushed| flushed.push(path));
+        if data_only { file.sync_data() } else { file.sync_all() }
+    }
+
+    /// The next flush of `path` by this thread fails.
+    pub fn fail_flush_of(path: &Path) {
+        let path = path.canonicalize().expect("it is there");
+        FAILING.with_borrow_mut(|failing| failing.push(path));
+    }
+
+    /// What this thread has flushed since this was asked last.
+    pub fn flushed() -> Vec<PathBuf> {
+        FLUSHED.take()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
@@ -76,7 +76,7 @@ pub struct Log {
 
 /// A file of the log while records are added to it. A failure leaves it as it was.
 struct Appender<'l> {
-    /// The directory, if the file is new in it.
+    /// The directory, if the file may be new in it: also if it is there, its name is not durable when the flush of that failed.
     dir: Option<&'l Path>,
     path: PathBuf,
     file: File,
@@ -97,11 +97,11 @@ impl Appender<'_> {
 
     /// Makes everything durable.
     fn end(self) -> Result<(), AuditError> {
-        if let Err(error) = self.file.sync_data() {
+        if let Err(error) = crash::flush(&self.file, true) {
             return self.undo(error);
         }
         let Self { dir, path, .. } = self;
-        let durable = dir.map_or(Ok(()), |dir| File::open(dir)?.sync_all());
+        let durable = dir.map_or(Ok(()), |dir| crash::flush(&File::open(dir)?, false));
         durable.map_err(|source| AuditError::Io { path, source })
     }
 
@@ -294,12 +294,11 @@ impl Log {
         if self.full {
             return Err(io(std::io::ErrorKind::StorageFull.into()));
         }
-        let fresh = !path.exists();
         let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(io)?;
         crash::point();
         file.seek(SeekFrom::Start(at)).map_err(io)?;
-        Ok(Appender { dir: fresh.then_some(self.dir.as_path()), path, file, at })
+        Ok(Appender { dir: (at == 0).then_some(self.dir.as_path()), path, file, at })
     }
 
     /// Takes over what a crashed process appended without moving the head, and cuts a torn last line off. Where the
@@ -330,6 +329,7 @@ impl Log {
                 }
                 Err(error) => return Err(io(error)),
             }
+            let (from, mut is_sound) = (head.length, true);
             for line in rest.split_inclusive(|byte| *byte == b'\n') {
                 let Some(text) = line.strip_suffix(b"\n") else {
                     let file = OpenOptions::new().write(true).open(&path).map_err(io)?;
@@ -347,10 +347,15 @@ impl Log {
                     }
                     Err(reason) => {
                         tracing::error!(file = %path.display(), reason, "the audit log was changed from outside");
-                        self.next_file(head);
-                        return Ok(taken);
+                        is_sound = false;
+                        break;
                     }
                 }
+            }
+            self.keep(&path, from, &rest[..(head.length - from) as usize])?;
+            if !is_sound {
+                self.next_file(head);
+                return Ok(taken);
             }
             // A crashed process may have gone on in the next file.
             if !self.path(head.file + 1).exists() {
@@ -358,6 +363,21 @@ impl Log {
             }
             *head = Head { file: head.file + 1, length: 0, ..head.clone() };
         }
+    }
+
+    /// Makes records durable that were found in a file behind the head, from `at` on. Who wrote them was killed before they were, or
+    /// could not undo what failed to be: so they are written again, since a further flush would not do that.
+    fn keep(&self, path: &Path, at: u64, records: &[u8]) -> Result<(), AuditError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let keep = || {
+            let file = OpenOptions::new().write(true).open(path)?;
+            file.write_all_at(records, at)?;
+            crash::flush(&file, true)?;
+            crash::flush(&File::open(&self.dir)?, false)
+        };
+        keep().map_err(|source| AuditError::Io { path: path.to_owned(), source })
     }
 
     fn next_file(&self, head: &mut Head) {

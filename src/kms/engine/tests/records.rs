@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::kms::audit::AuditFilter;
+use crate::kms::crash;
 
 pub fn events(bench: &Bench, event: &str) -> Vec<Value> {
     let filter = AuditFilter { event: Some(event.to_owned()), ..Default::default() };
@@ -211,6 +212,47 @@ fn a_torn_line_and_records_ahead_of_the_head_are_taken_care_of() {
     assert_eq!((report.first_break, report.files), (None, 1));
     assert_eq!(report.records, count + 1);
     assert_eq!(events(&bench, "CreateKey").len(), 3);
+}
+
+#[test]
+fn a_file_of_the_log_is_not_relied_on_before_its_name_is_durable() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let log = bench.home().join("audit");
+    let audit = bench.engine.audit();
+    audit.flush().expect("flushed");
+    audit.set_max_file(1);
+    crash::fail_flush_of(&log);
+    bench.describe(&key).expect("there");
+    audit.flush().expect_err("the flush of the directory failed");
+    crash::flushed();
+    bench.describe(&key).expect("there");
+    audit.flush().expect("flushed");
+    assert!(crash::flushed().contains(&log), "the name of the file that the first left");
+    assert_eq!(audit.verify().expect("verified").first_break, None);
+}
+
+#[test]
+fn records_ahead_of_the_head_are_durable_before_it_moves() {
+    let (bench, file) = log();
+    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+    let head: (String, Vec<u8>) = database
+        .query_row("SELECT record, mac FROM audit_head", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .expect("a head");
+    bench.key();
+    bench.engine.audit().flush().expect("flushed");
+    let count = bench.engine.audit().verify().expect("verified").records;
+    // A crash after the append, before its flush.
+    database
+        .execute("UPDATE audit_head SET record = ?1, mac = ?2", rusqlite::params![head.0, head.1])
+        .expect("set back");
+    bench.engine.audit().set_max_file(1);
+    crash::flushed();
+    bench.key();
+    bench.engine.audit().flush().expect("flushed");
+    assert!(crash::flushed().contains(&file), "it is not the file that the next records are in");
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.files, report.records), (None, 2, count + 1));
 }
 
 #[test]
