@@ -10,5 +10,6 @@ pub mod peer;
 pub mod prefetch;
 pub mod process;
 pub mod user;
+pub mod wal_file;
 pub mod wal_index;
 pub mod wipe;

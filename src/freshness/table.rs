@@ -13,6 +13,7 @@ use super::error::Error;
 use crate::crypto::kdf::{ct_eq, mac16};
 use crate::crypto::secret::SecretKey;
 use crate::format::unit::Epoch;
+use crate::sys::wal_file;
 use crate::types::{DirId, FileId, VolumeId};
 
 /// Units whose versions stand in one row.
@@ -213,11 +214,15 @@ impl Table {
     }
 
     fn connect(path: &Path, key: SecretKey<32>) -> Result<Self, Error> {
+        let is_in_use = wal_file::is_in_use(path);
         let db = Connection::open(path)?;
         db.busy_timeout(std::time::Duration::from_secs(10))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "trusted_schema", "OFF")?;
+        if !is_in_use {
+            wal_file::keep(&db, path)?;
+        }
         db.set_prepared_statement_cache_capacity(32);
         let path = path.to_owned();
         Ok(Self {

@@ -21,6 +21,7 @@ use crate::kms::audit::{self, Rendered};
 use crate::kms::custody::{DomainKeys, Home, RootBody};
 use crate::kms::{crash, seal};
 use crate::sync::Arc;
+use crate::sys::wal_file;
 use crate::types::Timestamp;
 
 enum Edit {
@@ -160,8 +161,11 @@ impl<'a> Change<'a> {
         home.write_root(held, &body)?;
         crash::point();
         if let Err(error) = tx.commit() {
-            Home::settle(&mut body, before);
-            home.write_root(held, &body)?;
+            // Else it may still take place: both states stay vouched for.
+            if wal_file::drop_failed(connection, &home.database(), &error) {
+                Home::settle(&mut body, before);
+                home.write_root(held, &body)?;
+            }
             return Err(error.into());
         }
         crash::point();

@@ -9,6 +9,7 @@ use crate::env::Entropy;
 use crate::kms::audit::{self, Rendered};
 use crate::kms::crash;
 use crate::kms::custody::{Home, RecoveryKey, Renewed, Unlock};
+use crate::sys::wal_file;
 use crate::types::Timestamp;
 
 /// Gives `home` a new root key, and its database a new epoch under it. The slots that remain are those that `unlock`
@@ -58,8 +59,10 @@ pub fn rekey(
     renewed.home.write_root(&held, &renewed.body)?;
     crash::point();
     if let Err(error) = tx.commit() {
-        // Other users of the home, or a full disk. If nothing has changed, the slots stay as they were too.
-        if state::load(&connection, home, &body, None).is_ok_and(|cache| cache.state() == before) {
+        // Other users of the home, or a full disk. If nothing has changed, and cannot change by it, the slots stay as they were too.
+        if wal_file::drop_failed(&connection, &path, &error)
+            && state::load(&connection, home, &body, None).is_ok_and(|cache| cache.state() == before)
+        {
             home.write_root(&held, &body)?;
         }
         return Err(error.into());

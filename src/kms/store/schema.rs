@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 use super::rows::Table;
 use crate::kms::custody::CustodyError;
+use crate::sys::wal_file;
 use crate::types::Timestamp;
 
 /// A table of rows (`rows::Table`); the parent column is `TEXT`, or `TEXT NOT NULL REFERENCES keys(id)` and the like.
@@ -149,6 +150,7 @@ pub fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 }
 
 fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connection, StoreError> {
+    let is_in_use = wal_file::is_in_use(path);
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     let synchronous = if durability == Durability::Full { "FULL" } else { "NORMAL" };
@@ -157,6 +159,9 @@ fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connect
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     distrust(&connection)?;
+    if !is_in_use {
+        wal_file::keep(&connection, path)?;
+    }
     connection.set_prepared_statement_cache_capacity(32);
     Ok(connection)
 }
