@@ -154,7 +154,7 @@ impl Serving<'_> {
     ) -> CliResult {
         let spec = MountSpec {
             mountpoint: self.mountpoint.clone(),
-            source: spec_source(root),
+            source: root.into(),
             read_only,
             allow_other: self.options.allow_other,
             suid: self.options.suid,
@@ -187,7 +187,7 @@ impl Serving<'_> {
                 *lock(&started) = Some(Every::start(time, enforce));
             }
             let value =
-                json!({"message_type": "mounted", "source": spec_source(root), "mountpoint": path_text(&mountpoint)});
+                json!({"message_type": "mounted", "source": path_text(root), "mountpoint": path_text(&mountpoint)});
             out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
             if out.is_json() {
                 out.line(&value, String::new);
@@ -254,10 +254,6 @@ fn settle(vfs: &Vfs<LocalDir>) {
     if let Err(error) = vfs.settle() {
         tracing::error!("the freshness record cannot be settled: {error}");
     }
-}
-
-fn spec_source(root: &Path) -> String {
-    root.to_string_lossy().into_owned()
 }
 
 fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {

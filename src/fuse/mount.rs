@@ -1,9 +1,10 @@
 //! Making a mount: by mount(2) for root, else through fusermount3(1).
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -66,7 +67,9 @@ fn mount_directly(spec: &MountSpec) -> io::Result<OwnedFd> {
 fn mount_by_helper(spec: &MountSpec) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut child = Command::new("fusermount3")
-        .args(["-o", &helper_options(spec), "--"])
+        .arg("-o")
+        .arg(helper_options(spec))
+        .arg("--")
         .arg(&spec.mountpoint)
         .env("_FUSE_COMMFD", "0")
         .stdin(OwnedFd::from(theirs))
@@ -89,11 +92,21 @@ fn mount_by_helper(spec: &MountSpec) -> io::Result<OwnedFd> {
     }
 }
 
-fn helper_options(spec: &MountSpec) -> String {
-    // Commas and backslashes in the source would end the option.
-    let source = spec.source.replace('\\', "\\\\").replace(',', "\\,");
-    let mut options = vec![format!("fsname={source}"), format!("subtype={SUBTYPE}"), "default_permissions".to_owned()];
-    let mut add = |word: &str| options.push(word.to_owned());
+fn helper_options(spec: &MountSpec) -> OsString {
+    let mut options = b"fsname=".to_vec();
+    for &byte in spec.source.as_bytes() {
+        // These would end the option.
+        if matches!(byte, b',' | b'\\') {
+            options.push(b'\\');
+        }
+        options.push(byte);
+    }
+    let mut add = |word: &str| {
+        options.push(b',');
+        options.extend_from_slice(word.as_bytes());
+    };
+    add(&format!("subtype={SUBTYPE}"));
+    add("default_permissions");
     add(if spec.read_only { "ro" } else { "rw" });
     add(if spec.suid { "suid" } else { "nosuid" });
     add(if spec.dev { "dev" } else { "nodev" });
@@ -101,7 +114,7 @@ fn helper_options(spec: &MountSpec) -> String {
     if spec.allow_other {
         add("allow_other");
     }
-    options.join(",")
+    OsString::from_vec(options)
 }
 
 /// A descriptor that the other side sends; `None` if it closes the socket without.
@@ -149,7 +162,7 @@ mod tests {
     fn the_helper_is_told_everything() {
         let spec = MountSpec {
             mountpoint: "/mnt".into(),
-            source: "/a,b\\c".to_owned(),
+            source: OsString::from_vec(b"/a,b\\c\xff".to_vec()),
             read_only: true,
             allow_other: true,
             suid: false,
@@ -159,7 +172,7 @@ mod tests {
             threads: 2,
             transport: super::super::Transport::Dev,
         };
-        let expected = "fsname=/a\\,b\\\\c,subtype=kmsfs,default_permissions,ro,nosuid,nodev,exec,allow_other";
-        assert_eq!(helper_options(&spec), expected);
+        let expected = b"fsname=/a\\,b\\\\c\xff,subtype=kmsfs,default_permissions,ro,nosuid,nodev,exec,allow_other";
+        assert_eq!(helper_options(&spec).as_bytes(), expected);
     }
 }

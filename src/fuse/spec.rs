@@ -1,5 +1,6 @@
 //! What a mount is to be.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Where and how a volume is mounted.
@@ -8,7 +9,7 @@ pub struct MountSpec {
     /// The mount point, an empty directory.
     pub mountpoint: PathBuf,
     /// What mount(8) shows as the source.
-    pub source: String,
+    pub source: OsString,
     /// Nothing may be changed.
     pub read_only: bool,
     /// Other users may use the mount; what they may do there, the kernel decides by mode and owner.

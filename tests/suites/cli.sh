@@ -724,6 +724,7 @@ echo x > "$ODD.mnt/$(printf 'name\376')"
 expect 0 "status" "$K" --json status
 [ "$(jq '[.mounts[] | select(.version != null)] | length' "$WORK/out")" = 1 ] && pass "knows the mount's own answer" || fail "status has no answer of the mount"
 expect 0 "info" "$K" --json info "$(find "$ODD" -maxdepth 1 -type f ! -name '.kmsfs*')"
+expect 0 "info of a file in the mount" "$K" --json info "$ODD.mnt/$(printf 'name\376')"
 expect 0 "rewrap" "$K" --json rewrap "$ODD"
 expect 0 "verify" "$K" --json verify "$ODD"
 expect 0 "unmount" "$K" --json umount "$ODD.mnt"

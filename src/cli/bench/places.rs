@@ -124,7 +124,7 @@ impl Mounted {
             .map_err(|e| CliError::failure(format_args!("cannot open the volume at {}: {e}", root.display())))?;
         let spec = MountSpec {
             mountpoint: mountpoint.clone(),
-            source: "kmsfs-bench".to_owned(),
+            source: "kmsfs-bench".into(),
             read_only: false,
             allow_other: false,
             suid: false,
