@@ -221,14 +221,21 @@ fn a_file_of_the_log_is_not_relied_on_before_its_name_is_durable() {
     let log = bench.home().join("audit");
     let audit = bench.engine.audit();
     audit.flush().expect("flushed");
+    // A process that was killed when it had made the file, before it wrote to it.
+    fs::write(log.join("000002.jsonl"), b"").expect("written");
     audit.set_max_file(1);
-    crash::fail_flush_of(&log);
-    bench.describe(&key).expect("there");
-    audit.flush().expect_err("the flush of the directory failed");
     crash::flushed();
     bench.describe(&key).expect("there");
     audit.flush().expect("flushed");
-    assert!(crash::flushed().contains(&log), "the name of the file that the first left");
+    assert!(crash::flushed().contains(&log), "the name of the file that was found");
+    crash::fail_flush_of(&log);
+    bench.describe(&key).expect("there");
+    audit.flush().expect_err("the flush of the directory failed");
+    audit.set_max_file(u64::MAX);
+    crash::flushed();
+    bench.describe(&key).expect("there");
+    audit.flush().expect("flushed");
+    assert!(crash::flushed().contains(&log), "the name of the file that the failure left");
     assert_eq!(audit.verify().expect("verified").first_break, None);
 }
 
