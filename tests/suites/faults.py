@@ -149,7 +149,8 @@ def unstored(mnt):
 def unstored_after(mnt):
     assert read(f"{mnt}/kept") == pattern("kept", 50_000)
     old, now = pattern("unstored", MIB), read(f"{mnt}/unstored")
-    assert len(now) > 20 * MIB, f"{len(now)} bytes"
+    # How much was taken until the kernel saw the error differs.
+    assert len(now) > MIB, f"{len(now)} bytes"
     assert all(byte in b"n\0" for byte in set(now[MIB:])), "bytes that nobody wrote"
     assert all(new in (before, ord("n")) for before, new in zip(old, now)), "neither the old bytes nor the new ones"
 
