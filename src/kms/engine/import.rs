@@ -93,7 +93,7 @@ impl Engine {
             call.change(|call, change| {
                 let access = Access::to("ImportKeyMaterial")
                     .with("kms:ExpirationModel", model.as_str())
-                    .with_some("kms:ValidTo", valid_to.map(|at| at.to_string()));
+                    .with_some("kms:ValidTo", valid_to.map(unix_time));
                 let key = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
                 importable(&key)?;
                 let kind = import_type(&key, &request)?;
@@ -275,6 +275,13 @@ fn expiry(model: ExpirationModel, valid_to: Option<Timestamp>, now: Timestamp) -
         }
         (_, valid_to) => Ok(valid_to),
     }
+}
+
+/// As policies compare it, by date and by number: AWS writes `1546257599.0`.
+fn unix_time(at: Timestamp) -> String {
+    let fraction = format!("{:09}", at.as_nanos().rem_euclid(1_000_000_000));
+    let digits = fraction.trim_end_matches('0');
+    format!("{}.{}", at.as_secs(), if digits.is_empty() { "0" } else { digits })
 }
 
 /// What kind of import the request asks for.

@@ -118,13 +118,13 @@ impl Network {
     }
 }
 
-/// A date of ISO 8601 as IAM takes them, or seconds since the epoch.
+/// A date of ISO 8601 as IAM takes them, or seconds since the epoch; in nanoseconds since the epoch.
 fn date(text: &str) -> Option<i128> {
-    if let Ok(secs) = text.parse::<i64>() {
-        // Four digits are a year.
-        if text.len() != 4 {
-            return Some(i128::from(secs) * 1_000_000_000);
-        }
+    // Four digits are a year.
+    if text.len() != 4
+        && let Some(nanos) = unix_time(text)
+    {
+        return Some(nanos);
     }
     let full = match text.len() {
         4 => format!("{text}-01-01T00:00:00Z"),
@@ -134,6 +134,22 @@ fn date(text: &str) -> Option<i128> {
         _ => text.to_owned(),
     };
     OffsetDateTime::parse(&full, &Rfc3339).ok().map(OffsetDateTime::unix_timestamp_nanos)
+}
+
+/// Seconds since the epoch, possibly with a fraction (`1546257599.0`), in nanoseconds; what is below them is left out.
+fn unix_time(text: &str) -> Option<i128> {
+    let (secs, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if fraction.is_empty() || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let nanos: i128 = format!("{fraction:0<9}")[..9].parse().ok()?;
+    let whole = i128::from(secs.parse::<i64>().ok()?) * 1_000_000_000;
+    Some(if secs.starts_with('-') { whole - nanos } else { whole + nanos })
+}
+
+/// A number; a date of ISO 8601 counts as its seconds since the epoch, so that both families of operators know a time.
+fn number(text: &str) -> Option<f64> {
+    text.parse().ok().or_else(|| Some(date(text)? as f64 / 1e9))
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -262,7 +278,7 @@ impl Test {
             Self::Binary(wanted) => wanted.iter().any(|wanted| wanted == value),
             Self::Arn(wanted) => wanted.iter().any(|pattern| pattern.matches(value, request)),
             Self::Number(order, wanted) => {
-                value.parse().is_ok_and(|found: f64| wanted.iter().any(|wanted| order.holds(&found, wanted)))
+                number(value).is_some_and(|found| wanted.iter().any(|wanted| order.holds(&found, wanted)))
             }
             Self::Date(order, wanted) => {
                 date(value).is_some_and(|found| wanted.iter().any(|wanted| order.holds(&found, wanted)))

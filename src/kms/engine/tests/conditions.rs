@@ -7,21 +7,21 @@ use super::*;
 
 /// One condition key: the operation and its request on a key of this kind, the operator, and a value that the request has
 /// and one that it has not.
-struct Row {
+struct Row<'a> {
     kind: Kind,
     operation: &'static str,
     request: Value,
     operator: &'static str,
     condition: &'static str,
-    has: &'static str,
-    has_not: &'static str,
+    has: &'a str,
+    has_not: &'a str,
 }
 
-fn row(
+fn row<'a>(
     (kind, operation, request): (Kind, &'static str, Value),
     (operator, condition): (&'static str, &'static str),
-    [has, has_not]: [&'static str; 2],
-) -> Row {
+    [has, has_not]: [&'a str; 2],
+) -> Row<'a> {
     Row { kind, operation, request, operator, condition, has, has_not }
 }
 
@@ -63,6 +63,7 @@ fn each_condition_key_has_the_value_of_its_request() {
     let any = |condition| ("ForAnyValue:StringEquals", condition);
     let (bob, rob, nobody) = ("arn:aws:iam::000000000000:user/bob", "arn:aws:iam::000000000000:user/rob", "nobody");
     let soon = (bench.clock.now().plus_days(9).as_nanos() / 1_000_000_000) as u64;
+    let then = ["0", "25", "75"].map(|fraction| format!("{soon}.{fraction}"));
     let rows = [
         row((Signing, "Sign", sign()), equals("kms:SigningAlgorithm"), ["ECDSA_SHA_256", "ECDSA_SHA_512"]),
         row((Signing, "Sign", sign()), equals("kms:MessageType"), ["DIGEST", "RAW"]),
@@ -121,6 +122,21 @@ fn each_condition_key_has_the_value_of_its_request() {
             (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon }))),
             ("DateLessThan", "kms:ValidTo"),
             ["2999-01-01T00:00:00Z", "2000-01-01T00:00:00Z"],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon }))),
+            ("NumericLessThanEquals", "kms:ValidTo"),
+            [&then[0], "1546257599.0"],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon as f64 + 0.5 }))),
+            ("NumericGreaterThan", "kms:ValidTo"),
+            [&then[1], &then[2]],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon as f64 + 0.5 }))),
+            ("DateGreaterThan", "kms:ValidTo"),
+            [&then[1], &then[2]],
         ),
         row(
             (Imported, "GetParametersForImport", parameters()),
