@@ -168,6 +168,7 @@ impl Facts<'_> {
         match name {
             "kms:keyspec" => one(record.spec.as_str()),
             "kms:keyusage" => one(record.usage.as_str()),
+            "aws:resourceaccount" => one(key.account.as_str()),
             "kms:keyorigin" => one(record.origin.as_str()),
             "kms:multiregion" => one(flag(record.multi_region.is_some())),
             "kms:multiregionkeytype" => match &record.multi_region {
@@ -208,6 +209,12 @@ pub fn flag(value: bool) -> &'static str {
 
 impl Attributes for Facts<'_> {
     fn values(&self, key: &str) -> Vec<Cow<'_, str>> {
+        // AWS's earlier names.
+        let key = match key {
+            "kms:customermasterkeyspec" => "kms:keyspec",
+            "kms:customermasterkeyusage" => "kms:keyusage",
+            key => key,
+        };
         let of_request = self.access.attributes.iter().filter(|(name, _)| name.to_lowercase() == key);
         let of_request: Vec<Cow<'_, str>> = of_request.map(|(_, value)| Cow::Borrowed(&**value)).collect();
         if !of_request.is_empty() {
@@ -225,6 +232,9 @@ impl Attributes for Facts<'_> {
             "kms:encryptioncontextkeys" => context().map(|(name, _)| name.into()).collect(),
             "kms:calleraccount" | "aws:principalaccount" => one(caller.account().as_str()),
             "kms:viaservice" => caller.service().map(Cow::from).into_iter().collect(),
+            "aws:viaawsservice" => one(flag(caller.service().is_some())),
+            // Services call for principals here, never for themselves.
+            "aws:principalisawsservice" => one(flag(false)),
             "kms:grantisforawsresource"
                 if ["CreateGrant", "ListGrants", "RevokeGrant"].contains(&self.access.action) =>
             {

@@ -5,6 +5,7 @@ use super::authorise::Access;
 use super::evaluate::Facts;
 use super::grants::retirement;
 use super::resolve::{Forms, does_not_exist, find};
+use super::usage::UNUSED_DAYS;
 use crate::kms::KmsError;
 use crate::kms::model::{Caller, ExplainRequest, ExplainedStep, Explanation, PrincipalKind};
 use crate::kms::policy::{Decision, Outcome, Reach, Reason, Refusal, Relation, Step, Subject};
@@ -31,6 +32,11 @@ impl Engine {
             access = access.with("kms:RequestAlias", alias);
         }
         let key = found.as_ref().map(|found| &*found.key);
+        if let Some(key) = key
+            && !access.attributes.iter().any(|(name, _)| name.eq_ignore_ascii_case(UNUSED_DAYS))
+        {
+            access = self.shared.with_last_use(access, key, now);
+        }
         let facts = Facts { snapshot: &snapshot, caller, now, access: &access, key };
         let mut steps = Vec::new();
         let (resource, decision) = match key {

@@ -302,18 +302,21 @@ fn access<'a>(request: &'a CreateGrantRequest, terms: Terms<'a>, context: &'a En
         .creating(terms)
         .with_some("kms:GranteePrincipal", request.grantee_principal.as_deref())
         .with_some("kms:RetiringPrincipal", request.retiring_principal.as_deref())
-        .with_some(
-            "kms:GrantConstraintType",
-            constraints.encryption_context_equals.as_ref().map(|_| "EncryptionContextEquals"),
-        )
-        .with_some(
-            "kms:GrantConstraintType",
-            constraints.encryption_context_subset.as_ref().map(|_| "EncryptionContextSubset"),
-        );
+        .with_some("kms:GranteeServicePrincipal", request.grantee_service_principal.as_deref())
+        .with_some("kms:RetiringServicePrincipal", request.retiring_service_principal.as_deref())
+        .with_some("kms:GrantConstraintSourceArn", constraints.source_arn.as_deref());
+    access = with_constraint_types(access, constraints);
     for operation in terms.operations {
         access = access.with("kms:GrantOperations", operation.as_str());
     }
     access
+}
+
+/// AWS names the constraints by encryption context only.
+fn with_constraint_types<'a>(access: Access<'a>, constraints: &GrantConstraints) -> Access<'a> {
+    let equals = constraints.encryption_context_equals.as_ref().map(|_| "EncryptionContextEquals");
+    let subset = constraints.encryption_context_subset.as_ref().map(|_| "EncryptionContextSubset");
+    access.with_some("kms:GrantConstraintType", equals).with_some("kms:GrantConstraintType", subset)
 }
 
 /// Refuses keys in a state in which they get no new grants.
@@ -364,7 +367,11 @@ fn authorise_retirement(
     grant: &GrantRecord,
 ) -> Result<(), KmsError> {
     call.concerns(key);
-    let access = Access::to("RetireGrant");
+    // The request says nothing but which grant: conditions look at its constraints.
+    let none = GrantConstraints::default();
+    let constraints = grant.constraints.as_ref().unwrap_or(&none);
+    let context = all_pairs(constraints);
+    let access = with_constraint_types(Access::to("RetireGrant").context(&context), constraints);
     let facts = Facts { snapshot, caller: call.caller, now: call.now, access: &access, key: Some(key) };
     let decision = match facts.decide_on_key(&call.shared.standard.of(key), None) {
         Decision::Denied(reason) if reason.is_explicit() => Decision::Denied(reason),

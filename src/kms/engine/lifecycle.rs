@@ -244,6 +244,8 @@ impl Engine {
     ) -> Result<T, KmsError> {
         self.call(caller, (name, Changes), parameters, |call| {
             legal?;
+            // Before the change: looking at the last use writes the log.
+            let access = call.with_last_use(access, key_id)?;
             call.change(|call, change| {
                 let key = call.key(change.snapshot(), key_id, Forms::Key, access)?;
                 edit(call, change, &key)

@@ -48,6 +48,13 @@ fn each_condition_key_has_the_value_of_its_request() {
             "Constraints": { "EncryptionContextSubset": { "a": "b" } },
         })
     };
+    let (ec2, rds) = ("ec2.us-east-1.amazonaws.com", "rds.us-east-1.amazonaws.com");
+    let to_service = || {
+        json!({
+            "GranteeServicePrincipal": ec2, "RetiringServicePrincipal": rds, "Operations": ["Decrypt"],
+            "Constraints": { "SourceArn": "arn:aws:ec2:us-east-1:111122223333:volume/v" },
+        })
+    };
     let sign = || json!({ "Message": data_encoding::BASE64.encode(&[1; 32]), "MessageType": "DIGEST", "SigningAlgorithm": "ECDSA_SHA_256" });
     let context = || json!({ "Plaintext": "AA==", "EncryptionContext": { "fs": "v", "file": "f" } });
     let token = "AA==";
@@ -98,6 +105,23 @@ fn each_condition_key_has_the_value_of_its_request() {
             ["EncryptionContextSubset", "EncryptionContextEquals"],
         ),
         row((Symmetric, "CreateGrant", grant()), ("Bool", "kms:GrantIsForAWSResource"), ["false", "true"]),
+        row((Symmetric, "CreateGrant", to_service()), equals("kms:GranteeServicePrincipal"), [ec2, rds]),
+        row((Symmetric, "CreateGrant", to_service()), equals("kms:RetiringServicePrincipal"), [rds, ec2]),
+        row(
+            (Symmetric, "CreateGrant", to_service()),
+            ("ArnLike", "kms:GrantConstraintSourceArn"),
+            ["arn:aws:ec2:*:*:volume/*", "arn:aws:ec2:*:*:snapshot/*"],
+        ),
+        row((Symmetric, "CreateGrant", to_service()), ("Null", "kms:GranteePrincipal"), ["true", "false"]),
+        row((Mac, "DescribeKey", json!({})), equals("kms:CustomerMasterKeySpec"), ["HMAC_256", "HMAC_512"]),
+        row(
+            (Mac, "DescribeKey", json!({})),
+            equals("kms:CustomerMasterKeyUsage"),
+            ["GENERATE_VERIFY_MAC", "SIGN_VERIFY"],
+        ),
+        row((Symmetric, "DescribeKey", json!({})), equals("aws:ResourceAccount"), ["000000000000", "111122223333"]),
+        row((Symmetric, "DescribeKey", json!({})), ("Bool", "aws:ViaAWSService"), ["true", "false"]),
+        row((Symmetric, "DescribeKey", json!({})), ("Bool", "aws:PrincipalIsAWSService"), ["false", "true"]),
         row((Mac, "DescribeKey", json!({})), equals("kms:KeySpec"), ["HMAC_256", "SYMMETRIC_DEFAULT"]),
         row((Mac, "DescribeKey", json!({})), equals("kms:KeyUsage"), ["GENERATE_VERIFY_MAC", "SIGN_VERIFY"]),
         row((Imported, "DescribeKey", json!({})), equals("kms:KeyOrigin"), ["EXTERNAL", "AWS_KMS"]),
@@ -195,4 +219,76 @@ fn bypassing_the_lockout_check_can_be_denied() {
     assert_eq!(put(true), Ok(Value::Null), "nothing denies it yet");
     assert_eq!(put(true), Err("AccessDeniedException"));
     assert_eq!(put(false), Ok(Value::Null));
+}
+
+/// Puts a policy on `key` that denies `operations` where the key was used within ten days.
+fn protect_while_in_use(bench: &Bench, key: &str) {
+    let condition = json!({ "NumericLessThan": { "kms:TrailingDaysWithoutKeyUsage": "10" } });
+    let mut policy: Value = serde_json::from_str(&denying(bench, "DisableKey", condition)).expect("JSON");
+    policy["Statement"][1]["Action"] = json!(["kms:DisableKey", "kms:ScheduleKeyDeletion"]);
+    done(bench, "PutKeyPolicy", json!({ "KeyId": key, "Policy": policy.to_string() }));
+}
+
+#[test]
+fn a_key_that_was_used_lately_can_be_kept_from_being_disabled_or_deleted() {
+    let bench = Bench::new();
+    let code = |operation: &str, key: &str| {
+        execute(&bench, &bench.alice, operation, &json!({ "KeyId": key })).map(drop).map_err(|error| error.code())
+    };
+    bench.days(50);
+    let (used, idle) = (bench.key(), bench.key());
+    for key in [&used, &idle] {
+        protect_while_in_use(&bench, key);
+        // A key that was never used counts from its creation.
+        assert_eq!(code("DisableKey", key), Err("AccessDeniedException"));
+        assert_eq!(code("ScheduleKeyDeletion", key), Err("AccessDeniedException"));
+    }
+    bench.days(9);
+    bench.encrypt(&used, b"x").expect("used");
+    bench.days(1);
+    assert_eq!(code("DisableKey", &used), Err("AccessDeniedException"));
+    assert_eq!(code("DisableKey", &idle), Ok(()));
+    // Whole days: rounded down.
+    bench.days(8);
+    bench.hours(23);
+    assert_eq!(code("ScheduleKeyDeletion", &used), Err("AccessDeniedException"));
+    bench.hours(1);
+    let request = ExplainRequest { key_id: Some(used.clone()), action: "DisableKey".into(), ..Default::default() };
+    assert!(bench.engine.explain(&bench.alice, &request).expect("explained").allowed);
+    assert_eq!(code("ScheduleKeyDeletion", &used), Ok(()));
+}
+
+#[test]
+fn retiring_a_grant_can_be_denied_by_its_constraints() {
+    let bench = Bench::new();
+    let root = format!("arn:aws:iam::{}:root", bench.engine.account());
+    for (operator, condition, value) in [
+        ("StringEquals", "kms:GrantConstraintType", "EncryptionContextSubset"),
+        ("StringEquals", "kms:EncryptionContext:a", "b"),
+        ("ForAnyValue:StringEquals", "kms:EncryptionContextKeys", "a"),
+    ] {
+        let key = bench.key();
+        let made = |context: Value| {
+            let request = json!({ "KeyId": key, "GranteePrincipal": root, "Operations": ["Decrypt"],
+                "Constraints": { "EncryptionContextSubset": context } });
+            done(&bench, "CreateGrant", request)["GrantId"].clone()
+        };
+        let (free, other, bound) = (
+            done(&bench, "CreateGrant", json!({ "KeyId": key, "GranteePrincipal": root, "Operations": ["Decrypt"] })),
+            made(json!({ "c": "d" })),
+            made(json!({ "a": "b" })),
+        );
+        let policy = denying(&bench, "RetireGrant", json!({ operator: { condition: value } }));
+        done(&bench, "PutKeyPolicy", json!({ "KeyId": key, "Policy": policy }));
+        let arn = bench.describe(&key).expect("there").arn;
+        let retire = |grant: &Value| {
+            let request = json!({ "KeyId": arn.as_str(), "GrantId": grant });
+            execute(&bench, &bench.alice, "RetireGrant", &request).map(drop).map_err(|error| error.code())
+        };
+        assert_eq!(retire(&bound), Err("AccessDeniedException"), "{condition}");
+        assert_eq!(retire(&free["GrantId"]), Ok(()), "{condition}");
+        if condition != "kms:GrantConstraintType" {
+            assert_eq!(retire(&other), Ok(()), "{condition}");
+        }
+    }
 }
