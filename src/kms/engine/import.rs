@@ -91,8 +91,9 @@ impl Engine {
             members!(request: key_id, import_token, encrypted_key_material, key_material_description, key_material_id)?;
             let valid_to = expiry(model, request.valid_to, call.shared.latest(call.now))?;
             call.change(|call, change| {
+                // Not its default: AWS's documentation asks by Null whether the request has it.
                 let access = Access::to("ImportKeyMaterial")
-                    .with("kms:ExpirationModel", model.as_str())
+                    .with_some("kms:ExpirationModel", request.expiration_model.map(ExpirationModel::as_str))
                     .with_some("kms:ValidTo", valid_to.map(unix_time));
                 let key = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
                 importable(&key)?;

@@ -144,6 +144,20 @@ fn each_condition_key_has_the_value_of_its_request() {
         ),
         row(
             (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon }))),
+            ("Null", "kms:ExpirationModel"),
+            ["true", "false"],
+        ),
+        row(
+            (
+                Imported,
+                "ImportKeyMaterial",
+                import(json!({ "ValidTo": soon, "ExpirationModel": "KEY_MATERIAL_EXPIRES" })),
+            ),
+            equals("kms:ExpirationModel"),
+            ["KEY_MATERIAL_EXPIRES", "KEY_MATERIAL_DOES_NOT_EXPIRE"],
+        ),
+        row(
+            (Imported, "ImportKeyMaterial", import(json!({ "ValidTo": soon }))),
             ("DateLessThan", "kms:ValidTo"),
             ["2999-01-01T00:00:00Z", "2000-01-01T00:00:00Z"],
         ),
