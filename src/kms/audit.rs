@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub(in crate::kms) use canonical::{Canonical, Member};
 pub(in crate::kms) use event::{Event, EventKind, Ids, Rendered, ServiceEvent};
-pub(in crate::kms) use log::write_first_head;
+pub(in crate::kms) use log::{read_head, write_first_head};
 pub(in crate::kms) use outbox::wait;
 pub use recorder::AuditLog;
 
@@ -43,9 +43,19 @@ pub enum AuditError {
     /// The head of the chain in the database was not written by this key manager.
     #[error("the head of the audit chain in the database has a wrong MAC; see: kmsfs audit verify")]
     ForgedHead,
+    /// The head of the chain in the database is gone.
+    #[error("the head of the audit chain is missing in the database; see: kmsfs audit verify")]
+    MissingHead,
     /// The note of a key's last use was not written by this key manager.
     #[error("the note of the last use of {0} in the database has a wrong MAC; see: kmsfs audit show --key")]
     ForgedUsage(KeyArn),
+}
+
+impl AuditError {
+    /// Whether somebody changed the head of the chain: a finding, which a later attempt does not heal.
+    fn is_broken_head(&self) -> bool {
+        matches!(self, Self::ForgedHead | Self::MissingHead)
+    }
 }
 
 impl From<rusqlite::Error> for AuditError {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,20 @@ fn write_head(to: &Connection, head: &Head, key: &SecretKey<32>) -> rusqlite::Re
     )?
     .execute(params![record, &mac[..]])?;
     Ok(())
+}
+
+/// The head of the chain as the database has it.
+///
+/// # Errors
+/// [`AuditError::MissingHead`], [`AuditError::ForgedHead`].
+pub fn read_head(from: &Connection, key: &SecretKey<32>) -> Result<Head, AuditError> {
+    let mut statement = from.prepare_cached("SELECT record, mac FROM audit_head")?;
+    let row = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (record, mac): (String, Vec<u8>) = row.ok_or(AuditError::MissingHead)?;
+    if !seal::same(&mac, &head_mac(&record, key)) {
+        return Err(AuditError::ForgedHead);
+    }
+    serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
 }
 
 /// The log with its own connection to the database.
@@ -171,12 +185,7 @@ impl Log {
     }
 
     pub fn head(&self, key: &SecretKey<32>) -> Result<Head, AuditError> {
-        let mut statement = self.connection.prepare_cached("SELECT record, mac FROM audit_head")?;
-        let (record, mac): (String, Vec<u8>) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        if !seal::same(&mac, &head_mac(&record, key)) {
-            return Err(AuditError::ForgedHead);
-        }
-        serde_json::from_str(&record).map_err(|_| AuditError::ForgedHead)
+        read_head(&self.connection, key)
     }
 
     /// Appends `events` and then the outbox, durably: uses that succeeded before a change stand before it. Where records in the

@@ -55,6 +55,8 @@ pub struct AuditLog {
     room: Condvar,
     /// The last attempt to write failed.
     failing: AtomicBool,
+    /// It failed since somebody changed the head of the chain.
+    broken: AtomicBool,
     mode: AtomicU8,
     usages: Mutex<Usages>,
 }
@@ -71,6 +73,7 @@ impl AuditLog {
             wake: Condvar::new(),
             room: Condvar::new(),
             failing: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             mode: AtomicU8::new(AuditMode::Batched as u8),
             usages: Mutex::default(),
         })
@@ -101,11 +104,13 @@ impl AuditLog {
         }
     }
 
-    /// Queues the record of a call that changes nothing, and refuses its answer if the mode demands it.
+    /// Queues the record of a call that changes nothing, and refuses its answer if the mode demands it; in all modes while
+    /// the head of the chain is forged or gone, where no record would ever come into the log.
     pub(in crate::kms) fn record_call(&self, event: &Event<'_>) -> Result<(), KmsError> {
         self.record(event);
         let mode = self.mode.load(Ordering::Relaxed);
-        let failing = mode == AuditMode::Required as u8 && self.failing.load(Ordering::Relaxed);
+        let failing = mode == AuditMode::Required as u8 && self.failing.load(Ordering::Relaxed)
+            || self.broken.load(Ordering::Relaxed);
         if failing || mode == AuditMode::Durable as u8 { self.flush().map_err(refusal) } else { Ok(()) }
     }
 
@@ -170,6 +175,7 @@ impl AuditLog {
             |event, ids| usages.note(event, ids),
         );
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
+        self.broken.store(outcome.as_ref().is_err_and(AuditError::is_broken_head), Ordering::Relaxed);
         let mut queue = lock(&self.queue);
         if outcome.is_err() {
             if written <= calls {
@@ -266,9 +272,9 @@ impl AuditLog {
     /// written first, if the log can be written.
     pub fn verify(&self) -> Result<AuditReport, AuditError> {
         match self.flush_to_read() {
-            // A forged head is a finding, not a failure.
-            Ok(()) | Err(AuditError::ForgedHead) => {}
-            Err(error) => return Err(error),
+            Err(error) if !error.is_broken_head() => return Err(error),
+            // Such a head is a finding, not a failure.
+            _ => {}
         }
         let log = lock(&self.log);
         let _lock = log.lock()?;

@@ -105,6 +105,7 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
         Ok(head) if head.seq <= seq => Some(format!("the database knows another record {}", head.seq)),
         Ok(head) => Some(format!("the log ends with record {seq}, the database knows record {}", head.seq)),
         Err(AuditError::ForgedHead) => Some("the head of the chain in the database has a wrong MAC".to_owned()),
+        Err(AuditError::MissingHead) => Some("the head of the chain in the database is gone".to_owned()),
         Err(error) => return Err(error),
     };
     let first_break = reason.map(|reason| AuditBreak { file: end.0, line: end.1, reason });

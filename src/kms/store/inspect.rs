@@ -5,6 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{StoreError, schema, state};
+use crate::kms::audit::{self, AuditError};
 use crate::kms::custody::Home;
 
 /// What a database file holds.
@@ -20,7 +21,7 @@ pub struct Inspection {
     pub current: bool,
 }
 
-/// Reads the whole file: its structure, the MAC of each row, each sealed secret.
+/// Reads the whole file: its structure, the MAC of each row, each sealed secret, the head of the audit log's chain.
 ///
 /// # Errors
 /// What is wrong with it; [`StoreError::EpochGone`] if its domain key was destroyed.
@@ -33,6 +34,11 @@ pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
     schema::check_readable(&connection, path)?;
     let body = home.read_root_alone()?;
     let cache = state::load(&connection, home, &body, None).map_err(|error| error.at(path))?;
+    let audit_key = state::internal_key("audit", &connection, &cache.domain, path)?;
+    audit::read_head(&connection, &audit_key).map_err(|error| match error {
+        AuditError::Store(error) => error,
+        error => StoreError::Damaged { path: path.to_owned(), what: error.to_string() },
+    })?;
     let keys = cache.snapshot.keys.values().filter(|key| !key.is_tombstone()).count();
     let current = body.states.contains(&cache.state());
     Ok(Inspection { epoch: cache.domain.epoch, revision: cache.revision, keys, current })

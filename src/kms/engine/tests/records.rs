@@ -472,3 +472,37 @@ fn a_log_that_cannot_be_written_can_be_read_and_verified() {
     let report = bench.engine.audit().verify().expect("verified");
     assert_eq!((report.first_break, report.records), (None, before + 2));
 }
+
+#[test]
+fn a_head_that_is_gone_or_forged_is_a_finding_and_holds_every_call_back() {
+    for tamper in ["DELETE FROM audit_head", "UPDATE audit_head SET mac = zeroblob(32)"] {
+        let bench = Bench::new();
+        let key = bench.key();
+        let blob = bench.encrypt(&key, b"x").expect("encrypted");
+        bench.engine.audit().flush().expect("flushed");
+        let before = bench.engine.audit().verify().expect("verified").records;
+        bench.engine.inspect().expect("sound");
+        let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+        assert_eq!(database.execute(tamper, []).expect("changed"), 1);
+
+        let report = bench.engine.audit().verify().expect("verified");
+        let reason = report.first_break.expect("a finding").reason;
+        assert!(reason.starts_with("the head of the chain in the database"), "{reason}");
+        assert_eq!(report.records, before);
+        let error = bench.engine.inspect().expect_err("a database without its head");
+        assert!(error.to_string().contains("the head of the audit chain"), "{error}");
+        // No record would come into the log, so that there is no answer: here, and in a process that opens the home.
+        let other = bench.another().expect("it opens: it must be looked at");
+        for engine in [&bench.engine, &other] {
+            let alice = &bench.alice;
+            let encrypted = encrypt(engine, alice, &key, b"x").expect_err("no record, no answer");
+            assert_eq!(encrypted.code(), "KMSInternalException");
+            assert!(encrypted.to_string().contains("the head of the audit chain"), "{encrypted}");
+            assert_eq!(decrypt(engine, alice, &blob).expect_err("no answer").code(), "KMSInternalException");
+            let request = DescribeKeyRequest { key_id: key.clone(), ..Default::default() };
+            assert_eq!(engine.describe_key(alice, request).expect_err("no answer").code(), "KMSInternalException");
+            let disabled = engine.disable_key(alice, key.as_str().into()).expect_err("no answer");
+            assert_eq!(disabled.code(), "KMSInternalException");
+        }
+    }
+}
