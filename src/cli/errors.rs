@@ -216,7 +216,9 @@ impl From<BackupError> for CliError {
 impl From<AuditError> for CliError {
     fn from(error: AuditError) -> Self {
         match error {
-            AuditError::ForgedHead | AuditError::MissingHead | AuditError::ForgedUsage(_) => Self::new(Exit::Integrity, "AuditLogBroken", error),
+            AuditError::ForgedHead | AuditError::MissingHead | AuditError::ForgedUsage(_) => {
+                Self::new(Exit::Integrity, "AuditLogBroken", error)
+            }
             AuditError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Self::new(Exit::AccessDenied, "Io", error)
             }
