@@ -1,10 +1,10 @@
 //! Encryption and decryption under a key, whichever kind it is.
 
 use super::aliases::create_managed;
-use super::authorise::Access;
+use super::authorise::{Access, check_tokens, denied};
 use super::call::Call;
 use super::fit::{current, fits, mismatched, missing, object};
-use super::resolve::{Forms, does_not_exist};
+use super::resolve::{Forms, does_not_exist, own_arn};
 use crate::crypto::asymmetric::{DecryptionKey, Oaep};
 use crate::crypto::secret::SecretBytes;
 use crate::kms::KmsError;
@@ -100,6 +100,8 @@ impl Call<'_> {
         let region = self.caller.region().as_str();
         let header = ciphertext.blob.filter(|_| using.algorithm.oaep().is_none()).and_then(Header::parse);
         let found = header.and_then(|header| snapshot.find_key(region, &header.key()).cloned());
+        // Before the key is looked for: whether a key of another account is there must not show.
+        check_tokens(self.shared, access.tokens)?;
         // A plain id that the ciphertext names too is no other way to find the key: it may be of any account.
         let said_twice = |key_id: &&str| found.as_ref().is_some_and(|key| KeyName::parse(key_id) == Some(key.name));
         let named = match ciphertext.key_id.filter(|key_id| !said_twice(key_id)) {
@@ -123,11 +125,22 @@ impl Call<'_> {
         {
             return Err(KmsError::IncorrectKey);
         }
-        let (Some(header), Some(key)) = (header, found) else {
-            return Err(invalid_after_work(blob, using.context));
+        let Some(header) = header else { return Err(invalid_after_work(blob, using.context)) };
+        let Some(key) = found else {
+            invalid_after_work(blob, using.context);
+            return Err(not_told());
         };
         if named.is_none() {
-            self.authorise(&snapshot, &access, &key)?;
+            let allowed = self.authorise_checked(&snapshot, &access, &key);
+            let foreign = key.account != *self.caller.account();
+            let hidden = |error: &KmsError| foreign && *error == denied(self.caller, access.action, key.arn.as_str());
+            allowed.map_err(|error| match ciphertext.key_id {
+                // Told only where the owner lets the caller's account in.
+                _ if !hidden(&error) => error,
+                // As `find` answers for a plain id that no key of the caller's account has.
+                Some(key_id) => does_not_exist(&own_arn(self.caller, key_id)),
+                None => not_told(),
+            })?;
             if key.is_tombstone() {
                 return Err(does_not_exist(key.arn.as_str()));
             }
@@ -177,6 +190,16 @@ fn rsa<'a>(key: &KeyEntry, material: &'a Material) -> Result<&'a DecryptionKey, 
 fn open_rsa(key: Arc<KeyEntry>, oaep: Oaep, ciphertext: &[u8]) -> Result<Opened, KmsError> {
     let plain = rsa(&key, current(&key)?)?.decrypt(oaep, ciphertext).ok_or(KmsError::InvalidCiphertext)?;
     Ok(Opened { key, material_id: None, plaintext: plain.into() })
+}
+
+/// One answer, AWS's, for a key that is not there and for one of another account that the caller may not use: headers are
+/// easily forged, so that any other would tell which keys exist, and whose they are.
+fn not_told() -> KmsError {
+    KmsError::AccessDenied(
+        "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are not \
+         allowed to access."
+            .to_owned(),
+    )
 }
 
 /// `InvalidCiphertextException`, after as much work as for a blob whose tag is wrong.

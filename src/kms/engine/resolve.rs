@@ -156,6 +156,11 @@ fn invalid_key_id(text: &str) -> KmsError {
     KmsError::NotFound(format!("Invalid keyId '{text}'"))
 }
 
+/// The ARN of a key of the caller's account and Region.
+pub fn own_arn(caller: &Caller, key_id: &str) -> String {
+    format!("arn:aws:kms:{}:{}:key/{key_id}", caller.region(), caller.account())
+}
+
 pub fn does_not_exist(arn: &str) -> KmsError {
     KmsError::NotFound(format!("Key '{arn}' does not exist"))
 }

@@ -262,7 +262,7 @@ fn take(
         }
         Step::Open(blob, region) if blob < model.blobs.len() => {
             let expected = match model.locals[region] {
-                Local::Absent => Some("InvalidCiphertextException"),
+                Local::Absent => Some("AccessDeniedException"),
                 local => local.refusal(),
             };
             let (blob, text) = &model.blobs[blob];

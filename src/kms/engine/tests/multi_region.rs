@@ -93,7 +93,7 @@ fn a_replica_has_the_material_and_nothing_else_of_its_primary() {
     assert_eq!(bench.decrypt(&back), Ok(b"y".to_vec()));
     // A single-Region key stays where it is.
     let single = bench.encrypt(&bench.key(), b"x").expect("encrypted");
-    assert_eq!(code(decrypt(&bench.engine, &bench.at(THERE), &single)), "InvalidCiphertextException");
+    assert_eq!(code(decrypt(&bench.engine, &bench.at(THERE), &single)), "AccessDeniedException");
 
     bench.engine.disable_key(&bench.at(THERE), key.as_str().into()).expect("disabled");
     assert_eq!(code(decrypt(&bench.engine, &bench.at(THERE), &blob)), "DisabledException");

@@ -280,6 +280,65 @@ fn a_blob_does_not_tell_whether_another_account_has_its_key() {
 }
 
 #[test]
+#[test]
+fn a_forged_blob_does_not_tell_which_keys_exist() {
+    let bench = Bench::new();
+    let stranger = administrator(&bench, OTHER, "stranger");
+    let (key, gone) = (bench.key(), bench.key());
+    let real = bench.encrypt(&key, b"x").expect("encrypted");
+    let of_gone = bench.encrypt(&gone, b"x").expect("encrypted");
+    bench.schedule(&gone, 7).expect("scheduled");
+    bench.days(7);
+    bench.engine.maintain().expect("observed");
+    bench.hours(2);
+    assert_eq!(bench.describe(&gone).expect_err("deleted").code(), "NotFoundException");
+    let mut of_nobody = real.clone();
+    of_nobody[5] ^= 1;
+    let forged: Vec<u8> = real.iter().enumerate().map(|(at, byte)| if at < 19 { *byte } else { 0xa5 }).collect();
+    let ask = |caller: &Caller, blob: &[u8]| {
+        let request = DecryptRequest { ciphertext_blob: Some(blob.to_vec()), ..Default::default() };
+        let decrypted = bench.engine.decrypt(caller, request).map(drop).expect_err("not theirs");
+        let request = ReEncryptRequest {
+            ciphertext_blob: Some(blob.to_vec()),
+            destination_key_id: key.clone(),
+            ..Default::default()
+        };
+        let re_encrypted = bench.engine.re_encrypt(caller, request).map(drop).expect_err("not theirs");
+        assert_eq!(re_encrypted.to_string().replace("kms:ReEncryptFrom", "kms:Decrypt"), decrypted.to_string());
+        decrypted
+    };
+    let bad_token = |blob: &[u8]| {
+        let grant_tokens = vec!["AAAA".to_owned()];
+        let request = DecryptRequest { ciphertext_blob: Some(blob.to_vec()), grant_tokens, ..Default::default() };
+        bench.engine.decrypt(&stranger, request).map(drop)
+    };
+    for blob in [&real, &forged, &of_nobody, &of_gone] {
+        assert_eq!(bad_token(blob), Err(KmsError::InvalidGrantToken));
+    }
+    let text = "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are \
+         not allowed to access.";
+    for blob in [&real, &forged, &of_nobody, &of_gone] {
+        assert_eq!(ask(&stranger, blob), KmsError::AccessDenied(text.into()));
+    }
+    // Where the owner lets the account in, its users are told what they lack.
+    let helper = user(&bench, OTHER, "helper", None);
+    let allow = json!({"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": "kms:*", "Resource": "*"});
+    put(&bench, &key, &root_and(&[allow])).expect("put");
+    for (blob, lacks) in [(&real, true), (&forged, true), (&of_nobody, false), (&of_gone, false)] {
+        let refused = ask(&helper, blob);
+        assert_eq!(refused.code(), "AccessDeniedException");
+        assert_eq!(refused.to_string().contains("no identity-based policy allows"), lacks, "{refused}");
+    }
+    assert_eq!(ask(&stranger, &forged), KmsError::InvalidCiphertext, "who may use the key learns what is wrong");
+    // In one's own account the words say where to look.
+    let own = user(&bench, ACCOUNT, "own", None);
+    let denied = ask(&own, &real).to_string();
+    assert!(denied.contains("not authorized to perform: kms:Decrypt"), "{denied}");
+    assert_eq!(ask(&own, &of_nobody), KmsError::AccessDenied(text.into()));
+    // What is no ciphertext of the key manager names no key at all.
+    assert_eq!(ask(&stranger, b"x"), KmsError::InvalidCiphertext);
+}
+
 fn a_plain_id_in_a_ciphertext_is_of_any_account() {
     let bench = Bench::new();
     let (key, other) = (bench.key(), bench.key());
@@ -295,7 +354,12 @@ fn a_plain_id_in_a_ciphertext_is_of_any_account() {
         };
         bench.engine.decrypt(&bob, request).map(|answer| answer.key_id).map_err(|error| error.code())
     };
-    assert_eq!(decrypt(&key, &blob), Err("AccessDeniedException"));
+    assert_eq!(decrypt(&key, &blob), Err("NotFoundException"), "as for a plain id that no key has");
+    let mut forged = blob.clone();
+    forged[5] ^= 1;
+    let name = crate::kms::blob::Header::parse(&forged).expect("a header").key();
+    let of_nobody = uuid::Uuid::from_bytes(*name.bytes()).to_string();
+    assert_eq!(decrypt(&of_nobody, &forged), Err("NotFoundException"));
     let allow = json!({"Effect": "Allow", "Principal": {"AWS": OTHER}, "Action": ["kms:Decrypt", "kms:ReEncrypt*"],
         "Resource": "*"});
     put(&bench, &key, &root_and(&[allow])).expect("put");
