@@ -425,8 +425,10 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
     let symmetric = record.spec == KeySpec::SymmetricDefault;
     let pending = record.state == KeyState::PendingDeletion;
     let waiting = record.state == KeyState::PendingReplicaDeletion;
-    let current = key.current().filter(|current| current.secret().is_some());
-    let import = current.and_then(|current| current.record.import.as_ref());
+    // All of them: the key ends with the first. What waits for its rotation is not part of it yet.
+    let there = key.used().filter(|material| material.secret().is_some());
+    let imports: Vec<&Import> = there.filter_map(|material| material.record.import.as_ref()).collect();
+    let valid_to = imports.iter().filter_map(|import| import.valid_to).min();
     KeyMetadata {
         aws_account_id: record.account.clone(),
         key_id: record.key_id.clone(),
@@ -438,8 +440,8 @@ pub fn metadata(key: &KeyEntry) -> KeyMetadata {
         key_state: key.state(),
         deletion_date: record.deletion_date.filter(|_| pending),
         pending_deletion_window_in_days: record.pending_window_days.filter(|_| waiting),
-        valid_to: import.and_then(|import| import.valid_to),
-        expiration_model: import.map(Import::expiration_model),
+        valid_to,
+        expiration_model: (!imports.is_empty()).then_some(ExpirationModel::of(valid_to)),
         origin: record.origin,
         custom_key_store_id: record.key_store.as_ref().map(|link| link.id.clone()),
         cloud_hsm_cluster_id: record.key_store.as_ref().map(|link| link.cluster.clone()),

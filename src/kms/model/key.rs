@@ -179,6 +179,17 @@ words!(
         KeyMaterialDoesNotExpire = "KEY_MATERIAL_DOES_NOT_EXPIRE",
     }
 );
+
+impl ExpirationModel {
+    /// Of material that is valid until `valid_to`.
+    pub fn of(valid_to: Option<Timestamp>) -> Self {
+        match valid_to {
+            Some(_) => Self::KeyMaterialExpires,
+            None => Self::KeyMaterialDoesNotExpire,
+        }
+    }
+}
+
 words!(
     /// Whether material is imported for the first time.
     ImportType {

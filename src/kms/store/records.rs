@@ -111,10 +111,7 @@ pub struct Import {
 
 impl Import {
     pub fn expiration_model(&self) -> ExpirationModel {
-        match self.valid_to {
-            Some(_) => ExpirationModel::KeyMaterialExpires,
-            None => ExpirationModel::KeyMaterialDoesNotExpire,
-        }
+        ExpirationModel::of(self.valid_to)
     }
 }
 
@@ -311,7 +308,7 @@ impl KeyEntry {
     }
 
     /// The material that encrypts and decrypts: the current, and what was before it.
-    fn used(&self) -> impl Iterator<Item = &Arc<Material>> {
+    pub fn used(&self) -> impl Iterator<Item = &Arc<Material>> {
         let until = self.current().map(|current| current.record.generation);
         self.materials.iter().filter(move |material| Some(material.record.generation) <= until)
     }
