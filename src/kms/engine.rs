@@ -51,7 +51,7 @@ use crate::kms::model::{Caller, Principal};
 use crate::kms::quota::{RequestQuotas, ResourceQuotas};
 use crate::kms::registry::Registry;
 use crate::kms::store::Inspection;
-use crate::kms::store::{DueKind, Snapshot, Store};
+use crate::kms::store::{DueKind, Snapshot, Store, Times};
 use crate::kms::{KmsError, OpenError};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock, thread};
@@ -341,9 +341,15 @@ impl Shared {
         let after = |at: &AtomicI64| now.as_nanos() >= at.load(Ordering::Relaxed);
         let rotation = due(DueKind::Rotation, now);
         let deletion = due(DueKind::Deletion, now) && after(&self.held_until);
-        let latest = self.latest(now);
-        let expiry = due(DueKind::Expiry, latest) || due(DueKind::TokenExpiry, latest);
+        let Times { latest, .. } = self.times(now);
+        let expiry =
+            due(DueKind::Expiry, latest) || due(DueKind::ExpiryByClock, now) || due(DueKind::TokenExpiry, latest);
         (rotation || deletion || expiry) && after(&self.retry_at)
+    }
+
+    /// What material and tokens are judged by at `now`.
+    fn times(&self, now: Timestamp) -> Times {
+        Times { now, latest: self.latest(now) }
     }
 
     /// The later of `now` and the latest time ever seen: expiry of material and of tokens does not go back with the

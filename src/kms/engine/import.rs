@@ -17,7 +17,7 @@ use crate::crypto::secret::SecretBytes;
 use crate::env::random;
 use crate::kms::model::*;
 use crate::kms::store::{
-    Change, DueKind, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, WrappingKey, key_row_id,
+    Change, DueKind, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Snapshot, Times, WrappingKey, key_row_id,
     wrapping_key_row_id,
 };
 use crate::kms::{KmsError, object, seal, wrapping};
@@ -89,7 +89,11 @@ impl Engine {
         });
         self.call(caller, ("ImportKeyMaterial", Changes), parameters, |call| {
             members!(request: key_id, import_token, encrypted_key_material, key_material_description, key_material_id)?;
-            let valid_to = expiry(model, request.valid_to, call.shared.latest(call.now))?;
+            let valid_to = expiry(model, request.valid_to, call.now)?;
+            // What has expired by the latest time ever seen stays so. But a clock that was far ahead once must not keep
+            // material from expiring ever after, or make it do so the moment it is there: a new end that the clock has still
+            // to reach, and had seemed to have passed, is judged by the clock as it stands.
+            let by_clock = valid_to.is_some_and(|at| at <= call.shared.latest(call.now));
             call.change(|call, change| {
                 // Not its default: AWS's documentation asks by Null whether the request has it.
                 let access = Access::to("ImportKeyMaterial")
@@ -109,7 +113,7 @@ impl Engine {
                     (Some(text), _) => Some(text.clone()),
                     (None, before) => before.as_ref().and_then(|before| before.description.clone()),
                 };
-                let record = MaterialRecord { import: Some(Import { valid_to, description }), ..record };
+                let record = MaterialRecord { import: Some(Import { valid_to, description, by_clock }), ..record };
                 change.put_material(&row_of(&key), Material::new(record, Some(secret)).expect("the id is hex"))?;
                 settle(change, &key, |record| {
                     record.current_material.get_or_insert_with(|| id.clone());
@@ -147,17 +151,21 @@ impl Engine {
 }
 
 /// Deletes the imported material and the wrapping keys whose time is over.
-pub fn expire(shared: &Shared, change: &mut Change<'_>, latest: Timestamp) -> Result<(), KmsError> {
+pub fn expire(shared: &Shared, change: &mut Change<'_>, times: Times) -> Result<(), KmsError> {
     let snapshot = change.snapshot().clone();
-    let over = |at: Timestamp| latest >= at;
+    let Times { now, latest } = times;
     for row_id in snapshot.due(DueKind::TokenExpiry, latest) {
         change.delete::<WrappingKey>(row_id);
     }
     let mut shredded = false;
-    for key in snapshot.due_keys(DueKind::Expiry, latest) {
-        for material in key.materials.iter().filter(|material| material.expiry_due().is_some_and(over)) {
-            // As the last removal left it: with its state.
+    let (by_latest, by_clock) = (DueKind::Expiry, DueKind::ExpiryByClock);
+    for key in snapshot.due_keys(by_latest, latest).chain(snapshot.due_keys(by_clock, now)) {
+        for material in key.materials.iter().filter(|material| material.is_over(times)) {
+            // As the last removal left it: with its state. A key with material of both kinds comes twice.
             let key = change.snapshot().keys[&*row_of(key)].clone();
+            if !key.materials.iter().any(|present| present.id == material.id && present.is_over(times)) {
+                continue;
+            }
             shredded |= remove(shared, change, &key, material)?;
             let details = json!({ "keyId": key.arn.as_str(), "keyMaterialId": material.record.material_id });
             let event = shared.service_event("DeleteExpiredKeyMaterial", details, Some(&key.arn));
@@ -194,7 +202,10 @@ fn remove(
         return Ok(true);
     }
     let description = material.record.import.as_ref().and_then(|import| import.description.clone());
-    let record = MaterialRecord { import: Some(Import { valid_to: None, description }), ..material.record.clone() };
+    let record = MaterialRecord {
+        import: Some(Import { valid_to: None, description, by_clock: false }),
+        ..material.record.clone()
+    };
     change.put_material(&row_of(key), Material::new(record, None).expect("the id is hex"))?;
     settle(change, key, |_| {})?;
     Ok(true)

@@ -59,7 +59,7 @@ impl Shared {
         }
         self.store.change(|change| {
             // Wrapping keys live shorter than the shortest waiting period: a key that ends has none left.
-            expire(self, change, self.latest(now))?;
+            expire(self, change, self.times(now))?;
             let snapshot = change.snapshot().clone();
             let mut destroyed = 0;
             for key in snapshot.due_keys(DueKind::Rotation, now) {

@@ -252,7 +252,8 @@ fn share(
     }
     for material in &primary.materials {
         let own = replica.materials.iter().find(|own| own.id == material.id);
-        let imported = material.record.import.as_ref().map(|_| Import { valid_to: None, description: None });
+        let imported =
+            material.record.import.as_ref().map(|_| Import { valid_to: None, description: None, by_clock: false });
         let import = own.map_or(imported, |own| own.record.import.clone());
         let record = MaterialRecord { import, ..material.record.clone() };
         let copy = match own {

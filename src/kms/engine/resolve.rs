@@ -177,7 +177,7 @@ impl Shared {
     /// the disk has room for the change that deletes it.
     fn usable(&self, key: &KeyEntry, now: Timestamp) -> Result<(), KmsError> {
         match key.state() {
-            KeyState::Enabled | KeyState::Updating if key.is_lapsed(|| self.latest(now)) => {
+            KeyState::Enabled | KeyState::Updating if key.is_lapsed(|| self.times(now)) => {
                 Err(KmsError::InvalidState { arn: key.arn.clone(), state: KeyState::PendingImport })
             }
             KeyState::Enabled | KeyState::Updating => Ok(()),

@@ -107,6 +107,19 @@ pub struct Import {
     pub valid_to: Option<Timestamp>,
     /// The user's words.
     pub description: Option<String>,
+    /// It expires by the clock as it stands: when it was imported the clock was behind the latest time ever seen, by which it
+    /// would have been over at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_clock: bool,
+}
+
+/// What decides whether imported material is past its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// As the clock stands.
+    pub now: Timestamp,
+    /// The latest time ever seen.
+    pub latest: Timestamp,
 }
 
 impl Import {
@@ -223,9 +236,15 @@ impl Material {
         HEXLOWER.encode(&self.id)
     }
 
-    /// When it expires, if it is there and does.
-    pub fn expiry_due(&self) -> Option<Timestamp> {
-        self.held.as_ref().and_then(|_| self.record.import.as_ref()?.valid_to)
+    /// When it expires, if it is there and does, and whether by the clock as it stands.
+    fn expiry(&self) -> Option<(Timestamp, bool)> {
+        let import = self.held.as_ref().and_then(|_| self.record.import.as_ref())?;
+        Some((import.valid_to?, import.by_clock))
+    }
+
+    /// Whether it is there and past its end.
+    pub fn is_over(&self, times: Times) -> bool {
+        self.expiry().is_some_and(|(end, by_clock)| end <= if by_clock { times.now } else { times.latest })
     }
 
     /// What is sealed beside the record; absent while imported material is deleted, expired, or not yet imported.
@@ -297,7 +316,7 @@ impl KeyEntry {
             materials,
             record,
         };
-        let expires = entry.used().any(|material| material.expiry_due().is_some());
+        let expires = entry.used().any(|material| material.expiry().is_some());
         entry.expires = expires;
         entry
     }
@@ -313,11 +332,11 @@ impl KeyEntry {
         self.materials.iter().filter(move |material| Some(material.record.generation) <= until)
     }
 
-    /// Whether material that it ever encrypted with is past its end. The time is asked for only where some ends.
-    pub fn is_lapsed(&self, now: impl FnOnce() -> Timestamp) -> bool {
+    /// Whether material that it ever encrypted with is past its end. The times are asked for only where some ends.
+    pub fn is_lapsed(&self, times: impl FnOnce() -> Times) -> bool {
         self.expires && {
-            let now = now();
-            self.used().any(|material| material.expiry_due().is_some_and(|end| now >= end))
+            let times = times();
+            self.used().any(|material| material.is_over(times))
         }
     }
 
@@ -354,9 +373,10 @@ impl KeyEntry {
         self.current().is_some() && self.used().all(|material| material.secret().is_some())
     }
 
-    /// When the first of its imported materials expires.
-    pub fn expiry_due(&self) -> Option<Timestamp> {
-        self.materials.iter().filter_map(|material| material.expiry_due()).min()
+    /// When the first of its imported materials expires that do so by the clock as it stands, or of those that do not.
+    pub fn expiry_due(&self, by_clock: bool) -> Option<Timestamp> {
+        let all = self.materials.iter().filter_map(|material| material.expiry());
+        all.filter(|(_, by)| *by == by_clock).map(|(end, _)| end).min()
     }
 
     /// Its role, if it is a multi-Region key.

@@ -69,21 +69,24 @@ pub enum DueKind {
     Rotation,
     /// The end of a key's waiting period.
     Deletion,
-    /// The end of imported material of a key.
+    /// The end of imported material of a key, by the latest time ever seen.
     Expiry,
+    /// The same, by the clock as it stands.
+    ExpiryByClock,
     /// The end of an import token, and of its wrapping key.
     TokenExpiry,
 }
 
 impl DueKind {
-    const COUNT: usize = 4;
-    const OF_KEYS: [Self; 3] = [Self::Rotation, Self::Deletion, Self::Expiry];
+    const COUNT: usize = 5;
+    const OF_KEYS: [Self; 4] = [Self::Rotation, Self::Deletion, Self::Expiry, Self::ExpiryByClock];
 
     fn of(self, key: &KeyEntry) -> Option<Timestamp> {
         match self {
             Self::Rotation => key.rotation_due(),
             Self::Deletion => key.deletion_due(),
-            Self::Expiry => key.expiry_due(),
+            Self::Expiry => key.expiry_due(false),
+            Self::ExpiryByClock => key.expiry_due(true),
             Self::TokenExpiry => None,
         }
     }

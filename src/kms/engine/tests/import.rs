@@ -185,10 +185,9 @@ fn a_token_is_good_for_its_key_its_wrapping_key_and_a_day() {
     assert!(bench.engine.shared.store.current().expect("read").wrapping_keys.is_empty());
     bench.clock.set(Timestamp::from_secs(bench.clock.now().as_secs() - 7200));
     assert_eq!(code(with(&parameters, &key, |_| {})), "ExpiredImportTokenException");
-    assert_eq!(
-        code(bench.importer().import(&key, &[1; 32], expiring(bench.clock.now().plus(HOUR)))),
-        "ValidationException"
-    );
+    // A new end is judged by the clock as it stands.
+    bench.importer().import(&key, &[1; 32], expiring(bench.clock.now().plus(HOUR))).expect("imported");
+    assert_eq!(bench.state(&key), KeyState::Enabled);
 }
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -282,6 +281,78 @@ fn material_expires_at_its_time() {
     assert_eq!(expired[0]["serviceEventDetails"]["keyId"], metadata.arn.as_str());
     bench.importer().import(&key, &[1; 32], |_| {}).expect("imported again");
     assert_eq!(bench.decrypt(&blob), Ok(b"x".to_vec()));
+}
+
+#[test]
+fn a_key_ends_with_the_first_of_its_materials() {
+    let bench = Bench::new();
+    let key = bench.external();
+    let now = bench.clock.now();
+    let told = || {
+        let metadata = bench.describe(&key).expect("described");
+        (metadata.valid_to, metadata.expiration_model)
+    };
+    let expires = |days| (Some(now.plus_days(days)), Some(ExpirationModel::KeyMaterialExpires));
+    let existing = |days| move |request: &mut ImportKeyMaterialRequest| expiring(now.plus_days(days))(request);
+    bench.importer().import(&key, &[1; 32], |_| {}).expect("imported");
+    assert_eq!(told(), (None, Some(ExpirationModel::KeyMaterialDoesNotExpire)));
+    let waiting = |request: &mut ImportKeyMaterialRequest| {
+        as_new(request);
+        expiring(now.plus_days(10))(request);
+    };
+    bench.importer().import(&key, &[2; 32], waiting).expect("imported");
+    assert_eq!(
+        told(),
+        (None, Some(ExpirationModel::KeyMaterialDoesNotExpire)),
+        "what waits for its rotation does not count"
+    );
+    bench.engine.rotate_key_on_demand(&bench.alice, key.as_str().into()).expect("rotated");
+    assert_eq!(told(), expires(10));
+    bench.importer().import(&key, &[1; 32], existing(5)).expect("imported again");
+    assert_eq!(told(), expires(5));
+    bench.importer().import(&key, &[2; 32], |_| {}).expect("imported again");
+    assert_eq!(told(), expires(5), "the key ends with either of them");
+    bench.importer().import(&key, &[1; 32], |_| {}).expect("imported again");
+    assert_eq!(told(), (None, Some(ExpirationModel::KeyMaterialDoesNotExpire)));
+    bench.importer().import(&key, &[2; 32], existing(3)).expect("imported again");
+    bench.days(4);
+    assert_eq!(bench.state(&key), KeyState::PendingImport);
+}
+
+#[test]
+fn after_a_clock_that_was_far_ahead_material_can_expire_again() {
+    let bench = Bench::new();
+    let (key, kept) = (bench.external(), bench.external());
+    let start = bench.clock.now();
+    bench.importer().import(&key, &[1; 32], expiring(start.plus_days(300))).expect("imported");
+    bench.importer().import(&kept, &[2; 32], |_| {}).expect("imported");
+    let blob = bench.encrypt(&key, b"x").expect("encrypted");
+    bench.days(400);
+    bench.engine.maintain().expect("observed");
+    bench.clock.set(start);
+    assert_eq!(bench.state(&key), KeyState::PendingImport, "what has expired stays so");
+    for (material, id) in [([1; 32], &key), ([2; 32], &kept)] {
+        bench.importer().import(id, &material, expiring(start.plus_days(2))).expect("imported again");
+        assert_eq!(bench.state(id), KeyState::Enabled);
+        assert_eq!(bench.describe(id).expect("described").valid_to, Some(start.plus_days(2)));
+    }
+    assert_eq!(code(bench.importer().import(&key, &[1; 32], expiring(start))), "ValidationException");
+    assert_eq!(code(bench.importer().import(&key, &[1; 32], expiring(start.plus_days(366)))), "ValidationException");
+    // Nothing is due: no change is made of it at each call.
+    let revision = bench.engine.revision().expect("read");
+    bench.hours(1);
+    bench.engine.maintain().expect("maintained");
+    assert_eq!(bench.decrypt(&blob), Ok(b"x".to_vec()));
+    assert_eq!(bench.engine.revision().expect("read"), revision);
+    let again = bench.another().expect("opened");
+    assert_eq!(decrypt(&again, &bench.alice, &blob), Ok(b"x".to_vec()), "in other processes too");
+    drop(again);
+    bench.days(2);
+    assert_eq!(code(bench.decrypt(&blob)), "KMSInvalidStateException");
+    let expired = |id: &str| bench.state(id) == KeyState::PendingImport;
+    assert!(expired(&key) && expired(&kept));
+    bench.clock.set(start);
+    assert!(expired(&key) && expired(&kept), "destroyed: a clock that goes back does not revive it");
 }
 
 #[test]
