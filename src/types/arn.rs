@@ -55,6 +55,34 @@ impl Region {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The partition of AWS whose Regions are named like this one (`aws`, `aws-cn`, ...); absent if none are. The patterns are
+    /// those of the endpoint rules that AWS's SDKs carry.
+    pub fn partition(&self) -> Option<&'static str> {
+        const BEGINNINGS: [(&str, &str); 16] = [
+            ("us-gov-", "aws-us-gov"),
+            ("us-iso-", "aws-iso"),
+            ("us-isob-", "aws-iso-b"),
+            ("us-isof-", "aws-iso-f"),
+            ("eu-isoe-", "aws-iso-e"),
+            ("eusc-de-", "aws-eusc"),
+            ("cn-", "aws-cn"),
+            ("af-", "aws"),
+            ("ap-", "aws"),
+            ("ca-", "aws"),
+            ("eu-", "aws"),
+            ("il-", "aws"),
+            ("me-", "aws"),
+            ("mx-", "aws"),
+            ("sa-", "aws"),
+            ("us-", "aws"),
+        ];
+        let (rest, partition) =
+            BEGINNINGS.iter().find_map(|(prefix, partition)| Some((self.0.strip_prefix(prefix)?, *partition)))?;
+        let (place, number) = rest.split_once('-')?;
+        let named = !place.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        named.then_some(partition)
+    }
 }
 
 impl FromStr for Region {
@@ -147,6 +175,27 @@ impl fmt::Debug for KeyArn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn regions_are_of_partitions() {
+        for (name, partition) in [
+            ("us-east-1", Some("aws")),
+            ("ap-southeast-7", Some("aws")),
+            ("mx-central-1", Some("aws")),
+            ("us-gov-west-1", Some("aws-us-gov")),
+            ("cn-north-1", Some("aws-cn")),
+            ("us-isob-east-1", Some("aws-iso-b")),
+            ("eusc-de-east-1", Some("aws-eusc")),
+            ("xx-nowhere-9", None),
+            ("mars", None),
+            ("us-east", None),
+            ("us-east-1a", None),
+            ("us-gov-1", None),
+            ("cn--1", None),
+        ] {
+            assert_eq!(name.parse::<Region>().expect("a Region").partition(), partition, "{name}");
+        }
+    }
 
     #[test]
     fn parts_of_an_arn() {

@@ -40,6 +40,10 @@ impl Engine {
             check_tags(&request.tags, &[])?;
             let policy = request.policy.as_deref().map(policies::check).transpose()?;
             let region = parse_region(&request.replica_region)?;
+            if !is_neighbour(caller.region(), &region) {
+                let text = format!("{region} is no Region that a key in {} can be replicated to.", caller.region());
+                return Err(KmsError::Validation(text));
+            }
             call.change(|call, change| {
                 let access = Access::to("ReplicateKey").with("kms:ReplicaRegion", region.as_str());
                 let primary = call.key(change.snapshot(), &request.key_id, Forms::Key, access)?;
@@ -140,6 +144,12 @@ fn creation<'a>(request: &'a ReplicateKeyRequest, primary: &'a KeyEntry) -> Acce
 
 fn parse_region(text: &str) -> Result<Region, KmsError> {
     text.parse().map_err(|error| KmsError::Validation(format!("{error}")))
+}
+
+/// Whether `there` is named as AWS's Regions of the partition of `here` are; of any, if `here` is no name of AWS's.
+fn is_neighbour(here: &Region, there: &Region) -> bool {
+    let of = there.partition();
+    of.is_some() && here.partition().is_none_or(|own| of == Some(own))
 }
 
 /// A new multi-Region primary's place among its replicas, of which there are none.

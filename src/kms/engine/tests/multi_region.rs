@@ -317,3 +317,22 @@ fn imported_material_is_imported_in_every_region() {
     here.forget(&key, Some(&third)).expect("deleted");
     assert_eq!((states(&here), states(&there)), (vec![NonCurrent, Current], vec![NonCurrent, Current]));
 }
+
+#[test]
+fn replicas_are_in_regions_of_the_same_partition() {
+    let bench = Bench::new();
+    let key = bench.primary();
+    for region in ["xx-nowhere-9", "mars", "cn-north-1", "us-gov-west-1"] {
+        assert_eq!(code(bench.replicate(&key, region)), "ValidationException", "{region}");
+    }
+    assert_eq!(set(&bench.described(&key, HERE)).2, Vec::<String>::new());
+    let china = bench.at("cn-north-1");
+    let request = CreateKeyRequest { multi_region: true, ..Default::default() };
+    let key = bench.engine.create_key(&china, request).expect("created").key_metadata.key_id;
+    let to = |region: &str| {
+        let request = ReplicateKeyRequest { key_id: key.clone(), replica_region: region.into(), ..Default::default() };
+        bench.engine.replicate_key(&china, request)
+    };
+    assert_eq!(code(to(HERE)), "ValidationException");
+    to("cn-northwest-1").expect("replicated");
+}
