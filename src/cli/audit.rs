@@ -30,6 +30,8 @@ pub enum AuditCommand {
     Tail(FilterArgs),
     /// Prove that no record was changed, removed or added
     Verify,
+    /// Accept that the log is broken and go on in a new file, whose first record says so
+    Accept,
 }
 
 /// Which records.
@@ -80,6 +82,7 @@ pub fn run(settings: &Settings, command: &AuditCommand) -> CliResult {
     let session = Session::open(settings)?;
     match (command, show) {
         (AuditCommand::Verify, _) => verify(settings, &session),
+        (AuditCommand::Accept, _) => accept(settings, &session),
         (AuditCommand::Tail(args), _) => tail(settings, &session, filter(args)),
         (AuditCommand::Show(_), show) => {
             let (filter, audit) = (show.unwrap_or_default(), session.engine.audit());
@@ -137,15 +140,23 @@ fn verify(settings: &Settings, session: &Session) -> CliResult {
     let report = session.engine.audit().verify()?;
     let (records, files) = (report.records, report.files);
     let broken = report.first_break.as_ref();
-    let value = json!({
+    let mut value = json!({
         "intact": broken.is_none(),
         "records": records,
         "files": files,
         "first_break": broken.map(|b| json!({"file": b.file, "line": b.line, "reason": b.reason})),
     });
+    if let Some(reason) = &report.accepted {
+        value["accepted"] = json!(reason);
+    }
     match broken {
         None => {
-            settings.out.result(&value, || format!("The audit log is intact: {records} records in {files} files."));
+            settings.out.result(&value, || match &report.accepted {
+                None => format!("The audit log is intact: {records} records in {files} files."),
+                Some(reason) => {
+                    format!("The audit log is intact since a break was accepted ({reason}): {records} records.")
+                }
+            });
             Ok(Exit::Ok)
         }
         Some(b) => {
@@ -153,10 +164,24 @@ fn verify(settings: &Settings, session: &Session) -> CliResult {
                 settings.out.result(&value, String::new);
             }
             let message = format!("the audit log is broken at {} line {}: {}", b.file.display(), b.line, b.reason);
-            Err(CliError::new(Exit::Integrity, "AuditLogBroken", message)
-                .hint("the records before that line are authentic; compare the rest with a backup"))
+            Err(CliError::new(Exit::Integrity, "AuditLogBroken", message).hint(
+                "the records before that line are authentic; compare the rest with a backup. If the break is known and \
+                     cannot be mended: kmsfs audit accept",
+            ))
         }
     }
+}
+
+fn accept(settings: &Settings, session: &Session) -> CliResult {
+    let found = session.engine.audit().accept(&session.caller)?;
+    let value = json!({
+        "accepted": found.as_ref().map(|b| json!({"file": b.file, "line": b.line, "reason": b.reason})),
+    });
+    settings.out.result(&value, || match &found {
+        None => "The audit log is intact: there is nothing to accept.".to_owned(),
+        Some(b) => format!("Accepted: {} line {}: {}.", b.file.display(), b.line, b.reason),
+    });
+    Ok(Exit::Ok)
 }
 
 const HEADERS: [&str; 6] = ["TIME", "EVENT", "PRINCIPAL", "KEY", "CONTEXT", "OUTCOME"];

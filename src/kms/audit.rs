@@ -119,12 +119,14 @@ impl std::str::FromStr for AuditMode {
 /// Outcome of [`AuditLog::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
-    /// Records that were proven, from the first.
+    /// Records that were proven, from the first or from the last break that was accepted.
     pub records: u64,
     /// Files of the log.
     pub files: usize,
     /// The first place where the chain does not hold.
     pub first_break: Option<AuditBreak>,
+    /// Why the chain did not hold, where that was accepted; what is proven begins behind it.
+    pub accepted: Option<String>,
 }
 
 /// Where and why the chain does not hold.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::Batch;
 use super::event::{Event, Ids, Rendered, ServiceEvent, TimeText};
 use super::outbox::Outbox;
-use super::{AuditError, verify};
+use super::{AuditBreak, AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
 use crate::kms::store::connect_audit;
@@ -288,6 +288,35 @@ impl Log {
         tx.commit()?;
         crash::point();
         Ok(())
+    }
+
+    /// Begins a new chain in a new file, if the present one is broken: behind the files as they stand, whose digest the first
+    /// record has, which `record` makes of the break and that digest. Answers the break.
+    pub fn accept(
+        &mut self,
+        now: Timestamp,
+        (key, entropy): (&SecretKey<32>, &dyn Entropy),
+        alarm: impl Fn(u64, u64) -> ServiceEvent,
+        record: impl Fn(&AuditBreak, &str) -> ServiceEvent,
+    ) -> Result<Option<AuditBreak>, AuditError> {
+        let lock = self.lock()?;
+        let (report, last) = verify::walk(self, key)?;
+        let Some(found) = report.first_break else { return Ok(None) };
+        let files = self.files()?;
+        let event = record(&found, &verify::digest(&files)?);
+        let (seq, file, records) = match self.head(key) {
+            Ok(head) => (head.seq.max(last), head.file, head.records),
+            Err(error) if error.is_broken_head() => (last, 0, None),
+            Err(error) => return Err(error),
+        };
+        let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        let file = files.iter().filter_map(number).max().unwrap_or(0).max(file) + 1;
+        write_head(&self.connection, &Head { seq, hash: NO_HASH.to_owned(), file, length: 0, day: 0, records }, key)?;
+        drop(lock);
+        let mut first = Batch::default();
+        first.push(&event.event());
+        self.append(&first, now, (key, entropy), alarm, |_, _| {}).1?;
+        Ok(Some(found))
     }
 
     /// The connection to the database.

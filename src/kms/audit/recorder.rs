@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use super::batch::Batch;
 use super::event::{Event, ServiceEvent};
 use super::log::Log;
-use super::verify::TAMPERING;
-use super::{AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
+use super::verify::{ACCEPTED, TAMPERING};
+use super::{AuditBreak, AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
 use crate::env::Clock;
 use crate::kms::KmsError;
+use crate::kms::model::Caller;
 use crate::kms::store::{Store, StoreError};
 use crate::kms::usage::{LastUsage, Usages};
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -171,7 +172,7 @@ impl AuditLog {
             &events,
             self.clock.now(),
             secrets,
-            |forged, missing| self.own(TAMPERING, json!({ "forgedRecords": forged, "missingRecords": missing })),
+            |forged, missing| self.tampering(forged, missing),
             |event, ids| usages.note(event, ids),
         );
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
@@ -228,6 +229,10 @@ impl AuditLog {
         lock(&self.usages).last(key, log.connection(), self.store.audit_key())
     }
 
+    fn tampering(&self, forged: u64, missing: u64) -> ServiceEvent {
+        self.own(TAMPERING, json!({ "forgedRecords": forged, "missingRecords": missing }))
+    }
+
     /// What the log says of itself.
     fn own(&self, name: &'static str, details: Value) -> ServiceEvent {
         let home = self.store.home();
@@ -279,6 +284,30 @@ impl AuditLog {
         let log = lock(&self.log);
         let _lock = log.lock()?;
         verify::verify(&log, self.store.audit_key())
+    }
+
+    /// Goes on behind a break of the chain, in a new file whose first record says what was accepted, and by whom: after files
+    /// were lost, or the head in the database. Answers the break; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the log cannot be read or written.
+    pub fn accept(&self, caller: &Caller) -> Result<Option<AuditBreak>, AuditError> {
+        self.verify()?;
+        let secrets = (self.store.audit_key(), self.store.entropy());
+        let found = lock(&self.log).accept(
+            self.clock.now(),
+            secrets,
+            |forged, missing| self.tampering(forged, missing),
+            |found, digest| {
+                let details = json!({
+                    "reason": found.reason, "file": found.file.file_name().map(|name| name.to_string_lossy()),
+                    "line": found.line, "digest": digest, "principal": caller.principal().arn(),
+                });
+                self.own(ACCEPTED, details)
+            },
+        )?;
+        self.flush()?;
+        Ok(found)
     }
 
     #[cfg(test)]

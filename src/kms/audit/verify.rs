@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{digest, hmac};
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
@@ -17,6 +17,56 @@ use crate::kms::seal;
 
 /// The event that says that records of changes were forged or removed before they came into the log.
 pub const TAMPERING: &str = "AuditTampering";
+
+/// The event with which a chain begins behind a break that was accepted.
+pub const ACCEPTED: &str = "AuditBreakAccepted";
+
+/// SHA-256 over names and contents of files, hex.
+pub fn digest(files: &[PathBuf]) -> Result<String, AuditError> {
+    let mut all = digest::Context::new(&digest::SHA256);
+    for path in files {
+        let mut reader = open(path, 0)?;
+        let mut of_file = digest::Context::new(&digest::SHA256);
+        loop {
+            let read = reader.fill_buf().map_err(|source| AuditError::Io { path: path.clone(), source })?;
+            if read.is_empty() {
+                break;
+            }
+            of_file.update(read);
+            let len = read.len();
+            reader.consume(len);
+        }
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        all.update(&seal::framed(&[name, of_file.finish().as_ref()]));
+    }
+    Ok(HEXLOWER.encode(all.finish().as_ref()))
+}
+
+/// Where the last break was accepted.
+struct Acceptance {
+    /// The place of its file among those of the log.
+    at: usize,
+    /// The number of its record.
+    seq: u64,
+    details: Value,
+}
+
+fn acceptance(files: &[PathBuf], key: &hmac::Key) -> Result<Option<Acceptance>, AuditError> {
+    for (at, file) in files.iter().enumerate().rev() {
+        let mut line = Vec::new();
+        read_line(file, &mut open(file, 0)?, &mut line)?;
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let Some(seq) = take_apart(text).map(|line| line.seq) else { continue };
+        if check_line(text, seq, NO_HASH, key).is_err() {
+            continue;
+        }
+        let mut record: Value = serde_json::from_slice(text).unwrap_or_default();
+        if record["eventName"] == ACCEPTED {
+            return Ok(Some(Acceptance { at, seq, details: record["serviceEventDetails"].take() }));
+        }
+    }
+    Ok(None)
+}
 
 /// What a line of the log says is wrong with what should stand there.
 fn confessed(line: &[u8]) -> Option<String> {
@@ -71,14 +121,32 @@ pub fn check_line(line: &[u8], seq: u64, prev: &str, key: &hmac::Key) -> Result<
 /// Walks the whole log; the caller holds the log's lock. Records behind the head are what a process wrote that could not
 /// move the head afterwards: the next write takes them in, if they are genuine.
 pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError> {
+    walk(log, key).map(|(report, _)| report)
+}
+
+/// As [`verify`]; also answers the number of the last record that was proven.
+pub fn walk(log: &Log, key: &SecretKey<32>) -> Result<(AuditReport, u64), AuditError> {
     let head: Result<Head, AuditError> = log.head(key);
     let mac_key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
     let files = log.files()?;
-    let (mut seq, mut hash) = (0, NO_HASH.to_owned());
+    let start = acceptance(&files, &mac_key)?;
+    let (first, before) = start.as_ref().map_or((0, 0), |start| (start.at, start.seq - 1));
+    let accepted = start.as_ref().map(|start| start.details["reason"].as_str().unwrap_or_default().to_owned());
+    let report = |seq: u64, first_break| {
+        let report = AuditReport { records: seq - before, files: files.len(), first_break, accepted: accepted.clone() };
+        (report, seq)
+    };
+    if let Some(start) = &start
+        && start.details["digest"] != digest(&files[..first])?.as_str()
+    {
+        let reason = "the files before it are not those with which a break was accepted here".to_owned();
+        return Ok(report(before, Some(AuditBreak { file: files[first].clone(), line: 1, reason })));
+    }
+    let (mut seq, mut hash) = (before, NO_HASH.to_owned());
     let is_head = |seq: u64, hash: &str| head.as_ref().is_ok_and(|head| head.seq == seq && head.hash == hash);
     let mut reached = is_head(seq, &hash);
     let mut end = (files.last().cloned().unwrap_or_else(|| log.path(1)), 0);
-    for file in &files {
+    for file in &files[first..] {
         end = (file.clone(), 0);
         let mut broken = None;
         let mut reader = open(file, 0)?;
@@ -88,6 +156,7 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
             let sound = check_line(text, seq + 1, &hash, &mac_key).and_then(|()| confessed(text).map_or(Ok(()), Err));
             if let Err(reason) = sound {
+                let reason = lost_beginning(text, seq, &mac_key).unwrap_or(reason);
                 broken = Some(AuditBreak { file: file.clone(), line: end.1, reason });
                 break;
             }
@@ -97,7 +166,7 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
             reached |= is_head(seq, &hash);
         }
         if broken.is_some() {
-            return Ok(AuditReport { records: seq, files: files.len(), first_break: broken });
+            return Ok(report(seq, broken));
         }
     }
     let reason = match head {
@@ -109,7 +178,17 @@ pub fn verify(log: &Log, key: &SecretKey<32>) -> Result<AuditReport, AuditError>
         Err(error) => return Err(error),
     };
     let first_break = reason.map(|reason| AuditBreak { file: end.0, line: end.1, reason });
-    Ok(AuditReport { records: seq, files: files.len(), first_break })
+    Ok(report(seq, first_break))
+}
+
+/// What is wrong with an authentic line that stands first and is not the first record.
+fn lost_beginning(line: &[u8], seq: u64, key: &hmac::Key) -> Option<String> {
+    let found = take_apart(line).filter(|found| seq == 0 && found.seq > 1)?;
+    check_line(line, found.seq, found.prev, key).ok()?;
+    Some(format!(
+        "the records 1 to {} are missing: their files are gone, as in a home that was restored without its directory audit",
+        found.seq - 1
+    ))
 }
 
 /// Visits the records that match behind `position`, in order, which moves behind the last whole line. What cannot be

@@ -506,3 +506,63 @@ fn a_head_that_is_gone_or_forged_is_a_finding_and_holds_every_call_back() {
         }
     }
 }
+
+#[test]
+fn a_break_can_be_accepted_and_the_log_says_so() {
+    let ways: [fn(&Bench); 3] = [
+        // A home that was restored without its log.
+        |bench| {
+            fs::remove_dir_all(bench.home().join("audit"))
+                .and_then(|()| fs::create_dir(bench.home().join("audit")))
+                .expect("removed")
+        },
+        |bench| {
+            let file = bench.home().join("audit/000001.jsonl");
+            let text = fs::read_to_string(&file).expect("read");
+            fs::write(&file, text.replacen("alice", "malory", 1)).expect("written");
+        },
+        |bench| {
+            let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
+            database.execute("DELETE FROM audit_head", []).expect("removed");
+        },
+    ];
+    for (at, way) in ways.into_iter().enumerate() {
+        let (bench, _) = log();
+        let audit = bench.engine.audit();
+        assert_eq!(audit.accept(&bench.alice).expect("looked at"), None, "nothing to accept");
+        way(&bench);
+        bench.describe("alias/none").expect_err("absent");
+        let broken = audit.verify().expect("verified").first_break.expect("a break");
+        if at == 0 {
+            assert!(broken.reason.contains("are missing: their files are gone"), "{}", broken.reason);
+        }
+        assert_eq!(audit.accept(&bench.alice).expect("accepted").as_ref(), Some(&broken), "way {at}");
+        let report = audit.verify().expect("verified");
+        assert_eq!((report.first_break, report.accepted.as_ref()), (None, Some(&broken.reason)), "way {at}");
+        let record = &events(&bench, "AuditBreakAccepted")[0];
+        assert_eq!(record["serviceEventDetails"]["reason"], broken.reason.as_str());
+        assert_eq!(record["serviceEventDetails"]["principal"], bench.alice.principal().arn());
+        // It goes on: new records are in the chain, changes are found, before the acceptance too.
+        let key = bench.key();
+        bench.encrypt(&key, b"x").expect("encrypted");
+        assert_eq!(audit.verify().expect("verified").first_break, None);
+        assert_eq!(bench.another().expect("opened").audit().verify().expect("verified").first_break, None);
+        let mut files: Vec<PathBuf> = fs::read_dir(bench.home().join("audit"))
+            .expect("listed")
+            .map(|entry| entry.expect("listed").path())
+            .collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+        files.sort();
+        assert!(files.len() > 1, "way {at}: {files:?}");
+        for file in &files {
+            let sound = fs::read_to_string(file).expect("read");
+            fs::write(file, sound.replacen("eventTime", "eventTame", 1)).expect("written");
+            assert!(audit.verify().expect("verified").first_break.is_some(), "way {at}: {}", file.display());
+            fs::write(file, &sound).expect("written");
+            fs::remove_file(file).expect("removed");
+            assert!(audit.verify().expect("verified").first_break.is_some(), "way {at}: {}", file.display());
+            fs::write(file, &sound).expect("written");
+        }
+        assert_eq!(audit.verify().expect("verified").first_break, None, "way {at}");
+    }
+}
