@@ -6,6 +6,7 @@
 //! `GET /metrics` need no signature.
 
 mod exchange;
+mod guests;
 mod http;
 mod listen;
 mod metrics;
@@ -33,8 +34,11 @@ pub use tls::{Certificate, TlsError};
 pub struct Limits {
     /// Bytes of a request's body; the largest that AWS KMS has any use for is a key policy of 128 KiB.
     pub body: usize,
-    /// Connections at once, over all listeners.
+    /// Connections at once over the network. When there are as many, those on which nobody has signed a request yet make
+    /// room, the oldest first.
     pub connections: usize,
+    /// Connections at once at the Unix socket: strangers take none of these places.
+    pub local_connections: usize,
     /// From the first byte of a connection's or request's head to its last.
     pub head_time: Duration,
     /// From a request's head until its answer is made; and how long a client may take nothing of its answers.
@@ -48,6 +52,7 @@ impl Default for Limits {
         Self {
             body: 256 * 1024,
             connections: 1024,
+            local_connections: 256,
             head_time: Duration::from_secs(30),
             request_time: Duration::from_secs(60),
             stop_time: Duration::from_secs(10),

@@ -8,6 +8,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::Limits;
+use super::guests::Guest;
 use super::metrics::Metrics;
 use super::sigv4::{Received, Verifier};
 use crate::env::Clock;
@@ -31,16 +32,24 @@ pub struct Shared {
 #[derive(Clone)]
 pub enum Peer {
     /// Whoever signs.
-    Tcp(IpAddr),
+    Tcp(Arc<Network>),
     /// A local user, known from the system.
     Unix(Caller),
+}
+
+/// A connection over the network.
+pub struct Network {
+    pub address: IpAddr,
+    /// Whether it is TLS.
+    pub encrypted: bool,
+    pub guest: Guest,
 }
 
 impl Peer {
     /// Whether it is on this computer.
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp(address) => address.is_loopback(),
+            Self::Tcp(network) => network.address.is_loopback(),
             Self::Unix(_) => true,
         }
     }
@@ -48,7 +57,7 @@ impl Peer {
     /// Its address, as the audit log has it.
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(address) => address.to_canonical().to_string(),
+            Self::Tcp(network) => network.address.to_canonical().to_string(),
             Self::Unix(_) => "127.0.0.1".to_owned(),
         }
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use zeroize::Zeroizing;
 
@@ -19,6 +20,10 @@ use crate::kms::{Engine, KmsError};
 use crate::sync::Arc;
 use crate::types::Region;
 
+/// Header fields of a request at most.
+const MAX_HEADERS: usize = 64;
+/// Bytes of a request's head at most.
+const MAX_HEAD: usize = 32 * 1024;
 /// Which operation of KMS a request is for.
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 /// The request's id in the answer.
@@ -40,6 +45,11 @@ pub async fn answer(shared: Arc<Shared>, peer: Peer, request: Request<Incoming>)
 
 async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id: &str) -> Answered {
     let (head, body) = request.into_parts();
+    if head_len(&head) > MAX_HEAD || head.headers.len() > MAX_HEADERS {
+        let text = format!("The head of a request can have at most {MAX_HEAD} bytes and {MAX_HEADERS} fields.");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return error(status, "RequestHeaderFieldsTooLargeException", &text);
+    }
     match (&head.method, head.uri.path()) {
         (&Method::GET, "/healthz") => return health(shared),
         (&Method::GET, "/metrics") if peer.is_local() => return metrics(shared),
@@ -66,6 +76,13 @@ async fn route(shared: &Arc<Shared>, peer: &Peer, request: Request<Incoming>, id
         _ if sts::is_query(&request.received) => sts::answer(shared, peer, &request),
         _ => Failure::unknown_operation("").answer(),
     }
+}
+
+/// Bytes of a request's head as it was sent, but for optional white space.
+fn head_len(head: &Parts) -> usize {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    head.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len() + fields.sum::<usize>()
 }
 
 /// The body in memory that is wiped: it may hold plaintext.
@@ -114,10 +131,12 @@ impl Shared {
     pub fn caller(&self, peer: &Peer, request: &Incomplete<'_>, service: &str) -> Result<Caller, AuthError> {
         let caller = match peer {
             Peer::Unix(caller) => in_scope(caller.clone(), request.received.headers),
-            Peer::Tcp(_) => {
+            Peer::Tcp(network) => {
                 let lookup = |access_key_id: &str| self.engine.credentials(access_key_id);
                 let signer = self.verifier.verify(&request.received, service, self.clock.now(), lookup)?;
-                Caller::new(signer.principal, signer.region).signed_by(signer.access_key_id).metered()
+                network.guest.stay();
+                let caller = Caller::new(signer.principal, signer.region).signed_by(signer.access_key_id).metered();
+                caller.over_network(network.encrypted)
             }
         };
         let agent = request.received.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");

@@ -8,12 +8,14 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutWriter;
 
-use super::exchange::{Peer, Shared};
+use super::exchange::{Network, Peer, Shared};
+use super::guests::Guests;
 use super::http::{answer, local_caller};
 use super::metrics::Metrics;
 use super::sigv4::Verifier;
@@ -22,10 +24,10 @@ use crate::sync::Arc;
 
 /// How long accepting waits after it failed, as it does without free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Header fields of a request at most.
-const MAX_HEADERS: usize = 64;
-/// Bytes of a request's head at most.
-const MAX_HEAD: usize = 32 * 1024;
+/// Header fields that are read of a request, and bytes of its head: beyond them the HTTP library refuses it without a
+/// body. What is allowed is less, and refused as AWS refuses.
+const READ_HEADERS: usize = 256;
+const READ_HEAD: usize = 64 * 1024;
 /// First byte of every TLS connection: a record with a handshake message (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 22;
 /// For who speaks HTTP where HTTPS is served.
@@ -61,6 +63,8 @@ struct Context {
     shared: Arc<Shared>,
     stop: watch::Receiver<bool>,
     free: Arc<Semaphore>,
+    /// Those who make room when nothing is free.
+    guests: Guests,
 }
 
 impl Server {
@@ -83,14 +87,18 @@ impl Server {
     async fn serve(self, stop: &Stop) -> Result<(), ServerError> {
         let failed = |what| move |source| ServerError::Io { what, source };
         let Self { engine, clock, tcp, tls, unix, limits } = self;
-        let connections = u32::try_from(limits.connections).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        let places = |most: usize| u32::try_from(most).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        let (remote, local) = (places(limits.connections), places(limits.local_connections));
         let stop_time = limits.stop_time;
         let shared = Shared { engine, clock, verifier: Verifier::new(), metrics: Metrics::new(), limits };
         let context = Context {
             shared: Arc::new(shared),
             stop: stop.0.subscribe(),
-            free: Arc::new(Semaphore::new(connections as usize)),
+            free: Arc::new(Semaphore::new(remote as usize)),
+            guests: Guests::default(),
         };
+        let free = Arc::new(Semaphore::new(local as usize));
+        let at_socket = Context { free, guests: Guests::default(), ..context.clone() };
         let tcp = tcp.map(|listener| {
             listener.set_nonblocking(true)?;
             tokio::net::TcpListener::from_std(listener)
@@ -105,10 +113,11 @@ impl Server {
             tokio::spawn(accept_tcp(context.clone(), listener, tls.map(|tls| tls.acceptor())));
         }
         if let Some(listener) = unix {
-            tokio::spawn(accept_unix(context.clone(), listener));
+            tokio::spawn(accept_unix(at_socket.clone(), listener));
         }
         stopped(&mut context.stop.clone()).await;
-        let ended = tokio::time::timeout(stop_time, context.free.acquire_many(connections)).await;
+        let all = async { (context.free.acquire_many(remote).await, at_socket.free.acquire_many(local).await) };
+        let ended = tokio::time::timeout(stop_time, all).await;
         if ended.is_err() {
             tracing::warn!("connections were cut: their requests did not end within {} s", stop_time.as_secs());
         }
@@ -127,18 +136,28 @@ async fn accept_tcp(context: Context, listener: tokio::net::TcpListener, tls: Op
         let Ok((stream, address)) = accepted else { continue };
         // Answers are single writes; waiting for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let peer = Peer::Tcp(address.ip());
+        let guest = context.guests.enter();
+        let network = Arc::new(Network { address: address.ip(), encrypted: tls.is_some(), guest });
         let (context, tls) = (context.clone(), tls.clone());
         tokio::spawn(async move {
-            match tls {
-                None => context.connection(stream, peer, permit).await,
-                Some(tls) => {
-                    let within = tokio::time::timeout(context.shared.limits.head_time, encrypt(&tls, stream)).await;
-                    match within {
-                        Ok(Ok(stream)) => context.connection(stream, peer, permit).await,
-                        Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
-                        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            let peer = Peer::Tcp(Arc::clone(&network));
+            let served = async {
+                match tls {
+                    None => context.connection(stream, peer, permit).await,
+                    Some(tls) => {
+                        let within = tokio::time::timeout(context.shared.limits.head_time, encrypt(&tls, stream)).await;
+                        match within {
+                            Ok(Ok(stream)) => context.connection(stream, peer, permit).await,
+                            Ok(Err(error)) => tracing::debug!(%error, %address, "a TLS handshake failed"),
+                            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+                        }
                     }
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = network.guest.dismissed() => {
+                    tracing::debug!(%address, "a connection without a signed request made room for another");
                 }
             }
         });
@@ -157,7 +176,7 @@ async fn encrypt(
     stream.write_all(NOT_ENCRYPTED).await?;
     stream.shutdown().await?;
     // Closing with unread input would reset the connection, and the answer might be lost.
-    tokio::io::copy(&mut stream.take(MAX_HEAD as u64), &mut tokio::io::sink()).await?;
+    tokio::io::copy(&mut stream.take(READ_HEAD as u64), &mut tokio::io::sink()).await?;
     Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak TLS"))
 }
 
@@ -177,6 +196,22 @@ async fn accept_unix(context: Context, listener: tokio::net::UnixListener) {
     }
 }
 
+/// A connection in the metrics, however it ends.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(shared: &Shared) -> Self {
+        shared.metrics.connections.inc();
+        Self(shared.metrics.connections.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 impl Context {
     /// The next connection with its permit; `None` when the server stops.
     async fn next<T, F: Future<Output = io::Result<T>>>(
@@ -187,7 +222,13 @@ impl Context {
         let next = async {
             // The permit comes second: a listener that nobody uses must not hold one.
             let accepted = accept().await;
-            let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+            let permit = match Arc::clone(&self.free).try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.guests.dismiss_oldest();
+                    Arc::clone(&self.free).acquire_owned().await.ok()?
+                }
+            };
             if let Err(error) = &accepted {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(PAUSE).await;
@@ -203,20 +244,19 @@ impl Context {
 
     /// Serves a connection until it ends.
     async fn connection(self, stream: impl AsyncRead + AsyncWrite, peer: Peer, permit: OwnedSemaphorePermit) {
-        let Self { shared, mut stop, free: _ } = self;
+        let Self { shared, mut stop, .. } = self;
         // A client that reads nothing of its answers would hold the connection for ever.
         let mut stream = TimeoutWriter::new(stream);
         stream.set_timeout(Some(shared.limits.request_time));
-        let gauge = shared.metrics.connections.clone();
-        gauge.inc();
+        let _counted = Counted::new(&shared);
         let service = service_fn(|request| answer(Arc::clone(&shared), peer.clone(), request));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // Who has sent all of its requests, and says so, still gets the answers.
             .half_close(true)
             .header_read_timeout(shared.limits.head_time)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD)
+            .max_headers(READ_HEADERS)
+            .max_buf_size(READ_HEAD)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
@@ -229,7 +269,6 @@ impl Context {
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended");
         }
-        gauge.dec();
         drop(permit);
     }
 }

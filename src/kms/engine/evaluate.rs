@@ -250,6 +250,10 @@ impl Attributes for Facts<'_> {
             "aws:username" if caller.principal().kind() == PrincipalKind::User => one(caller.principal().name()),
             "aws:requestedregion" => one(caller.region().as_str()),
             "aws:sourceip" => one(caller.source_ip()),
+            "aws:useragent" => one(caller.user_agent()),
+            "aws:securetransport" => {
+                caller.is_encrypted().map(|encrypted| flag(encrypted).into()).into_iter().collect()
+            }
             "aws:sourcearn" => caller.source_arn().map(Cow::from).into_iter().collect(),
             "aws:currenttime" => vec![self.now.to_string().into()],
             "aws:epochtime" => vec![self.now.as_secs().to_string().into()],

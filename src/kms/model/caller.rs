@@ -150,6 +150,8 @@ struct Fields {
     access_key_id: Option<String>,
     source_ip: String,
     user_agent: String,
+    /// Whether the connection is encrypted; absent where there is none.
+    encrypted: Option<bool>,
     request_id: Option<String>,
     /// The caller's part of audit records, rendered at the first.
     identity: OnceLock<String>,
@@ -172,6 +174,7 @@ impl Caller {
             access_key_id,
             source_ip,
             user_agent,
+            encrypted: None,
             request_id,
             identity,
         };
@@ -234,6 +237,12 @@ impl Caller {
         })
     }
 
+    /// The call came over the network (condition key `aws:SecureTransport`: whether by TLS).
+    #[must_use]
+    pub fn over_network(self, encrypted: bool) -> Self {
+        self.changed(|fields| fields.encrypted = Some(encrypted))
+    }
+
     /// The request's id, when the transport made one; else the audit log makes one per call.
     #[must_use]
     pub fn with_request_id(self, id: impl Into<String>) -> Self {
@@ -288,6 +297,11 @@ impl Caller {
     /// The caller's user agent.
     pub fn user_agent(&self) -> &str {
         &self.0.user_agent
+    }
+
+    /// Whether the connection was encrypted; absent where the call came over none.
+    pub fn is_encrypted(&self) -> Option<bool> {
+        self.0.encrypted
     }
 
     /// The transport's request id.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kmsfs::keys::KeyService;
 use kmsfs::keys::remote::{EndpointError, RemoteKms, Source};
-use kmsfs::kms::model::CreateKeyRequest;
+use kmsfs::kms::model::{CreateKeyRequest, DescribeKeyRequest};
 use kmsfs::server::{Certificate, Limits, TlsError};
 use kmsfs::types::EncryptionContext;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -97,6 +97,28 @@ fn clients_that_believe_the_authority_are_served() {
     let unsigned = request.replace("authorization: ", "x-other: ");
     let refused = ask(server.address, &authority, rustls::ALL_VERSIONS, &unsigned).expect("answered");
     assert_eq!(refused.code(), "MissingAuthenticationTokenException");
+}
+
+#[test]
+fn policies_can_demand_encryption() {
+    let (keys, authority) = (Keys::new(), Authority::new());
+    let (plain, encrypted) = (keys.serve(Limits::default()), serve(&keys, &authority));
+    let root = format!("arn:aws:iam::{}:root", keys.engine.account());
+    let policy = json!({ "Version": "2012-10-17", "Statement": [
+        { "Effect": "Allow", "Principal": { "AWS": root }, "Action": "kms:*", "Resource": "*" },
+        { "Effect": "Deny", "Principal": "*", "Action": "kms:DescribeKey", "Resource": "*",
+          "Condition": { "Bool": { "aws:SecureTransport": "false" } } },
+    ]});
+    let request = CreateKeyRequest { policy: Some(policy.to_string()), ..Default::default() };
+    let key = keys.engine.create_key(&keys.admin, request).expect("made").key_metadata.arn;
+    let describe = Signed::new(&keys, "DescribeKey", &json!({ "KeyId": key.as_str() }));
+    let refused = describe.send(&plain);
+    assert_eq!((refused.status, refused.code()), (400, "AccessDeniedException".into()));
+    let request = describe.bytes(&encrypted.address.to_string());
+    assert_eq!(ask(encrypted.address, &authority, rustls::ALL_VERSIONS, &request).expect("answered").status, 200);
+    // What comes over no network is neither the one nor the other.
+    let request = DescribeKeyRequest { key_id: key.as_str().into(), ..Default::default() };
+    keys.engine.describe_key(&keys.admin, request).expect("described");
 }
 
 #[test]

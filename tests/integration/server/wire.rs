@@ -231,7 +231,14 @@ fn large_and_slow_requests_end() {
     );
     assert_eq!(send(&server, chunked.as_bytes()).status, 413);
     let heads = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(200));
-    assert_eq!(send(&server, heads.as_bytes()).status, 431);
+    let refused = send(&server, heads.as_bytes());
+    assert_eq!((refused.status, refused.code()), (431, "RequestHeaderFieldsTooLargeException".into()));
+    for (len, status) in [(32_000, 404), (33_000, 431), (60_000, 431)] {
+        let head = format!("GET /none HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(len));
+        let answered = send(&server, head.as_bytes());
+        assert_eq!(answered.status, status, "{len}");
+        assert!(!answered.code().is_empty() && !answered.message().is_empty(), "{len}");
+    }
     // A body that never comes.
     let stalled = send(&server, b"POST / HTTP/1.1\r\nhost: x\r\nx-amz-target: T\r\ncontent-length: 5\r\n\r\n");
     assert_eq!((stalled.status, stalled.code()), (408, "RequestTimeoutException".into()));
@@ -305,4 +312,45 @@ fn stopping_lets_requests_end_and_takes_no_new_ones() {
     server.stop();
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert!(TcpStream::connect(server.address).is_err());
+}
+
+#[test]
+fn strangers_make_room_the_oldest_first() {
+    let keys = Keys::new();
+    let server = keys.serve(Limits { connections: 4, ..Limits::default() });
+    let request = Signed::new(&keys, "ListKeys", &json!({})).bytes(&server.address.to_string());
+    let mut known = TcpStream::connect(server.address).expect("connected");
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(request.as_bytes()).expect("sent");
+        answer(stream).status
+    };
+    assert_eq!(ask(&mut known), 200);
+    let began = std::time::Instant::now();
+    let mut idle: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(server.address).expect("connected")).collect();
+    let mut late = TcpStream::connect(server.address).expect("connected");
+    late.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    assert_eq!(ask(&mut late), 200);
+    assert!(began.elapsed() < Limits::default().head_time / 2, "it waited for their time to end");
+    idle[0].set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    let ended = std::io::Read::read(&mut idle[0], &mut [0; 1]);
+    assert!(matches!(ended, Ok(0)) || ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    // Who has signed a request stays.
+    assert_eq!(ask(&mut known), 200);
+    assert_eq!(ask(&mut late), 200);
+    let gauge = send_local(&server, b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").text();
+    let open = gauge.lines().find_map(|line| line.strip_prefix("kmsfs_connections ")).expect("a gauge");
+    assert!(open.parse::<u32>().expect("a number") <= 5, "{open}");
+}
+
+#[test]
+fn the_socket_has_places_of_its_own() {
+    let keys = Keys::new();
+    let server = keys.serve(Limits { connections: 1, ..Limits::default() });
+    let request = Signed::new(&keys, "ListKeys", &json!({})).bytes(&server.address.to_string());
+    let mut stream = TcpStream::connect(server.address).expect("connected");
+    stream.write_all(request.as_bytes()).expect("sent");
+    assert_eq!(answer(&mut stream).status, 200);
+    let _waiting = TcpStream::connect(server.address).expect("connected");
+    let health = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(send_local(&server, health).text(), "ok\n");
 }

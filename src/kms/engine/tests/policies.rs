@@ -174,6 +174,7 @@ fn what_conditions_see() {
         json!({"StringEquals": {"aws:ResourceTag/team": "blue"}, "Bool": {"kms:MultiRegion": "false"}}),
         json!({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}, "Null": {"kms:RequestAlias": "true"}}),
         json!({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:user/*"}}),
+        json!({"StringEquals": {"aws:UserAgent": "test"}, "Null": {"aws:SecureTransport": "true"}}),
         json!({"DateGreaterThan": {"aws:CurrentTime": "2025-12-31"}, "DateLessThan": {"aws:CurrentTime": "2026-01-02"}}),
     ];
     for condition in met {
@@ -280,7 +281,6 @@ fn a_blob_does_not_tell_whether_another_account_has_its_key() {
 }
 
 #[test]
-#[test]
 fn a_forged_blob_does_not_tell_which_keys_exist() {
     let bench = Bench::new();
     let stranger = administrator(&bench, OTHER, "stranger");
@@ -339,6 +339,7 @@ fn a_forged_blob_does_not_tell_which_keys_exist() {
     assert_eq!(ask(&stranger, b"x"), KmsError::InvalidCiphertext);
 }
 
+#[test]
 fn a_plain_id_in_a_ciphertext_is_of_any_account() {
     let bench = Bench::new();
     let (key, other) = (bench.key(), bench.key());
