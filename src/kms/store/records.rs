@@ -238,7 +238,7 @@ impl Material {
 
     /// When it expires, if it is there and does, and whether by the clock as it stands.
     fn expiry(&self) -> Option<(Timestamp, bool)> {
-        let import = self.held.as_ref().and_then(|_| self.record.import.as_ref())?;
+        let import = self.held.as_ref().and(self.record.import.as_ref())?;
         Some((import.valid_to?, import.by_clock))
     }
 
