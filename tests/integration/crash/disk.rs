@@ -8,6 +8,8 @@
 //! freeing. What a failed flush was to write may be lost whatever is flushed later. Only the two sectors of the records can
 //! be torn.
 
+// Also where the fuzz targets take this file in.
+#[path = "disk/log.rs"]
 mod log;
 
 use std::collections::{BTreeMap, HashMap};
