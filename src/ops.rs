@@ -11,6 +11,7 @@ pub mod impact;
 pub mod info;
 pub mod init;
 pub mod lock;
+mod modes;
 mod names;
 pub mod open;
 mod progress;
@@ -23,5 +24,6 @@ mod walk;
 
 pub use error::VolumeError;
 pub use finding::{Finding, Paths, Reason};
+pub use modes::{modes_with_lock, modes_without_lock};
 pub use progress::{Progress, Silent};
 pub use walk::Visit;

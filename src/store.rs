@@ -10,6 +10,7 @@ mod local;
 mod local_attr;
 mod local_order;
 mod memory;
+mod modes;
 mod record;
 pub mod tree;
 
@@ -17,6 +18,7 @@ pub use ahead::{Ahead, Fetcher};
 pub use faulty::{Fault, FaultPlan, Faulty, OpClass};
 pub use local::LocalDir;
 pub use memory::{Memory, MemoryFile, MemoryOptions};
+pub use modes::{CHANGE, Held, LIST, Modes, OpenDir, READ_WRITE, SEARCH, Wide};
 pub use record::{Made, Record, Replay};
 
 use rustix::io::Errno;

@@ -11,6 +11,7 @@ use super::offline::{self, Unlocked, finding_json, finding_words};
 use super::output::path_text;
 use super::settings::Settings;
 use crate::ops::freshness::{AcceptReport, accept, open_or_begin_record};
+use crate::ops::modes_with_lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::sync::Arc;
 
@@ -39,10 +40,11 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let fresh = open_or_begin_record(&settings.home, &opened, &*backing)?.expect("the volume has one");
     let id = opened.config.volume_id;
     let volume = offline::files(offline::data_keys(service, opened), 1, Some(Arc::clone(&fresh)));
+    let modes = modes_with_lock(backing).map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     let mut total = AcceptReport::default();
     let whole = [PathBuf::new()];
     for path in if args.paths.is_empty() { &whole[..] } else { &args.paths } {
-        let report = accept(&backing, &volume, &fresh, &names(path)).map_err(|e| failed(path, &e))?;
+        let report = accept(&modes, &volume, &fresh, &names(path)).map_err(|e| failed(path, &e))?;
         total.files += report.files;
         total.directories += report.directories;
         total.others += report.others;

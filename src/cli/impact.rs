@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use super::audit::parse_stamp;
 use super::aws::to_json;
 use super::exit::{CliError, CliResult, Exit};
+use super::offline;
 use super::output::{bytes, table};
 use super::progress::Shown;
 use super::session::Session;
@@ -17,6 +19,7 @@ use crate::kms::audit::{AuditFilter, AuditPosition};
 use crate::kms::is_use;
 use crate::kms::model::{DescribeKeyRequest, KeyIdRequest, KeyLastUsageData};
 use crate::ops::impact::{Impact, impact};
+use crate::ops::{Progress, modes_without_lock};
 use crate::types::{KeyArn, Timestamp, VolumeId};
 
 /// `key impact`.
@@ -108,7 +111,7 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
     for volume in known.iter().filter(|volume| volume.keys.contains(&key)) {
         let scanned = match args.no_scan {
             true => Ok(None),
-            false => impact(&volume.path, &key, &progress).map(Some),
+            false => scan(&volume.path, &key, &progress).map(Some),
         };
         complete &= scanned.is_ok() && scanned.as_ref().ok().and_then(Option::as_ref).is_none_or(is_complete);
         volumes.push((volume, scanned));
@@ -162,10 +165,23 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
         let rows = rows.chain(others);
         text + "\n" + &table(&["VOLUME", "DIRECTORY", "FILES THAT NEED THE KEY"], rows)
     });
+    if volumes.iter().any(|(_, scanned)| matches!(scanned, Ok(Some(found)) if found.unreadable > 0))
+        && !rustix::process::geteuid().is_root()
+    {
+        settings.out.note(
+            "Files that their modes keep from this user are read only while their volume is not mounted, by their owner, or by root.",
+        );
+    }
     settings.out.note(
         "Backups and copies hold the headers of their day; volumes of other homes are known from the audit log only.",
     );
     Ok(if complete { Exit::Ok } else { Exit::Findings })
+}
+
+/// Looks at a volume wherever it is.
+pub(super) fn scan(root: &Path, key: &KeyArn, progress: &dyn Progress) -> Result<Impact, CliError> {
+    let modes = modes_without_lock(offline::backing(root)?, root, "key impact");
+    impact(&modes, key, progress).map_err(|e| CliError::io(root, "read", &e.into()))
 }
 
 fn is_complete(found: &Impact) -> bool {

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
+use super::impact::scan;
 use super::offline::{self, Unlocked};
 use super::output::path_text;
 use super::passphrase;
@@ -16,7 +17,6 @@ use crate::kms::bundle::{Bundle, BundleError};
 use crate::kms::custody::{CustodyError, Home, NewSlot, RecoveryKey, SlotKind};
 use crate::kms::model::KeyState;
 use crate::ops::config::{VOLUME, path_of};
-use crate::ops::impact::impact;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::repair::put_config;
 use crate::ops::{Silent, VolumeError};
@@ -100,7 +100,7 @@ fn exportable(dir: &Path, session: &Session, config: &VolumeConfig, allowed: &[K
     for (arn, why) in session.engine.unexportable(allowed)? {
         let wraps_config = config.recipients.iter().any(|recipient| recipient.key_id == arn.as_str());
         let is_default = matches!(&config.default_wrap, DefaultWrap::Direct(key) if *key == arn);
-        let found = impact(dir, &arn, &Silent).map_err(|e| CliError::io(dir, "read", &e))?;
+        let found = scan(dir, &arn, &Silent)?;
         if wraps_config || is_default || found.only + found.unreadable > 0 {
             return Err(CliError::from(why).hint(format_args!(
                 "{} files need it. Move them to a key whose material is in this key manager: kmsfs rewrap {} --from {arn} --to KEY",

@@ -13,6 +13,7 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
 use crate::format::Outcome;
+use crate::ops::modes_with_lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::repair::{
     Action, Applied, ConfigCopy, Plan, PlanOptions, Repair, apply, compare_config, plan, restore_config,
@@ -75,17 +76,17 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
     };
     let recorded = opened.config.freshness();
     let volume = offline::files(offline::data_keys(service, opened), 1, None);
-    let backing = offline::backing(&args.dir)?;
     let options = PlanOptions { threads: offline::threads(args.threads), accept_single: args.accept_single };
     let read = |e: rustix::io::Errno| CliError::io(&args.dir, "read", &e.into());
-    let plan = plan(&backing, &volume, options, &progress).map_err(read)?;
+    let modes = modes_with_lock(offline::backing(&args.dir)?).map_err(read)?;
+    let plan = plan(&modes, &volume, options, &progress).map_err(read)?;
     if plan.interrupted {
         progress.finish();
         return Err(progress.interrupted(&format!("kmsfs repair {}", args.dir.display())));
     }
     let applied = match args.apply {
         true => Some(
-            apply(&backing, &volume, &plan, &*system_clock())
+            apply(&modes, &volume, &plan, &*system_clock())
                 .map_err(|e| CliError::io(args.dir.join(".kmsfs/repairs"), "write", &e.into()))?,
         ),
         false => None,

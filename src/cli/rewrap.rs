@@ -17,7 +17,7 @@ use crate::keys::KeyService;
 use crate::ops::lock::{LockOwner, host_name};
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::rewrap::{RewrapOptions, rewrap_config, rewrap_files};
-use crate::ops::{VolumeError, config};
+use crate::ops::{VolumeError, config, modes_with_lock};
 use crate::types::KeyArn;
 
 /// Wrap the data key of every file anew: under the current material of its KMS key, or under another key
@@ -74,8 +74,9 @@ fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progres
     let registry = session.engine.registry();
     let (opened, root_key) = rewrap_config(&args.dir, &meta, opened, &*service, &registry, &options, &*system_clock())?;
     let volume = offline::files(offline::data_keys(service, opened), 1, None);
-    let mut report = rewrap_files(&offline::backing(&args.dir)?, &volume, &options, progress)
-        .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
+    let read = |e: rustix::io::Errno| CliError::io(&args.dir, "read", &e.into());
+    let modes = modes_with_lock(offline::backing(&args.dir)?).map_err(read)?;
+    let mut report = rewrap_files(&modes, &volume, &options, progress).map_err(read)?;
     report.root_key = root_key;
     Ok(RewrapSummary::new(&report, &options))
 }

@@ -11,6 +11,7 @@ use super::output::{bytes, path_text};
 use super::progress::Shown;
 use super::settings::Settings;
 use crate::content::Volume;
+use crate::ops::modes_without_lock;
 use crate::ops::salvage::{Incomplete, SalvageError, SalvageReport, salvage};
 use crate::sync::Arc;
 
@@ -23,7 +24,8 @@ pub fn run(
     progress: &Shown,
 ) -> CliResult {
     check_place(dir, out)?;
-    let report = salvage(&offline::backing(dir)?, volume, out, threads, progress).map_err(|e| match e {
+    let modes = modes_without_lock(offline::backing(dir)?, dir, "salvage");
+    let report = salvage(&modes, volume, out, threads, progress).map_err(|e| match e {
         SalvageError::NotEmpty => CliError::usage(format_args!("--salvage {}: {e}", out.display())),
         SalvageError::Out(errno) => CliError::io(out, "write to", &errno.into())
             .hint("what was written so far is there; make room and salvage to another, empty directory"),

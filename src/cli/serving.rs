@@ -95,7 +95,7 @@ impl Serving<'_> {
         let privileged = rustix::process::geteuid().is_root();
         let options = Options { read_only, privileged, strict_ids, fetch_ahead: true };
         let backing = offline::backing(&root)?;
-        let vfs = Vfs::new(Arc::clone(&backing), Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
+        let vfs = Vfs::new(backing, Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
         let vfs = Arc::new(vfs);
         if !read_only {
             config::refresh_copy(&root, &meta)?;
@@ -110,16 +110,8 @@ impl Serving<'_> {
         let registry = session.engine.registry();
         let statistics = Arc::new(Statistics::default());
         let (shared, counts) = (Arc::clone(&vfs), Arc::clone(&statistics));
-        let served = Served {
-            vfs: shared,
-            backing,
-            volume,
-            service,
-            registry,
-            root: root.clone(),
-            read_only,
-            statistics: counts,
-        };
+        let served =
+            Served { vfs: shared, volume, service, registry, root: root.clone(), read_only, statistics: counts };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
         let settled = Arc::clone(&vfs);

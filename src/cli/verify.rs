@@ -15,10 +15,10 @@ use super::progress::Shown;
 use super::salvage;
 use super::settings::Settings;
 use crate::ops::freshness::open_record;
-use crate::ops::lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::resume::Resume;
 use crate::ops::verify::{VerifyOptions, verify};
+use crate::ops::{lock, modes_without_lock};
 use crate::types::VolumeId;
 
 /// Read and authenticate every file, name and attribute of a volume, and list what is damaged
@@ -61,8 +61,8 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     }
     let threads = offline::threads(args.threads);
     let has_record = opened.config.freshness();
-    if has_record && args.salvage.is_none() && args.resume.is_none() {
-        // Of a mounted volume only the mount knows what is recent.
+    // Of a mounted volume only the mount knows what is recent, and only it may read what its modes deny this user.
+    if (has_record || !rustix::process::geteuid().is_root()) && args.salvage.is_none() && args.resume.is_none() {
         let mount = owner.and_then(|o| Connection::to_owner(&settings.home, &opened.config.volume_id, &o));
         if let Some(mount) = mount {
             let report = mount.verify(threads.min(256) as u16, &progress)?;
@@ -71,7 +71,7 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
                 report.findings.iter().for_each(|finding| progress.print(&finding.words));
             }
             drop(session);
-            return end(settings, args, &report, Some(true), &progress);
+            return end(settings, args, &report, has_record.then_some(true), &progress);
         }
     }
     // Salvage takes whatever authenticates.
@@ -97,8 +97,9 @@ pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
             progress.print(&finding_words(finding));
         }
     };
-    let report = verify(&offline::backing(&args.dir)?, &volume, how, &progress, &tell)
-        .map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
+    let modes = modes_without_lock(offline::backing(&args.dir)?, &args.dir, "verify");
+    let report =
+        verify(&modes, &volume, how, &progress, &tell).map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     progress.finish();
     drop(session);
     if let (Some(notes), Some(path)) = (&notes, &args.resume) {

@@ -5,7 +5,8 @@ use super::table::Target;
 use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
 use crate::store::tree::read_meta;
-use crate::store::{Backing, FileKind, Result, Target as Object};
+use crate::store::{Backing, FileKind, Modes, Result, SEARCH, Target as Object};
+use crate::sync::Arc;
 
 impl Freshness {
     /// What the record would have of an object that is no regular file; `None` for one, and for a directory without a
@@ -15,7 +16,7 @@ impl Freshness {
     /// The backing's.
     pub fn target_of<B: Backing>(
         &self,
-        backing: &B,
+        modes: &Arc<Modes<B>>,
         keys: &VolumeKeys,
         dir: &B::Dir,
         entry: &str,
@@ -24,11 +25,11 @@ impl Freshness {
         Ok(match kind {
             FileKind::Regular => None,
             FileKind::Directory => {
-                let inner = backing.open_dir(dir, entry)?;
-                let text = read_meta(backing, &inner, dirid::ENTRY, dirid::TEXT_LEN)?;
+                let inner = modes.open_dir(dir, entry, SEARCH)?;
+                let text = read_meta(&**modes.backing(), &inner, dirid::ENTRY, dirid::TEXT_LEN)?;
                 dirid::decode(keys, text.as_found()).ok().map(Target::Dir)
             }
-            FileKind::Symlink => Some(self.symlink_target(&backing.read_link(Object::Named(dir, entry))?)),
+            FileKind::Symlink => Some(self.symlink_target(&modes.backing().read_link(Object::Named(dir, entry))?)),
             other => Some(Target::Other(other as u8)),
         })
     }

@@ -34,6 +34,9 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Format(outcome) => outcome.fmt(f),
+            Self::Os(Errno::ACCESS) => f.write_str(
+                "this user may not open it: run the command as the owner of the files while nothing else uses the volume, or as root",
+            ),
             Self::Os(errno) => write!(f, "the backing filesystem answered: {errno}"),
         }
     }

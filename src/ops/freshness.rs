@@ -14,7 +14,7 @@ use crate::format::volume::OpenedVolume;
 use crate::format::{Outcome, dirid};
 use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile};
 use crate::store::tree::{each_entry, read_meta};
-use crate::store::{self, Access, Backing, FileKind, Stat};
+use crate::store::{self, Access, Backing, FileKind, LIST, Modes, OpenDir, Stat};
 use crate::sync::Arc;
 use crate::types::{DirId, VolumeId};
 
@@ -104,13 +104,13 @@ pub(super) fn check_names<B: Backing>(
         let name = names.decode(id, entry.as_bytes(), None).ok();
         found(Finding::new(&visit.paths.child(entry.as_bytes(), name.as_deref()), outcome.into()));
     };
-    let entries = user_entries(&**visit.backing, visit.dir, in_root)?;
+    let entries = user_entries(&**visit.modes.backing(), visit.dir, in_root)?;
     for entry in &entries {
-        let stat = match visit.backing.stat(store::Target::Named(visit.dir, entry)) {
+        let stat = match visit.modes.stat(store::Target::Named(visit.dir, entry)) {
             Err(Errno::NOENT) => continue,
             other => other?,
         };
-        let is = fresh.target_of(&**visit.backing, &opened.keys, visit.dir, entry, stat.kind)?;
+        let is = fresh.target_of(visit.modes, &opened.keys, visit.dir, entry, stat.kind)?;
         let fits = record.expected(entry).is_some_and(|was| was.is_of(stat.kind) && is.is_none_or(|is| is == was));
         if !fits {
             tell(entry, Outcome::Misplaced);
@@ -129,7 +129,7 @@ pub(super) fn record_of<B: Backing>(
     content: &Content<B>,
 ) -> content::Result<Option<InUse>> {
     let Some(fresh) = volume.freshness() else { return Ok(None) };
-    let Ok(id) = dir_id(&**file.backing, &volume.keys.volume(), file.dir)? else { return Ok(None) };
+    let Ok(id) = dir_id(&**file.modes.backing(), &volume.keys.volume(), file.dir)? else { return Ok(None) };
     let dir = fresh.directory(id)?;
     let record = match (dir.is_lenient(), dir.expected(file.entry), content.file_id()) {
         (false, Some(Target::File(object)), _) => fresh.file(object)?,
@@ -160,18 +160,18 @@ pub struct AcceptReport {
 /// # Errors
 /// The backing's error, the record's, or the outcome for a directory on the way that has no valid id.
 pub fn accept<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     fresh: &Arc<Freshness>,
     path: &[&[u8]],
 ) -> content::Result<AcceptReport> {
     let opened = volume.keys.volume();
     let names = opened.names();
-    let mut job =
-        Accepting { backing, volume, fresh, names, by_inode: HashMap::new(), report: AcceptReport::default() };
+    let backing = modes.backing();
+    let mut job = Accepting { modes, volume, fresh, names, by_inode: HashMap::new(), report: AcceptReport::default() };
     // What is recorded has to be durable; nothing of it changes from here on.
     backing.sync_all()?;
-    let mut dir = Arc::new(backing.root()?);
+    let mut dir = Arc::new(modes.root(LIST)?);
     let mut paths = Paths::root();
     let mut id = dir_id(&**backing, &opened, &dir)??;
     if id != fresh.root() {
@@ -183,7 +183,7 @@ pub fn accept<B: Backing>(
         Some((last, above)) => {
             for name in above {
                 let entry = job.names.encode(id, name)?;
-                dir = Arc::new(backing.open_dir(&dir, entry.entry())?);
+                dir = Arc::new(modes.open_dir(&dir, entry.entry(), LIST)?);
                 paths = paths.child(entry.entry().as_bytes(), Some(name));
                 id = dir_id(&**backing, &opened, &dir)??;
             }
@@ -202,10 +202,10 @@ pub fn accept<B: Backing>(
 }
 
 /// A directory whose entries are still to be accepted.
-type Waiting<B> = (Arc<<B as Backing>::Dir>, DirId, Paths);
+type Waiting<B> = (Arc<OpenDir<B>>, DirId, Paths);
 
 struct Accepting<'a, B: Backing> {
-    backing: &'a Arc<B>,
+    modes: &'a Arc<Modes<B>>,
     volume: &'a Arc<Volume>,
     fresh: &'a Arc<Freshness>,
     names: NameCodec,
@@ -215,9 +215,9 @@ struct Accepting<'a, B: Backing> {
 }
 
 impl<B: Backing> Accepting<'_, B> {
-    fn directory(&mut self, dir: &Arc<B::Dir>, id: DirId, paths: &Paths) -> content::Result<Vec<Waiting<B>>> {
+    fn directory(&mut self, dir: &Arc<OpenDir<B>>, id: DirId, paths: &Paths) -> content::Result<Vec<Waiting<B>>> {
         let record = self.fresh.directory(id)?;
-        let entries = user_entries(&**self.backing, dir, paths.ciphertext.is_empty())?;
+        let entries = user_entries(&**self.modes.backing(), dir, paths.ciphertext.is_empty())?;
         let mut waiting = Vec::new();
         for entry in &entries {
             let name = self.names.decode(id, entry.as_bytes(), None).ok();
@@ -235,12 +235,12 @@ impl<B: Backing> Accepting<'_, B> {
     /// Accepts one entry; a directory is left to the caller.
     fn entry(
         &mut self,
-        dir: &Arc<B::Dir>,
+        dir: &Arc<OpenDir<B>>,
         record: &TrackedDir,
         entry: &str,
         paths: &Paths,
     ) -> content::Result<Option<Waiting<B>>> {
-        let stat = match self.backing.stat(store::Target::Named(&**dir, entry)) {
+        let stat = match self.modes.stat(store::Target::Named(&***dir, entry)) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => {
                 record.accept(entry, None)?;
@@ -257,13 +257,13 @@ impl<B: Backing> Accepting<'_, B> {
             return Ok(None);
         }
         let keys = &self.volume.keys.volume().keys;
-        let Some(target) = self.fresh.target_of(&**self.backing, keys, dir, entry, stat.kind)? else {
+        let Some(target) = self.fresh.target_of(self.modes, keys, dir, entry, stat.kind)? else {
             self.report.findings.push(Finding::new(paths, Outcome::BadDirId.into()));
             return Ok(None);
         };
         record.accept(entry, Some(target))?;
         Ok(match target {
-            Target::Dir(id) => Some((Arc::new(self.backing.open_dir(dir, entry)?), id, paths.clone())),
+            Target::Dir(id) => Some((Arc::new(self.modes.open_dir(dir, entry, LIST)?), id, paths.clone())),
             _ => {
                 self.report.others += 1;
                 None
@@ -271,9 +271,9 @@ impl<B: Backing> Accepting<'_, B> {
         })
     }
 
-    fn file(&mut self, dir: &Arc<B::Dir>, record: &TrackedDir, entry: &str, stat: &Stat) -> content::Result<()> {
-        let file = self.backing.open(dir, entry, Access::Read)?;
-        let content = Content::open(Arc::clone(self.backing), Arc::clone(self.volume), file, Access::Read)?;
+    fn file(&mut self, dir: &Arc<OpenDir<B>>, record: &TrackedDir, entry: &str, stat: &Stat) -> content::Result<()> {
+        let file = self.modes.open(dir, entry, Access::Read)?;
+        let content = Content::open(Arc::clone(self.modes.backing()), Arc::clone(self.volume), file, Access::Read)?;
         if let Some(known) = self.by_inode.get(&stat.ino) {
             return Ok(record.accept(entry, Some(Target::File(known.object())))?);
         }

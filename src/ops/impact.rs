@@ -1,15 +1,18 @@
 //! Which files of a volume depend on a KMS key: their headers tell, without any key. What a header says of its wrapped
 //! keys is not authenticated here; it is what opening the file would go by.
 
-use std::fs;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
 
-use super::info::{InfoError, file_info};
+use rustix::io::Errno;
+
+use super::info::header_info;
 use super::progress::Progress;
+use super::walk::was_replaced;
 use crate::format::name::EntryKind;
+use crate::format::size::Geometry;
+use crate::store::tree::each_entry;
+use crate::store::{Access, Backing, BackingFile, FileKind, LIST, Modes, OpenDir, Result, Target};
+use crate::sync::Arc;
 use crate::types::KeyArn;
 
 /// Files of a volume by what they need.
@@ -29,84 +32,102 @@ pub struct Impact {
     pub interrupted: bool,
 }
 
-/// Reads the header of every file below `root`, a volume's directory, mounted or not. A file that is gone meanwhile does
-/// not count.
+/// Reads the header of every file of a volume, mounted or not. A file that is gone meanwhile does not count.
 ///
 /// # Errors
-/// If `root` itself cannot be listed.
-pub fn impact(root: &Path, key: &KeyArn, progress: &dyn Progress) -> io::Result<Impact> {
-    let mut impact = Impact::default();
-    let mut inodes = std::collections::HashSet::new();
-    let mut pending: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(dir) = pending.pop() {
-        let top = dir == root;
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if top => return Err(error),
-            Err(error) => {
-                impact.unreadable += u64::from(error.kind() != io::ErrorKind::NotFound);
-                continue;
-            }
-        };
-        for entry in entries {
-            if progress.is_cancelled() {
-                impact.interrupted = true;
-                return Ok(impact);
-            }
-            let Ok(entry) = entry else {
-                impact.unreadable += 1;
-                continue;
-            };
-            if EntryKind::of(entry.file_name().as_bytes(), top).is_hidden() {
-                continue;
-            }
-            let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_dir() {
-                pending.push(entry.path());
-            } else if meta.is_file() {
-                progress.found(1, meta.len());
-                // A file with several names counts once.
-                if meta.nlink() == 1 || inodes.insert(meta.ino()) {
-                    impact.count(&entry.path(), key);
-                }
-                progress.done(1, meta.len());
-            }
+/// If the root itself cannot be listed.
+pub fn impact<B: Backing>(modes: &Arc<Modes<B>>, key: &KeyArn, progress: &dyn Progress) -> Result<Impact> {
+    let mut scan = Scan { modes, key, progress, found: Impact::default(), inodes: HashSet::new(), waiting: Vec::new() };
+    scan.directory(&Arc::new(modes.root(LIST)?), true)?;
+    while let Some((parent, name)) = scan.waiting.pop() {
+        let opened = modes.open_dir(&parent, &name, LIST);
+        if let Err(error) = opened.and_then(|dir| scan.directory(&Arc::new(dir), false)) {
+            scan.found.unreadable += u64::from(!was_replaced(error));
+        }
+        if progress.is_cancelled() {
+            scan.found.interrupted = true;
+            break;
         }
     }
-    Ok(impact)
+    Ok(scan.found)
 }
 
-impl Impact {
-    fn count(&mut self, path: &Path, key: &KeyArn) {
-        let info = match file_info(path, &|_| None) {
-            Ok(info) => info,
-            Err(InfoError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(_) => {
-                self.unreadable += 1;
-                return;
+struct Scan<'a, B: Backing> {
+    modes: &'a Arc<Modes<B>>,
+    key: &'a KeyArn,
+    progress: &'a dyn Progress,
+    found: Impact,
+    /// Files with several names that were counted.
+    inodes: HashSet<u64>,
+    /// Directories that wait are named below their parents: only those on the way down are open.
+    waiting: Vec<(Arc<OpenDir<B>>, String)>,
+}
+
+impl<B: Backing> Scan<'_, B> {
+    fn directory(&mut self, dir: &Arc<OpenDir<B>>, in_root: bool) -> Result<()> {
+        each_entry(&**self.modes.backing(), dir, |raw| {
+            if self.progress.is_cancelled() {
+                return Ok(false);
             }
+            if EntryKind::of(&raw.name, in_root).is_hidden() {
+                return Ok(true);
+            }
+            // No name of the format has other bytes, and without a name nothing is opened.
+            let Ok(name) = std::str::from_utf8(&raw.name) else { return Ok(true) };
+            let Ok(stat) = self.modes.stat(Target::Named(&***dir, name)) else { return Ok(true) };
+            match stat.kind {
+                FileKind::Directory => self.waiting.push((Arc::clone(dir), name.to_owned())),
+                FileKind::Regular => {
+                    self.progress.found(1, stat.size);
+                    // A file with several names counts once.
+                    if stat.nlink == 1 || self.inodes.insert(stat.ino) {
+                        self.file(dir, name);
+                    }
+                    self.progress.done(1, stat.size);
+                }
+                _ => {}
+            }
+            Ok::<_, Errno>(true)
+        })
+    }
+
+    fn file(&mut self, dir: &B::Dir, name: &str) {
+        let mut front = vec![0; Geometry::P4.header_len()];
+        let opened = self.modes.open(dir, name, Access::Read);
+        let read = opened.and_then(|file| Ok((file.read_at(&mut front, 0)?, file.stat()?.size)));
+        let info = match read {
+            Ok((len, size)) => header_info(size, &front[..len], &|_| None).ok(),
+            Err(error) if was_replaced(error) => return,
+            Err(_) => None,
+        };
+        let Some(info) = info else {
+            self.found.unreadable += 1;
+            return;
         };
         let recipients = info.header.iter().filter_map(|header| header.slots.first()).flat_map(|slot| &slot.recipients);
         let (mut under, mut elsewhere) = (false, false);
         for recipient in recipients {
-            let this = recipient.scheme == "kms" && recipient.key == key.as_str();
+            let this = recipient.scheme == "kms" && recipient.key == self.key.as_str();
             (under, elsewhere) = (under || this, elsewhere || !this);
         }
         match (under, elsewhere) {
             (true, false) => {
-                self.only += 1;
-                self.only_bytes += info.plain_size.unwrap_or(0);
+                self.found.only += 1;
+                self.found.only_bytes += info.plain_size.unwrap_or(0);
             }
-            (true, true) => self.also += 1,
-            (false, _) => self.others += 1,
+            (true, true) => self.found.also += 1,
+            (false, _) => self.found.others += 1,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::ops::progress::Silent;
+    use crate::store::LocalDir;
 
     #[test]
     fn what_is_no_file_of_a_volume_is_not_taken_for_one() {
@@ -118,8 +139,8 @@ mod tests {
         fs::write(dir.path().join("foreign"), b"no header").expect("written");
         fs::hard_link(dir.path().join("foreign"), dir.path().join("linked")).expect("linked");
         std::os::unix::fs::symlink("foreign", dir.path().join("symlink")).expect("linked");
-        let found = impact(dir.path(), &key, &Silent).expect("scanned");
+        let modes = Modes::new(Arc::new(LocalDir::open(dir.path()).expect("opened")), false);
+        let found = impact(&modes, &key, &Silent).expect("scanned");
         assert_eq!(found, Impact { others: 1, unreadable: 1, ..Impact::default() });
-        assert!(impact(&dir.path().join("nowhere"), &key, &Silent).is_err());
     }
 }

@@ -96,10 +96,19 @@ pub fn file_info(path: &Path, material_id: &dyn Fn(&[u8]) -> Option<String>) -> 
         return Err(InfoError::NotAFile);
     }
     let stored_size = u64::try_from(stat.st_size).unwrap_or(0);
+    Ok(header_info(stored_size, &front(file)?, material_id)?)
+}
+
+/// What the first bytes of a ciphertext file tell, as many as the longest header has.
+pub(super) fn header_info(
+    stored_size: u64,
+    front: &[u8],
+    material_id: &dyn Fn(&[u8]) -> Option<String>,
+) -> Result<FileInfo, Outcome> {
     if stored_size == 0 {
         return Ok(FileInfo { stored_size, plain_size: Some(0), header: None });
     }
-    let header = HeaderInfo::parse(&front(file)?)?;
+    let header = HeaderInfo::parse(front)?;
     let geometry = header.header.geometry();
     let slots = header.slots.iter().map(|slot| SlotFacts {
         generation: slot.generation,

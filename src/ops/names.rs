@@ -8,7 +8,7 @@ use crate::format::Outcome;
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE, NameCodec, side_entry};
 use crate::store::tree::{each_entry, read_meta};
-use crate::store::{Backing, FileKind};
+use crate::store::{Backing, FileKind, LIST, Modes, OpenDir};
 use crate::sync::Arc;
 use crate::types::DirId;
 
@@ -92,13 +92,14 @@ impl LiveDirs {
     ///
     /// # Errors
     /// The backing's error for the root.
-    pub fn of<B: Backing>(backing: &B, names: &NameCodec) -> Result<Self, Errno> {
+    pub fn of<B: Backing>(modes: &Arc<Modes<B>>, names: &NameCodec) -> Result<Self, Errno> {
+        let backing = &**modes.backing();
         let mut ids = HashSet::new();
-        let mut next = Some((Arc::new(backing.root()?), true));
-        let mut waiting: Vec<(Arc<B::Dir>, String)> = Vec::new();
+        let mut next = Some((Arc::new(modes.root(LIST)?), true));
+        let mut waiting: Vec<(Arc<OpenDir<B>>, String)> = Vec::new();
         while let Some((dir, in_root)) = next {
             let mut children = Vec::new();
-            let listed = each_entry(backing, &*dir, |raw| {
+            let listed = each_entry(backing, &dir, |raw| {
                 let may_be_dir = raw.kind.is_none_or(|kind| kind == FileKind::Directory);
                 if may_be_dir
                     && !EntryKind::of(&raw.name, in_root).is_hidden()
@@ -109,14 +110,14 @@ impl LiveDirs {
                 Ok::<_, Errno>(true)
             });
             let own = listed
-                .and_then(|()| entries(backing, &*dir, in_root, |_| ()))
-                .and_then(|entries| stored_id(backing, &*dir, names, &entries));
+                .and_then(|()| entries(backing, &dir, in_root, |_| ()))
+                .and_then(|entries| stored_id(backing, &dir, names, &entries));
             ids.extend(own.ok().and_then(Result::ok));
             waiting.extend(children.into_iter().map(|name| (Arc::clone(&dir), name)));
             next = None;
             while next.is_none() {
                 let Some((parent, name)) = waiting.pop() else { break };
-                next = backing.open_dir(&parent, &name).ok().map(|dir| (Arc::new(dir), false));
+                next = modes.open_dir(&parent, &name, LIST).ok().map(|dir| (Arc::new(dir), false));
             }
         }
         Ok(Self(ids))

@@ -19,7 +19,7 @@ use crate::format::recipient::{AllowList, Recipient};
 use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
 use crate::keys::{KeyError, KeyService, RewrapJob};
 use crate::kms::registry::Registry;
-use crate::store::{Access, Backing};
+use crate::store::{Access, Backing, Modes};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::KeyArn;
@@ -148,7 +148,7 @@ pub type RewrapFile<'a, B> = dyn Fn(&Visit<'_, B>) -> content::Result<Rewrapped>
 /// # Errors
 /// Only what keeps it from starting.
 pub fn rewrap_files<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     options: &RewrapOptions,
     progress: &dyn Progress,
@@ -158,11 +158,11 @@ pub fn rewrap_files<B: Backing>(
         if file.stat.size == 0 {
             return Ok(Rewrapped::No);
         }
-        let opened = file.backing.open(file.dir, file.entry, Access::ReadWrite)?;
-        let content = Content::open(Arc::clone(file.backing), Arc::clone(volume), opened, Access::ReadWrite)?;
+        let opened = file.open(Access::ReadWrite)?;
+        let content = Content::open(Arc::clone(file.modes.backing()), Arc::clone(volume), opened, Access::ReadWrite)?;
         content.rewrap(&job)
     };
-    rewrap_files_by(backing, &volume.keys.volume(), options.threads, progress, &rewrap)
+    rewrap_files_by(modes, &volume.keys.volume(), options.threads, progress, &rewrap)
 }
 
 /// As [`rewrap_files`], with what is done to each file; for a mounted volume, whose files only the mount may change.
@@ -170,7 +170,7 @@ pub fn rewrap_files<B: Backing>(
 /// # Errors
 /// Only what keeps it from starting.
 pub fn rewrap_files_by<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     opened: &OpenedVolume,
     threads: usize,
     progress: &dyn Progress,
@@ -186,7 +186,7 @@ pub fn rewrap_files_by<B: Backing>(
         findings: Mutex::new(Vec::new()),
     };
     let how = Walk { names: &names, keys: &opened.keys, threads, lenient: None };
-    walk(backing, how, &rewrapper, progress)?;
+    walk(modes, how, &rewrapper, progress)?;
     let mut findings = std::mem::take(&mut *lock(&rewrapper.findings));
     findings.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
     Ok(RewrapReport {

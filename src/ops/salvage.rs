@@ -1,6 +1,6 @@
 //! Writing everything of a volume that authenticates to another directory, around whatever is damaged.
 //!
-//! Nothing is written into the volume. What is lost of a file is a hole in its copy, and listed.
+//! Nothing is written into the volume; at most a mode is changed for the moment. What is lost of a file is a hole in its copy, and listed.
 
 mod out;
 
@@ -21,7 +21,7 @@ use crate::format::Outcome;
 use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::format::volume::OpenedVolume;
 use crate::format::{symlink, xattr};
-use crate::store::{Access, Backing, FileKind, Target};
+use crate::store::{Access, Backing, FileKind, Modes, Target};
 use crate::sync::{Arc, Mutex, lock};
 
 /// A range of a file that is lost.
@@ -85,12 +85,12 @@ pub enum SalvageError {
     Backing(Errno),
 }
 
-/// Writes what authenticates of the volume on `backing` to the directory `to`, which must be empty or missing.
+/// Writes what authenticates of the volume on `modes` to the directory `to`, which must be empty or missing.
 ///
 /// # Errors
 /// What keeps it from starting, and a full or read-only destination.
 pub fn salvage<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     to: &Path,
     threads: usize,
@@ -100,7 +100,7 @@ pub fn salvage<B: Backing>(
         Out::new(to).map_err(|e| if e == Errno::NOTEMPTY { SalvageError::NotEmpty } else { SalvageError::Out(e) })?;
     let opened = volume.keys.volume();
     let names = opened.names();
-    let live = LiveDirs::of(&**backing, &names).map_err(SalvageError::Backing)?;
+    let live = LiveDirs::of(modes, &names).map_err(SalvageError::Backing)?;
     let stopping = Stopping { inner: progress, full: Mutex::new(None) };
     let salvager = Salvager {
         out,
@@ -112,7 +112,7 @@ pub fn salvage<B: Backing>(
         report: Mutex::new(SalvageReport::default()),
     };
     let how = Walk { names: &names, keys: &opened.keys, threads, lenient: Some(&live) };
-    walk(backing, how, &salvager, &stopping).map_err(SalvageError::Backing)?;
+    walk(modes, how, &salvager, &stopping).map_err(SalvageError::Backing)?;
     salvager.finish_directories();
     if let Some(errno) = *lock(&stopping.full) {
         return Err(SalvageError::Out(errno));
@@ -169,9 +169,9 @@ impl<B: Backing> Visitor<B> for Salvager<'_> {
             return;
         }
         lock(&self.report).directories += 1;
-        match dir.backing.stat(Target::Dir(dir.dir)) {
+        match dir.modes.stat(Target::Dir(dir.dir)) {
             Ok(stat) => {
-                let xattrs = self.xattrs(&**dir.backing, Target::Dir(dir.dir));
+                let xattrs = self.xattrs(dir.modes, Target::Dir(dir.dir));
                 lock(&self.directories).push((path.to_vec(), Attributes { stat, xattrs }));
             }
             Err(e) => self.finding_of(dir.paths, Reason::Os(e)),
@@ -188,7 +188,7 @@ impl<B: Backing> Visitor<B> for Salvager<'_> {
         self.make_lost_and_found(object.paths);
         let path = out_path(object.paths);
         let made = if object.stat.kind == FileKind::Symlink {
-            let target = object.backing.read_link(Target::Named(object.dir, object.entry)).ok();
+            let target = object.modes.backing().read_link(Target::Named(object.dir, object.entry)).ok();
             // A forged target is a finding of the walk already.
             let Some(target) = target.and_then(|text| symlink::decode(&self.opened.keys, &text).ok()) else { return };
             self.out.symlink(path, &target)
@@ -196,7 +196,7 @@ impl<B: Backing> Visitor<B> for Salvager<'_> {
             self.out.mknod(path, object.stat)
         };
         let Some(place) = self.wrote(object.paths, made) else { return };
-        let xattrs = self.xattrs(&**object.backing, Target::Named(object.dir, object.entry));
+        let xattrs = self.xattrs(object.modes, Target::Named(object.dir, object.entry));
         let attributes = Attributes { stat: *object.stat, xattrs };
         self.wrote(object.paths, attributes.set_at(&place));
         lock(&self.report).others += 1;
@@ -268,7 +268,7 @@ impl Salvager<'_> {
         };
         let finished = written.and_then(|()| {
             rustix::fs::ftruncate(&target, found.size)?;
-            let xattrs = self.xattrs(&**file.backing, Target::Named(file.dir, file.entry));
+            let xattrs = self.xattrs(file.modes, Target::Named(file.dir, file.entry));
             Attributes { stat: *file.stat, xattrs }.set_on(&target)
         });
         self.wrote(file.paths, finished);
@@ -282,8 +282,8 @@ impl Salvager<'_> {
     }
 
     fn open<B: Backing>(&self, file: &Visit<'_, B>) -> Result<(Content<B>, Vec<Outcome>), Reason> {
-        let opened = file.backing.open(file.dir, file.entry, Access::Read).map_err(Reason::Os)?;
-        Ok(Content::open_damaged(Arc::clone(file.backing), Arc::clone(self.volume), opened)?)
+        let opened = file.open(Access::Read).map_err(Reason::Os)?;
+        Ok(Content::open_damaged(Arc::clone(file.modes.backing()), Arc::clone(self.volume), opened)?)
     }
 
     /// Errors are those of the destination.
@@ -325,11 +325,11 @@ impl Salvager<'_> {
     }
 
     /// The extended attributes in plaintext, as far as they authenticate; what does not is a finding of the walk.
-    fn xattrs<B: Backing>(&self, backing: &B, target: Target<'_, B>) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn xattrs<B: Backing>(&self, modes: &Modes<B>, target: Target<'_, B>) -> Vec<(Vec<u8>, Vec<u8>)> {
         let keys = &self.opened.keys;
         let mut found = Vec::new();
-        for disk in backing.list_xattrs(target).unwrap_or_default() {
-            let Ok(value) = backing.get_xattr(target, &disk) else { continue };
+        for disk in modes.backing().list_xattrs(target).unwrap_or_default() {
+            let Ok(value) = modes.get_xattr(target, &disk) else { continue };
             if !disk.starts_with("user.") {
                 found.push((disk.into_bytes(), value));
             } else if xattr::is_long(&disk) {

@@ -17,7 +17,7 @@ use crate::format::Outcome;
 use crate::format::name::CONTROL_ENTRY;
 use crate::format::size::{UNIT, unit_count};
 use crate::format::volume::MAX_LEN;
-use crate::store::{Access, Backing, BackingFile, Target};
+use crate::store::{Access, Backing, BackingFile, Modes, Target};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::types::{DirId, FileId};
@@ -55,25 +55,25 @@ pub struct VerifyReport {
     pub interrupted: bool,
 }
 
-/// Verifies the whole tree of `backing`: directory ids, names, symlinks, attributes, headers and every unit. Each
+/// Verifies the whole tree of `modes`: directory ids, names, symlinks, attributes, headers and every unit. Each
 /// finding is also handed to `found` when it is made.
 ///
 /// # Errors
 /// Only what keeps it from starting.
 pub fn verify<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     options: VerifyOptions<'_>,
     progress: &dyn Progress,
     found: &(dyn Fn(&Finding) + Send + Sync),
 ) -> Result<VerifyReport, Errno> {
     let open = |file: &Visit<'_, B>, read: &mut ReadFile<'_, B>| {
-        let opened = file.backing.open(file.dir, file.entry, Access::Read)?;
-        let content = Content::open(Arc::clone(file.backing), Arc::clone(volume), opened, Access::Read)?;
+        let opened = file.open(Access::Read)?;
+        let content = Content::open(Arc::clone(file.modes.backing()), Arc::clone(volume), opened, Access::Read)?;
         let record = record_of(volume, file, &content)?;
         read(&content.checked(record)?)
     };
-    verify_by(backing, volume, options, progress, found, &open)
+    verify_by(modes, volume, options, progress, found, &open)
 }
 
 /// What reads a file that was opened.
@@ -85,7 +85,7 @@ pub type ReadFile<'a, B> = dyn FnMut(&Content<B>) -> content::Result<()> + 'a;
 /// # Errors
 /// As [`verify`].
 pub fn verify_by<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     options: VerifyOptions<'_>,
     progress: &dyn Progress,
@@ -109,10 +109,10 @@ pub fn verify_by<B: Backing>(
         findings: Mutex::new(Vec::new()),
     };
     let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: None };
-    walk(backing, how, &verifier, progress)?;
+    walk(modes, how, &verifier, progress)?;
     if !options.in_use {
         // Whoever has it mounted for writing may be replacing it.
-        check_copy(&**backing)?.into_iter().for_each(|finding| verifier.add(finding));
+        check_copy(&**modes.backing())?.into_iter().for_each(|finding| verifier.add(finding));
     }
     let mut findings = std::mem::take(&mut *lock(&verifier.findings));
     findings.sort_by(|a, b| (&a.paths.ciphertext, a.unit).cmp(&(&b.paths.ciphertext, b.unit)));
@@ -178,7 +178,7 @@ impl<B: Backing> Visitor<B> for Verifier<'_, B> {
     fn directory(&self, dir: &DirVisit<'_, B>) {
         if let Ok(id) = dir.identity.stored {
             self.directories.fetch_add(1, Ordering::Relaxed);
-            match dir.backing.stat(Target::Dir(dir.dir)) {
+            match dir.modes.stat(Target::Dir(dir.dir)) {
                 Ok(stat) => self.once(&self.dir_ids, id, stat.ino, dir.paths),
                 Err(error) => self.add(Finding::new(dir.paths, Reason::Os(error))),
             }

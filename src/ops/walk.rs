@@ -12,7 +12,7 @@ use crate::format::header::StaticHeader;
 use crate::format::keys::VolumeKeys;
 use crate::format::name::NameCodec;
 use crate::format::{symlink, xattr};
-use crate::store::{Access, Backing, BackingFile, FileKind, Stat, Target};
+use crate::store::{self, Access, Backing, BackingFile, FileKind, LIST, Modes, OpenDir, Stat, Target};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 
 /// Where what has no name any more is shown, and moved to by `repair`.
@@ -38,8 +38,8 @@ pub trait Visitor<B: Backing>: Send + Sync {
 
 /// A regular file, or something that is no directory, that was met.
 pub struct Visit<'a, B: Backing> {
-    /// The tree.
-    pub backing: &'a Arc<B>,
+    /// The tree, and what of it is used despite its mode.
+    pub modes: &'a Arc<Modes<B>>,
     /// The directory it is in.
     pub dir: &'a B::Dir,
     /// Its name there.
@@ -50,10 +50,20 @@ pub struct Visit<'a, B: Backing> {
     pub stat: &'a Stat,
 }
 
+impl<B: Backing> Visit<'_, B> {
+    /// Opens it, whatever its mode if this process owns it.
+    ///
+    /// # Errors
+    /// The backing's.
+    pub fn open(&self, access: Access) -> store::Result<B::File> {
+        self.modes.open(self.dir, self.entry, access)
+    }
+}
+
 /// A directory that was met.
 pub struct DirVisit<'a, B: Backing> {
-    /// The tree.
-    pub backing: &'a Arc<B>,
+    /// The tree, and what of it is used despite its mode.
+    pub modes: &'a Arc<Modes<B>>,
     /// The directory.
     pub dir: &'a B::Dir,
     /// Where it lies.
@@ -78,18 +88,18 @@ pub struct Walk<'a> {
     pub lenient: Option<&'a LiveDirs>,
 }
 
-/// Walks the tree of `backing`. Stops early, without an error, when `progress` says so.
+/// Walks the tree of `modes`. Stops early, without an error, when `progress` says so.
 pub fn walk<B: Backing, V: Visitor<B>>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     how: Walk<'_>,
     visitor: &V,
     progress: &dyn Progress,
 ) -> Result<(), Errno> {
-    let root = Arc::new(backing.root()?);
+    let root = Arc::new(modes.root(LIST)?);
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let directories = DIRECTORIES_AHEAD.min(descriptors / 8).max(1) as usize;
     let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() }, directories);
-    let walker = Walker { backing, how, visitor, progress, queue: &queue };
+    let walker = Walker { modes, how, visitor, progress, queue: &queue };
     thread::scope(|scope| {
         for _ in 0..how.threads.max(1) {
             scope.spawn(|| walker.run());
@@ -101,12 +111,12 @@ pub fn walk<B: Backing, V: Visitor<B>>(
 enum Job<B: Backing> {
     /// A directory: an entry of `parent`, or `parent` itself.
     Dir {
-        parent: Arc<B::Dir>,
+        parent: Arc<OpenDir<B>>,
         entry: Option<String>,
         paths: Paths,
     },
     File {
-        dir: Arc<B::Dir>,
+        dir: Arc<OpenDir<B>>,
         entry: String,
         paths: Paths,
         stat: Stat,
@@ -122,7 +132,7 @@ struct Queue<B: Backing> {
 
 /// The files of a directory that wait.
 struct Waiting<B: Backing> {
-    dir: Arc<B::Dir>,
+    dir: Arc<OpenDir<B>>,
     files: Vec<Job<B>>,
 }
 
@@ -201,7 +211,7 @@ impl<B: Backing> QueueState<B> {
 }
 
 struct Walker<'a, B: Backing, V: Visitor<B>> {
-    backing: &'a Arc<B>,
+    modes: &'a Arc<Modes<B>>,
     how: Walk<'a>,
     visitor: &'a V,
     progress: &'a dyn Progress,
@@ -215,7 +225,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 match &job {
                     Job::Dir { parent, entry, paths } => self.directory(parent, entry.as_deref(), paths),
                     Job::File { dir, entry, paths, stat } => {
-                        self.visitor.file(&Visit { backing: self.backing, dir, entry, paths, stat });
+                        self.visitor.file(&Visit { modes: self.modes, dir, entry, paths, stat });
                     }
                 }
             }
@@ -234,19 +244,20 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
         }
     }
 
-    fn directory(&self, parent: &Arc<B::Dir>, entry: Option<&str>, paths: &Paths) {
+    fn directory(&self, parent: &Arc<OpenDir<B>>, entry: Option<&str>, paths: &Paths) {
         let dir = match entry {
             None => Arc::clone(parent),
-            Some(entry) => match self.backing.open_dir(parent, entry) {
+            Some(entry) => match self.modes.open_dir(parent, entry, LIST) {
                 Ok(dir) => Arc::new(dir),
                 Err(e) => return self.failed(paths, e),
             },
         };
         let in_root = paths.ciphertext.is_empty();
-        let read =
-            entries(&**self.backing, &dir, in_root, |raw| self.report(&paths.child(raw, None), Outcome::BadName));
+        let read = entries(&**self.modes.backing(), &dir, in_root, |raw| {
+            self.report(&paths.child(raw, None), Outcome::BadName)
+        });
         let read = read.and_then(|entries| {
-            let stored = stored_id(&**self.backing, &dir, self.how.names, &entries)?;
+            let stored = stored_id(&**self.modes.backing(), &dir, self.how.names, &entries)?;
             Ok((entries, stored))
         });
         let (mut entries, stored) = match read {
@@ -261,12 +272,12 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             None => read_strictly(names, stored, &mut entries),
             Some(live) => read_leniently(names, stored, &mut entries, live),
         };
-        self.visitor.directory(&DirVisit { backing: self.backing, dir: &dir, paths, identity, entries: &entries });
+        self.visitor.directory(&DirVisit { modes: self.modes, dir: &dir, paths, identity, entries: &entries });
         for entry in entries.iter().filter(|entry| !entry.kind.is_hidden()) {
             let name = entry.name.as_ref().map(|(name, _)| name.as_slice());
             let mut child = paths.child(entry.raw.as_bytes(), name);
             if name.is_none() && lenient.is_some() {
-                let lost = lost_name(&**self.backing, &dir, &entry.raw);
+                let lost = lost_name(self.modes, &dir, &entry.raw);
                 child.plaintext = Some(format!("{LOST_AND_FOUND}/{lost}").into_bytes());
             }
             if stored.is_ok_and(|own| entry.name.as_ref().is_none_or(|(_, id)| *id != own)) {
@@ -276,12 +287,12 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
         }
     }
 
-    fn entry(&self, dir: &Arc<B::Dir>, entry: &str, paths: Paths) {
-        let stat = match self.backing.stat(Target::Named(&**dir, entry)) {
+    fn entry(&self, dir: &Arc<OpenDir<B>>, entry: &str, paths: Paths) {
+        let stat = match self.modes.stat(Target::Named(&***dir, entry)) {
             Ok(stat) => stat,
             Err(e) => return self.failed(&paths, e),
         };
-        self.attributes(&**dir, entry, &paths, stat.kind);
+        self.attributes(dir, entry, &paths, stat.kind);
         match stat.kind {
             FileKind::Directory => {
                 self.queue.push(Job::Dir { parent: Arc::clone(dir), entry: Some(entry.to_owned()), paths });
@@ -291,7 +302,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 self.queue.push(Job::File { dir: Arc::clone(dir), entry: entry.to_owned(), paths, stat });
             }
             FileKind::Symlink => {
-                match self.backing.read_link(Target::Named(&**dir, entry)) {
+                match self.modes.backing().read_link(Target::Named(&***dir, entry)) {
                     Ok(text) => {
                         if let Err(outcome) = symlink::decode(self.how.keys, &text) {
                             self.report(&paths, outcome);
@@ -299,9 +310,9 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                     }
                     Err(e) => return self.failed(&paths, e),
                 }
-                self.visitor.other(&Visit { backing: self.backing, dir: &**dir, entry, paths: &paths, stat: &stat });
+                self.visitor.other(&Visit { modes: self.modes, dir, entry, paths: &paths, stat: &stat });
             }
-            _ => self.visitor.other(&Visit { backing: self.backing, dir: &**dir, entry, paths: &paths, stat: &stat }),
+            _ => self.visitor.other(&Visit { modes: self.modes, dir, entry, paths: &paths, stat: &stat }),
         }
     }
 
@@ -311,13 +322,13 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             // Linux has no user attributes there.
             return;
         }
-        let names = match self.backing.list_xattrs(Target::Named(dir, entry)) {
+        let names = match self.modes.backing().list_xattrs(Target::Named(dir, entry)) {
             Ok(names) => names,
             Err(Errno::OPNOTSUPP) => return,
             Err(e) => return self.failed(paths, e),
         };
         for disk in names.iter().filter(|name| name.starts_with(xattr::DISK_PREFIX)) {
-            let value = match self.backing.get_xattr(Target::Named(dir, entry), disk) {
+            let value = match self.modes.get_xattr(Target::Named(dir, entry), disk) {
                 Ok(value) => value,
                 Err(Errno::NODATA) => continue,
                 Err(e) => {
@@ -345,13 +356,13 @@ pub(super) fn was_replaced(error: Errno) -> bool {
 }
 
 /// What an entry without a name is called in `lost+found` (FORMAT 8.5): its file id, else its inode number.
-pub fn lost_name<B: Backing>(backing: &B, dir: &B::Dir, entry: &str) -> String {
-    let header = backing.open(dir, entry, Access::Read).ok().and_then(|file| {
+pub fn lost_name<B: Backing>(modes: &Modes<B>, dir: &B::Dir, entry: &str) -> String {
+    let header = modes.open(dir, entry, Access::Read).ok().and_then(|file| {
         let mut header = [0; 48];
         let read = file.read_at(&mut header, 0).is_ok_and(|len| len == header.len());
         StaticHeader::parse(&header).ok().filter(|_| read)
     });
-    match (header, backing.stat(Target::Named(dir, entry))) {
+    match (header, modes.stat(Target::Named(dir, entry))) {
         (Some(header), _) => header.file_id().to_string(),
         (None, Ok(stat)) => format!("{:016x}", stat.ino),
         (None, Err(_)) => entry.to_owned(),

@@ -105,6 +105,11 @@ impl Memory {
         if may { Ok(()) } else { Err(Errno::ACCESS) }
     }
 
+    /// Attributes of users are read and written as the content is (xattr(7)).
+    fn permit_xattr(&self, inode: &Inode, name: &str, way: u32) -> Result<()> {
+        if name.starts_with("user.") { self.permit(inode, way) } else { Ok(()) }
+    }
+
     fn find(&self, dir: &MemoryDir, name: &str) -> Result<Arc<Inode>> {
         self.permit(&dir.0, SEARCH)?;
         read(&self.0.tree).find(dir.0.ino, name)
@@ -427,12 +432,16 @@ impl Backing for Memory {
 
     fn get_xattr(&self, target: Target<'_, Self>, name: &str) -> Result<Vec<u8>> {
         check_xattr_sizes(name, &[])?;
-        self.object(target)?.get_xattr(name, self.0.privileged())
+        let object = self.object(target)?;
+        self.permit_xattr(&object, name, READ)?;
+        object.get_xattr(name, self.0.privileged())
     }
 
     fn set_xattr(&self, target: Target<'_, Self>, name: &str, value: &[u8], mode: XattrMode) -> Result<()> {
         check_xattr_sizes(name, value)?;
-        self.object(target)?.set_xattr(name, value, mode, self.0.privileged(), self.0.now())
+        let object = self.object(target)?;
+        self.permit_xattr(&object, name, WRITE)?;
+        object.set_xattr(name, value, mode, self.0.privileged(), self.0.now())
     }
 
     fn inode_flags(&self, _target: Target<'_, Self>) -> Result<u32> {
@@ -449,7 +458,9 @@ impl Backing for Memory {
 
     fn remove_xattr(&self, target: Target<'_, Self>, name: &str) -> Result<()> {
         check_xattr_sizes(name, &[])?;
-        self.object(target)?.remove_xattr(name, self.0.privileged(), self.0.now())
+        let object = self.object(target)?;
+        self.permit_xattr(&object, name, WRITE)?;
+        object.remove_xattr(name, self.0.privileged(), self.0.now())
     }
 }
 

@@ -2,6 +2,11 @@
 
 use crate::store::{FileKind, FileTime, SetTime, Stat};
 
+/// Setuid and setgid in a mode.
+pub(super) const SET_UID: u32 = 0o4000;
+pub(super) const SET_GID: u32 = 0o2000;
+pub(super) const SET_ID: u32 = SET_UID | SET_GID;
+
 /// Attributes as stat(2) shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {

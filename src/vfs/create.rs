@@ -3,22 +3,20 @@
 use rustix::io::Errno;
 
 use super::Result;
-use super::attr::Attr;
+use super::attr::{Attr, SET_GID, SET_ID};
 use super::fs::{Caller, Located, Vfs};
 use super::inode::Inode;
 use super::io::Opened;
-use super::modes::{CHANGE, Held, SEARCH};
+use super::table::ROOT;
 use crate::content::Content;
 use crate::env::{random, random_nonzero};
 use crate::format::{dirid, symlink};
-use crate::store::{Backing, FileKind, RenameMode, Target};
+use crate::store::{Backing, CHANGE, FileKind, Held, RenameMode, SEARCH, Target};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock, write};
 use crate::types::DirId;
 
 const DEFAULT_ACL: &str = "system.posix_acl_default";
-const SET_GID: u32 = 0o2000;
-const SET_ID: u32 = 0o6000;
 const OWNER_ALL: u32 = 0o700;
 
 impl<B: Backing> Vfs<B> {
@@ -31,6 +29,7 @@ impl<B: Backing> Vfs<B> {
         let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
+        self.check_caller(caller)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.volume.keys.check_default()?;
         self.make_side(&located)?;
@@ -40,6 +39,7 @@ impl<B: Backing> Vfs<B> {
         self.undo_entry(&located, given)?;
         let stat = self.backing.stat(Target::File(&file))?;
         let inode = self.refer(&located, &stat);
+        inode.set_id.store(stat.mode & SET_ID, Ordering::Release);
         let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
         let content = self.note_file(&inode, Some(&located), content)?;
         let opened = self.install(&inode, Arc::new(content), true);
@@ -53,6 +53,7 @@ impl<B: Backing> Vfs<B> {
     /// `EOPNOTSUPP` where the backing cannot; the outcome for a key that cannot be used; the backing's error.
     pub fn tmpfile(&self, parent: u64, mode: u32, caller: &Caller) -> Result<(Attr, Opened)> {
         let parent = self.changeable(parent)?;
+        self.check_caller(caller)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.volume.keys.check_default()?;
         let (file, node) = self.backing.create_unnamed(&*self.dir(&parent)?, mode)?;
@@ -60,6 +61,7 @@ impl<B: Backing> Vfs<B> {
         let stat = self.backing.stat(Target::File(&file))?;
         let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
         write(&inode.place).orphan = Some(node);
+        inode.set_id.store(stat.mode & SET_ID, Ordering::Release);
         let content = Content::created(Arc::clone(&self.backing), Arc::clone(&self.volume), file);
         let content = self.note_file(&inode, None, content)?;
         let opened = self.install(&inode, Arc::new(content), true);
@@ -124,7 +126,7 @@ impl<B: Backing> Vfs<B> {
             }
         };
         self.undo_side(&located, linked)?;
-        let stat = self.backing.stat(located.target())?;
+        let stat = self.modes.stat(located.target())?;
         let inode = self.refer(&located, &stat);
         write(&inode.place).orphan = None;
         self.note_link(&inode, &located)?;
@@ -140,6 +142,7 @@ impl<B: Backing> Vfs<B> {
         let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
+        self.check_caller(caller)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         let temporary = self.temporary_name();
         self.backing.mkdir(&located.dir, &temporary, mode | OWNER_ALL)?;
@@ -223,6 +226,7 @@ impl<B: Backing> Vfs<B> {
         let _change = self.begin_change(&[&parent])?;
         let _held = parent.dir.change();
         let located = self.locate_new(&parent, name)?;
+        self.check_caller(caller)?;
         let mode = self.effective_mode(&parent, mode, caller)?;
         self.make_side(&located)?;
         let made = make(&located, mode);
@@ -263,6 +267,23 @@ impl<B: Backing> Vfs<B> {
         completed
     }
 
+    /// Refuses what would belong to somebody else than its maker: without privilege everything that the daemon makes is its
+    /// user's, and with `allow_other` others may ask. What root makes is root's to use, whomever it belongs to.
+    fn check_caller(&self, caller: &Caller) -> Result<()> {
+        let user = self.backing.user();
+        if self.options.privileged || caller.uid == 0 || caller.uid == user {
+            return Ok(());
+        }
+        if self.events.admits(ROOT, self.volume.keys.clock().now()) {
+            tracing::warn!(
+                uid = caller.uid,
+                "user {} may not create anything in this mount: it would belong to user {user}, as only a mount by root can give files away",
+                caller.uid
+            );
+        }
+        Err(Errno::PERM.into())
+    }
+
     /// The mode to create with: a default ACL takes the place of the file mode creation mask (acl(5)).
     fn effective_mode(&self, parent: &Arc<Inode<B>>, mode: u32, caller: &Caller) -> Result<u32> {
         let mut known = lock(&parent.dir.default_acl);
@@ -282,7 +303,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// A new object belongs to whoever asked for it, its group to the directory if that is setgid. Without privilege
-    /// the daemon and the caller are the same user, and the backing did it already.
+    /// the backing did it already, see [`Self::check_caller`].
     fn give_to_caller(&self, parent: &Arc<Inode<B>>, target: Target<'_, B>, caller: &Caller, mode: u32) -> Result<()> {
         if !self.options.privileged || (caller.uid == 0 && caller.gid == 0) {
             return Ok(());

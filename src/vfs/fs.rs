@@ -5,10 +5,9 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::Result;
-use super::attr::Attr;
+use super::attr::{Attr, SET_ID};
 use super::handle::{DirHandle, FileHandle, Handles};
-use super::inode::Inode;
-use super::modes::{Held, Modes, READ_WRITE, SEARCH, Wide};
+use super::inode::{Inode, SET_ID_UNKNOWN};
 use super::moves::Moves;
 use super::rate_limit::RateLimit;
 use super::table::{InodeTable, ROOT};
@@ -16,7 +15,9 @@ use crate::content::{LiveIds, Volume};
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::format::{Outcome, symlink};
-use crate::store::{Access, Ahead, Backing, BackingFile, Fetcher, FileKind, Stat, Target};
+use crate::store::{
+    Access, Ahead, Backing, BackingFile, Fetcher, FileKind, Held, Modes, READ_WRITE, SEARCH, Stat, Target, Wide,
+};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock, read, write};
 use crate::types::DirId;
@@ -147,6 +148,19 @@ impl<B: Backing> Vfs<B> {
         };
         vfs.dir_id(vfs.table.root())?;
         Ok(vfs)
+    }
+
+    /// The modes that are other than their users see them, for whatever else this process does with the tree.
+    pub fn modes(&self) -> &Arc<Modes<B>> {
+        &self.modes
+    }
+
+    /// Gives objects the modes back that whoever had the volume before did not, see [`Modes::recover`].
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn recover_intents(&self) -> Result<()> {
+        Ok(self.modes.recover()?)
     }
 
     /// How many inodes are known at present.
@@ -314,18 +328,10 @@ impl<B: Backing> Vfs<B> {
 
     /// Opens the backing file of a regular inode, whatever its mode if this process owns it.
     pub(super) fn open_backing(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
-        self.open_by(inode, access, |dir, entry| self.open_entry(dir, entry, access))
-    }
-
-    /// Opens a backing file by its entry, whatever its mode, if this process owns it.
-    pub(super) fn open_entry(&self, dir: &B::Dir, entry: &str, access: Access) -> Result<B::File> {
-        match self.backing.open(dir, entry, access) {
-            Err(Errno::ACCESS) if self.modes.matter() => {
-                let _wide = self.modes.widen(Held::Node(self.backing.pin(dir, entry)?), READ_WRITE, None)?;
-                Ok(self.backing.open(dir, entry, access)?)
-            }
-            other => Ok(other?),
-        }
+        let nameless = |node: &B::Node| {
+            self.modes.despite_mode(Target::Node(node), READ_WRITE, || self.backing.open_node(node, access))
+        };
+        self.open_by(inode, |dir, entry| self.modes.open(dir, entry, access), nameless)
     }
 
     /// Changes the mode of an object.
@@ -335,19 +341,56 @@ impl<B: Backing> Vfs<B> {
         change: impl FnOnce(Target<'_, B>) -> crate::store::Result<()>,
     ) -> Result<()> {
         let known = Some(&inode.dir.rights);
-        self.change_target(inode, |target| self.modes.change(target, known, || change(target)))
+        self.change_target(inode, |target| {
+            self.modes.change(target, known, || {
+                change(target)?;
+                if self.modes.matter() && inode.kind == FileKind::Regular {
+                    inode.set_id.store(self.backing.stat(target)?.mode & SET_ID, Ordering::Release);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Finds out whether a file has setuid or setgid, which a daemon without privilege takes away when it writes.
+    pub(super) fn learn_set_id(&self, inode: &Inode<B>) {
+        if self.modes.matter()
+            && inode.set_id.load(Ordering::Acquire) == SET_ID_UNKNOWN
+            && let Err(error) = self.change_mode(inode, |_| Ok(()))
+        {
+            tracing::debug!(ino = inode.number, "whether a file is setuid or setgid is not known: {error}");
+        }
+    }
+
+    /// Puts setuid and setgid back that went with pages which the kernel had held dirty. When they were written to, it took away
+    /// what had to go; what is there by now was set since.
+    pub(super) fn keep_set_id(&self, inode: &Inode<B>) {
+        if matches!(inode.set_id.load(Ordering::Acquire), 0 | SET_ID_UNKNOWN) {
+            return;
+        }
+        let kept = self.with_target(inode, |target| {
+            self.modes.change(target, None, || {
+                let bits = inode.set_id.load(Ordering::Acquire);
+                let mode = self.backing.stat(target)?.mode;
+                if mode & bits == bits { Ok(()) } else { self.backing.set_mode(target, mode | bits) }
+            })
+        });
+        if let Err(error) = kept {
+            tracing::warn!(ino = inode.number, "setuid or setgid was lost when pages were stored: {error}");
+        }
     }
 
     /// Opens the backing file of a regular inode if its mode allows it.
     pub(super) fn open_plain(&self, inode: &Inode<B>, access: Access) -> Result<B::File> {
-        self.open_by(inode, access, |dir, entry| Ok(self.backing.open(dir, entry, access)?))
+        let nameless = |node: &B::Node| self.backing.open_node(node, access);
+        self.open_by(inode, |dir, entry| self.backing.open(dir, entry, access), nameless)
     }
 
     fn open_by(
         &self,
         inode: &Inode<B>,
-        access: Access,
-        open: impl FnOnce(&B::Dir, &str) -> Result<B::File>,
+        open: impl FnOnce(&B::Dir, &str) -> crate::store::Result<B::File>,
+        nameless: impl FnOnce(&B::Node) -> crate::store::Result<B::File>,
     ) -> Result<B::File> {
         let place = read(&inode.place);
         if let Some((parent, entry)) = place.names.first() {
@@ -356,7 +399,7 @@ impl<B: Backing> Vfs<B> {
             return if self.is_same(inode, &file.stat()?) { Ok(file) } else { Err(Errno::STALE.into()) };
         }
         match &place.orphan {
-            Some(node) => Ok(self.backing.open_node(node, access)?),
+            Some(node) => Ok(nameless(node)?),
             None => Err(Errno::STALE.into()),
         }
     }

@@ -7,6 +7,9 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, lock, write};
 use crate::types::DirId;
 
+/// It is not known whether a file has any of these bits.
+pub(super) const SET_ID_UNKNOWN: u32 = u32::MAX;
+
 /// An inode known to the kernel or to an open handle.
 ///
 /// No descriptor is held for it: it is reached through a directory handle and one of its names. Only when its last
@@ -21,6 +24,9 @@ pub(super) struct Inode<B: Backing> {
     /// Dirty pages of the kernel could not be stored. It goes on to hold them, and the size that the file would have, whatever it
     /// is told: so when nobody has the file open any more, the generation changes, and `ESTALE` has the kernel look it up anew.
     pub(super) pages_lost: AtomicBool,
+    /// Which of setuid and setgid its users see, to a daemon without privilege, which takes them away when it writes; a file that
+    /// nobody opened for writing yet has [`SET_ID_UNKNOWN`]. Changed only while [`crate::store::Modes::change`] runs.
+    pub(super) set_id: AtomicU32,
     /// References of the kernel (FUSE lookup count). Changed only under the table's shard lock.
     pub(super) lookups: AtomicU64,
     /// Handles open for writing: while there are some, the kernel may hold dirty pages.
@@ -98,6 +104,7 @@ impl<B: Backing> Inode<B> {
             kind,
             generation: AtomicU64::new(0),
             pages_lost: AtomicBool::new(false),
+            set_id: AtomicU32::new(SET_ID_UNKNOWN),
             lookups: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             place: RwLock::new(Place { names: Vec::new(), orphan: None }),

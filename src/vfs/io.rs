@@ -159,6 +159,7 @@ impl<B: Backing> Vfs<B> {
     fn hand_out(&self, inode: &Arc<Inode<B>>, content: Arc<Content<B>>, writable: bool) -> Opened {
         if writable {
             inode.writers.fetch_add(1, Ordering::AcqRel);
+            self.learn_set_id(inode);
         }
         let failures_seen = AtomicU64::new(content.failures());
         let handle = FileHandle { inode: Arc::clone(inode), content, writable, failures_seen };
@@ -221,8 +222,9 @@ impl<B: Backing> Vfs<B> {
     pub fn write_back(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let file = self.file(handle)?;
         let stored = self.store(&file, offset, data);
-        if stored.is_err() {
-            file.inode.pages_lost.store(true, Ordering::Release);
+        match &stored {
+            Ok(()) => self.keep_set_id(&file.inode),
+            Err(_) => file.inode.pages_lost.store(true, Ordering::Release),
         }
         stored
     }

@@ -3,10 +3,9 @@
 use super::Result;
 use super::attr::Attr;
 use super::fs::Vfs;
-use super::modes::SEARCH;
 use super::table::ROOT;
 use crate::format::symlink;
-use crate::store::{Backing, FileKind, FileTime, FsStat};
+use crate::store::{Backing, FileKind, FileTime, FsStat, SEARCH};
 use crate::sync::atomic::Ordering;
 use crate::sync::read;
 use rustix::io::Errno;

@@ -5,10 +5,9 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
-use super::modes::{CHANGE, Held, Wide};
 use crate::format::dirid;
 use crate::format::name::{EntryKind, MAX_SIDE};
-use crate::store::{Backing, FileKind, RawEntry, RenameMode, Stat, Target};
+use crate::store::{Backing, CHANGE, FileKind, Held, RawEntry, RenameMode, Stat, Target, Wide};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock, write};
 

@@ -5,8 +5,7 @@ use rustix::io::Errno;
 use super::Result;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
-use super::modes::CHANGE;
-use crate::store::{Backing, FileKind, RenameMode, Stat};
+use crate::store::{Backing, CHANGE, FileKind, RenameMode, Stat};
 use crate::sync::{Arc, RwLockWriteGuard, lock, write};
 
 impl<B: Backing> Vfs<B> {

@@ -80,7 +80,7 @@ impl<B: Backing> Vfs<B> {
         }
         let inode = self.table.refer(self.table.number_of(stat.ino), FileKind::Regular, 1);
         let open = |access| {
-            let file = self.open_entry(dir, entry, access)?;
+            let file = self.modes.open(dir, entry, access)?;
             // Another file may have taken the name since.
             if file.stat()?.ino == stat.ino { Ok(file) } else { Err(Errno::NOENT.into()) }
         };

@@ -4,16 +4,15 @@ use rustix::fs::IFlags;
 use rustix::io::Errno;
 
 use super::Result;
-use super::attr::{Attr, SetAttr};
+use super::attr::{Attr, SET_GID, SET_UID, SetAttr};
 use super::fs::Vfs;
-use super::inode::Inode;
+use super::inode::{Inode, SET_ID_UNKNOWN};
 use crate::content::Content;
 use crate::freshness::InUse;
 use crate::store::{Access, Backing, BackingFile, FileKind, SetTime};
+use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, lock};
 
-const SET_UID: u32 = 0o4000;
-const SET_GID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o010;
 
 impl<B: Backing> Vfs<B> {
@@ -114,8 +113,11 @@ impl<B: Backing> Vfs<B> {
     fn drop_mode_bits(&self, ino: u64, bits: impl FnOnce(&Inode<B>, u32) -> u32) -> Result<bool> {
         let inode = self.inode(ino)?;
         let mode = self.stat(&inode)?.mode;
-        let left = mode & !bits(&inode, mode);
-        if left != mode {
+        let bits = bits(&inode, mode);
+        let left = mode & !bits;
+        // A write can have taken them already: nothing puts them back from here on.
+        let seen = inode.set_id.load(Ordering::Acquire);
+        if left != mode || (seen != SET_ID_UNKNOWN && seen & bits != 0) {
             self.change_mode(&inode, |target| self.backing.set_mode(target, left))?;
         }
         Ok(left != mode)

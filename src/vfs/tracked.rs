@@ -10,14 +10,13 @@ use super::Result;
 use super::events::Event;
 use super::fs::{Located, Vfs};
 use super::inode::Inode;
-use super::modes::{LIST, SEARCH};
 use super::table::ROOT;
 use crate::content::Content;
 use crate::format::Outcome;
 use crate::format::header::{STATIC_LEN, StaticHeader};
 use crate::format::name::EntryKind;
 use crate::freshness::{Changing, FoundEntry, Freshness, InUse, Target, TrackedDir, TrackedFile};
-use crate::store::{self, Access, Backing, BackingFile, FileKind, RenameMode, Stat};
+use crate::store::{self, Access, Backing, BackingFile, FileKind, LIST, RenameMode, SEARCH, Stat};
 use crate::sync::{Arc, read};
 use crate::types::{DirId, FileId};
 
@@ -315,13 +314,13 @@ impl<B: Backing> Vfs<B> {
             Err(other) => return Err(other.into()),
         };
         Ok(Some(match stat.kind {
-            FileKind::Regular => match self.open_entry(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
+            FileKind::Regular => match self.modes.open(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
                 Ok(id) => FoundEntry::File { id, ino: self.table.number_of(stat.ino), shared: stat.nlink > 1 },
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
             kind => {
                 let fresh = self.freshness().expect("only a volume with a record has something to compare");
-                let found = fresh.target_of(&*self.backing, &self.keys, dir, entry, kind)?;
+                let found = fresh.target_of(&self.modes, &self.keys, dir, entry, kind)?;
                 FoundEntry::Other(found.or(was).unwrap_or(Target::Other(kind as u8)))
             }
         }))
@@ -329,7 +328,7 @@ impl<B: Backing> Vfs<B> {
 }
 
 /// The id in a file's header; `None` without one.
-fn file_id<F: BackingFile>(file: &F) -> Result<Option<FileId>> {
+fn file_id<F: BackingFile>(file: &F) -> store::Result<Option<FileId>> {
     let mut head = [0; STATIC_LEN];
     file.read_at(&mut head, 0)?;
     Ok(StaticHeader::parse(&head).ok().map(|header| header.file_id()))

@@ -121,7 +121,7 @@ impl<B: Backing> Vfs<B> {
     /// The full name of an attribute that holds it beside its value.
     fn long_name(&self, inode: &Inode<B>, disk: &str) -> Option<Vec<u8>> {
         // What cannot be read now, or was removed, is not there; what is forged is an event.
-        let data = self.with_target(inode, |target| self.backing.get_xattr(target, disk)).ok()?;
+        let data = self.with_target(inode, |target| self.modes.get_xattr(target, disk)).ok()?;
         let decoded = xattr::decode_long(&self.keys, disk, &data).map_err(Into::into);
         self.report(inode, decoded).ok().map(|(name, _)| name)
     }

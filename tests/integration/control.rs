@@ -73,19 +73,10 @@ fn serve(host: &Host, root: &Path) -> Served<LocalDir> {
     let volume = host.files(root);
     let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
     let options = Options { privileged: rustix::process::geteuid().is_root(), ..Options::default() };
-    let vfs = Arc::new(Vfs::new(backing.clone(), volume.clone(), options).expect("mount"));
+    let vfs = Arc::new(Vfs::new(backing, volume.clone(), options).expect("mount"));
     let service = host.service(&volume.keys.volume().config.volume_id);
     let registry = host.engine.registry();
-    Served {
-        vfs,
-        backing,
-        volume,
-        service,
-        registry,
-        root: root.to_owned(),
-        read_only: false,
-        statistics: Arc::default(),
-    }
+    Served { vfs, volume, service, registry, root: root.to_owned(), read_only: false, statistics: Arc::default() }
 }
 
 fn user() -> Caller {

@@ -15,7 +15,7 @@ use kmsfs::ops::Silent;
 use kmsfs::ops::info::file_info;
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::rewrap::{RewrapOptions, rewrap_files};
-use kmsfs::store::{FileKind, LocalDir, XattrMode};
+use kmsfs::store::{FileKind, LocalDir, Modes, XattrMode};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Attr, ROOT};
 use serde_json::{Value, json};
@@ -314,7 +314,7 @@ fn rewrap(host: &Host, root: &Path) {
     let opened = host.open(root, OpenOptions::default()).expect("open");
     let options = RewrapOptions { from: None, to: None, threads: 2 };
     let backing = Arc::new(LocalDir::open(root).expect("open"));
-    let report = rewrap_files(&backing, &host.files_of(opened), &options, &Silent).expect("rewrap");
+    let report = rewrap_files(&Modes::new(backing, false), &host.files_of(opened), &options, &Silent).expect("rewrap");
     assert_eq!(report.findings, []);
     assert!(report.rewrapped > 0);
 }

@@ -108,6 +108,19 @@ def _():
             os.rename("program", f"{mode:o}")
 
 
+@case("setuid and setgid that are set before a mapped page is written to")
+def _():
+    fd = filled("6755", 0o755)
+    with mmap.mmap(fd, 4096) as memory:
+        os.fchmod(fd, 0o6755)
+        memory[:4] = b"abcd"
+        memory.flush()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.fsync(fd)
+    os.close(fd)
+    assert stat.S_IMODE(os.stat("6755").st_mode) == 0o6755
+
+
 def main():
     os.chdir(sys.argv[1])
     failed = 0

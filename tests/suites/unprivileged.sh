@@ -57,6 +57,13 @@ check "an empty directory without any right is removed" bash -c 'mkdir -m 0 plai
 check "a write-protected tree is used as it is" bash -c 'mkdir -p plain/mod/sub && echo x > plain/mod/sub/f && chmod -R a-w plain/mod && ls -lR plain/mod &&
   grep -q x plain/mod/sub/f && ! touch plain/mod/sub/g && chmod -R u+w plain/mod && rm -r plain/mod'
 check "corners of POSIX" bash -c "mkdir plain/corners && python3 '$work/corners.py' plain/corners"
+# A git repository holds 0444 files, and less is possible: what the mount serves, jobs over the volume have to reach.
+for mode in 444 400 200 000; do echo $mode > plain/f$mode; setfattr -n user.$(printf z%.0s {1..200}) -v x plain/f$mode 2>/dev/null; chmod $mode plain/f$mode; done
+for mode in 500 300 100 000; do mkdir plain/d$mode && echo x > plain/d$mode/f && chmod $mode plain/d$mode; done
+check "two keys" bash -c "'$k' key create --alias k2 && '$k' key create --alias k3"
+check "verify of a mounted volume reads what its owner may not" "$k" verify cipher
+check "rewrap of a mounted volume moves all of it" "$k" rewrap cipher --to alias/k2
+check "modes are as they were set" test "$(stat -c %a plain/f444 plain/f400 plain/f200 plain/f000 plain/d500 plain/d300 plain/d100 plain/d000 | tr '\n' ' ')" = "444 400 200 0 500 300 100 0 "
 check "no mode is left to give back" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
 pid=$(sed -n 's/^pid=//p' cipher/.kmsfs/lock)
 check "the daemon makes no core dumps" grep -q '^Max core file size *0 *0' "/proc/$pid/limits"
@@ -65,9 +72,18 @@ check "the memory of the daemon is closed to its own user" bash -c "! [ -r /proc
 check "names and content are encrypted" bash -c '! ls -R cipher | grep -q data && ! grep -rq hello cipher'
 check "unmount" "$k" umount plain
 check "it is no mount any more" bash -c '! mountpoint -q plain'
+check "verify reads what its owner may not" "$k" verify cipher
+check "rewrap moves all of it" "$k" rewrap cipher --from alias/k2 --to alias/k3
+check "key impact counts it" bash -c "'$k' key impact alias/k3 && ! '$k' key impact alias/k3 | grep unreadable"
+check "nothing is left under the key before" bash -c "'$k' --json key impact alias/k2 | grep -q '\"Only\": *0'"
+check "repair has nothing to do" "$k" repair cipher
+check "salvage loses nothing" "$k" verify cipher --salvage saved
+check "what was salvaged has its content and its mode" bash -c 'test "$(stat -c %a saved/f200 saved/d000 | tr "\n" " ")" = "200 0 " && chmod 600 saved/f200 && grep -q 200 saved/f200'
+chmod -R u+rwX saved
+check "no mode is left to give back by jobs" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
 check "mount again" "$k" mount --daemon cipher plain
 check "content is the same" cmp data plain/data
-for mode in 4755 2755 6711; do check "mode $mode is stored" test "$(stat -c %a plain/corners/$mode)" = $mode; done
+for mode in 4755 2755 6711 6755; do check "mode $mode is stored" test "$(stat -c %a plain/corners/$mode)" = $mode; done
 check "through the link" grep -q hello plain/d/l
 check "rm -r" rm -r plain/d
 check "unmount with fusermount3" fusermount3 -u plain

@@ -11,7 +11,7 @@ use kmsfs::freshness::Freshness;
 use kmsfs::ops::repair::{PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Silent, resume};
-use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, RenameMode, Stat, Target};
+use kmsfs::store::{Access, Backing, BackingFile, FileKind, Memory, Modes, RenameMode, Stat, Target};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Options, Vfs};
 
@@ -218,7 +218,8 @@ pub fn damage(data: &[u8]) -> bool {
     changes.as_chunks().0.iter().take(6).for_each(|choice| tamper(&volume.backing, choice));
     let backing = Arc::new(volume.backing.clone());
     let options = VerifyOptions { threads: 1, in_use: true, resume: None };
-    let report = verify(&backing, &Arc::new(volume.volume()), options, &Silent, &|_| ()).expect("a root");
+    let modes = Modes::new(backing.clone(), false);
+    let report = verify(&modes, &Arc::new(volume.volume()), options, &Silent, &|_| ()).expect("a root");
     let mountable = Vfs::new(backing.clone(), Arc::new(volume.volume()), Options::default()).is_ok();
     assert!(mountable || !report.findings.is_empty());
     if mountable {
@@ -235,10 +236,10 @@ pub fn damage(data: &[u8]) -> bool {
     if !recorded {
         let options = PlanOptions { threads: 1, accept_single: false };
         let files = Arc::new(volume.volume());
-        let planned = plan(&backing, &files, options, &Silent).expect("a root");
-        let applied = apply(&backing, &files, &planned, &*clock()).expect("a log");
+        let planned = plan(&modes, &files, options, &Silent).expect("a root");
+        let applied = apply(&modes, &files, &planned, &*clock()).expect("a log");
         if applied.failed.is_empty() {
-            let again = plan(&backing, &files, options, &Silent).expect("a root");
+            let again = plan(&modes, &files, options, &Silent).expect("a root");
             assert!(again.repairs.is_empty(), "{:?} is left after {:?}", again.repairs, planned.repairs);
         }
     }

@@ -23,8 +23,6 @@ const MAX_PASSES: u32 = 10;
 pub struct Served<B: Backing> {
     /// The filesystem.
     pub vfs: Arc<Vfs<B>>,
-    /// Its ciphertext.
-    pub backing: Arc<B>,
     /// What its files are opened with.
     pub volume: Arc<Volume>,
     /// The key manager as the volume's principal.
@@ -69,7 +67,7 @@ pub fn rewrap<B: Backing>(
     let mut rewrapped = 0;
     for _ in 0..MAX_PASSES {
         let volume = keys.volume();
-        let mut report = rewrap_files_by(&served.backing, &volume, options.threads, progress, &one)
+        let mut report = rewrap_files_by(served.vfs.modes(), &volume, options.threads, progress, &one)
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         let moved = watch.end();
         rewrap_moved(&moved, &job, progress, &mut report);

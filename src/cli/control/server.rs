@@ -271,7 +271,7 @@ impl<B: Backing> Context<B> {
         };
         tracing::info!(volume = %self.volume, "verify begins");
         let report = self
-            .job(client, reader, |job| verify_by(&served.backing, &served.volume, how, job, &|_| {}, &open))
+            .job(client, reader, |job| verify_by(served.vfs.modes(), &served.volume, how, job, &|_| {}, &open))
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         tracing::info!(volume = %self.volume, findings = report.findings.len(), "verify ended");
         Ok(VerifySummary::from(&report))

@@ -13,7 +13,7 @@ use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
 use crate::ops::walk::LOST_AND_FOUND;
 use crate::store::tree::{each_entry, make_meta, read_meta};
-use crate::store::{Access, Backing, BackingFile, FileKind, RenameMode, Target};
+use crate::store::{Access, Backing, BackingFile, CHANGE, FileKind, LIST, Modes, OpenDir, RenameMode, SEARCH, Target};
 use crate::sync::Arc;
 use crate::types::DirId;
 
@@ -40,13 +40,15 @@ pub struct Applied {
 /// # Errors
 /// Only what keeps all of them from being done: the log cannot be written.
 pub fn apply<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     plan: &Plan,
     clock: &dyn Clock,
 ) -> Result<Applied, Errno> {
     let opened = volume.keys.volume();
+    let backing = modes.backing();
     let hand = Hand {
+        modes,
         backing,
         volume,
         names: opened.names(),
@@ -77,6 +79,7 @@ pub fn apply<B: Backing>(
 }
 
 struct Hand<'a, B: Backing> {
+    modes: &'a Arc<Modes<B>>,
     backing: &'a Arc<B>,
     volume: &'a Arc<Volume>,
     opened: &'a OpenedVolume,
@@ -118,15 +121,20 @@ impl<B: Backing> Hand<'_, B> {
     }
 
     /// The directory that an object lies in, and its entry there.
-    fn find<'p>(&self, path: &'p [u8]) -> Result<(B::Dir, &'p str), Errno> {
+    fn find<'p>(&self, path: &'p [u8]) -> Result<(OpenDir<B>, &'p str), Errno> {
         let path = std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?;
         let (above, entry) = path.rsplit_once('/').unwrap_or(("", path));
         Ok((self.dir(above)?, entry))
     }
 
-    fn dir(&self, path: &str) -> Result<B::Dir, Errno> {
-        let parts = path.split('/').filter(|part| !part.is_empty());
-        parts.into_iter().try_fold(self.backing.root()?, |dir, part| self.backing.open_dir(&dir, part))
+    fn dir(&self, path: &str) -> Result<OpenDir<B>, Errno> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        let need = |is_last| if is_last { CHANGE } else { SEARCH };
+        let mut dir = self.modes.root(need(parts.peek().is_none()))?;
+        while let Some(part) = parts.next() {
+            dir = self.modes.open_dir(&dir, part, need(parts.peek().is_none()))?;
+        }
+        Ok(dir)
     }
 
     fn repair(
@@ -146,7 +154,7 @@ impl<B: Backing> Hand<'_, B> {
             }
             Action::FinishRewrap | Action::MirrorRecord | Action::OlderSlot | Action::SetSize { .. } => {
                 let (dir, entry) = self.find(path)?;
-                let file = self.backing.open(&dir, entry, Access::ReadWrite)?;
+                let file = self.modes.open(&dir, entry, Access::ReadWrite)?;
                 match repair.action {
                     Action::SetSize { from, to } => {
                         note("was", json!(from))?;
@@ -184,14 +192,16 @@ impl<B: Backing> Hand<'_, B> {
                     let suffix = if number == 1 { String::new() } else { format!(".{number}") };
                     let name = [&name[..name.len().min(255 - suffix.len())], suffix.as_bytes()].concat();
                     let new = self.names.encode(id, &name).map_err(content::Error::from)?;
-                    match self.backing.stat(Target::Named(&aside, new.entry())) {
+                    match self.backing.stat(Target::Named(&*aside, new.entry())) {
                         Ok(_) => continue,
                         Err(Errno::NOENT) => {}
                         Err(other) => return Err(other.into()),
                     }
                     note("to", json!(format!("{above}/{}", new.entry())))?;
                     self.make_side(&aside, &new)?;
-                    self.backing.rename(&dir, entry, &aside, new.entry(), RenameMode::NoReplace)?;
+                    let renamed = || self.backing.rename(&dir, entry, &aside, new.entry(), RenameMode::NoReplace);
+                    // A directory has to be changed itself for that: its `..` is another one then.
+                    self.modes.despite_mode(Target::Named(&*dir, entry), CHANGE, renamed)?;
                     self.remove_side(&dir, entry);
                     self.backing.sync_dir(&aside)?;
                     return Ok(self.backing.sync_dir(&dir)?);
@@ -202,15 +212,15 @@ impl<B: Backing> Hand<'_, B> {
     }
 
     /// `lost+found` with its id and ciphertext path; made if it is missing.
-    fn lost_and_found(&self) -> content::Result<(B::Dir, DirId, String)> {
-        let root = self.backing.root()?;
+    fn lost_and_found(&self) -> content::Result<(OpenDir<B>, DirId, String)> {
+        let root = self.modes.root(CHANGE)?;
         let id_of = |dir: &B::Dir| {
             let found = read_meta(&**self.backing, dir, dirid::ENTRY, dirid::TEXT_LEN)?;
             dirid::decode(&self.opened.keys, found.as_found()).map_err(content::Error::from)
         };
         let name = self.names.encode(id_of(&root)?, LOST_AND_FOUND.as_bytes()).map_err(content::Error::from)?;
         let entry = name.entry();
-        match self.backing.open_dir(&root, entry) {
+        match self.modes.open_dir(&root, entry, CHANGE) {
             Ok(dir) => {
                 let id = id_of(&dir)?;
                 return Ok((dir, id, entry.to_owned()));
@@ -221,7 +231,7 @@ impl<B: Backing> Hand<'_, B> {
         let temporary = self.temporary();
         let id = DirId::from_bytes(random_nonzero(&*self.volume.entropy));
         self.backing.mkdir(&root, &temporary, 0o700)?;
-        let dir = self.backing.open_dir(&root, &temporary)?;
+        let dir = self.modes.open_dir(&root, &temporary, CHANGE)?;
         make_meta(&**self.backing, &dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, id), self.meta_file)?;
         self.backing.sync_dir(&dir)?;
         self.make_side(&root, &name)?;
@@ -261,15 +271,14 @@ impl<B: Backing> Hand<'_, B> {
     }
 
     fn remove_leftover(&self, dir: &B::Dir, entry: &str, depth: u32) -> Result<(), Errno> {
-        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Temporary && !is_leftover(&**self.backing, dir, entry)?
-        {
+        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Temporary && !is_leftover(self.modes, dir, entry)? {
             return Err(Errno::NOTEMPTY);
         }
         match self.backing.unlink(dir, entry) {
             Err(Errno::ISDIR) if depth > 0 => {}
             other => return other,
         }
-        let inner = self.backing.open_dir(dir, entry)?;
+        let inner = self.modes.open_dir(dir, entry, CHANGE)?;
         for name in leftovers_in(&**self.backing, &inner)?.ok_or(Errno::NOTEMPTY)? {
             self.remove_leftover(&inner, &name, depth - 1)?;
         }
@@ -294,20 +303,20 @@ impl<B: Backing> Hand<'_, B> {
 }
 
 /// Whether something under a hidden name holds nothing that a user could miss: an id, side entries, more of its kind.
-pub(super) fn is_leftover<B: Backing>(backing: &B, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
-    is_leftover_within(backing, dir, entry, LEFTOVER_DEPTH)
+pub(super) fn is_leftover<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
+    is_leftover_within(modes, dir, entry, LEFTOVER_DEPTH)
 }
 
-fn is_leftover_within<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, depth: u32) -> Result<bool, Errno> {
-    let stat = backing.stat(Target::Named(dir, entry))?;
+fn is_leftover_within<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &str, depth: u32) -> Result<bool, Errno> {
+    let stat = modes.stat(Target::Named(dir, entry))?;
     match stat.kind {
         FileKind::Symlink => Ok(true),
         FileKind::Regular => Ok(stat.size <= MAX_SIDE as u64),
         FileKind::Directory if depth > 0 => {
-            let inner = backing.open_dir(dir, entry)?;
-            let Some(names) = leftovers_in(backing, &inner)? else { return Ok(false) };
+            let inner = modes.open_dir(dir, entry, LIST)?;
+            let Some(names) = leftovers_in(&**modes.backing(), &inner)? else { return Ok(false) };
             for name in names.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
-                if !is_leftover_within(backing, &inner, name, depth - 1)? {
+                if !is_leftover_within(modes, &inner, name, depth - 1)? {
                     return Ok(false);
                 }
             }

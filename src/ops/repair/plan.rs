@@ -14,7 +14,7 @@ use crate::ops::names::{Entry, Identity, LiveDirs};
 use crate::ops::progress::Progress;
 use crate::ops::verify::check_copy;
 use crate::ops::walk::{DirVisit, LOST_AND_FOUND, Visit, Visitor, Walk, lost_name, walk};
-use crate::store::{Access, Backing, Stat};
+use crate::store::{Access, Backing, Modes, Stat};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::DirId;
 
@@ -36,14 +36,14 @@ pub struct PlanOptions {
 /// # Errors
 /// Only what keeps it from starting.
 pub fn plan<B: Backing>(
-    backing: &Arc<B>,
+    modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
     options: PlanOptions,
     progress: &dyn Progress,
 ) -> Result<Plan, Errno> {
     let opened = volume.keys.volume();
     let names = opened.names();
-    let live = LiveDirs::of(&**backing, &names)?;
+    let live = LiveDirs::of(modes, &names)?;
     let planner = Planner {
         volume,
         names: &names,
@@ -53,11 +53,11 @@ pub fn plan<B: Backing>(
         inodes: Mutex::new(HashSet::new()),
         plan: Mutex::new(Plan::default()),
     };
-    if let Some(finding) = check_copy(&**backing)? {
+    if let Some(finding) = check_copy(&**modes.backing())? {
         planner.repair(&finding.paths, Action::CopyConfig);
     }
     let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: Some(&live) };
-    walk(backing, how, &planner, progress)?;
+    walk(modes, how, &planner, progress)?;
     let mut plan = std::mem::take(&mut *lock(&planner.plan));
     // Ids from above, so that what is in a directory is found; moves from below, so that the paths to the others stay.
     plan.repairs.sort_by_cached_key(|repair| {
@@ -104,7 +104,7 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
                 (_, None, Some(_)) => {
                     let paths = dir
                         .paths
-                        .child(entry.raw.as_bytes(), Some(lost_name(&**dir.backing, dir.dir, &entry.raw).as_bytes()));
+                        .child(entry.raw.as_bytes(), Some(lost_name(dir.modes, dir.dir, &entry.raw).as_bytes()));
                     self.put_aside(&paths, None, Outcome::BadName);
                 }
                 // Names that are read, and those of a directory whose id is not known: restored with it, they come back.
@@ -170,7 +170,7 @@ impl Planner<'_> {
     }
 
     fn leftover<B: Backing>(&self, dir: &DirVisit<'_, B>, entry: &Entry, paths: Paths) {
-        match super::apply::is_leftover(&**dir.backing, dir.dir, &entry.raw) {
+        match super::apply::is_leftover(dir.modes, dir.dir, &entry.raw) {
             Ok(true) => self.repair(&paths, Action::RemoveLeftover),
             Ok(false) => self.remains(Finding::new(&paths, Outcome::BadName.into())),
             Err(e) => self.remains(Finding::new(&paths, Reason::Os(e))),
@@ -199,11 +199,11 @@ impl Planner<'_> {
 
     fn header<B: Backing>(&self, file: &Visit<'_, B>) {
         let first = file.stat.nlink == 1 || lock(&self.inodes).insert(file.stat.ino);
-        let opened = match file.backing.open(file.dir, file.entry, Access::Read) {
+        let opened = match file.open(Access::Read) {
             Ok(opened) => opened,
             Err(e) => return self.remains(Finding::new(file.paths, Reason::Os(e))),
         };
-        let content = Content::open_damaged(Arc::clone(file.backing), Arc::clone(self.volume), opened);
+        let content = Content::open_damaged(Arc::clone(file.modes.backing()), Arc::clone(self.volume), opened);
         let (content, flaws) = match content {
             Ok(content) => content,
             Err(e) => return self.remains(Finding::new(file.paths, e.into())),
@@ -240,7 +240,7 @@ impl Planner<'_> {
                         | Outcome::UnknownFeature),
                     ) => self.remains(Finding::new(file.paths, why.into())),
                     Some(why) => {
-                        let id = lost_name(&**file.backing, file.dir, file.entry);
+                        let id = lost_name(file.modes, file.dir, file.entry);
                         self.put_aside(file.paths, Some(id), why);
                     }
                     None => flaws.iter().for_each(|f| self.remains(Finding::new(file.paths, (*f).into()))),

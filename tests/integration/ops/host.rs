@@ -17,7 +17,7 @@ use kmsfs::ops::init::{InitOptions, NewVolume, init_volume, new_volume_id};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::verify::{VerifyOptions, VerifyReport, verify};
 use kmsfs::ops::{Finding, Silent, VolumeError};
-use kmsfs::store::LocalDir;
+use kmsfs::store::{LocalDir, Modes};
 use kmsfs::types::{KeyArn, Timestamp, VolumeId};
 use kmsfs::vfs::{Caller as User, Options, ROOT, Vfs};
 use tempfile::TempDir;
@@ -116,7 +116,7 @@ impl Host {
     pub fn verify(&self, root: &Path) -> VerifyReport {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let options = VerifyOptions { threads: 2, in_use: false, resume: None };
-        verify(&backing, &self.files(root), options, &Silent, &|_| ()).expect("verify")
+        verify(&Modes::new(backing, false), &self.files(root), options, &Silent, &|_| ()).expect("verify")
     }
 
     /// What `verify` finds, see [`codes`].

@@ -10,7 +10,7 @@ use kmsfs::env::{ManualClock, SystemClock};
 use kmsfs::ops::repair::{Action, Applied, Plan, PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Finding, Silent};
-use kmsfs::store::{Access, Backing, BackingFile, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions};
+use kmsfs::store::{Access, Backing, BackingFile, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions, Modes};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::ROOT;
 
@@ -25,16 +25,20 @@ const HEADER: usize = 4096;
 
 const OPTIONS: PlanOptions = PlanOptions { threads: 2, accept_single: false };
 
-fn plan_for(host: &Host, root: &Path, options: PlanOptions) -> (Arc<LocalDir>, Arc<Volume>, Plan) {
-    let (backing, volume) = (Arc::new(LocalDir::open(root).expect("open")), host.files(root));
-    let plan = plan(&backing, &volume, options, &Silent).expect("plan");
-    (backing, volume, plan)
+fn modes<B: Backing>(backing: B) -> Arc<Modes<B>> {
+    Modes::new(Arc::new(backing), false)
+}
+
+fn plan_for(host: &Host, root: &Path, options: PlanOptions) -> (Arc<Modes<LocalDir>>, Arc<Volume>, Plan) {
+    let (tree, volume) = (modes(LocalDir::open(root).expect("open")), host.files(root));
+    let plan = plan(&tree, &volume, options, &Silent).expect("plan");
+    (tree, volume, plan)
 }
 
 /// Applies what is planned; what cannot be done fails the test.
 fn repair(host: &Host, root: &Path, options: PlanOptions) -> Plan {
-    let (backing, volume, plan) = plan_for(host, root, options);
-    let applied = apply(&backing, &volume, &plan, &SystemClock).expect("apply");
+    let (tree, volume, plan) = plan_for(host, root, options);
+    let applied = apply(&tree, &volume, &plan, &SystemClock).expect("apply");
     assert_eq!(applied, Applied { done: plan.repairs.len(), failed: vec![] });
     plan
 }
@@ -202,10 +206,10 @@ fn keys_that_may_not_be_used_are_no_damage() {
     let other = tempfile::TempDir::new().expect("temporary directory");
     host.init(other.path(), "alias/mine").expect("init");
     // Opened before the key is disabled: the files' keys are asked for anew.
-    let (backing, volume) = (Arc::new(LocalDir::open(other.path()).expect("open")), host.files(other.path()));
+    let (tree, volume) = (modes(LocalDir::open(other.path()).expect("open")), host.files(other.path()));
     host.mount(other.path()).write(ROOT, "file", b"content");
     host.engine.disable_key(&host.caller, key.as_str().into()).expect("disabled");
-    let planned = plan(&backing, &volume, OPTIONS, &Silent).expect("plan");
+    let planned = plan(&tree, &volume, OPTIONS, &Silent).expect("plan");
     assert_eq!((actions(&planned), codes(&planned.remaining)), (vec![], vec!["KeyUnavailable file".to_owned()]));
 }
 
@@ -238,9 +242,9 @@ fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
 }
 
 fn repaired(fixture: &Fixture<Faulty<Memory>>) -> Plan {
-    let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
-    let planned = plan(&backing, &volume, OPTIONS, &Silent).expect("plan");
-    let applied = apply(&backing, &volume, &planned, &SystemClock).expect("apply");
+    let (tree, volume) = (modes(fixture.backing.clone()), Arc::new(fixture.volume()));
+    let planned = plan(&tree, &volume, OPTIONS, &Silent).expect("plan");
+    let applied = apply(&tree, &volume, &planned, &SystemClock).expect("apply");
     assert_eq!(applied.failed, []);
     planned
 }
@@ -312,16 +316,16 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
                 let image = disk.image(Cut { done, journal, log: None }, &pages, clock(), ordered_metadata);
                 let after = fixture.on(image);
                 repaired(&after);
-                let left = plan(&Arc::new(after.backing.clone()), &Arc::new(after.volume()), OPTIONS, &Silent);
+                let left = plan(&modes(after.backing.clone()), &Arc::new(after.volume()), OPTIONS, &Silent);
                 assert_eq!(actions(&left.expect("plan")), Vec::<String>::new(), "cut at {done}");
                 assert_eq!(contents(&after), whole, "cut at {done}");
                 states += 1;
             }
         }
         assert!(states > 100, "{states} states");
-        let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
+        let (tree, volume) = (modes(fixture.backing.clone()), Arc::new(fixture.volume()));
         let options = VerifyOptions { threads: 1, in_use: false, resume: None };
-        let report = verify(&backing, &volume, options, &Silent, &|_: &Finding| ()).expect("verify");
+        let report = verify(&tree, &volume, options, &Silent, &|_: &Finding| ()).expect("verify");
         assert_eq!(report.findings.len(), 1, "the forged file: {:?}", codes(&report.findings));
         assert!(planned.repairs.iter().any(|r| matches!(r.action, Action::WriteDirId { votes: 3, .. })));
     }

@@ -11,7 +11,7 @@ use kmsfs::ops::info::{HeaderFacts, file_info};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files};
 use kmsfs::ops::{Progress, Silent, config};
-use kmsfs::store::LocalDir;
+use kmsfs::store::{LocalDir, Modes};
 use kmsfs::types::KeyArn;
 use kmsfs::vfs::ROOT;
 use tempfile::TempDir;
@@ -35,7 +35,7 @@ pub fn rewrap(
     let (opened, root_key) =
         rewrap_config(root, &meta, opened, &*service, &registry, &options, &*host.clock).expect("configuration");
     let backing = Arc::new(LocalDir::open(root).expect("open"));
-    let report = rewrap_files(&backing, &host.files_of(opened), &options, progress).expect("files");
+    let report = rewrap_files(&Modes::new(backing, false), &host.files_of(opened), &options, progress).expect("files");
     RewrapReport { root_key, ..report }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kmsfs::ops::Silent;
 use kmsfs::ops::salvage::{SalvageError, SalvageReport, salvage};
-use kmsfs::store::{Fault, FaultPlan, Faulty, FileTime, LocalDir, OpClass, SetTime, XattrMode};
+use kmsfs::store::{Fault, FaultPlan, Faulty, FileTime, LocalDir, Modes, OpClass, SetTime, XattrMode};
 use kmsfs::vfs::{ROOT, SetAttr};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ const HEADER: usize = 4096;
 
 pub fn run(host: &Host, root: &Path, out: &Path) -> SalvageReport {
     let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
-    salvage(&backing, &host.files(root), out, 2, &Silent).expect("salvage")
+    salvage(&Modes::new(backing, false), &host.files(root), out, 2, &Silent).expect("salvage")
 }
 
 /// Each incomplete file as `path size: offset+len outcome, ... (outcomes of the whole)`.
@@ -102,8 +102,13 @@ fn a_sound_volume_is_copied_with_everything() {
     let mut value = [0; 16];
     let len = rustix::fs::getxattr(at("big"), "user.comment", &mut value[..]).expect("getxattr");
     assert_eq!(&value[..len], b"value");
-    let again =
-        salvage(&Arc::new(LocalDir::open(dir.path()).expect("open")), &host.files(dir.path()), out.path(), 1, &Silent);
+    let again = salvage(
+        &Modes::new(Arc::new(LocalDir::open(dir.path()).expect("open")), false),
+        &host.files(dir.path()),
+        out.path(),
+        1,
+        &Silent,
+    );
     assert_eq!(again, Err(SalvageError::NotEmpty));
     // So that it can be removed without privilege.
     rustix::fs::chmod(at(&inner[..204]), 0o700.into()).expect("chmod");
@@ -259,14 +264,15 @@ fn a_failing_disk_costs_what_it_fails() {
     let plan = FaultPlan::new();
     let backing = Arc::new(Faulty::new(LocalDir::open(dir.path()).expect("open"), plan.clone()));
     let first = TempDir::new().expect("temporary directory");
-    salvage(&backing, &host.files(dir.path()), first.path(), 1, &Silent).expect("salvage");
+    salvage(&Modes::new(backing, false), &host.files(dir.path()), first.path(), 1, &Silent).expect("salvage");
     let reads = plan.count(&[OpClass::Read]);
     for at in 0..reads {
         let plan = FaultPlan::new();
         let backing = Arc::new(Faulty::new(LocalDir::open(dir.path()).expect("open"), plan.clone()));
         plan.inject(Fault::from(&[OpClass::Read], at, Errno::IO));
         let out = TempDir::new().expect("temporary directory");
-        let report = salvage(&backing, &host.files(dir.path()), out.path(), 1, &Silent).expect("salvage");
+        let report =
+            salvage(&Modes::new(backing, false), &host.files(dir.path()), out.path(), 1, &Silent).expect("salvage");
         assert!(!report.findings.is_empty() || !report.incomplete.is_empty(), "read {at} failed and nothing is said");
     }
 }

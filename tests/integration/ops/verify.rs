@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kmsfs::ops::resume::Resume;
 use kmsfs::ops::verify::{VerifyOptions, VerifyReport, verify};
 use kmsfs::ops::{Progress, Silent};
-use kmsfs::store::{Fault, FaultPlan, Faulty, LocalDir, OpClass, RenameMode};
+use kmsfs::store::{Fault, FaultPlan, Faulty, LocalDir, Modes, OpClass, RenameMode};
 use kmsfs::vfs::ROOT;
 use rustix::io::Errno;
 
@@ -59,7 +59,8 @@ fn a_file_that_is_renamed_meanwhile_is_no_copy_of_itself() {
     let backing = Arc::new(LocalDir::open(dir.path()).expect("open the directory"));
     let options = VerifyOptions { threads: 1, in_use: true, resume: None };
     let renaming = RenameMeanwhile(&mounted, std::sync::Mutex::new(names));
-    let report = verify(&backing, &host.files(dir.path()), options, &renaming, &|_| ()).expect("verify");
+    let report =
+        verify(&Modes::new(backing, false), &host.files(dir.path()), options, &renaming, &|_| ()).expect("verify");
     assert_eq!(codes(&report.findings), Vec::<String>::new());
     assert!(report.files > 10, "{} were looked at", report.files);
     // A copy is found as ever.
@@ -83,7 +84,7 @@ fn run(
 ) -> VerifyReport {
     let backing = Arc::new(Faulty::new(LocalDir::open(root).expect("open the directory"), plan.clone()));
     let options = VerifyOptions { threads: 1, in_use: false, resume };
-    verify(&backing, &host.files(root), options, on, &|_| ()).expect("verify")
+    verify(&Modes::new(backing, false), &host.files(root), options, on, &|_| ()).expect("verify")
 }
 
 #[test]
