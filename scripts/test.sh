@@ -146,6 +146,9 @@ if cargo clippy --version > /dev/null 2>&1; then
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi
+# The targets of fuzz/ compile, but for libFuzzer itself, which takes a C++ compiler.
+[ "$MODE" = quick ] || step fuzz-targets env CUSTOM_LIBFUZZER_PATH=/nonexistent/libfuzzer.a \
+  cargo check --release --locked --manifest-path fuzz/Cargo.toml --target-dir "$(target_dir)"
 if cargo deny --version > /dev/null 2>&1; then
   step deny cargo_deny
 else
