@@ -146,9 +146,6 @@ if cargo clippy --version > /dev/null 2>&1; then
 else
   skip clippy "clippy is not installed (rustup component add clippy)"
 fi
-# The targets of fuzz/ compile, but for libFuzzer itself, which takes a C++ compiler.
-[ "$MODE" = quick ] || step fuzz-targets env CUSTOM_LIBFUZZER_PATH=/nonexistent/libfuzzer.a \
-  cargo check --release --locked --manifest-path fuzz/Cargo.toml --target-dir "$(target_dir)"
 if cargo deny --version > /dev/null 2>&1; then
   step deny cargo_deny
 else
@@ -201,6 +198,11 @@ seeds() { # N: numbers from the clock, printed in the log, so that every run loo
 # The Rust SDK's client takes two minutes to compile.
 if [ "$MODE" != quick ] && wanted sdk; then
   beside sdk cargo build --locked --manifest-path tests/sdk/rust/Cargo.toml --target-dir "$(target_dir)/sdk"
+fi
+# The targets of fuzz/ compile, but for libFuzzer itself, which takes a C++ compiler.
+if [ "$MODE" != quick ] && wanted fuzz-targets; then
+  beside fuzz-targets env CUSTOM_LIBFUZZER_PATH=/nonexistent/libfuzzer.a \
+    cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$(target_dir)/fuzz"
 fi
 mounted cli $S/cli.sh
 mounted interrupted $S/interrupted.sh
@@ -274,6 +276,8 @@ else
   [ -z "${BESIDE[sdk]:-}" ] || collect sdk > /dev/null
   step sdk tests/sdk/run.sh
 fi
+
+[ -z "${BESIDE[fuzz-targets]:-}" ] || step fuzz-targets collect fuzz-targets
 
 # ---- the end ------------------------------------------------------------------------------------------------------
 [ ${#SKIPPED[@]} = 0 ] || printf 'skipped steps (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"
