@@ -32,25 +32,26 @@ const MIB: u64 = 1 << 20;
 /// Each cost is an average over this many.
 const TIMES: u64 = 32;
 
-/// Requests, and how many times the cipher's work on one unit each may take: a twelfth more than it does. Long copies and
-/// the wiping of stacks weigh much, since callgrind counts one instruction for each byte of a string instruction.
+/// Requests, and how many times the cipher's work on one unit each may take: for streams a twelfth more than it does, for what is
+/// short a quarter, since tables with random seeds differ from run to run. Long copies and the wiping of stacks weigh much, since
+/// callgrind counts one instruction for each byte of a string instruction.
 const ALLOWED: [(&str, f64); 11] = [
-    ("overwrite 4 KiB", 5.05),
+    ("overwrite 4 KiB", 5.8),
     ("overwrite 1 MiB", 312.0),
-    ("read 4 KiB", 2.5),
+    ("read 4 KiB", 2.9),
     ("read 1 MiB", 299.0),
-    ("get attributes", 0.24),
-    ("look up", 2.17),
-    ("open", 0.24),
-    ("create", 2.82),
-    ("first write of 2 KiB", 16.9),
-    ("release", 0.268),
-    ("unlink", 2.54),
+    ("get attributes", 0.28),
+    ("look up", 2.5),
+    ("open", 0.28),
+    ("create", 3.3),
+    ("first write of 2 KiB", 19.5),
+    ("release", 0.35),
+    ("unlink", 2.95),
 ];
 
 /// How many times the former the latter may take, which has ten times as much around it: the trees of the memory that stands
 /// for the ciphertext directory grow a little.
-const FLAT: f64 = 1.05;
+const FLAT: f64 = 1.15;
 const PAIRS: [(&str, &str); 4] = [
     ("among 100 names", "look up among 1,000 names"),
     ("among 100 names", "create among 1,000 names"),
