@@ -106,9 +106,9 @@ impl Freshness {
                 (record, update, upto)
             })
             .collect();
-        let changed: Vec<_> = lock(&self.files).changed.values().cloned().collect();
-        let mut unsettled = Vec::new();
-        let files: Vec<_> = changed
+        let records: Vec<_> = lock(&self.files).changed.values().cloned().collect();
+        let mut changed = Vec::new();
+        let files: Vec<_> = records
             .into_iter()
             .filter(|record| {
                 let state = lock(&record.state);
@@ -117,7 +117,7 @@ impl Freshness {
             .map(|record| {
                 let mut state = lock(&record.state);
                 if state.announced || state.changes > state.persisted {
-                    unsettled.push(Arc::clone(&record));
+                    changed.push(Arc::clone(&record));
                 }
                 state.announced = false;
                 let (update, upto) = state.update(record.object, false);
@@ -125,7 +125,6 @@ impl Freshness {
                 (record, update, upto)
             })
             .collect();
-        let changed = unsettled;
         (!dirs.is_empty() || !files.is_empty()).then_some(Snapshot { dirs, files, changed, clock })
     }
 }

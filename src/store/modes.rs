@@ -197,7 +197,7 @@ impl<B: Backing> Modes<B> {
 
     fn enter(self: &Arc<Self>, dir: B::Dir, need: u32) -> Result<OpenDir<B>> {
         let dir = Arc::new(dir);
-        let wide = if self.matter() { self.widen(Held::Dir(Arc::clone(&dir)), need, None)? } else { None };
+        let wide = self.widen(Held::Dir(Arc::clone(&dir)), need, None)?;
         Ok(OpenDir { dir, _wide: wide })
     }
 

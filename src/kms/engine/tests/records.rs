@@ -190,9 +190,8 @@ fn what_goes_on_after_tampering_does_not_cover_it() {
     assert_eq!((report.records, report.files), (3, 2));
 }
 
-#[test]
-fn a_torn_line_and_records_ahead_of_the_head_are_taken_care_of() {
-    let (bench, file) = log();
+/// Leaves what a crash does that comes after the append, before its flush and before the head moved; how many records are there.
+fn records_ahead_of_the_head(bench: &Bench) -> u64 {
     let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
     let head: (String, Vec<u8>) = database
         .query_row("SELECT record, mac FROM audit_head", [], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -200,10 +199,17 @@ fn a_torn_line_and_records_ahead_of_the_head_are_taken_care_of() {
     bench.key();
     bench.engine.audit().flush().expect("flushed");
     let count = bench.engine.audit().verify().expect("verified").records;
-    // A crash after the append and before the head moved, and another in the middle of a line.
     database
         .execute("UPDATE audit_head SET record = ?1, mac = ?2", rusqlite::params![head.0, head.1])
         .expect("set back");
+    count
+}
+
+#[test]
+fn a_torn_line_and_records_ahead_of_the_head_are_taken_care_of() {
+    let (bench, file) = log();
+    let count = records_ahead_of_the_head(&bench);
+    // Another crash in the middle of a line.
     let mut torn = fs::read(&file).expect("read");
     torn.extend_from_slice(b"{\"awsRegion\":\"us");
     fs::write(&file, torn).expect("written");
@@ -242,17 +248,7 @@ fn a_file_of_the_log_is_not_relied_on_before_its_name_is_durable() {
 #[test]
 fn records_ahead_of_the_head_are_durable_before_it_moves() {
     let (bench, file) = log();
-    let database = rusqlite::Connection::open(bench.home().join("kms.db")).expect("opened");
-    let head: (String, Vec<u8>) = database
-        .query_row("SELECT record, mac FROM audit_head", [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .expect("a head");
-    bench.key();
-    bench.engine.audit().flush().expect("flushed");
-    let count = bench.engine.audit().verify().expect("verified").records;
-    // A crash after the append, before its flush.
-    database
-        .execute("UPDATE audit_head SET record = ?1, mac = ?2", rusqlite::params![head.0, head.1])
-        .expect("set back");
+    let count = records_ahead_of_the_head(&bench);
     bench.engine.audit().set_max_file(1);
     crash::flushed();
     bench.key();
