@@ -101,6 +101,12 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
         ));
     }
     show(settings, args, &plan, applied.as_ref());
+    if let Some(Err(error)) = applied.as_ref().map(|applied| applied.flushed) {
+        return Err(CliError::io(&args.dir, "flush what was repaired in", &error.into()).hint(format_args!(
+            "a power cut can undo the repairs; when the disk below works, mount its filesystem anew and run: kmsfs repair {}",
+            args.dir.display()
+        )));
+    }
     let sound = match &applied {
         None => plan.repairs.is_empty() && plan.remaining.is_empty(),
         Some(applied) => {

@@ -26,15 +26,17 @@ const LEFTOVER_DEPTH: u32 = 8;
 const NAMESAKES: u32 = 10_000;
 
 /// What was done.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// How many repairs.
     pub done: usize,
     /// Those that failed, with why.
     pub failed: Vec<Finding>,
+    /// Whether what was done is durable: the backing's error if not. A later run cannot tell, as it sees what memory holds.
+    pub flushed: Result<(), Errno>,
 }
 
-/// Does what `plan` says, of a volume whose lock the caller holds, and makes it durable. One that fails does not keep the others
+/// Does what `plan` says, of a volume whose lock the caller holds, and flushes it. One that fails does not keep the others
 /// from being done.
 ///
 /// # Errors
@@ -55,7 +57,7 @@ pub fn apply<B: Backing>(
         meta_file: opened.config.dir_meta_file() || !backing.ordered_metadata(),
         opened: &opened,
     };
-    let mut applied = Applied::default();
+    let mut applied = Applied { done: 0, failed: Vec::new(), flushed: Ok(()) };
     if plan.repairs.is_empty() {
         return Ok(applied);
     }
@@ -74,7 +76,7 @@ pub fn apply<B: Backing>(
             Err(error) => applied.failed.push(Finding::new(&repair.paths, Reason::from(error))),
         }
     }
-    backing.sync_all()?;
+    applied.flushed = backing.sync_all();
     Ok(applied)
 }
 

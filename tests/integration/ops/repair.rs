@@ -10,9 +10,12 @@ use kmsfs::env::{ManualClock, SystemClock};
 use kmsfs::ops::repair::{Action, Applied, Plan, PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Finding, Silent};
-use kmsfs::store::{Access, Backing, BackingFile, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions, Modes};
+use kmsfs::store::{
+    Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions, Modes, OpClass,
+};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::ROOT;
+use rustix::io::Errno;
 
 use super::host::{Host, ciphertext, codes, edit, plant_id};
 use crate::crash::disk::{Cut, Disk, Pages};
@@ -39,7 +42,7 @@ fn plan_for(host: &Host, root: &Path, options: PlanOptions) -> (Arc<Modes<LocalD
 fn repair(host: &Host, root: &Path, options: PlanOptions) -> Plan {
     let (tree, volume, plan) = plan_for(host, root, options);
     let applied = apply(&tree, &volume, &plan, &SystemClock).expect("apply");
-    assert_eq!(applied, Applied { done: plan.repairs.len(), failed: vec![] });
+    assert_eq!(applied, Applied { done: plan.repairs.len(), failed: vec![], flushed: Ok(()) });
     plan
 }
 
@@ -245,8 +248,33 @@ fn repaired(fixture: &Fixture<Faulty<Memory>>) -> Plan {
     let (tree, volume) = (modes(fixture.backing.clone()), Arc::new(fixture.volume()));
     let planned = plan(&tree, &volume, OPTIONS, &Silent).expect("plan");
     let applied = apply(&tree, &volume, &planned, &SystemClock).expect("apply");
-    assert_eq!(applied.failed, []);
+    assert_eq!((applied.failed, applied.flushed), (vec![], Ok(())));
     planned
+}
+
+#[test]
+fn every_flush_that_fails_within_a_repair_is_told() {
+    let mut last_failed = false;
+    for after in 0.. {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+        let faults = FaultPlan::new();
+        let backing = Faulty::new(Memory::new(clock.clone()), faults.clone());
+        let fixture = Fixture::new(backing.clone(), clock);
+        drop(fixture.mount());
+        backing.create(&backing.root().expect("root"), "stray", 0o600).expect("a name that is none");
+        let (tree, volume) = (modes(backing), Arc::new(fixture.volume()));
+        let planned = plan(&tree, &volume, OPTIONS, &Silent).expect("plan");
+        assert_eq!(planned.repairs.len(), 1);
+        faults.inject(Fault::once(&[OpClass::Sync], after, Errno::IO));
+        let applied = apply(&tree, &volume, &planned, &SystemClock);
+        if faults.injected() == 0 {
+            assert!(after > 1 && last_failed, "the flush at the end is the last of {after}");
+            return;
+        }
+        last_failed = matches!(&applied, Ok(applied) if applied.done == 1 && applied.flushed == Err(Errno::IO));
+        let told = applied.is_err() || last_failed || applied.is_ok_and(|applied| applied.failed.len() == 1);
+        assert!(told, "flush {after}");
+    }
 }
 
 #[test]
