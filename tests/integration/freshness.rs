@@ -468,6 +468,22 @@ fn files_that_took_the_names_of_others_before_a_kill_are_told_apart() {
 }
 
 #[test]
+fn an_empty_file_that_took_the_name_of_another_before_a_kill_is_told_apart() {
+    let mut on = attacked();
+    on.volume.create(&["empty"], 0o644).unwrap();
+    on.volume.vfs.settle().unwrap();
+    on.volume.rename(&["empty"], &["moved"], RenameMode::NoReplace).unwrap();
+    on.volume.create(&["empty"], 0o644).unwrap();
+    on.volume.remount();
+    for path in ["empty", "moved"] {
+        write(&mut on.volume, path, 3);
+    }
+    for path in ["empty", "moved"] {
+        assert!(read(&on.volume.vfs, path).unwrap() == content(path, 3), "{path}");
+    }
+}
+
+#[test]
 fn after_a_crash_a_removed_file_cannot_be_put_where_names_were_changing() {
     let mut on = attacked();
     // Marks the root.
