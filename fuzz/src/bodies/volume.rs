@@ -120,9 +120,12 @@ fn replace(backing: &Memory, entry: &Entry, bytes: &[u8]) {
     let dir = dir_of(backing, &entry.dir);
     if entry.kind == FileKind::Symlink {
         backing.unlink(&dir, &entry.name).expect("unlink");
-        // A target is neither empty nor longer than a page.
-        let target = if bytes.is_empty() { b"x" } else { &bytes[..bytes.len().min(4095)] };
-        return backing.symlink(target, &dir, &entry.name).expect("symlink");
+        // A target holds no NUL and is neither empty nor longer than a page.
+        let mut target: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).take(4095).collect();
+        if target.is_empty() {
+            target.push(b'x');
+        }
+        return backing.symlink(&target, &dir, &entry.name).expect("symlink");
     }
     let file = backing.open(&dir, &entry.name, Access::ReadWrite).expect("open");
     file.set_len(0).expect("truncate");
