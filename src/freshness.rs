@@ -25,5 +25,6 @@ pub use clock::{Run, Version};
 pub use directory::{FoundEntry, Reconciled, TrackedDir};
 pub use error::Error;
 pub use file::{Found, InUse, SyncPoint, TrackedFile};
+pub use found::inode_mark;
 pub use state::{Changing, Freshness};
 pub use table::{Target, UNITS_PER_CHUNK};

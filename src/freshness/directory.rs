@@ -23,7 +23,7 @@ pub enum FoundEntry {
     File {
         /// Its id; `None` if it is empty.
         id: Option<FileId>,
-        /// Its inode number.
+        /// Its inode, as [`super::inode_mark`] gives it.
         ino: u64,
         /// Whether it has several names.
         shared: bool,
@@ -147,8 +147,9 @@ impl TrackedDir {
             let target = match *found {
                 FoundEntry::Other(target) => target,
                 FoundEntry::File { id, ino, shared } => {
+                    let expected = if let Some(Target::File(object)) = expected { Some(object) } else { None };
                     let row = FileRow { file_id: id, ino, marked: true, clock: mark, ..FileRow::EMPTY };
-                    Target::File(self.fresh.file_after_crash(shared, row)?)
+                    Target::File(self.fresh.file_after_crash(expected.filter(|_| shared), shared, row)?)
                 }
             };
             if expected != Some(target) {
@@ -183,19 +184,26 @@ impl DirState {
 }
 
 impl Freshness {
-    /// Which file a crash left under a name; `found` is what it is if nothing is known of it.
-    fn file_after_crash(self: &Arc<Self>, shared: bool, found: FileRow) -> Result<u64, Error> {
+    /// Which file a crash left under a name; `found` is what it is if nothing is known of it. `expected` is what the name had, if
+    /// other names count on that.
+    fn file_after_crash(self: &Arc<Self>, expected: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
         let (id, ino) = (found.file_id, found.ino);
         if let Some(id) = id
             && let Some(known) = self.record_with(id)?
         {
             return Ok(known.object);
         }
-        // Empty, or emptied or written anew since it was marked: its check will tell. Only the inode tells it from a file that took
-        // its name, and gives all of its names to one file.
+        // Empty, or emptied or written anew since it was marked: its check will tell. The inode tells it from a file that took its
+        // name, and gives all of its names to one file.
         let marked = lock(&self.table).file_at(ino, id.is_none())?;
         if let Some((object, _)) = marked {
             return Ok(object);
+        }
+        // A restored file has another inode, and its other names in directories that no crash left have their object.
+        if let Some(record) = expected.map(|object| self.record(object)).transpose()?.flatten()
+            && lock(&record.state).row.file_id == id
+        {
+            return Ok(record.object);
         }
         let adopted = lock(&self.files).adopted.get(&ino).map(|other_name| other_name.object);
         if let Some(object) = adopted {

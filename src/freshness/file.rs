@@ -136,7 +136,7 @@ impl TrackedFile {
         Arc::ptr_eq(&self.record, &other.record)
     }
 
-    /// Notes under which inode number it was seen.
+    /// Notes the inode it was seen as, as [`super::inode_mark`] gives it.
     pub fn seen_at(&self, ino: u64) {
         self.state().row.ino = ino;
     }
@@ -260,7 +260,7 @@ impl TrackedFile {
         Ok(())
     }
 
-    /// To be called before the file, whose inode has the number `ino`, gets one more name.
+    /// To be called before the file, whose inode is `ino` ([`super::inode_mark`]), gets one more name.
     ///
     /// # Errors
     /// The table's.

@@ -58,7 +58,7 @@ pub(super) type Versions = [Version; UNITS_PER_CHUNK as usize];
 pub(super) struct FileRow {
     /// Its id; `None` while it is empty.
     pub(super) file_id: Option<FileId>,
-    /// Its inode number, where it was seen last: the names that a crash left of one file are found by it.
+    /// Its inode as it was seen last ([`super::inode_mark`]); 0: never. The names that a crash left of one file are found by it.
     pub(super) ino: u64,
     /// Plaintext size.
     pub(super) size: u64,
@@ -397,7 +397,7 @@ impl Table {
         self.read_file(rows.next()?)
     }
 
-    /// The file that was seen under an inode number last, if it may be another life by now, or, asked for an empty one, is.
+    /// The file that was seen as this inode last, if it may be another life by now, or, asked for an empty one, is.
     pub(super) fn file_at(&self, ino: u64, empty: bool) -> Result<Option<(u64, FileRow)>, Error> {
         let mut select = self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE ino = ?1")?;
         let mut rows = select.query(params![int(ino)])?;

@@ -12,7 +12,7 @@ use crate::content::{self, Content, Volume};
 use crate::format::name::{EntryKind, NameCodec};
 use crate::format::volume::OpenedVolume;
 use crate::format::{Outcome, dirid};
-use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile};
+use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile, inode_mark};
 use crate::store::tree::{each_entry, read_meta};
 use crate::store::{self, Access, Backing, FileKind, LIST, Modes, OpenDir, Stat};
 use crate::sync::Arc;
@@ -273,6 +273,7 @@ impl<B: Backing> Accepting<'_, B> {
 
     fn file(&mut self, dir: &Arc<OpenDir<B>>, record: &TrackedDir, entry: &str, stat: &Stat) -> content::Result<()> {
         let file = self.modes.open(dir, entry, Access::Read)?;
+        let mark = inode_mark(stat.ino, self.modes.backing().birth_time(store::Target::File(&file))?);
         let content = Content::open(Arc::clone(self.modes.backing()), Arc::clone(self.volume), file, Access::Read)?;
         if let Some(known) = self.by_inode.get(&stat.ino) {
             return Ok(record.accept(entry, Some(Target::File(known.object())))?);
@@ -284,6 +285,7 @@ impl<B: Backing> Accepting<'_, B> {
             (None, Some(Target::File(object))) => self.fresh.file(object)?.unwrap_or_else(|| self.fresh.new_file()),
             (None, _) => self.fresh.new_file(),
         };
+        tracked.seen_at(mark);
         content.accept_into(&tracked)?;
         record.accept(entry, Some(Target::File(tracked.object())))?;
         if stat.nlink > 1 {

@@ -15,7 +15,7 @@ use crate::content::Content;
 use crate::format::Outcome;
 use crate::format::header::{STATIC_LEN, StaticHeader};
 use crate::format::name::EntryKind;
-use crate::freshness::{Changing, FoundEntry, Freshness, InUse, Target, TrackedDir, TrackedFile};
+use crate::freshness::{Changing, FoundEntry, Freshness, InUse, Target, TrackedDir, TrackedFile, inode_mark};
 use crate::store::{self, Access, Backing, BackingFile, FileKind, LIST, RenameMode, SEARCH, Stat};
 use crate::sync::{Arc, read};
 use crate::types::{DirId, FileId};
@@ -89,7 +89,7 @@ impl<B: Backing> Vfs<B> {
     ) -> Result<Content<B>> {
         let Some(fresh) = self.freshness() else { return Ok(content) };
         let file = fresh.new_file();
-        file.seen_at(inode.number);
+        file.seen_at(self.mark_of(inode));
         if let Some(located) = named {
             self.note(&located.parent, located.entry(), Some(Target::File(file.object())))?;
         }
@@ -128,7 +128,16 @@ impl<B: Backing> Vfs<B> {
             },
             (None, None) => None,
         };
-        Ok(file.map_or(Ok(()), |file| file.before_link(inode.number))?)
+        let Some(file) = file else { return Ok(()) };
+        Ok(file.before_link(self.mark_of(inode))?)
+    }
+
+    /// How the record knows the inode. Without its birth time a crash may find another inode, and what that costs is less than a
+    /// failure here, after the file was made.
+    fn mark_of(&self, inode: &Inode<B>) -> u64 {
+        let birth = self.with_target(inode, |target| self.backing.birth_time(target)).ok().flatten();
+        // Of a number that was exchanged the exchange is the backing's.
+        inode_mark(self.table.number_of(inode.number), birth)
     }
 
     /// Notes one more name of an object.
@@ -261,7 +270,9 @@ impl<B: Backing> Vfs<B> {
             (None, None, None) => None,
         };
         let Some(file) = file else { return self.report(inode, Err(Outcome::Misplaced.into())) };
-        file.seen_at(inode.number);
+        if known.is_none() {
+            file.seen_at(self.mark_of(inode));
+        }
         let record = file.in_use();
         let _ = inode.record.set(file);
         Ok(Some(record))
@@ -315,7 +326,10 @@ impl<B: Backing> Vfs<B> {
         };
         Ok(Some(match stat.kind {
             FileKind::Regular => match self.modes.open(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
-                Ok(id) => FoundEntry::File { id, ino: self.table.number_of(stat.ino), shared: stat.nlink > 1 },
+                Ok(id) => {
+                    let birth = self.backing.birth_time(store::Target::Named(dir, entry))?;
+                    FoundEntry::File { id, ino: inode_mark(stat.ino, birth), shared: stat.nlink > 1 }
+                }
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },
             kind => {
