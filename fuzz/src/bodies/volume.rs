@@ -239,7 +239,11 @@ pub fn damage(data: &[u8]) -> bool {
     if !recorded {
         let options = PlanOptions { threads: 1, accept_single: false };
         let files = Arc::new(volume.volume());
-        let planned = plan(&modes, &files, options, &Silent).expect("a root");
+        let Ok(planned) = plan(&modes, &files, options, &Silent) else {
+            // Without `.kmsfs` there is no volume to be repaired or mounted, and no command would come here.
+            assert!(!report.findings.is_empty());
+            return false;
+        };
         let applied = apply(&modes, &files, &planned, &*clock()).expect("a log");
         if applied.failed.is_empty() {
             let again = plan(&modes, &files, options, &Silent).expect("a root");
