@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+#[cfg(test)]
+pub mod failing_disk;
 pub mod file;
 pub mod fuse_ring;
 pub mod ofd;

@@ -8,11 +8,13 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database answered with an error.
-    #[error("the freshness record cannot be used: {0}")]
+    #[error(
+        "the freshness record cannot be used: {0}; if it is damaged, put back a good one, or move it out of the directory freshness of the key manager's home and take the volume as it is with: kmsfs accept DIR"
+    )]
     Sqlite(#[from] rusqlite::Error),
     /// A row, or the database as a whole, is not what this volume wrote.
     #[error(
-        "the freshness record {} is damaged or another volume's ({what}); put back a good one, or take the volume as it is with: kmsfs accept DIR",
+        "the freshness record {0} is damaged or another volume's ({what}); put back a good one, or move it away ({0}*) and take the volume as it is with: kmsfs accept DIR",
         path.display()
     )]
     Damaged {

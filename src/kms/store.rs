@@ -29,7 +29,7 @@ pub(in crate::kms) use key_stores::*;
 pub(in crate::kms) use records::*;
 pub(in crate::kms) use rekey::rekey;
 pub(in crate::kms) use rows::{RECORDS, meta, set_meta};
-pub(in crate::kms) use schema::{connect_audit, usage_since};
+pub(in crate::kms) use schema::{connect, usage_since};
 pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
 pub(in crate::kms) use state::Store;
 

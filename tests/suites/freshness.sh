@@ -130,7 +130,21 @@ expect 0 "verify finds nothing" "$K" verify "$C"
 expect 0 "the audit log is shown" "$K" audit show --json
 said AcceptVolumeContent "it is in the audit log"
 
-# Without its record.
+# With a damaged record, and without one.
+record=("$KMSFS_HOME"/freshness/*.db)
+cp -a "$KMSFS_HOME/freshness" "$WORK/sound"
+python3 - "${record[0]}" << 'PYTHON'
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+db.execute("UPDATE epochs SET mac = zeroblob(16)")
+db.commit()
+PYTHON
+expect 16 "no mount with a damaged record" "$K" mount --daemon "$C" "$M"
+said "move it away" "it is said what to do"
+rm -rf "$KMSFS_HOME/freshness" && mv "$WORK/sound" "$KMSFS_HOME/freshness"
+dd if=/dev/urandom of="${record[0]}" bs=4096 count=3 conv=notrunc status=none
+expect 16 "no mount with a record that is no database" "$K" mount --daemon "$C" "$M"
+said "move it" "it is said what to do, too"
 mv "$KMSFS_HOME/freshness" "$WORK/lost"
 expect 16 "no mount without the record" "$K" mount --daemon "$C" "$M"
 expect 0 "accept begins a new one" "$K" accept "$C"

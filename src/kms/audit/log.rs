@@ -18,7 +18,7 @@ use super::outbox::Outbox;
 use super::{AuditBreak, AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
-use crate::kms::store::connect_audit;
+use crate::kms::store::connect;
 use crate::kms::{crash, seal};
 use crate::types::Timestamp;
 
@@ -134,7 +134,7 @@ impl Log {
     pub fn open(dir: PathBuf, database: &Path) -> Result<Self, AuditError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| AuditError::Io { path: dir.clone(), source })?;
-        let connection = connect_audit(database)?;
+        let connection = connect(database)?;
         Ok(Self {
             dir,
             connection,

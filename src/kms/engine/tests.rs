@@ -6,6 +6,7 @@ mod catch_up;
 mod conditions;
 mod crash;
 mod deletion;
+mod failing_disk;
 mod grants;
 mod homes;
 mod import;

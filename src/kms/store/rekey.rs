@@ -3,8 +3,7 @@
 use rusqlite::TransactionBehavior;
 
 use super::change::rewrap;
-use super::schema::{self, Durability};
-use super::{StoreError, rows, state};
+use super::{StoreError, rows, schema, state};
 use crate::env::Entropy;
 use crate::kms::audit::{self, Rendered};
 use crate::kms::crash;
@@ -30,7 +29,7 @@ pub fn rekey(
 ) -> Result<Renewed, StoreError> {
     let path = home.database();
     let held = home.lock()?;
-    let mut connection = schema::connect(&path, Durability::Full)?;
+    let mut connection = schema::connect(&path)?;
     schema::upgrade(&connection, &path)?;
     schema::claim(&connection, &path)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

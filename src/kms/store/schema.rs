@@ -59,15 +59,6 @@ const STEPS: [&str; 7] = [
 /// Version of the schema, in `PRAGMA user_version`.
 const VERSION: usize = STEPS.len();
 
-/// How durable a connection's transactions are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// Each commit survives a power cut.
-    Full,
-    /// A power cut may lose the last commits, never consistency. For the audit head, which the log itself restores.
-    Normal,
-}
-
 const FIRST: &str = concat!(
     table!("keys", "TEXT"),
     table!("materials", "TEXT NOT NULL REFERENCES keys(id)"),
@@ -106,12 +97,12 @@ const KEY_STORES: &str =
     concat!(table!("key_stores", "TEXT"), index!("key_stores"), table!("clusters", "TEXT"), index!("clusters"));
 
 /// Opens the database; never creates it, not in a file that lost its content either: SQLite would begin a new one there.
-pub fn connect(path: &Path, durability: Durability) -> Result<Connection, StoreError> {
+pub fn connect(path: &Path) -> Result<Connection, StoreError> {
     let len = std::fs::metadata(path).map_err(|source| CustodyError::Io { path: path.to_owned(), source })?.len();
     if len == 0 {
         return Err(StoreError::Damaged { path: path.to_owned(), what: "it is empty".into() });
     }
-    open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, durability)
+    open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
 }
 
 /// Creates the database with empty tables, readable for its owner only: its directory is too, and a copy of the file
@@ -121,7 +112,7 @@ pub fn create(path: &Path) -> Result<Connection, StoreError> {
     file.and_then(|file| file.set_permissions(Permissions::from_mode(0o600)))
         .map_err(|source| CustodyError::Io { path: path.to_owned(), source })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let connection = open(path, flags, Durability::Full)?;
+    let connection = open(path, flags)?;
     take_steps(&connection, 0)?;
     Ok(connection)
 }
@@ -149,13 +140,14 @@ pub fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn open(path: &Path, flags: OpenFlags, durability: Durability) -> Result<Connection, StoreError> {
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let is_in_use = wal_file::is_in_use(path);
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    let synchronous = if durability == Durability::Full { "FULL" } else { "NORMAL" };
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    // Also what need not survive a power cut, as last uses and the audit head, which the log itself restores: it stands in the
+    // same log, and were its flush to fail with that of a later change, it would stay there in front of further changes.
+    connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "secure_delete", "ON")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     distrust(&connection)?;
@@ -238,11 +230,6 @@ pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Damaged { path: path.to_owned(), what: verdict });
     }
     check_objects(connection, path)
-}
-
-/// The connection of the audit log.
-pub fn connect_audit(path: &Path) -> Result<Connection, StoreError> {
-    connect(path, Durability::Normal)
 }
 
 /// Since when last uses are noted.

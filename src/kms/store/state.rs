@@ -8,7 +8,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::records::ClockRecord;
 use super::rows::{self, Ledger, Prover, Table};
-use super::schema::{self, Durability};
+use super::schema;
 use super::snapshot::Unclaimed;
 use super::{Change, Snapshot, StoreError, clock};
 use crate::crypto::secret::SecretKey;
@@ -60,7 +60,7 @@ impl Store {
     pub fn open(home: Arc<Home>, entropy: Arc<dyn Entropy>, accept: bool) -> Result<Self, StoreError> {
         let path = home.database();
         let file_lock = home.lock()?;
-        let mut connection = schema::connect(&path, Durability::Full)?;
+        let mut connection = schema::connect(&path)?;
         schema::upgrade(&connection, &path)?;
         schema::check(&connection, &path)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
@@ -86,7 +86,7 @@ impl Store {
         }
         drop(tx);
         drop(file_lock);
-        let index = WalIndex::of(schema::connect(&path, Durability::Normal)?)?;
+        let index = WalIndex::of(schema::connect(&path)?)?;
         let published = ArcSwap::from_pointee(Published { header: None, snapshot: cache.snapshot.clone() });
         let store = Self {
             index,
