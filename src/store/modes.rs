@@ -364,7 +364,10 @@ impl<B: Backing> Modes<B> {
                 return Ok(true);
             }
             let stat = self.backing.stat(Target::Named(&***dir, name))?;
-            let intent = search.pending.iter().find(|(ino, _)| *ino == stat.ino).map(|(_, mode)| *mode);
+            // In a copy of the tree the number is another object's. What is widened changes for its owner alone, so whatever this
+            // takes for the noted object nobody else gains anything.
+            let is_noted = |(ino, mode): &&(u64, u32)| *ino == stat.ino && (mode ^ stat.mode) & OF_OTHERS == 0;
+            let intent = search.pending.iter().find(is_noted).map(|(_, mode)| *mode);
             match (stat.kind, intent) {
                 (FileKind::Directory, intent) => {
                     if let Some(mode) = intent {
@@ -391,6 +394,9 @@ impl<B: Backing> Drop for Lent<'_, B> {
         self.modes.narrow(self.ino, self.target);
     }
 }
+
+/// What a mode gives to the group and to others.
+const OF_OTHERS: u32 = 0o077;
 
 /// A walk over the tree for the objects with an intent.
 struct Search<B: Backing> {

@@ -399,6 +399,26 @@ fn an_intent_of_a_directory_that_was_not_changed_yet_is_no_obstacle() {
     assert_eq!(on_disk(&fixture), (0, 0));
 }
 
+/// Of a restored tree, whose inode numbers were other files'.
+#[test]
+fn an_intent_that_was_of_another_tree_gives_nobody_anything() {
+    let (fixture, _) = fixture();
+    let vfs = mount(&fixture);
+    vfs.create(ROOT, b"private", 0o600, &USER).expect("created");
+    drop(vfs);
+    let backing = fixture.backing.inner();
+    let root = backing.root().expect("a root");
+    let control = backing.open_dir(&root, ".kmsfs").expect("there");
+    backing.mkdir(&control, "intent", 0o700).expect("made");
+    let intents = backing.open_dir(&control, "intent").expect("there");
+    let mut entries = Vec::new();
+    backing.read_list(&mut backing.list(&root).expect("a list"), 0, &mut entries).expect("read");
+    let ino = entries.iter().find(|entry| !entry.name.starts_with(b".")).expect("an entry").ino;
+    backing.create(&intents, &format!("{ino}.444"), 0o600).expect("noted");
+    mount(&fixture).recover_intents().expect("recovered");
+    assert_eq!(on_disk(&fixture), (0o600, 0));
+}
+
 #[test]
 fn long_names_of_attributes_are_listed_whatever_the_mode() {
     let (fixture, _) = shut_volume();
