@@ -28,7 +28,7 @@ fuzz() {
   local target=$1 pid used merged inputs edges
   local work=work/$target corpus=corpus/$target log=work/$target.log
   mkdir -p "$work" "artifacts/$target"
-  chrt -i 0 nice -n 19 "$FUZZ_BIN/$target" -max_len=8192 -print_final_stats=1 -timeout=60 \
+  chrt -i 0 nice -n 19 "$FUZZ_BIN/$target" -max_len=8192 -print_final_stats=1 -timeout=600 \
     -artifact_prefix="artifacts/$target/" "$work" "$corpus" > "$log" 2>&1 &
   pid=$!
   while used=$(processor_seconds $pid) && [ "$used" -lt "$seconds" ]; do sleep 1; done
