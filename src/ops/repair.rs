@@ -5,6 +5,7 @@
 //! `.kmsfs/repairs`. Interrupted at any point, a further run goes on.
 
 mod apply;
+mod aside;
 mod config_copy;
 mod plan;
 
@@ -52,8 +53,10 @@ pub enum Action {
     },
     /// An interrupted operation's leftover, with nothing of a user in it, goes.
     RemoveLeftover,
-    /// It moves to `lost+found`.
+    /// It moves to `lost+found`, or where that is something else, to a directory beside it.
     PutAside {
+        /// This one.
+        into: String,
         /// Under this name.
         name: Vec<u8>,
         /// Why.
@@ -101,9 +104,9 @@ impl std::fmt::Display for Action {
             }
             Self::Rename { .. } => f.write_str("encrypt the name for this directory, as it was moved here below kmsfs"),
             Self::RemoveLeftover => f.write_str("remove what an interrupted operation left"),
-            Self::PutAside { name, why } => {
+            Self::PutAside { into, name, why } => {
                 let name = String::from_utf8_lossy(name).escape_debug().to_string();
-                write!(f, "move to {}/{name} ({why})", super::walk::LOST_AND_FOUND)
+                write!(f, "move to {into}/{name} ({why})")
             }
         }
     }

@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 use serde_json::json;
 
+use super::aside::aside;
 use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::{Clock, random, random_nonzero};
@@ -11,7 +12,6 @@ use crate::format::name::{CONTROL_ENTRY, EncodedName, EntryKind, MAX_SIDE, NameC
 use crate::format::volume::{MAX_LEN, OpenedVolume};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
-use crate::ops::walk::LOST_AND_FOUND;
 use crate::store::tree::{each_entry, make_meta, read_meta};
 use crate::store::{Access, Backing, BackingFile, CHANGE, FileKind, LIST, Modes, OpenDir, RenameMode, SEARCH, Target};
 use crate::sync::Arc;
@@ -220,7 +220,7 @@ impl<B: Backing> Hand<'_, B> {
             let found = read_meta(&**self.backing, dir, dirid::ENTRY, dirid::TEXT_LEN)?;
             dirid::decode(&self.opened.keys, found.as_found()).map_err(content::Error::from)
         };
-        let name = self.names.encode(id_of(&root)?, LOST_AND_FOUND.as_bytes()).map_err(content::Error::from)?;
+        let (_, name) = aside(self.modes, &root, &self.names, id_of(&root)?)?;
         let entry = name.entry();
         match self.modes.open_dir(&root, entry, CHANGE) {
             Ok(dir) => {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rustix::io::Errno;
 
+use super::aside::aside;
 use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::random_nonzero;
@@ -13,7 +14,7 @@ use crate::ops::finding::{Finding, Paths, Reason};
 use crate::ops::names::{Entry, Identity, LiveDirs};
 use crate::ops::progress::Progress;
 use crate::ops::verify::check_copy;
-use crate::ops::walk::{DirVisit, LOST_AND_FOUND, Visit, Visitor, Walk, lost_name, walk};
+use crate::ops::walk::{DirVisit, Visit, Visitor, Walk, lost_name, walk};
 use crate::store::{Access, Backing, Modes, Stat};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::DirId;
@@ -76,8 +77,8 @@ struct Planner<'a> {
     names: &'a NameCodec,
     options: PlanOptions,
     progress: &'a dyn Progress,
-    /// The ciphertext path of `lost+found`, whether or not it is there yet.
-    aside: Mutex<Option<Vec<u8>>>,
+    /// Name and ciphertext path of `lost+found`, whether or not it is there yet.
+    aside: Mutex<Option<(String, Vec<u8>)>>,
     /// Files with several names whose header was looked at.
     inodes: Mutex<HashSet<u64>>,
     plan: Mutex<Plan>,
@@ -87,8 +88,8 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
     fn directory(&self, dir: &DirVisit<'_, B>) {
         let id = self.directory_id(dir);
         if dir.paths.ciphertext.is_empty() {
-            let entry = id.and_then(|id| self.names.encode(id, LOST_AND_FOUND.as_bytes()).ok());
-            *lock(&self.aside) = entry.map(|name| name.entry().as_bytes().to_vec());
+            let found = id.and_then(|id| aside(dir.modes, dir.dir, self.names, id).ok());
+            *lock(&self.aside) = found.map(|(name, encoded)| (name, encoded.entry().as_bytes().to_vec()));
         }
         for entry in dir.entries {
             let child = dir.paths.child(entry.raw.as_bytes(), entry.name.as_ref().map(|(name, _)| name.as_slice()));
@@ -180,11 +181,12 @@ impl Planner<'_> {
     /// Plans a move to `lost+found`, unless it lies there already.
     fn put_aside(&self, paths: &Paths, id: Option<String>, why: Outcome) {
         let base = |path: &[u8]| path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
-        let aside = lock(&self.aside).clone();
-        let lies_there = aside.as_ref().is_some_and(|aside| {
-            paths.ciphertext.strip_prefix(aside.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'))
-        });
-        if aside.is_none() || (lies_there && why != Outcome::BadName) {
+        let Some((into, aside)) = lock(&self.aside).clone() else {
+            return self.remains(Finding::new(paths, why.into()));
+        };
+        let lies_there =
+            paths.ciphertext.strip_prefix(aside.as_slice()).is_some_and(|rest| rest.first() == Some(&b'/'));
+        if lies_there && why != Outcome::BadName {
             return self.remains(Finding::new(paths, why.into()));
         }
         let name = base(paths.plaintext.as_deref().unwrap_or(&paths.ciphertext));
@@ -194,7 +196,7 @@ impl Planner<'_> {
             None => name,
         };
         let shown = if why == Outcome::BadName { Paths { plaintext: None, ..paths.clone() } } else { paths.clone() };
-        self.repair(&shown, Action::PutAside { name, why });
+        self.repair(&shown, Action::PutAside { into, name, why });
     }
 
     fn header<B: Backing>(&self, file: &Visit<'_, B>) {

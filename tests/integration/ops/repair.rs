@@ -253,6 +253,38 @@ fn repaired(fixture: &Fixture<Faulty<Memory>>) -> Plan {
 }
 
 #[test]
+fn where_lost_and_found_is_a_users_file_another_directory_takes_what_is_put_aside() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+    let backing = Faulty::new(Memory::new(clock.clone()), FaultPlan::new());
+    let fixture = Fixture::new(backing.clone(), clock);
+    let vfs = fixture.mount();
+    let (_, opened) = vfs.create(ROOT, b"lost+found", 0o644, &ROOT_USER).expect("create");
+    vfs.write(opened.handle, 0, b"a user's").expect("write");
+    vfs.release(opened.handle);
+    drop(vfs);
+    let root = backing.root().expect("root");
+    for name in ["stray", "another"] {
+        backing.create(&root, name, 0o600).expect("a name that is none");
+        let planned = repaired(&fixture);
+        assert!(planned.repairs[0].action.to_string().starts_with("move to lost+found.2/"), "{:?}", planned.repairs);
+    }
+    assert_eq!(repaired(&fixture), Plan::default(), "the second run has nothing to do");
+    let vfs = fixture.mount();
+    let dir = vfs.lookup(ROOT, b"lost+found.2").expect("made").ino;
+    let opened = vfs.open_dir(dir).expect("open");
+    let mut found = 0;
+    vfs.read_dir(opened, 0, false, |entry| {
+        found += usize::from(entry.kind == FileKind::Regular);
+        true
+    })
+    .expect("read");
+    assert_eq!(found, 2);
+    let user = vfs.lookup(ROOT, b"lost+found").expect("still there").ino;
+    let file = vfs.open(user, false).expect("open");
+    assert_eq!(vfs.read(file.handle, 0, 100, <[u8]>::to_vec).expect("read"), b"a user's");
+}
+
+#[test]
 fn every_flush_that_fails_within_a_repair_is_told() {
     let mut last_failed = false;
     for after in 0.. {
