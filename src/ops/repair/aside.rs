@@ -12,7 +12,8 @@ use crate::types::DirId;
 const NAMESAKES: u32 = 1000;
 
 /// The name, as users see it and encrypted, of the directory in the volume's root (of which `id` is the id) where things are put aside:
-/// `lost+found`, or `lost+found.2` and so on where a user has something else under that name. It may not be there yet.
+/// `lost+found`, or `lost+found.2` and so on where a user has something else under that name, or had when it was made. It may not be
+/// there yet.
 ///
 /// # Errors
 /// The backing's; `EEXIST` if a thousand such names are taken.
@@ -22,14 +23,21 @@ pub(super) fn aside<B: Backing>(
     names: &NameCodec,
     id: DirId,
 ) -> content::Result<(String, EncodedName)> {
+    let mut free = None;
     for number in 1..NAMESAKES {
         let name = if number == 1 { LOST_AND_FOUND.to_owned() } else { format!("{LOST_AND_FOUND}.{number}") };
         let encoded = names.encode(id, name.as_bytes())?;
         match modes.stat(Target::Named(root, encoded.entry())) {
-            Ok(stat) if stat.kind != FileKind::Directory => {}
-            Ok(_) | Err(Errno::NOENT) => return Ok((name, encoded)),
+            Ok(stat) if stat.kind == FileKind::Directory => return Ok((name, encoded)),
+            Ok(_) => {}
+            Err(Errno::NOENT) => {
+                free.get_or_insert((name, encoded));
+                if number > 1 {
+                    break;
+                }
+            }
             Err(other) => return Err(other.into()),
         }
     }
-    Err(Errno::EXIST.into())
+    free.ok_or(Errno::EXIST.into())
 }

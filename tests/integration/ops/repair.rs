@@ -261,14 +261,25 @@ fn where_lost_and_found_is_a_users_file_another_directory_takes_what_is_put_asid
     let (_, opened) = vfs.create(ROOT, b"lost+found", 0o644, &ROOT_USER).expect("create");
     vfs.write(opened.handle, 0, b"a user's").expect("write");
     vfs.release(opened.handle);
+    let (forged, opened) = vfs.create(ROOT, b"forged", 0o644, &ROOT_USER).expect("create");
+    vfs.write(opened.handle, 0, b"lost").expect("write");
+    vfs.release(opened.handle);
     drop(vfs);
     let root = backing.root().expect("root");
+    let mut all = Vec::new();
+    backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut all).expect("read");
+    let entry = all.into_iter().find(|entry| entry.ino == forged.ino).expect("it is there").name;
+    let file = backing.open(&root, std::str::from_utf8(&entry).expect("ASCII"), Access::ReadWrite).expect("open");
+    file.write_at(&[0xff; 4], 50).expect("forged");
     for name in ["stray", "another"] {
         backing.create(&root, name, 0o600).expect("a name that is none");
         let planned = repaired(&fixture);
-        assert!(planned.repairs[0].action.to_string().starts_with("move to lost+found.2/"), "{:?}", planned.repairs);
+        assert!(
+            planned.repairs.iter().all(|r| r.action.to_string().starts_with("move to lost+found.2/")),
+            "{planned:?}"
+        );
     }
-    assert_eq!(repaired(&fixture), Plan::default(), "the second run has nothing to do");
+    assert_eq!(repaired(&fixture).repairs, [], "a further run has nothing to do");
     let vfs = fixture.mount();
     let dir = vfs.lookup(ROOT, b"lost+found.2").expect("made").ino;
     let opened = vfs.open_dir(dir).expect("open");
@@ -278,10 +289,14 @@ fn where_lost_and_found_is_a_users_file_another_directory_takes_what_is_put_asid
         true
     })
     .expect("read");
-    assert_eq!(found, 2);
+    assert_eq!(found, 3);
     let user = vfs.lookup(ROOT, b"lost+found").expect("still there").ino;
     let file = vfs.open(user, false).expect("open");
     assert_eq!(vfs.read(file.handle, 0, 100, <[u8]>::to_vec).expect("read"), b"a user's");
+    vfs.release(file.handle);
+    vfs.unlink(ROOT, b"lost+found").expect("unlink");
+    drop(vfs);
+    assert_eq!(repaired(&fixture).repairs, [], "what was put aside stays there");
 }
 
 #[test]
