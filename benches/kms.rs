@@ -44,6 +44,8 @@ fn main() {
     let mut engine = Engine::start(home, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("an engine");
     let mut keys: Vec<String> = Vec::new();
     println!("{:<34} {:>10} {:>14} {:>12} {:>12}", "operation", "keys", "per second", "each", "CPU each");
+    let open =
+        || Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("opened");
     for count in counts {
         let caller = engine.local_caller("bench");
         let (made, start) = (count.saturating_sub(keys.len()), Instant::now());
@@ -53,6 +55,8 @@ fn main() {
         }
         if made > 0 {
             line("CreateKey, mean up to here", count, start.elapsed() / made as u32, None);
+            drop(engine);
+            engine = open();
         }
         // In the order of their use: a list with each anywhere in memory would cost more than what is measured.
         let order: String = (0..count).map(|n| keys[n.wrapping_mul(7919) % count].as_str()).collect();
@@ -89,8 +93,8 @@ fn main() {
                 engine.describe_key(&caller, request).expect("described");
             });
         }
-        let other = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy));
-        let other = other.expect("another process");
+        // Another process.
+        let other = open();
         if wanted("DisableKey there, refused here") {
             measure("DisableKey there, refused here", count, data_key, |request| {
                 let key = request.key_id.as_str();
@@ -104,18 +108,17 @@ fn main() {
         let (mut opened, mut closed) = (Vec::new(), Vec::new());
         for _ in 0..5 {
             let start = Instant::now();
-            let open = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy));
-            let open = open.expect("opened");
+            let engine = open();
             opened.push(start.elapsed());
             let start = Instant::now();
-            drop(open);
+            drop(engine);
             closed.push(start.elapsed());
         }
         for (what, mut times) in [("open", opened), ("close", closed)] {
             times.sort();
             line(what, count, times[times.len() / 2], None);
         }
-        engine = Engine::open(&path, &Unlock::KeyFile, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("opened");
+        engine = open();
     }
     let (caller, before) = (engine.local_caller("bench"), keys.len());
     // An account has 100,000 keys at most.
