@@ -328,7 +328,8 @@ fn a_mode_that_a_killed_mount_had_changed_is_given_back() {
     let fixture = volume();
     let vfs = fixture.mount();
     let dir = vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("made").ino;
-    let (attr, opened) = vfs.create(dir, b"f", 0o600, &ROOT_USER).expect("created");
+    // What an owner's daemon makes of 0444.
+    let (attr, opened) = vfs.create(dir, b"f", 0o644, &ROOT_USER).expect("created");
     vfs.release(opened.handle);
     drop(vfs);
     let control = fixture.backing.open_dir(&fixture.backing.root().expect("root"), ".kmsfs").expect("opened");
