@@ -101,7 +101,7 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
         ));
     }
     show(settings, args, &plan, applied.as_ref());
-    if let Some(Err(error)) = applied.as_ref().map(|applied| applied.flushed) {
+    if let Some(Applied { flushed: Err(error), .. }) = applied {
         return Err(CliError::io(&args.dir, "flush what was repaired in", &error.into()).hint(format_args!(
             "a power cut can undo the repairs; when the disk below works, mount its filesystem anew and run: kmsfs repair {}",
             args.dir.display()

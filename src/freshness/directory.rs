@@ -147,9 +147,12 @@ impl TrackedDir {
             let target = match *found {
                 FoundEntry::Other(target) => target,
                 FoundEntry::File { id, ino, shared } => {
-                    let expected = if let Some(Target::File(object)) = expected { Some(object) } else { None };
+                    let counted_on = match expected {
+                        Some(Target::File(object)) if shared => Some(object),
+                        _ => None,
+                    };
                     let row = FileRow { file_id: id, ino, marked: true, clock: mark, ..FileRow::EMPTY };
-                    Target::File(self.fresh.file_after_crash(expected.filter(|_| shared), shared, row)?)
+                    Target::File(self.fresh.file_after_crash(counted_on, shared, row)?)
                 }
             };
             if expected != Some(target) {
@@ -184,9 +187,9 @@ impl DirState {
 }
 
 impl Freshness {
-    /// Which file a crash left under a name; `found` is what it is if nothing is known of it. `expected` is what the name had, if
-    /// other names count on that.
-    fn file_after_crash(self: &Arc<Self>, expected: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
+    /// Which file a crash left under a name; `found` is what it is if nothing is known of it, `counted_on` what the name had, if other
+    /// names may have it too.
+    fn file_after_crash(self: &Arc<Self>, counted_on: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
         let (id, ino) = (found.file_id, found.ino);
         if let Some(id) = id
             && let Some(known) = self.record_with(id)?
@@ -200,7 +203,7 @@ impl Freshness {
             return Ok(object);
         }
         // A restored file has another inode, and its other names in directories that no crash left have their object.
-        if let Some(record) = expected.map(|object| self.record(object)).transpose()?.flatten()
+        if let Some(record) = counted_on.map(|object| self.record(object)).transpose()?.flatten()
             && lock(&record.state).row.file_id == id
         {
             return Ok(record.object);

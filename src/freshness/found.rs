@@ -5,7 +5,7 @@ use super::table::Target;
 use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
 use crate::store::tree::read_meta;
-use crate::store::{Backing, FileKind, FileTime, Modes, Result, SEARCH, Target as Object};
+use crate::store::{Backing, FileKind, Modes, Result, SEARCH, Target as Object};
 use crate::sync::Arc;
 
 impl Freshness {
@@ -35,13 +35,17 @@ impl Freshness {
     }
 }
 
-/// The number by which the record knows an inode: of its number in the backing and, where the backing has one, its birth time. A
-/// restored copy has numbers that were other files', and without the time an empty file of it would be taken for one of those.
-pub fn inode_mark(number: u64, birth: Option<FileTime>) -> u64 {
-    let since =
-        birth.map_or(0, |time| (time.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.nanos)));
+/// The number by which the record knows the inode at `target`: of its `number` in the backing and, where the backing has one, its birth
+/// time. A restored copy has numbers that were other files', and without the time an empty file of it would be taken for one of those.
+///
+/// # Errors
+/// The backing's.
+pub fn inode_mark<B: Backing>(backing: &B, target: Object<'_, B>, number: u64) -> Result<u64> {
+    let since = backing
+        .birth_time(target)?
+        .map_or(0, |time| (time.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(time.nanos)));
     // 2^64 / golden ratio: spreads the time over all bits. 0 is no inode.
-    (number ^ since.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1)
+    Ok((number ^ since.wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1))
 }
 
 impl Target {

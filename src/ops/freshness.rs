@@ -273,7 +273,7 @@ impl<B: Backing> Accepting<'_, B> {
 
     fn file(&mut self, dir: &Arc<OpenDir<B>>, record: &TrackedDir, entry: &str, stat: &Stat) -> content::Result<()> {
         let file = self.modes.open(dir, entry, Access::Read)?;
-        let mark = inode_mark(stat.ino, self.modes.backing().birth_time(store::Target::File(&file))?);
+        let mark = inode_mark(&**self.modes.backing(), store::Target::File(&file), stat.ino)?;
         let content = Content::open(Arc::clone(self.modes.backing()), Arc::clone(self.volume), file, Access::Read)?;
         if let Some(known) = self.by_inode.get(&stat.ino) {
             return Ok(record.accept(entry, Some(Target::File(known.object())))?);

@@ -132,12 +132,12 @@ impl<B: Backing> Vfs<B> {
         Ok(file.before_link(self.mark_of(inode))?)
     }
 
-    /// How the record knows the inode. Without its birth time a crash may find another inode, and what that costs is less than a
-    /// failure here, after the file was made.
+    /// How the record knows the inode; 0, as if nobody had seen it, if the backing does not tell: that costs less than a failure
+    /// after a file was made.
     fn mark_of(&self, inode: &Inode<B>) -> u64 {
-        let birth = self.with_target(inode, |target| self.backing.birth_time(target)).ok().flatten();
         // Of a number that was exchanged the exchange is the backing's.
-        inode_mark(self.table.number_of(inode.number), birth)
+        let number = self.table.number_of(inode.number);
+        self.with_target(inode, |target| inode_mark(&*self.backing, target, number)).unwrap_or(0)
     }
 
     /// Notes one more name of an object.
@@ -327,8 +327,8 @@ impl<B: Backing> Vfs<B> {
         Ok(Some(match stat.kind {
             FileKind::Regular => match self.modes.open(dir, entry, Access::Read).and_then(|file| file_id(&file)) {
                 Ok(id) => {
-                    let birth = self.backing.birth_time(store::Target::Named(dir, entry))?;
-                    FoundEntry::File { id, ino: inode_mark(stat.ino, birth), shared: stat.nlink > 1 }
+                    let ino = inode_mark(&*self.backing, store::Target::Named(dir, entry), stat.ino)?;
+                    FoundEntry::File { id, ino, shared: stat.nlink > 1 }
                 }
                 Err(_) => FoundEntry::Other(was.unwrap_or(Target::Other(stat.kind as u8))),
             },

@@ -244,6 +244,15 @@ fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
     found
 }
 
+/// The ciphertext name in the root of what has this inode number.
+fn entry_of(backing: &Faulty<Memory>, ino: u64) -> String {
+    let mut all = Vec::new();
+    let root = backing.root().expect("root");
+    backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut all).expect("read");
+    let found = all.into_iter().find(|entry| entry.ino == ino).expect("it is there");
+    String::from_utf8(found.name).expect("ASCII")
+}
+
 fn repaired(fixture: &Fixture<Faulty<Memory>>) -> Plan {
     let (tree, volume) = (modes(fixture.backing.clone()), Arc::new(fixture.volume()));
     let planned = plan(&tree, &volume, OPTIONS, &Silent).expect("plan");
@@ -266,10 +275,7 @@ fn where_lost_and_found_is_a_users_file_another_directory_takes_what_is_put_asid
     vfs.release(opened.handle);
     drop(vfs);
     let root = backing.root().expect("root");
-    let mut all = Vec::new();
-    backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut all).expect("read");
-    let entry = all.into_iter().find(|entry| entry.ino == forged.ino).expect("it is there").name;
-    let file = backing.open(&root, std::str::from_utf8(&entry).expect("ASCII"), Access::ReadWrite).expect("open");
+    let file = backing.open(&root, &entry_of(&backing, forged.ino), Access::ReadWrite).expect("open");
     file.write_at(&[0xff; 4], 50).expect("forged");
     for name in ["stray", "another"] {
         backing.create(&root, name, 0o600).expect("a name that is none");
@@ -349,12 +355,7 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
         }
         let [border, moved, stray, forged] = ["border", "moved", "stray", "forged"].map(|name| write(ROOT, name));
         let root = backing.root().expect("root");
-        let entry_of = |ino: u64| {
-            let mut all = Vec::new();
-            backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut all).expect("read");
-            let found = all.into_iter().find(|entry| entry.ino == ino).expect("it is there");
-            String::from_utf8(found.name).expect("ASCII")
-        };
+        let entry_of = |ino: u64| entry_of(&backing, ino);
         let (d, e) = (entry_of(dir), entry_of(empty));
         let (inner, target) = (backing.open_dir(&root, &d).expect("d"), backing.open_dir(&root, &e).expect("e"));
         backing.unlink(&inner, ".kmsfs.dir").expect("lost");
