@@ -190,6 +190,7 @@ fn a_damaged_file_without_a_name_is_moved_once() {
     let donor = mounted.mkdir(ROOT, "donor");
     mounted.write(donor, "kept", b"kept");
     let lost = mounted.mkdir(ROOT, "lost");
+    mounted.write(lost, "only", b"vouches alone for the id");
     let [stray, moved] = ["stray", "moved"].map(|name| ciphertext(root, mounted.write(ROOT, name, b"content")));
     let stays = ciphertext(root, mounted.write(lost, "stays", b"content"));
     let [donor, lost] = [donor, lost].map(|ino| ciphertext(root, ino));
