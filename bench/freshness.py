@@ -3,7 +3,7 @@
 record and without one in turns.
 
 freshness.py KMSFS DIR [ROUNDS] [FILES]: works in DIR (a disk), where the volumes and the key manager's home lie; prints a table with the medians
-of ROUNDS (5) rounds. An operation is done FILES (5000) times, streams are of 512 MiB. The time is that of a whole mount, its unmount and the
+of ROUNDS (5) rounds. An operation is done FILES (5000) times, streams are of 512 MiB (of 32 for fewer FILES). The time is that of a whole mount, its unmount and the
 settling at its end included, divided by the number of operations. The last line of numbers is elapsed time.
 """
 import os, pathlib, shutil, statistics, subprocess, sys, tempfile, time
@@ -13,7 +13,7 @@ if len(sys.argv) < 3:
 KMSFS, WHERE = os.path.abspath(sys.argv[1]), sys.argv[2]
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 5
 FILES = int(sys.argv[4]) if len(sys.argv) > 4 else 5000
-STREAM = 512
+STREAM = 512 if FILES >= 5000 else 32
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="kmsfs-freshness.", dir=WHERE))
 ENV = dict(os.environ, KMSFS_HOME=str(WORK / "kms"))
 PAGE, MIB = os.urandom(4096), os.urandom(1 << 20)
