@@ -37,7 +37,8 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let lock = found.lock("accept")?;
     let Unlocked { session, service, opened } = offline::unlock(settings, found, OpenOptions::default())?;
     let backing = offline::backing(&args.dir)?;
-    let record = record_to_accept(&settings.home, &opened, &*backing, args.paths.is_empty());
+    let purpose = format!("accept {}", args.dir.display());
+    let record = record_to_accept(&settings.home, &opened, &*backing, (args.paths.is_empty(), &purpose));
     let record = record.map_err(|e| not_alone(e, args))?.expect("the volume has one");
     if let Some(kept) = &record.damaged {
         settings.out.warning(format_args!(
@@ -68,7 +69,7 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
         }),
     );
     session.engine.audit().flush()?;
-    drop(lock);
+    drop((record.lock, lock));
     let value = json!({
         "directory": path_text(&args.dir),
         "paths": paths,

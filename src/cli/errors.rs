@@ -306,6 +306,10 @@ impl From<VolumeError> for CliError {
                 .hint(format_args!("mount it, then run the same command: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
                 .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
+            VolumeError::RecordBusy(_) => new(Exit::Busy, "RecordBusy").hint(
+                "wait for it, or unmount that copy first (kmsfs status lists the mounts of this host); what is in this one can be read \
+                 meanwhile with: kmsfs verify DIR --salvage OUT",
+            ),
             VolumeError::Io { path, what, source } => Self::io(path, what, &source),
         }
     }

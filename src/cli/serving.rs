@@ -22,7 +22,7 @@ use super::stop::{LastWord, Stop};
 use crate::fuse::{MountSpec, Statistics, serve};
 use crate::kms::Engine;
 use crate::ops::config;
-use crate::ops::freshness::open_record;
+use crate::ops::freshness::{OwnRecord, own_record};
 use crate::ops::lock::VolumeLock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::store::LocalDir;
@@ -81,7 +81,11 @@ impl Serving<'_> {
         let meta = Arc::new(config::open_meta(&root)?);
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
-        let record = open_record(&self.settings.home, &opened)?;
+        let purpose = format!("{} of {}", mounts::lock_purpose(&self.mountpoint), root.display());
+        let (record, record_lock) = match own_record(&self.settings.home, &opened, &purpose)? {
+            Some(OwnRecord { fresh, lock }) => (Some(fresh), Some(lock)),
+            None => (None, None),
+        };
         let settles = record.is_some() && !read_only;
         let keys = offline::data_keys(Arc::clone(&service), opened);
         let keys = if self.options.strict_keys { keys.watching() } else { keys };
@@ -136,7 +140,7 @@ impl Serving<'_> {
         }
         session.engine.audit().flush()?;
         tracing::info!(volume = %volume_id, "unmounted {}", root.display());
-        drop(volume_lock);
+        drop((record_lock, volume_lock));
         served
     }
 

@@ -11,6 +11,7 @@ use crate::crypto::kdf::expand;
 use crate::crypto::secret::SecretKey;
 use crate::env::{Entropy, random_nonzero};
 use crate::format::keys::VolumeKeys;
+use crate::format::unit::Epoch;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak, lock, read, write};
 use crate::types::{DirId, FileId, VolumeId};
@@ -150,6 +151,25 @@ impl Freshness {
         }
         let (mut epochs, highest) = table.epochs()?;
         table.trim_epochs(&mut epochs, MANY_EPOCHS)?;
+        Self::with_table(table, keys, root, (epochs, highest))
+    }
+
+    /// Opens the record of a volume, which somebody else may be writing, to compare with it: nothing is forgotten.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_beside(path: &Path, keys: &VolumeKeys, volume: VolumeId) -> Result<Self, Error> {
+        let (table, root) = Table::open(path, key_of(keys), volume)?;
+        let epochs = table.epochs()?;
+        Self::with_table(table, keys, root, epochs)
+    }
+
+    fn with_table(
+        table: Table,
+        keys: &VolumeKeys,
+        root: DirId,
+        (epochs, highest): (HashMap<Epoch, u32>, u32),
+    ) -> Result<Self, Error> {
         let clock = EpochClock::new(epochs, highest);
         // What was sealed before is not known to be newer than anything, if it is not known when that was.
         let last = (table.highest_object()?, table.settled()?.min(clock.now()));

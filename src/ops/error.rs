@@ -108,6 +108,13 @@ pub enum VolumeError {
     /// The freshness record could not be read or written.
     #[error(transparent)]
     Record(#[from] crate::freshness::Error),
+    /// Somebody else uses the freshness record, with this volume or a copy of it.
+    #[error(
+        "the freshness record of the volume is in use by process {} on host {} ({}): a home has one record of a volume, \
+         whatever copies of it there are",
+        .0.pid, .0.host, .0.purpose
+    )]
+    RecordBusy(LockOwner),
     /// Only a mount of the volume keeps its freshness record in step.
     #[error("{0} has a freshness record, which only a mount keeps in step with its files")]
     NeedsMount(PathBuf),

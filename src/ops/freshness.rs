@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::VolumeError;
 use super::finding::{Finding, Paths};
+use super::lock::{LockError, RecordLock};
 use super::walk::{DirVisit, Visit};
 use crate::content::{self, Content, Volume};
 use crate::format::name::{EntryKind, NameCodec};
@@ -23,65 +24,102 @@ pub fn record_path(home: &Path, volume: &VolumeId) -> PathBuf {
     home.join("freshness").join(format!("{volume}.db"))
 }
 
-/// Opens the record of a volume that has one.
+/// A record that nobody else writes.
+pub struct OwnRecord {
+    /// It.
+    pub fresh: Arc<Freshness>,
+    /// To be held as long as it is used.
+    pub lock: RecordLock,
+}
+
+/// Opens the record of a volume that has one, to compare with it beside whoever writes it.
 ///
 /// # Errors
 /// [`VolumeError::NoRecord`], [`VolumeError::Record`].
 pub fn open_record(home: &Path, opened: &OpenedVolume) -> Result<Option<Arc<Freshness>>, VolumeError> {
+    let Some(path) = present_record(home, opened)? else { return Ok(None) };
+    Ok(Some(Arc::new(Freshness::open_beside(&path, &opened.keys, opened.config.volume_id)?)))
+}
+
+/// Opens the record of a volume that has one, for `purpose`, which is what a second one is told.
+///
+/// # Errors
+/// As [`open_record`]; and [`VolumeError::RecordBusy`], also if it is a copy of the volume that another process has.
+pub fn own_record(home: &Path, opened: &OpenedVolume, purpose: &str) -> Result<Option<OwnRecord>, VolumeError> {
+    let Some(path) = present_record(home, opened)? else { return Ok(None) };
+    let lock = lock_record(&path, purpose)?;
+    let fresh = Arc::new(Freshness::open(&path, &opened.keys, opened.config.volume_id)?);
+    Ok(Some(OwnRecord { fresh, lock }))
+}
+
+fn present_record(home: &Path, opened: &OpenedVolume) -> Result<Option<PathBuf>, VolumeError> {
     if !opened.config.freshness() {
         return Ok(None);
     }
     let path = record_path(home, &opened.config.volume_id);
-    if !path.exists() {
-        return Err(VolumeError::NoRecord(path));
-    }
-    Ok(Some(Arc::new(Freshness::open(&path, &opened.keys, opened.config.volume_id)?)))
+    if path.exists() { Ok(Some(path)) } else { Err(VolumeError::NoRecord(path)) }
+}
+
+/// Beside the record and not on it: SQLite has its own locks there, and a new record may take its place.
+fn lock_record(record: &Path, purpose: &str) -> Result<RecordLock, VolumeError> {
+    let path = record.with_extension("lock");
+    RecordLock::acquire(&path, purpose).map_err(|error| match error {
+        LockError::Busy(owner) => VolumeError::RecordBusy(owner),
+        LockError::Io(error) => VolumeError::io(path, "lock", error),
+    })
 }
 
 /// A record in which the content of a volume is to be accepted.
 pub struct RecordToAccept {
     /// It.
     pub fresh: Arc<Freshness>,
+    /// To be held as long as it is used.
+    pub lock: RecordLock,
     /// It was begun for that: nothing of the volume is in it.
     pub is_new: bool,
     /// Where the damaged one is kept that it takes the place of.
     pub damaged: Option<PathBuf>,
 }
 
-/// Opens the record of a volume that has one, to accept what is there. If the `whole` volume is, then one that is missing is
-/// begun, and one that is damaged in any part is set aside and begun anew, since nothing of it is needed.
+/// Opens the record of a volume that has one, to accept what is there, for `purpose`. If the `whole` volume is, then one that is
+/// missing is begun, and one that is damaged in any part is set aside and begun anew, since nothing of it is needed.
 ///
 /// # Errors
-/// [`VolumeError::NoRecord`] and, for a damaged one, [`VolumeError::Record`] if it is not for the whole volume; or the backing's
-/// error.
+/// [`VolumeError::NoRecord`] and, for a damaged one, [`VolumeError::Record`] if it is not for the whole volume;
+/// [`VolumeError::RecordBusy`] as [`own_record`]; or the backing's error.
 pub fn record_to_accept<B: Backing>(
     home: &Path,
     opened: &OpenedVolume,
     backing: &B,
-    whole: bool,
+    (whole, purpose): (bool, &str),
 ) -> Result<Option<RecordToAccept>, VolumeError> {
-    if !opened.config.freshness() {
-        return Ok(None);
-    }
-    let path = record_path(home, &opened.config.volume_id);
-    let damaged = match open_record(home, opened) {
-        Ok(found) => match found {
-            Some(fresh) if !whole || fresh.damage()? == 0 => {
-                return Ok(Some(RecordToAccept { fresh, is_new: false, damaged: None }));
-            }
-            _ => true,
-        },
-        Err(VolumeError::NoRecord(_)) if whole => false,
-        Err(VolumeError::Record(error)) if whole && error.is_damage() => true,
+    let path = match present_record(home, opened) {
+        Ok(None) => return Ok(None),
+        Ok(Some(path)) => path,
+        Err(VolumeError::NoRecord(path)) if whole => path,
         Err(other) => return Err(other),
     };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|e| VolumeError::io(parent, "create", e))?;
+    }
+    let lock = lock_record(&path, purpose)?;
+    let damaged = path.exists();
+    if damaged {
+        match Freshness::open(&path, &opened.keys, opened.config.volume_id) {
+            Ok(fresh) if !whole || fresh.damage()? == 0 => {
+                return Ok(Some(RecordToAccept { fresh: Arc::new(fresh), lock, is_new: false, damaged: None }));
+            }
+            Err(error) if !whole || !error.is_damage() => return Err(error.into()),
+            _ => {}
+        }
+    }
     // Without it a new record would be nobody's.
     let id = backing.root().and_then(|root| dir_id(backing, opened, &root));
     let id = id.map_err(|e| VolumeError::io(&path, "find the root of the volume for", e))?;
     let id = id.map_err(|outcome| VolumeError::Refused { path: path.clone(), outcome, other_copy_readable: false })?;
     let damaged = if damaged { Some(set_aside(&path)?) } else { None };
     let fresh = Arc::new(Freshness::create(&path, &opened.keys, opened.config.volume_id, id)?);
-    Ok(Some(RecordToAccept { fresh, is_new: true, damaged }))
+    Ok(Some(RecordToAccept { fresh, lock, is_new: true, damaged }))
 }
 
 fn dir_id<B: Backing>(backing: &B, opened: &OpenedVolume, dir: &B::Dir) -> store::Result<Result<DirId, Outcome>> {

@@ -1,8 +1,9 @@
-//! `.kmsfs/lock`: one writer per ciphertext directory (FORMAT 4.1). The lock itself is an OFD write lock; the file's
-//! content only tells a second one who the first is.
+//! `.kmsfs/lock`: one writer per ciphertext directory (FORMAT 4.1); and beside a freshness record one user of it, as copies of a
+//! volume have one record (ADR 12). Each lock is an OFD write lock; the file's content only tells a second one who the first is.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -72,22 +73,40 @@ impl VolumeLock {
 
     /// Takes the lock in an open `.kmsfs` directory.
     pub fn acquire_in(meta: &MetaDir, purpose: &str) -> Result<Self, LockError> {
-        let mut file = meta.open_or_create(LOCK)?;
-        let asked = Instant::now();
-        while !ofd::try_lock_exclusive(&file)? {
-            let owner = read_owner(&mut file)?;
-            let patience = if owner.is_ending() { PATIENCE } else { GRACE };
-            if asked.elapsed() >= patience {
-                return Err(LockError::Busy(owner));
-            }
-            thread::sleep(PAUSE);
-        }
-        let content = format!("host={}\npid={}\npurpose={purpose}\n", host_name(), std::process::id());
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(content.as_bytes())?;
-        Ok(Self { _file: file })
+        Ok(Self { _file: hold(meta.open_or_create(LOCK)?, purpose)? })
     }
+}
+
+/// The right to write the freshness record of a volume, and to compare a mount with it; ends when dropped, and with the process.
+#[derive(Debug)]
+pub struct RecordLock {
+    _file: File,
+}
+
+impl RecordLock {
+    /// Takes the lock file `path`, which is made in a directory that exists, for `purpose`. Waits as [`VolumeLock::acquire`] does.
+    pub fn acquire(path: &Path, purpose: &str) -> Result<Self, LockError> {
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        Ok(Self { _file: hold(file, purpose)? })
+    }
+}
+
+/// Locks a file for `purpose`, and writes that into it.
+fn hold(mut file: File, purpose: &str) -> Result<File, LockError> {
+    let asked = Instant::now();
+    while !ofd::try_lock_exclusive(&file)? {
+        let owner = read_owner(&mut file)?;
+        let patience = if owner.is_ending() { PATIENCE } else { GRACE };
+        if asked.elapsed() >= patience {
+            return Err(LockError::Busy(owner));
+        }
+        thread::sleep(PAUSE);
+    }
+    let content = format!("host={}\npid={}\npurpose={purpose}\n", host_name(), std::process::id());
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(content.as_bytes())?;
+    Ok(file)
 }
 
 /// Who holds the lock of the volume at `root` now; `None` if nobody does.

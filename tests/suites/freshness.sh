@@ -173,6 +173,33 @@ expect 0 "accept begins a new one" "$K" accept "$C"
 mount_it; served "and the volume is served"; unmount
 rm -rf "$WORK/lost"
 
+# A home has one record of a volume, whatever copies or snapshots of it there are: one of them at a time has it.
+copy=$WORK/copy
+cp -a "$C" "$copy" && mkdir "$WORK/plain.copy"
+refused() { # WHERE CODE
+  expect "$2" "$1: a copy is not mounted" "$K" mount --daemon "$copy" "$WORK/plain.copy"
+  said "in use by process [0-9]* on host .* (mount $M of $C)" "$1: it is said who has the record"
+  said "unmount that copy first" "$1: and what to do"
+  expect "$2" "$1: nor read-only" "$K" mount --ro --daemon "$copy" "$WORK/plain.copy"
+  expect "$2" "$1: nor accepted" "$K" accept "$copy"
+  expect "$2" "$1: nor is a file of it" "$K" accept "$copy" a
+}
+mount_it
+refused "beside the volume" 11
+expect 0 "beside the volume: a copy is verified" "$K" verify "$copy"
+expect 0 "beside the volume: and read" "$K" verify "$copy" --salvage "$WORK/salvaged"
+expect 0 "beside a refused mount of a copy: what is written is stored" sh -c 'echo new > "$1/new" && sync "$1/new" && rm "$1/new"' sh "$M"
+served "beside a refused mount of a copy: everything is served"
+kill -9 "$(sed -n 's/^pid=//p' "$C/.kmsfs/lock")"
+expect 0 "a killed mount has the record no more" "$K" mount --daemon "$copy" "$WORK/plain.copy"
+fusermount3 -uz "$M" 2> /dev/null || umount -l "$M"
+expect 11 "beside a copy: the volume is not mounted" "$K" mount --daemon "$C" "$M"
+said "(mount $WORK/plain.copy of $copy)" "beside a copy: it is said which has the record"
+expect 0 "umount of the copy" "$K" umount "$WORK/plain.copy"
+mount_it; served "when the copy is unmounted: the volume is served"; unmount
+expect 0 "when the copy is unmounted: verify" "$K" verify "$C"
+rm -rf "$copy"
+
 # A restored volume has other inodes, numbers among them that were other files'. A crash of it is none either: its empty files are taken for
 # nobody else's, and names of one file stay one file's.
 volume=$C

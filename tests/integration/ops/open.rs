@@ -3,16 +3,22 @@
 use std::fs;
 use std::time::Duration;
 
+use kmsfs::crypto::aead::Backend;
+use kmsfs::env::SystemEntropy;
 use kmsfs::format::Outcome;
+use kmsfs::format::name::NameForm;
 use kmsfs::format::volume::{VolumeConfig, VolumeFile};
 use kmsfs::keys::KeyError;
 use kmsfs::kms::model::{KeyIdRequest, ScheduleKeyDeletionRequest};
 use kmsfs::kms::registry::VolumeRecord;
 use kmsfs::ops::VolumeError;
 use kmsfs::ops::config;
+use kmsfs::ops::freshness::{open_record, own_record, record_to_accept};
+use kmsfs::ops::init::{InitOptions, init_volume, new_volume_id};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
 use kmsfs::ops::repair::{compare_config, restore_config};
 use kmsfs::ops::rewrap::{RewrapOptions, rewrap_config};
+use kmsfs::store::LocalDir;
 use kmsfs::vfs::ROOT;
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -346,6 +352,40 @@ fn the_lock_names_its_owner() {
     }
     drop(held);
     found.lock("rewrap").expect("free again");
+}
+
+#[test]
+fn one_at_a_time_has_the_freshness_record_of_a_volume_and_its_copies() {
+    let (host, home, root) = (Host::new(), TempDir::new().expect("a home"), TempDir::new().expect("a volume"));
+    let id = new_volume_id(&SystemEntropy);
+    let options = InitOptions {
+        key: "alias/aws/kmsfs".to_owned(),
+        label: None,
+        record_in: Some(home.path().to_owned()),
+        names: NameForm::Encrypted,
+        aead: Backend::Ring,
+    };
+    let (service, registry) = (host.service(&id), host.engine.registry());
+    init_volume(root.path(), id, &*service, &registry, &options, &*host.clock, &SystemEntropy).expect("init");
+    let opened = host.open(root.path(), OpenOptions::default()).expect("opens");
+    let held = own_record(home.path(), &opened, "mount /a of /volume").expect("free").expect("it has one");
+    let busy = |result: Result<(), VolumeError>| match result {
+        Err(VolumeError::RecordBusy(owner)) => {
+            assert_eq!((owner.pid, owner.purpose.as_str()), (std::process::id(), "mount /a of /volume"));
+        }
+        other => panic!("{other:?}"),
+    };
+    busy(own_record(home.path(), &opened, "mount /b of /copy").map(drop));
+    let backing = LocalDir::open(root.path()).expect("opens");
+    for whole in [true, false] {
+        busy(record_to_accept(home.path(), &opened, &backing, (whole, "accept /copy")).map(drop));
+    }
+    assert!(open_record(home.path(), &opened).expect("nobody is asked").is_some());
+    drop(held);
+    let own = own_record(home.path(), &opened, "mount /b of /copy").expect("free again");
+    assert!(own.is_some());
+    drop(own);
+    assert!(!record_to_accept(home.path(), &opened, &backing, (true, "accept")).expect("free").expect("one").is_new);
 }
 
 #[test]
