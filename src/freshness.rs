@@ -17,6 +17,7 @@ mod directory;
 mod error;
 mod file;
 mod found;
+mod names;
 mod scan;
 mod settle;
 mod state;

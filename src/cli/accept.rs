@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
@@ -52,24 +53,37 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let modes = modes_with_lock(backing).map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
     let mut total = AcceptReport::default();
     let whole = [PathBuf::new()];
+    let mut failure = None;
     for path in if args.paths.is_empty() { &whole[..] } else { &args.paths } {
-        let report = accept(&modes, &volume, &fresh, &names(path)).map_err(|e| failed(path, &e))?;
-        total.files += report.files;
-        total.directories += report.directories;
-        total.others += report.others;
-        total.removed += report.removed;
-        total.findings.extend(report.findings);
+        match accept(&modes, &volume, &fresh, &names(path)) {
+            Ok(report) => {
+                total.files += report.files;
+                total.directories += report.directories;
+                total.others += report.others;
+                total.removed += report.removed;
+                total.findings.extend(report.findings);
+            }
+            Err(error) => {
+                failure = Some(failed(path, &error));
+                break;
+            }
+        }
     }
     let paths: Vec<String> = args.paths.iter().map(|path| path_text(path).into_owned()).collect();
-    session.engine.note_decision(
-        "AcceptVolumeContent",
-        json!({
-            "volumeId": id.to_string(), "wholeVolume": paths.is_empty(), "files": total.files, "removed": total.removed,
-            "newRecord": record.is_new,
-        }),
-    );
+    // What was named before a path that cannot be accepted is.
+    if failure.is_none() || total != AcceptReport::default() {
+        let (files, removed) = (total.files, total.removed);
+        let of = (id.to_string(), paths.is_empty(), record.is_new);
+        session.engine.note_decision(
+            "AcceptVolumeContent",
+            json!({"volumeId": of.0, "wholeVolume": of.1, "files": files, "removed": removed, "newRecord": of.2}),
+        );
+    }
     session.engine.audit().flush()?;
     drop((record.lock, lock));
+    if let Some(error) = failure {
+        return Err(error);
+    }
     let value = json!({
         "directory": path_text(&args.dir),
         "paths": paths,
@@ -118,5 +132,12 @@ fn names(path: &Path) -> Vec<&[u8]> {
 }
 
 fn failed(path: &Path, error: &crate::content::Error) -> CliError {
+    if let crate::content::Error::Os(Errno::NOENT | Errno::NOTDIR) = error {
+        let message = format_args!("there is no '{}' in the volume, and none in its freshness record", path.display());
+        return CliError::usage(message).hint(
+            "name files and directories as they are called in the mount, relative to it; of a directory that is gone, the directory \
+             itself",
+        );
+    }
     CliError::failure(format_args!("'{}' cannot be accepted: {error}", path.display()))
 }

@@ -4,40 +4,37 @@ use super::clock::Version;
 use super::directory::TrackedDir;
 use super::error::Error;
 use super::file::{Found, TrackedFile};
-use super::state::Freshness;
+use super::state::{FileRecord, Freshness};
 use super::table::Target;
 use crate::format::unit::epoch_of;
 use crate::sync::{Arc, lock};
 use crate::types::FileId;
 
 impl Freshness {
-    /// The record of the file whose present life has the id, or else, of an empty one with several names, that was seen as the
-    /// inode `ino` ([`super::inode_mark`]). `None` if there is none, or only a damaged one.
+    /// The records that a file may have, the likeliest first, damaged ones left out: those of its present life, and of them that which was
+    /// seen as this inode `ino` ([`super::inode_mark`]) before others, and that of its name (`expected`) before the rest; of an empty
+    /// file with several names (`shared`) the one that was seen as the inode; and that of its name.
     ///
     /// # Errors
     /// The table's.
-    pub fn file_to_accept(
+    pub fn files_to_accept(
         self: &Arc<Self>,
-        id: Option<FileId>,
-        ino: Option<u64>,
-    ) -> Result<Option<TrackedFile>, Error> {
-        let found = match (id, ino) {
-            (Some(id), _) => self.file_with(id),
-            (None, Some(ino)) => {
-                let object = lock(&self.table).file_at(ino, true).map(|found| found.map(|(object, _)| object));
-                object.and_then(|object| object.map_or(Ok(None), |object| self.file(object)))
-            }
-            (None, None) => Ok(None),
-        };
-        sound(found)
-    }
-
-    /// The record of a file by its number; `None` if there is none, or only a damaged one.
-    ///
-    /// # Errors
-    /// The table's.
-    pub fn file_to_replace(self: &Arc<Self>, object: u64) -> Result<Option<TrackedFile>, Error> {
-        sound(self.file(object))
+        (id, ino, shared): (Option<FileId>, u64, bool),
+        expected: Option<u64>,
+    ) -> Result<Vec<TrackedFile>, Error> {
+        let mut found = Vec::new();
+        if let Some(id) = id {
+            found = sound(self.records_with(id))?.unwrap_or_default();
+            let fits = |record: &Arc<FileRecord>| (lock(&record.state).row.ino == ino, Some(record.object) == expected);
+            found.sort_by_cached_key(|record| std::cmp::Reverse(fits(record)));
+        } else if shared {
+            let object = lock(&self.table).file_at(ino, true).map(|found| found.map(|(object, _)| object));
+            found.extend(
+                sound(object.and_then(|object| object.map_or(Ok(None), |object| self.record(object))))?.flatten(),
+            );
+        }
+        found.extend(sound(expected.map_or(Ok(None), |object| self.record(object)))?.flatten());
+        Ok(found.into_iter().map(|record| TrackedFile::new(Arc::clone(self), record)).collect())
     }
 
     /// Takes in the epoch of a unit that is accepted; it counts as older than everything that is sealed from now on.
@@ -50,10 +47,11 @@ impl Freshness {
     }
 }
 
-fn sound(found: Result<Option<TrackedFile>, Error>) -> Result<Option<TrackedFile>, Error> {
+/// `None` of what is damaged.
+fn sound<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {
         Err(error) if error.is_damage() => Ok(None),
-        other => other,
+        other => other.map(Some),
     }
 }
 
@@ -94,6 +92,16 @@ impl TrackedFile {
         }
         self.accepted(found);
         Ok(())
+    }
+
+    /// Whether its present life is that with the id; or both are empty.
+    pub fn lives_as(&self, id: Option<FileId>) -> bool {
+        self.state().row.file_id == id
+    }
+
+    /// Whether it was seen last as this inode ([`super::inode_mark`]).
+    pub fn was_seen_at(&self, ino: u64) -> bool {
+        self.state().row.ino == ino
     }
 
     /// Records a unit by its first 16 bytes.

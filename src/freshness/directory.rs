@@ -173,7 +173,7 @@ impl TrackedDir {
                 FoundEntry::Other(target) => target,
                 FoundEntry::File { id, ino, shared } => {
                     let counted_on = match expected {
-                        Some(Target::File(object)) if shared => Some(object),
+                        Some(Target::File(object)) => Some(object),
                         _ => None,
                     };
                     let row = FileRow { file_id: id, ino, marked: true, clock: mark, ..FileRow::EMPTY };
@@ -217,12 +217,12 @@ impl DirState {
 }
 
 impl Freshness {
-    /// Which file a crash left under a name; `found` is what it is if nothing is known of it, `counted_on` what the name had, if other
-    /// names may have it too.
+    /// Which file a crash left under a name; `found` is what it is if nothing is known of it, `counted_on` what the name had; `shared`: it
+    /// may have other names.
     fn file_after_crash(self: &Arc<Self>, counted_on: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
         let (id, ino) = (found.file_id, found.ino);
         if let Some(id) = id
-            && let Some(known) = self.record_with(id)?
+            && let Some(known) = self.record_with(id, ino, counted_on)?
         {
             return Ok(known.object);
         }
@@ -233,7 +233,7 @@ impl Freshness {
             return Ok(object);
         }
         // A restored file has another inode, and its other names in directories that no crash left have their object.
-        if let Some(record) = counted_on.map(|object| self.record(object)).transpose()?.flatten()
+        if let Some(record) = counted_on.filter(|_| shared).map(|object| self.record(object)).transpose()?.flatten()
             && lock(&record.state).row.file_id == id
         {
             return Ok(record.object);

@@ -72,12 +72,19 @@ impl Freshness {
         Ok(self.record(object)?.map(|record| TrackedFile::new(Arc::clone(self), record)))
     }
 
-    /// The record of the file whose present life has the id; `None` if there is none.
+    /// The record of the file whose present life has the id, and which is the inode `ino` ([`super::inode_mark`]) if there are several,
+    /// or else the one with the number `object`; `None` if there is none.
     ///
     /// # Errors
     /// The table's.
-    pub fn file_with(self: &Arc<Self>, id: FileId) -> Result<Option<TrackedFile>, Error> {
-        Ok(self.record_with(id)?.map(|record| TrackedFile::new(Arc::clone(self), record)))
+    pub fn file_with(
+        self: &Arc<Self>,
+        id: FileId,
+        ino: u64,
+        object: Option<u64>,
+    ) -> Result<Option<TrackedFile>, Error> {
+        let found = self.record_with(id, ino, object)?;
+        Ok(found.map(|record| TrackedFile::new(Arc::clone(self), record)))
     }
 
     /// A record for a file that was just made, empty.

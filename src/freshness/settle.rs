@@ -97,10 +97,10 @@ impl Freshness {
             .filter(|record| !lock(&record.state).in_doubt)
             .map(|record| {
                 let mut state = lock(&record.state);
-                state.marked = false;
+                state.marked = state.lenient.is_some();
                 let entries =
                     state.changed.keys().map(|entry| (entry.clone(), state.entries.get(entry).copied())).collect();
-                let update = DirUpdate { dir: record.id, entries, gone: state.gone };
+                let update = DirUpdate { dir: record.id, entries, gone: state.gone, lenient: state.lenient.is_some() };
                 let upto = state.changes;
                 drop(state);
                 (record, update, upto)

@@ -250,16 +250,35 @@ impl Freshness {
         Ok(row.map(|row| self.enter(object, row)))
     }
 
-    /// The record of the file whose present life has an id.
-    pub(super) fn record_with(&self, id: FileId) -> Result<Option<Arc<FileRecord>>, Error> {
-        let known = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade);
-        if let Some(known) = known.filter(|known| lock(&known.state).row.file_id == Some(id)) {
-            return Ok(Some(known));
+    /// The record of the file whose present life has an id. Of several, which an older file gives that was put back beside its newer
+    /// one, that which was seen as the inode `ino` ([`super::inode_mark`]), else the one with the number `object`.
+    pub(super) fn record_with(
+        &self,
+        id: FileId,
+        ino: u64,
+        object: Option<u64>,
+    ) -> Result<Option<Arc<FileRecord>>, Error> {
+        let mut found = self.records_with(id)?;
+        let fits = |record: &Arc<FileRecord>| (lock(&record.state).row.ino == ino, Some(record.object) == object);
+        found.sort_by_cached_key(|record| std::cmp::Reverse(fits(record)));
+        Ok(found.into_iter().next())
+    }
+
+    /// The records of the files whose present life has an id.
+    pub(super) fn records_with(&self, id: FileId) -> Result<Vec<Arc<FileRecord>>, Error> {
+        let mut found: Vec<_> = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade).into_iter().collect();
+        let stored = match lock(&self.table).files_with(id) {
+            Err(error) if error.is_damage() && !found.is_empty() => Vec::new(),
+            stored => stored?,
+        };
+        for (object, row) in stored {
+            if found.iter().all(|record| record.object != object) {
+                found.push(self.enter(object, row));
+            }
         }
-        let found = lock(&self.table).file_with(id)?;
-        let record = found.map(|(object, row)| self.enter(object, row));
         // It may have begun another life since that was written.
-        Ok(record.filter(|record| lock(&record.state).row.file_id == Some(id)))
+        found.retain(|record| lock(&record.state).row.file_id == Some(id));
+        Ok(found)
     }
 
     fn enter(&self, object: u64, row: FileRow) -> Arc<FileRecord> {

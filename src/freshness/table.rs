@@ -152,6 +152,8 @@ pub(super) struct DirUpdate {
     pub(super) entries: Vec<(String, Option<Target>)>,
     /// It was removed.
     pub(super) gone: bool,
+    /// A crash left more in it than these, and nobody has looked: its mark stays.
+    pub(super) lenient: bool,
 }
 
 /// What is recorded of the names of a directory.
@@ -458,6 +460,11 @@ impl Table {
         Ok(())
     }
 
+    /// Whether a file may have a name that nobody knows of yet.
+    pub(super) fn has_unvisited(&self) -> bool {
+        !self.unvisited.is_empty()
+    }
+
     /// Notes that a directory is not settled any more: a file that has a name there keeps its row, whatever others it loses.
     pub(super) fn doubt_dir(&mut self, dir: DirId) {
         self.unvisited.insert(dir);
@@ -474,14 +481,6 @@ impl Table {
     /// Whether a file has a row, damaged or not.
     fn has_file(&self, object: u64) -> Result<bool, Error> {
         Ok(self.db.prepare_cached("SELECT 1 FROM files WHERE object = ?1")?.exists(params![int(object)])?)
-    }
-
-    /// The file with an id.
-    pub(super) fn file_with(&self, id: FileId) -> Result<Option<(u64, FileRow)>, Error> {
-        let mut select =
-            self.db.prepare_cached("SELECT object, file_id, ino, row, mac FROM files WHERE file_id = ?1")?;
-        let mut rows = select.query(params![id.as_bytes()])?;
-        self.read_file(rows.next()?)
     }
 
     /// The file that was seen as this inode last, if it may be another life by now, or, asked for an empty one, is.
@@ -558,7 +557,7 @@ impl Table {
     /// Writes what was settled, durably, but for what has changed since `clock`.
     pub(super) fn settle(&mut self, dirs: &[DirUpdate], files: &[FileUpdate], clock: Version) -> Result<(), Error> {
         let mut unvisited = self.unvisited.clone();
-        unvisited.retain(|id| dirs.iter().all(|update| update.dir != *id));
+        unvisited.retain(|id| dirs.iter().all(|update| update.dir != *id || update.lenient));
         self.within(|table| {
             for file in files {
                 if !table.files_touched.contains(&file.object) {
@@ -624,7 +623,7 @@ impl Table {
     }
 
     fn write_dir(&self, update: &DirUpdate, removed: &mut Vec<u64>) -> Result<(), Error> {
-        let DirUpdate { dir, entries, gone } = update;
+        let DirUpdate { dir, entries, gone, lenient } = update;
         let mut delete =
             self.db.prepare_cached("DELETE FROM entries WHERE dir = ?1 AND name = ?2 RETURNING kind, target")?;
         let mut insert =
@@ -647,7 +646,7 @@ impl Table {
         if *gone {
             self.db.prepare_cached("DELETE FROM entries WHERE dir = ?1")?.execute(params![dir.as_bytes()])?;
         }
-        if *gone || !self.dirs_touched.contains(dir) {
+        if *gone || !lenient && !self.dirs_touched.contains(dir) {
             self.db.prepare_cached("DELETE FROM marks WHERE dir = ?1")?.execute(params![dir.as_bytes()])?;
         }
         Ok(())

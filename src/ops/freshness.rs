@@ -1,5 +1,7 @@
 //! A volume and its freshness record (ADR 12), without a mount.
 
+mod places;
+
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,7 @@ use crate::store::tree::{each_entry, read_meta};
 use crate::store::{self, Access, Backing, FileKind, LIST, Modes, OpenDir, Stat};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::{DirId, VolumeId};
+use places::{Places, Stands};
 
 /// Where the record of a volume lies in the home of the key manager.
 pub fn record_path(home: &Path, volume: &VolumeId) -> PathBuf {
@@ -237,7 +240,11 @@ pub(super) fn record_of<B: Backing>(
             None => return Err(Outcome::Unvouched.into()),
             found => found,
         },
-        (true, _, Some(id)) => fresh.file_with(id)?,
+        (true, expected, Some(id)) => {
+            let object = if let Some(Target::File(object)) = expected { Some(object) } else { None };
+            let named = store::Target::Named(file.dir, file.entry);
+            fresh.file_with(id, inode_mark(&**file.modes.backing(), named, file.stat.ino)?, object)?
+        }
         _ => None,
     };
     Ok(record.map(|record| record.in_use()))
@@ -259,10 +266,11 @@ pub struct AcceptReport {
 }
 
 /// Records what stands at `path`, the names of which are in plaintext, and everything below it, as what ought to be there:
-/// the whole volume if `path` has no names.
+/// the whole volume if `path` has no names. No file that is not there, or not another name of what is, becomes unreadable by it.
 ///
 /// # Errors
-/// The backing's error, the record's, or the outcome for a directory on the way that has no valid id.
+/// The backing's error, `ENOENT` too for a name that the record does not have either; the record's; or the outcome for a directory on
+/// the way that has no valid id.
 pub fn accept<B: Backing>(
     modes: &Arc<Modes<B>>,
     volume: &Arc<Volume>,
@@ -272,8 +280,18 @@ pub fn accept<B: Backing>(
     let opened = volume.keys.volume();
     let names = opened.names();
     let backing = modes.backing();
-    let (by_inode, inodes) = (HashMap::new(), HashMap::new());
-    let mut job = Accepting { modes, volume, fresh, names, by_inode, inodes, report: AcceptReport::default() };
+    let mut job = Accepting {
+        modes,
+        volume,
+        fresh,
+        names,
+        whole: path.is_empty(),
+        unknown_names: fresh.may_have_more_names(),
+        places: Places::new(modes, fresh, (*opened).clone()),
+        by_inode: HashMap::new(),
+        inodes: HashMap::new(),
+        report: AcceptReport::default(),
+    };
     // What is recorded has to be durable; nothing of it changes from here on.
     backing.sync_all()?;
     let mut dir = Arc::new(modes.root(LIST)?);
@@ -294,7 +312,8 @@ pub fn accept<B: Backing>(
             }
             let entry = job.names.encode(id, last)?;
             let record = fresh.directory(id)?;
-            let below = job.entry(&dir, &record, entry.entry(), &paths.child(entry.entry().as_bytes(), Some(last)))?;
+            let at = (&dir, id);
+            let below = job.entry(at, &record, entry.entry(), &paths.child(entry.entry().as_bytes(), Some(last)))?;
             waiting.extend(below);
         }
     }
@@ -314,6 +333,11 @@ struct Accepting<'a, B: Backing> {
     volume: &'a Arc<Volume>,
     fresh: &'a Arc<Freshness>,
     names: NameCodec,
+    /// Everything in the volume is accepted.
+    whole: bool,
+    /// There may be names that the record does not have.
+    unknown_names: bool,
+    places: Places<'a, B>,
     /// Files with several names.
     by_inode: HashMap<u64, TrackedFile>,
     /// By file of the record, the inode that it was accepted as.
@@ -328,7 +352,7 @@ impl<B: Backing> Accepting<'_, B> {
         let mut waiting = Vec::new();
         for entry in &entries {
             let name = self.names.decode(id, entry.as_bytes(), None).ok();
-            waiting.extend(self.entry(dir, &record, entry, &paths.child(entry.as_bytes(), name.as_deref()))?);
+            waiting.extend(self.entry((dir, id), &record, entry, &paths.child(entry.as_bytes(), name.as_deref()))?);
         }
         for (entry, _) in record.missing(&entries.into_iter().collect()) {
             record.accept(&entry, None)?;
@@ -342,13 +366,17 @@ impl<B: Backing> Accepting<'_, B> {
     /// Accepts one entry; a directory is left to the caller.
     fn entry(
         &mut self,
-        dir: &Arc<OpenDir<B>>,
+        (dir, id): (&Arc<OpenDir<B>>, DirId),
         record: &TrackedDir,
         entry: &str,
         paths: &Paths,
     ) -> content::Result<Option<Waiting<B>>> {
         let stat = match self.modes.stat(store::Target::Named(&***dir, entry)) {
             Ok(stat) => stat,
+            // Nor was it ever there, as far as anybody knows.
+            Err(Errno::NOENT) if record.expected(entry).is_none() && record.misfit(entry) == Outcome::Misplaced => {
+                return Err(Errno::NOENT.into());
+            }
             Err(Errno::NOENT) => {
                 record.accept(entry, None)?;
                 self.report.removed += 1;
@@ -357,7 +385,7 @@ impl<B: Backing> Accepting<'_, B> {
             Err(other) => return Err(other.into()),
         };
         if stat.kind == FileKind::Regular {
-            match self.file(dir, record, entry, &stat) {
+            match self.file((dir, id), record, entry, &stat) {
                 Ok(()) => self.report.files += 1,
                 Err(error) => self.report.findings.push(Finding::new(paths, error.into())),
             }
@@ -378,7 +406,13 @@ impl<B: Backing> Accepting<'_, B> {
         })
     }
 
-    fn file(&mut self, dir: &Arc<OpenDir<B>>, record: &TrackedDir, entry: &str, stat: &Stat) -> content::Result<()> {
+    fn file(
+        &mut self,
+        (dir, id): (&Arc<OpenDir<B>>, DirId),
+        record: &TrackedDir,
+        entry: &str,
+        stat: &Stat,
+    ) -> content::Result<()> {
         let file = self.modes.open(dir, entry, Access::Read)?;
         let mark = inode_mark(&**self.modes.backing(), store::Target::File(&file), stat.ino)?;
         let content = Content::open(Arc::clone(self.modes.backing()), Arc::clone(self.volume), file, Access::Read)?;
@@ -386,20 +420,66 @@ impl<B: Backing> Accepting<'_, B> {
             return Ok(record.accept(entry, Some(Target::File(known.object())))?);
         }
         // The record of this very file, wherever it stood, else what was under the name; but never one for two inodes.
-        let moved = self.fresh.file_to_accept(content.file_id(), (stat.nlink > 1).then_some(mark))?;
-        let known = match (moved, record.expected(entry)) {
-            (None, Some(Target::File(object))) => self.fresh.file_to_replace(object)?,
-            (moved, _) => moved,
+        let expected = if let Some(Target::File(object)) = record.expected(entry) { Some(object) } else { None };
+        let shared = stat.nlink > 1;
+        let mut tracked = None;
+        let mut names_of_it = Vec::new();
+        for known in self.fresh.files_to_accept((content.file_id(), mark, shared), expected)? {
+            match self.other_names(&known, stat.ino, mark, (id, entry, record))? {
+                None => {
+                    tracked = Some(known);
+                    break;
+                }
+                Some(same) if known.lives_as(content.file_id()) => names_of_it.extend(same),
+                Some(_) => {}
+            }
+        }
+        let tracked = match tracked {
+            Some(known) => {
+                names_of_it.clear();
+                known
+            }
+            None => self.fresh.new_file(),
         };
-        let known = known.filter(|known| self.inodes.get(&known.object()).is_none_or(|ino| *ino == stat.ino));
-        let tracked = known.unwrap_or_else(|| self.fresh.new_file());
         self.inodes.insert(tracked.object(), stat.ino);
         tracked.seen_at(mark);
         content.accept_into(&tracked)?;
-        record.accept(entry, Some(Target::File(tracked.object())))?;
-        if stat.nlink > 1 {
+        let target = Some(Target::File(tracked.object()));
+        record.accept(entry, target)?;
+        // What is the same inode by its other names has to be one file by them.
+        for (dir, name) in names_of_it {
+            self.fresh.directory(dir)?.accept(&name, target)?;
+        }
+        if shared {
             self.by_inode.insert(stat.ino, tracked);
         }
         Ok(())
+    }
+
+    /// `None` if the record of a file may become that of the inode `ino`, as no other file has it. Else the names of it, other than
+    /// the entry `at` in a directory, under which the inode stands: others have it too.
+    fn other_names(
+        &mut self,
+        known: &TrackedFile,
+        ino: u64,
+        mark: u64,
+        (at, entry, record): (DirId, &str, &TrackedDir),
+    ) -> content::Result<Option<Vec<(DirId, String)>>> {
+        let object = known.object();
+        // What of it was accepted before counts, settled or not; and a name that nobody knows may be any file's.
+        let mut is_free = self.inodes.get(&object).is_none_or(|given| *given == ino)
+            && (self.whole || !self.unknown_names || known.was_seen_at(mark));
+        let mut same = Vec::new();
+        for (dir, name) in self.fresh.names_of(object)? {
+            if dir == at && (name == entry || record.expected(&name) != Some(Target::File(object))) {
+                continue;
+            }
+            match self.places.stands(dir, &name, mark)? {
+                Stands::This => same.push((dir, name)),
+                Stands::Other => is_free = false,
+                Stands::Nothing => {}
+            }
+        }
+        Ok(if is_free { None } else { Some(same) })
     }
 }

@@ -1,6 +1,6 @@
 //! Moving every wrapped key of a volume to the current material of its key, or to another key (FORMAT 5.3).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -46,6 +46,9 @@ pub struct RewrapReport {
     pub root_key: bool,
     /// Files that could not be moved; the old key is still needed for them.
     pub findings: Vec<Finding>,
+    /// Rewrapped files with names outside of the volume, as in other generations of a backup, where nobody has the new key yet; 0 if
+    /// the job was stopped.
+    pub linked_elsewhere: u64,
     /// The job was stopped before its end.
     pub interrupted: bool,
 }
@@ -181,6 +184,7 @@ pub fn rewrap_files_by<B: Backing>(
         rewrap,
         progress,
         inodes: Mutex::new(HashSet::new()),
+        linked: Mutex::default(),
         rewrapped: AtomicU64::new(0),
         unchanged: AtomicU64::new(0),
         findings: Mutex::new(Vec::new()),
@@ -194,6 +198,12 @@ pub fn rewrap_files_by<B: Backing>(
         unchanged: rewrapper.unchanged.into_inner(),
         root_key: false,
         findings,
+        linked_elsewhere: match progress.is_cancelled() {
+            true => 0,
+            false => {
+                lock(&rewrapper.linked).values().filter(|(left, rewrapped)| *rewrapped && *left > 0).count() as u64
+            }
+        },
         interrupted: progress.is_cancelled(),
     })
 }
@@ -203,6 +213,8 @@ struct Rewrapper<'a, B: Backing> {
     progress: &'a dyn Progress,
     /// Inodes with several names that were handled under one of them.
     inodes: Mutex<HashSet<u64>>,
+    /// Of each inode with several names, how many were not met so far, and whether it was rewrapped.
+    linked: Mutex<HashMap<u64, (u64, bool)>>,
     rewrapped: AtomicU64,
     unchanged: AtomicU64,
     findings: Mutex<Vec<Finding>>,
@@ -211,6 +223,7 @@ struct Rewrapper<'a, B: Backing> {
 impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
     fn file(&self, file: &Visit<'_, B>) {
         let linked = file.stat.nlink > 1;
+        let mut rewrapped = false;
         if !linked || !lock(&self.inodes).contains(&file.stat.ino) {
             let done = (self.rewrap)(file);
             // A name that is gone does not count: another name of the file is then the one to handle it under.
@@ -218,6 +231,7 @@ impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
             let first = !gone && (!linked || lock(&self.inodes).insert(file.stat.ino));
             match done {
                 Ok(Rewrapped::Yes) => {
+                    rewrapped = true;
                     self.rewrapped.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(Rewrapped::No) if first => {
@@ -226,6 +240,11 @@ impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
                 Err(error) if first => lock(&self.findings).push(Finding::new(file.paths, error.into())),
                 _ => {}
             }
+        }
+        if linked {
+            let mut inodes = lock(&self.linked);
+            let (left, was_rewrapped) = inodes.entry(file.stat.ino).or_insert((file.stat.nlink, false));
+            (*left, *was_rewrapped) = (left.saturating_sub(1), *was_rewrapped || rewrapped);
         }
         self.progress.done(1, file.stat.size);
     }

@@ -275,7 +275,9 @@ impl<B: Backing> Vfs<B> {
                 None => return self.report(inode, Err(Outcome::Unvouched.into())),
                 found => found,
             },
-            (None, None, Some(id)) => fresh.file_with(id).map_err(crate::content::Error::from)?,
+            (None, None, Some(id)) => {
+                fresh.file_with(id, self.mark_of(inode), None).map_err(crate::content::Error::from)?
+            }
             (None, None, None) => None,
         };
         let Some(file) = file else { return self.report(inode, Err(Outcome::Misplaced.into())) };

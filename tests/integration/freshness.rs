@@ -1,5 +1,6 @@
 //! What somebody can do to a ciphertext directory with authentic parts of it, and that a freshness record tells.
 
+mod accept;
 mod damage;
 
 use std::collections::BTreeMap;

@@ -178,7 +178,7 @@ copy=$WORK/copy
 cp -a "$C" "$copy" && mkdir "$WORK/plain.copy"
 refused() { # WHERE CODE
   expect "$2" "$1: a copy is not mounted" "$K" mount --daemon "$copy" "$WORK/plain.copy"
-  said "in use by process [0-9]* on host .* (mount $M of $C)" "$1: it is said who has the record"
+  said "in use by process [0-9]* on host .* .mount $M of $C.: " "$1: it is said who has the record"
   said "unmount that copy first" "$1: and what to do"
   expect "$2" "$1: nor read-only" "$K" mount --ro --daemon "$copy" "$WORK/plain.copy"
   expect "$2" "$1: nor accepted" "$K" accept "$copy"
@@ -199,6 +199,62 @@ expect 0 "umount of the copy" "$K" umount "$WORK/plain.copy"
 mount_it; served "when the copy is unmounted: the volume is served"; unmount
 expect 0 "when the copy is unmounted: verify" "$K" verify "$C"
 rm -rf "$copy"
+
+# A restore beside what lives: what is accepted is readable, and so is the rest, both before and after it is written.
+volume=$C C=$WORK/beside
+"$K" init --keyfile --freshness --plain-names "$C" > /dev/null 2>&1 || fail "init $C"
+reads() { # TEXT FILE=CONTENT...
+  local text=$1 pair bad=
+  shift
+  mount_it
+  for pair in "$@"; do [ "$(cat "$M/${pair%%=*}" 2>&1)" = "${pair#*=}" ] || bad="$bad ${pair%%=*}"; done
+  unmount
+  if [ -z "$bad" ]; then pass "$text"; else fail "$text:$bad"; fi
+}
+mount_it
+mkdir "$M/x" "$M/y"
+for f in a report; do echo monday > "$M/$f"; done
+: > "$M/x/e1"
+ln "$M/x/e1" "$M/y/e2"
+echo both > "$M/x/l1"
+ln "$M/x/l1" "$M/y/l2"
+unmount
+cp -a "$C" "$C.bak"
+mount_it
+echo tuesday > "$M/a"
+ln "$M/a" "$M/b"
+mv "$M/report" "$M/report.old"
+echo more >> "$M/report.old"
+unmount
+cp -a --remove-destination "$C.bak/a" "$C/a"
+expect 3 "one name of a linked file is restored: verify" "$K" verify "$C"
+expect 0 "one name of a linked file is restored: accept" "$K" accept "$C" a
+reads "both names are read" a=monday b=tuesday
+expect 0 "verify finds nothing then" "$K" verify "$C"
+cp -a "$C.bak/report" "$C/report"
+expect 0 "a file is restored beside its newer one: accept" "$K" accept "$C" report
+reads "both are read" report=monday "report.old=monday
+more" b=tuesday
+for f in x y; do rm -rf "${C:?}/$f" && cp -r --no-preserve=links,timestamps "$C.bak/$f" "$C/" && cp -a "$C.bak/$f/.kmsfs.dir" "$C/$f/"; done
+expect 3 "linked files are restored one by one: verify" "$K" verify "$C"
+said "^Misplaced .*e[12]" "of empty files it is told"
+said "^DuplicateId .*l[12]" "of others, too"
+expect 0 "linked files are restored one by one: accept" "$K" accept "$C" x y
+mount_it
+for f in x/e1 y/e2 x/l1 a report; do echo "$f" > "$M/$f" || fail "$f is written"; done
+unmount
+reads "what was accepted is written and read by itself" x/e1=x/e1 y/e2=y/e2 x/l1=x/l1 y/l2=both a=a b=tuesday report=report "report.old=monday
+more"
+mount_it
+for f in y/e2 y/l2 report.old; do cat "$M/$f" > "$M/again" && mv "$M/again" "$M/$f" || fail "$f is made again"; done
+unmount
+expect 0 "made again inside the mount: verify finds nothing" "$K" verify "$C"
+expect 2 "accept of a name that never was" "$K" accept "$C" typo
+said "there is no 'typo'" "it is said"
+rm "$C/a"
+expect 0 "accept of a name that is gone" "$K" accept "$C" a
+expect 2 "once" "$K" accept "$C" a
+C=$volume
 
 # A restored volume has other inodes, numbers among them that were other files'. A crash of it is none either: its empty files are taken for
 # nobody else's, and names of one file stay one file's.

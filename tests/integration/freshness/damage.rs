@@ -29,7 +29,7 @@ fn object(on: &Attacked, path: &str) -> i64 {
 }
 
 /// What `verify` of the unmounted volume finds, as outcome, path and unit.
-fn findings(on: &Attacked) -> Vec<(Outcome, String, Option<u64>)> {
+pub(super) fn findings(on: &Attacked) -> Vec<(Outcome, String, Option<u64>)> {
     let modes = Modes::new(Arc::new(on.volume.fixture.backing.clone()), false);
     let options = VerifyOptions { threads: 1, in_use: false, resume: None };
     let volume = Arc::new(on.volume.fixture.volume());
@@ -44,14 +44,18 @@ fn findings(on: &Attacked) -> Vec<(Outcome, String, Option<u64>)> {
     found
 }
 
-fn accepted(on: &Attacked, path: &[&[u8]]) -> AcceptReport {
+pub(super) fn accepted(on: &Attacked, path: &[&[u8]]) -> AcceptReport {
+    accept_at(on, path).expect("accept")
+}
+
+pub(super) fn accept_at(on: &Attacked, path: &[&[u8]]) -> kmsfs::content::Result<AcceptReport> {
     let modes = Modes::new(Arc::new(on.volume.fixture.backing.clone()), false);
     let volume = Arc::new(on.volume.fixture.volume());
     let fresh: Arc<Freshness> = Arc::clone(volume.freshness().expect("it has one"));
-    accept(&modes, &volume, &fresh, path).expect("accept")
+    accept(&modes, &volume, &fresh, path)
 }
 
-fn of(outcome: Outcome, path: &str) -> (Outcome, String, Option<u64>) {
+pub(super) fn of(outcome: Outcome, path: &str) -> (Outcome, String, Option<u64>) {
     (outcome, path.to_owned(), None)
 }
 

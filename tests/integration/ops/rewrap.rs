@@ -125,6 +125,28 @@ fn after_a_move_the_old_key_is_not_needed() {
 }
 
 #[test]
+fn files_with_names_elsewhere_are_counted() {
+    let host = Host::new();
+    let (old, new) = (host.key("old"), host.key("new"));
+    let (dir, generation) = (TempDir::new().expect("temporary directory"), TempDir::new().expect("another"));
+    host.init(dir.path(), "alias/old").expect("init");
+    let mounted = host.mount(dir.path());
+    let sub = mounted.mkdir(ROOT, "sub");
+    mounted.write(ROOT, "alone", b"content");
+    let within = mounted.write(ROOT, "within", b"content");
+    let elsewhere = mounted.write(sub, "elsewhere", b"content");
+    mounted.0.link(within, sub, b"other").expect("link");
+    drop(mounted);
+    let shared = generation.path().join("shared");
+    fs::hard_link(ciphertext(dir.path(), elsewhere), &shared).expect("link");
+    let report = rewrap(&host, dir.path(), Some(&old), Some(&new), &Silent);
+    assert_eq!((report.rewrapped, report.findings.len(), report.linked_elsewhere), (3, 0, 1));
+    // What is not rewrapped changes nothing elsewhere.
+    let nothing = rewrap(&host, dir.path(), Some(&old), Some(&new), &Silent);
+    assert_eq!((nothing.rewrapped, nothing.linked_elsewhere), (0, 0));
+}
+
+#[test]
 fn a_damaged_file_is_a_finding_and_the_others_move() {
     let host = Host::new();
     let new = host.key("new");
