@@ -63,6 +63,19 @@ def _():
         assert errno_of(os.removexattr, "bare", name) == "EINVAL", name
 
 
+@case("SELinux's labels, where the kernel has no SELinux", root=True)
+def _():
+    label, nobody_labels = "security.selinux", not os.path.exists("/sys/fs/selinux/enforce")
+    os.close(filled("labelled"))
+    # What makes ls(1) ask once and not for each file.
+    assert errno_of(os.getxattr, "labelled", label) == ("ENOTSUP" if nobody_labels else "ENODATA")
+    assert errno_of(os.getxattr, "labelled", "security.other") == "ENODATA"
+    if nobody_labels:
+        os.setxattr("labelled", label, b"kept\0")
+        assert os.getxattr("labelled", label) == b"kept\0" and os.listxattr("labelled") == [label]
+        os.removexattr("labelled", label)
+
+
 @case("a whiteout is left only by a rename that takes place", root=True)
 def _():
     os.close(filled("old"))
