@@ -169,7 +169,7 @@ pub fn distrust(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Refuses a schema with what this program never puts there: it would act on rows, or stand for a table.
-fn check_objects(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub fn check_objects(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let mut statement =
         connection.prepare("SELECT type, name FROM sqlite_schema WHERE type NOT IN ('table', 'index')")?;
     let mut rows = statement.query([])?;
@@ -223,13 +223,10 @@ pub fn has(connection: &Connection, table: Table) -> rusqlite::Result<bool> {
     statement.exists([table.name()])
 }
 
-/// Refuses a database that is damaged.
-pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(StoreError::Damaged { path: path.to_owned(), what: verdict });
-    }
-    check_objects(connection, path)
+/// Refuses a database whose structure is damaged. Reads all of it, by a connection of its own: for another thread.
+pub fn check_structure(path: &Path) -> Result<(), StoreError> {
+    let verdict: String = connect(path)?.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), what: verdict }) }
 }
 
 /// Since when last uses are noted.
