@@ -115,7 +115,8 @@ fn a_damaged_row_of_a_file_costs_the_file() {
     assert!(fresh.file(one.0).is_err_and(|error| error.is_damage()));
     let second = fresh.file(two.0).expect("read").expect("there");
     assert_eq!(stale(&second, &two.1), None);
-    assert!(fresh.file_to_replace(one.0).expect("read").is_none(), "it is accepted as a new one");
+    let to_accept = fresh.files_to_accept((None, 0, false), Some(one.0)).expect("read");
+    assert!(to_accept.is_empty(), "it is accepted as a new one");
     // Other files come and go as before.
     let root = fresh.directory(ROOT).expect("its record");
     root.before_change().expect("marked");
