@@ -434,13 +434,7 @@ impl<B: Backing> Accepting<'_, B> {
                 Some(_) => {}
             }
         }
-        let tracked = match tracked {
-            Some(known) => {
-                names_of_it.clear();
-                known
-            }
-            None => self.fresh.new_file(),
-        };
+        let tracked = tracked.unwrap_or_else(|| self.fresh.new_file());
         self.inodes.insert(tracked.object(), stat.ino);
         tracked.seen_at(mark);
         content.accept_into(&tracked)?;

@@ -163,7 +163,9 @@ fn linked_files_that_were_restored_one_by_one_are_files_of_their_own_when_they_a
 
 #[test]
 fn one_name_of_a_restored_file_with_several_is_accepted_with_the_others() {
-    for (empty, path) in [(true, "d/one"), (false, "d/one"), (true, "e/two"), (false, "e/two"), (false, "e")] {
+    for (empty, path) in
+        [(true, "d/one"), (false, "d/one"), (true, "e/two"), (false, "e/two"), (false, "e"), (false, "a")]
+    {
         let mut on = attacked();
         on.volume.create(&["d", "one"], 0o644).unwrap();
         on.volume.close(on.volume.open_files() - 1);
@@ -180,14 +182,22 @@ fn one_name_of_a_restored_file_with_several_is_accepted_with_the_others() {
         on.raw.0.unlink(&to, &two).unwrap();
         on.put_new((&dir, &one), &bytes);
         on.raw.0.link(&dir, &one, &to, &two).unwrap();
+        if path == "a" {
+            // Another file's name that was given to it.
+            let (root, a) = on.raw.entry(&on.volume.vfs, "a");
+            on.raw.0.unlink(&root, &a).unwrap();
+            on.raw.0.link(&dir, &one, &root, &a).unwrap();
+        }
         accepted(&on, &parts_of(path));
         let plain = if empty { Vec::new() } else { content("d/one", 1) };
-        let files = ["d/one", "e/two", "three"].map(|path| (path, plain.clone()));
+        let mut paths = vec!["d/one", "e/two", "three"];
+        paths.extend((path == "a").then_some("a"));
+        let files: Vec<_> = paths.iter().map(|path| (*path, plain.clone())).collect();
         on.volume.remount();
         let expected = findings(&on);
         assert!(expected.iter().all(|found| found.0 == DuplicateId), "{expected:?}");
         on.holds(&files, &expected, "accepted");
-        on.write_each(&["d/one", "e/two", "three"], &["d/one", "e/two"]);
+        on.write_each(&paths, &["d/one", "e/two", "a"]);
     }
 }
 
