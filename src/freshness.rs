@@ -14,6 +14,8 @@ mod directory;
 mod error;
 mod file;
 mod found;
+#[cfg(test)]
+mod power_cut;
 mod settle;
 mod state;
 mod table;
