@@ -332,7 +332,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, _: c_int) -> c_int {
     if let Some(disks) = disks().as_mut() {
         disks.note(&path, |path| Event::Flushed { path, pages, len });
         // What SQLite makes itself it flushes with its name.
-        if is_first && !path.extension().is_some_and(|extension| extension == "db") {
+        if is_first && path.extension().is_none_or(|extension| extension != "db") {
             disks.flush_names(&path);
         }
     }

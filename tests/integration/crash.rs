@@ -540,7 +540,7 @@ fn cut_everywhere_with_a_log(run: &Run, ways: u64) -> Looked {
 #[test]
 fn nothing_that_was_flushed_is_lost_where_only_that_is_logged() {
     let scenarios = SCENARIOS.iter().map(|scenario| (scenario, 2));
-    let all = scenarios.chain(LOG_SCENARIOS.iter().map(|scenario| (scenario, 40)));
+    let all = scenarios.chain(LOG_SCENARIOS.iter().map(|scenario| (scenario, 60)));
     let looked = all_pass(all, |steps, ways| cut_everywhere_with_a_log(&new_volume(false).steps(steps), ways));
     assert!(looked.states > 1000 && looked.out_of_order > 100, "{looked:?}");
 }

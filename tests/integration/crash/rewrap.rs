@@ -109,9 +109,12 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
 ];
 
+/// How a volume is made, and whether its metadata is in order.
+type Kind = (fn(bool) -> Run, bool);
+
 #[test]
 fn a_rewrap_of_a_mounted_volume_loses_nothing() {
-    let kinds: &[(fn(bool) -> Run, bool)] = &[
+    let kinds: &[Kind] = &[
         (new_volume, true),
         (new_volume, false),
         (new_plain_volume, true),
