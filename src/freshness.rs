@@ -17,6 +17,8 @@ mod directory;
 mod error;
 mod file;
 mod found;
+#[cfg(test)]
+mod power_cut;
 mod scan;
 mod settle;
 mod state;
