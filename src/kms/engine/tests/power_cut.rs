@@ -50,7 +50,8 @@ const BEFORE: [Step; 10] = [
 fn name(scene: &Scene, alias: &str) {
     let snapshot = scene.engine.shared.store.current().expect("current");
     let named: Vec<&str> = snapshot.aliases.values().map(|alias| &*alias.key_id).collect();
-    let key = snapshot.keys.values().find(|key| !named.contains(&&*key.record.key_id)).expect("one without a name");
+    let mut keys = snapshot.all_keys().map(|key| key.expect("readable"));
+    let key = keys.find(|key| !named.contains(&&*key.record.key_id)).expect("one without a name");
     let request = CreateAliasRequest { alias_name: alias.into(), target_key_id: key.record.key_id.to_string() };
     scene.engine.create_alias(&scene.alice, request).expect("named");
 }
