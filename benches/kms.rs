@@ -6,7 +6,8 @@
 //! taskset -c 0 cargo bench --bench kms -- 1 Decrypt      # only what has this in its name
 //! ```
 //!
-//! Keys are used in no order. Requests are made before, some at a time, and their making is not counted: the caller has them
+//! Keys are used in no order: all of them, and of many also the same thousand and the same one all the time, which shows what
+//! their number costs by itself, apart from memory that no cache holds. Requests are made before, some at a time, and their making is not counted: the caller has them
 //! in his cache when he calls, wherever he had them from. Opening is measured with as many keys as the line says; CreateKey,
 //! which adds some, comes at the very end.
 //!
@@ -28,6 +29,10 @@ use rustix::time::ClockId;
 /// Each figure is the median of this many rounds.
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
+
+/// With as many keys in the home, but few of them in use.
+const A_THOUSAND: &str = "GenerateDataKey, 1,000 of them";
+const ONE: &str = "GenerateDataKey, one of them";
 
 fn main() {
     let arguments = || std::env::args().skip(1).filter(|argument| argument != "--bench");
@@ -69,10 +74,17 @@ fn main() {
             number_of_bytes: Some(32),
             ..Default::default()
         };
-        if wanted("GenerateDataKey") {
-            measure("GenerateDataKey", count, data_key, |request| {
-                engine.generate_data_key(&caller, request).expect("generated");
-            });
+        for (what, used) in [("GenerateDataKey", count), (A_THOUSAND, 1000), (ONE, 1)] {
+            if wanted(what) && (used < count || what == "GenerateDataKey") {
+                measure(
+                    what,
+                    count,
+                    |n| data_key(n % used),
+                    |request| {
+                        engine.generate_data_key(&caller, request).expect("generated");
+                    },
+                );
+            }
         }
         let blobs: Vec<Vec<u8>> = (0..1000)
             .map(|n| engine.generate_data_key(&caller, data_key(n)).expect("generated").ciphertext_blob)

@@ -8,12 +8,13 @@ use clap::Args;
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
-use super::exit::{CliResult, Exit};
+use super::exit::{CliError, CliResult, Exit};
 use super::output::write_stderr;
 use super::session::Session;
 use super::settings::Settings;
 use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, SystemClock, SystemEntropy};
+use crate::kms::audit::{AuditBreak, AuditLog, AuditReport};
 use crate::kms::custody::Home;
 use crate::sys::arena;
 use crate::types::Timestamp;
@@ -230,17 +231,37 @@ fn key_manager(settings: &Settings) -> Vec<Check> {
     }
     let mut checks = vec![private(home, 0o077), private(&home.join("domain.key"), 0o077)];
     checks.retain(|c| !c.found.is_empty());
-    checks.push(match Session::open_quietly(settings) {
-        None => Check::ok(NAME, format!("{} (locked; doctor asks for no passphrase)", home.display())),
+    match Session::open_quietly(settings) {
+        None => {
+            checks.push(Check::ok(NAME, format!("{} (locked; doctor asks for no passphrase)", home.display())));
+        }
         Some(Ok(session)) => {
             let (account, region) = (session.engine.account(), session.engine.region());
-            Check::ok(NAME, format!("{} opens (account {account}, Region {region})", home.display()))
+            checks.push(Check::ok(NAME, format!("{} opens (account {account}, Region {region})", home.display())));
+            checks.push(audit_log(session.engine.audit()));
         }
-        Some(Err(e)) => {
-            Check::new(NAME, Level::Problem, e.message, e.hint.unwrap_or_else(|| "see docs/KMS.md".to_owned()))
-        }
-    });
+        Some(Err(e)) => checks.push(failed(NAME, e)),
+    }
     checks
+}
+
+fn failed(name: &'static str, e: CliError) -> Check {
+    Check::new(name, Level::Problem, e.message, e.hint.unwrap_or_else(|| "see docs/KMS.md".to_owned()))
+}
+
+/// The whole chain, from its first record to its head in the database: while that is gone or forged no call is answered.
+fn audit_log(log: &AuditLog) -> Check {
+    const NAME: &str = "audit log";
+    match log.verify() {
+        Ok(AuditReport { first_break: None, records, .. }) => Check::ok(NAME, format!("{records} records, intact")),
+        Ok(AuditReport { first_break: Some(AuditBreak { file, line, reason }), .. }) => Check::new(
+            NAME,
+            Level::Problem,
+            format!("broken at {} line {line}: {reason}", file.display()),
+            "compare it with a backup (kmsfs audit verify); if the break is known and cannot be mended: kmsfs audit accept",
+        ),
+        Err(e) => failed(NAME, e.into()),
+    }
 }
 
 /// Whether only its owner can read `path`; an empty finding if it does not exist.
@@ -263,6 +284,34 @@ fn private(path: &Path, forbidden: u32) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kms::Engine;
+    use crate::kms::custody::{NewHome, NewSlot};
+    use crate::sync::Arc;
+
+    #[test]
+    fn a_broken_audit_log_is_a_problem() {
+        for (harm, expected) in [
+            ("", None),
+            ("DELETE FROM audit_head", Some("is gone")),
+            ("UPDATE audit_head SET mac = zeroblob(32)", Some("has a wrong MAC")),
+        ] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let path = dir.path().join("kms");
+            let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+            let (home, _) = Home::create(&path, new, &SystemClock, &SystemEntropy).expect("a home");
+            let engine = Engine::start(home, Arc::new(SystemClock), Arc::new(SystemEntropy)).expect("started");
+            engine.audit().flush().expect("written");
+            rusqlite::Connection::open(path.join("kms.db")).and_then(|db| db.execute_batch(harm)).expect("harmed");
+            let check = audit_log(engine.audit());
+            match expected {
+                None => assert_eq!((check.level, &*check.found), (Level::Ok, "1 records, intact")),
+                Some(reason) => {
+                    assert_eq!(check.level, Level::Problem);
+                    assert!(check.found.contains(reason) && words(&check).contains("fix: "), "{}", words(&check));
+                }
+            }
+        }
+    }
 
     #[test]
     fn open_permissions_are_a_problem() {

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::daemon::{self, notify_systemd};
@@ -18,6 +19,8 @@ use crate::server::{Certificate, Limits, Server, ServerError, Stop, TlsError};
 use crate::sync::thread;
 use crate::sys::process::SignalSet;
 
+/// Files that a server has open besides its connections, and some more.
+const OWN_FILES: usize = 64;
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8480";
 
 /// Serve the key manager to the aws CLI and the AWS SDKs
@@ -45,7 +48,9 @@ pub struct ServeArgs {
     /// Requests per second: off, or aws for those of AWS (callers at the Unix socket are not limited)
     #[arg(long, value_enum, value_name = "QUOTA", default_value = "off")]
     quota: Quota,
-    /// Connections at once
+    /// Connections at once over the network. More wait for a place; those on which nobody has signed a request yet make room
+    /// for them, the oldest first. The Unix socket has 256 places of its own.
+    /// There are fewer where the process can open fewer files (ulimit -n)
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections, value_parser = parse_connections)]
     max_connections: usize,
 }
@@ -113,7 +118,7 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
         tracing::error!("ended by a second signal");
         std::process::exit(i32::from(Exit::Failure.code()));
     });
-    let limits = Limits { connections: args.max_connections, ..Limits::default() };
+    let limits = limits(args.max_connections);
     let server = Server { engine: session.engine.clone(), clock: system_clock(), tcp, tls, unix, limits };
     notify_systemd("READY=1");
     let served = server.run(&stop);
@@ -124,6 +129,19 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     served?;
     tracing::info!("stopped");
     Ok(Exit::Ok)
+}
+
+/// Limits under which as many connections as `wanted` can be open over the network, if the system lets the process open so many
+/// files. Without free descriptors nobody could be accepted, and the audit log not be written.
+fn limits(wanted: usize) -> Limits {
+    let files = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+    let free = files.saturating_sub(OWN_FILES).max(2);
+    let local_connections = Limits::default().local_connections.min(free / 2);
+    let connections = wanted.min(free - local_connections);
+    if connections < wanted {
+        tracing::warn!("at most {connections} connections at once: the process can open {files} files (ulimit -n)");
+    }
+    Limits { connections, local_connections, ..Limits::default() }
 }
 
 fn announce(settings: &Settings, tcp: Option<&TcpListener>, tls: bool, unix: Option<&Path>) {

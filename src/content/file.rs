@@ -15,7 +15,7 @@ use crate::format::header::OpenedHeader;
 use crate::format::size::Geometry;
 use crate::freshness::{Freshness, InUse};
 use crate::keys::DataKeys;
-use crate::store::{Access, Backing, BackingFile};
+use crate::store::{Access, Backing, BackingFile, Stat};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, lock, read, write};
 use crate::types::FileId;
@@ -236,6 +236,9 @@ impl<B: Backing> Content<B> {
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::AcqRel);
             self.record.iter().for_each(|record| record.flush_failed());
+            // The system goes on to show what it had of the units, whether or not the disk has it. The header it may keep: it is
+            // written again before the next flush, as what is stored later is of no use without.
+            self.file().forget(self.volume.geometry.header_len() as u64, 0);
             // What cannot even be looked at is doubted by who has it open; that error is not the one to report.
             if let Ok(number) = self.stored_number() {
                 lock(&self.volume.doubtful).insert(number);
@@ -247,6 +250,14 @@ impl<B: Backing> Content<B> {
     fn is_doubtful(&self) -> Result<bool> {
         let doubtful = lock(&self.volume.doubtful);
         Ok(!doubtful.is_empty() && doubtful.contains(&self.stored_number()?))
+    }
+
+    /// Attributes of the backing file.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn stat(&self) -> crate::store::Result<Stat> {
+        self.file().stat()
     }
 
     pub(super) fn file(&self) -> Arc<B::File> {

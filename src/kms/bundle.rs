@@ -190,7 +190,7 @@ impl Engine {
             tracing::warn!(%error, file = %to.display(), "an unfinished bundle could not be removed");
         }
         let recovery = written?;
-        let bundled = rows.iter().filter_map(|row| snapshot.keys.get(&**row)).map(|key| BundledKey {
+        let bundled = rows.iter().filter_map(|row| snapshot.key(row)).map(|key| BundledKey {
             arn: key.arn.clone(),
             state: key.state(),
             complete: key.materials.iter().all(|material| material.secret().is_some()),
@@ -239,7 +239,7 @@ impl Engine {
 /// Row of a key whose material can be copied.
 fn row_of(snapshot: &Snapshot, arn: &KeyArn) -> Result<String, BundleError> {
     let row = key_row_id(arn.region(), arn.key_id());
-    let key = snapshot.keys.get(&*row).filter(|key| key.arn == *arn && !key.is_tombstone());
+    let key = snapshot.key(&row).filter(|key| key.arn == *arn && !key.is_tombstone());
     let key = key.ok_or_else(|| BundleError::NoSuchKey(arn.clone()))?;
     let in_token = key.record.key_store.is_some() || key.materials.iter().any(|m| m.record.token.is_some());
     if in_token { Err(BundleError::InToken(arn.clone())) } else { Ok(row) }
@@ -253,7 +253,7 @@ fn copy(
     to: &mut Change<'_>,
 ) -> Result<(), KmsError> {
     for row in rows {
-        let Some(key) = from.keys.get(&**row) else { continue };
+        let Some(key) = from.key(row) else { continue };
         to.put_key(key.record.clone())?;
         for material in &key.materials {
             to.put_material(row, material.with_record(material.record.clone()))?;

@@ -41,12 +41,8 @@ impl MacKey {
 
     /// The MAC of [`framed`] `parts`.
     pub fn framed(&self, parts: &[&[u8]]) -> [u8; 32] {
-        let mut context = hmac::Context::with_key(&self.0);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        context.sign().as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
+        // In one piece: many small ones cost more than copying them.
+        hmac::sign(&self.0, &framed(parts)).as_ref().try_into().expect("HMAC-SHA-256 has 32 bytes")
     }
 }
 

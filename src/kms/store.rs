@@ -11,6 +11,7 @@ mod identities;
 mod inspect;
 mod key_index;
 mod key_stores;
+mod packed;
 mod records;
 mod rekey;
 mod rows;

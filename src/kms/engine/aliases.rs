@@ -66,7 +66,7 @@ impl Engine {
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
                 let alias =
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
-                let old = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned();
+                let old = change.snapshot().key(&key_row_id(&alias.region, &alias.key_id)).cloned();
                 if let Some(old) = &old {
                     call.authorise(change.snapshot(), &Access::to("UpdateAlias"), old)?;
                 }
@@ -98,7 +98,7 @@ impl Engine {
                 let row_id = alias_row_id(caller.region().as_str(), caller.account().as_str(), &alias_name);
                 let alias =
                     change.snapshot().aliases.get(&*row_id).cloned().ok_or_else(|| not_found(call, &alias_name))?;
-                if let Some(key) = change.snapshot().keys.get(&*key_row_id(&alias.region, &alias.key_id)).cloned() {
+                if let Some(key) = change.snapshot().key(&key_row_id(&alias.region, &alias.key_id)).cloned() {
                     call.authorise(change.snapshot(), &Access::to("DeleteAlias"), &key)?;
                 }
                 change.delete::<AliasRecord>(&row_id);

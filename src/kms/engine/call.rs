@@ -85,7 +85,7 @@ fn named_spec(snapshot: &Snapshot, caller: &Caller, parameters: &Value) -> Optio
         Some(alias) => &alias.key_id,
         None => name.strip_prefix("key/").unwrap_or(name),
     };
-    snapshot.keys.get(&*key_row_id(region, key_id)).map(|key| key.record.spec)
+    snapshot.key(&key_row_id(region, key_id)).map(|key| key.record.spec)
 }
 
 impl Engine {

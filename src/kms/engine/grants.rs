@@ -160,7 +160,7 @@ impl Engine {
             };
             let here = snapshot.grants_retirable_by(&party).filter(|grant| grant.region == caller.region().as_str());
             let entries = here.filter_map(|grant| {
-                let key = snapshot.keys.get(&*grant.key_row())?;
+                let key = snapshot.key(&grant.key_row())?;
                 Some((grant.row_id(), entry(key, grant)))
             });
             Ok(answer(pager.page(call, entries)?))
@@ -184,7 +184,7 @@ impl Engine {
                     }
                     let row_id = grant_row_id(&key_row_id(arn.region(), arn.key_id()), &grant_id);
                     let snapshot = call.snapshot()?;
-                    let there = snapshot.grants.get(&*row_id).and_then(|grant| snapshot.keys.get(&*grant.key_row()));
+                    let there = snapshot.grants.get(&*row_id).and_then(|grant| snapshot.key(&grant.key_row()));
                     if arn.account() != caller.account().as_str() && there.is_none_or(|key| key.arn != arn) {
                         return Err(denied(caller, NAME, arn.as_str()));
                     }
@@ -197,8 +197,7 @@ impl Engine {
             };
             call.change(|call, change| {
                 let found = change.snapshot().grants.get(&*row_id).cloned();
-                let found =
-                    found.and_then(|grant| Some((change.snapshot().keys.get(&*grant.key_row())?.clone(), grant)));
+                let found = found.and_then(|grant| Some((change.snapshot().key(&grant.key_row())?.clone(), grant)));
                 let (key, grant) = found.ok_or_else(|| no_grant(&row_id))?;
                 authorise_retirement(call, change.snapshot(), &key, &grant)?;
                 if dry_run {

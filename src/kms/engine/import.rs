@@ -162,7 +162,7 @@ pub fn expire(shared: &Shared, change: &mut Change<'_>, times: Times) -> Result<
     for key in snapshot.due_keys(by_latest, latest).chain(snapshot.due_keys(by_clock, now)) {
         for material in key.materials.iter().filter(|material| material.is_over(times)) {
             // As the last removal left it: with its state. A key with material of both kinds comes twice.
-            let key = change.snapshot().keys[&*row_of(key)].clone();
+            let key = change.snapshot().present_key(&row_of(key));
             if !key.materials.iter().any(|present| present.id == material.id && present.is_over(times)) {
                 continue;
             }

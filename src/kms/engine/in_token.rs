@@ -198,7 +198,7 @@ impl Shared {
         if *left == 0 {
             let key_row = key_row_id(&key.record.region, &key.record.key_id);
             self.store.change(|change| {
-                let present = change.snapshot().keys.get(&*key_row).cloned();
+                let present = change.snapshot().key(&key_row).cloned();
                 let present = present.and_then(|key| key.materials.iter().find(|own| own.id == material.id).cloned());
                 let present =
                     present.ok_or_else(|| KmsError::Internal(format!("{} has lost its material", key.arn)))?;

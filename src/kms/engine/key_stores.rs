@@ -371,7 +371,7 @@ impl NewInToken {
             ..template
         })?;
         change.put_material(&row_id, Material::new(record, None).expect("the id is hex"))?;
-        Ok(change.snapshot().keys[&*row_id].clone())
+        Ok(change.snapshot().present_key(&row_id))
     }
 
     /// Destroys the material of a key that was not created after all.
@@ -464,7 +464,7 @@ fn keys_of(snapshot: &Snapshot, store: &KeyStoreRecord) -> Vec<Arc<KeyEntry>> {
         let place = (&record.region, &record.account) == (&store.region, &store.account);
         place && !key.is_tombstone() && record.key_store.as_ref().is_some_and(|link| link.id == store.id)
     };
-    snapshot.keys.values().filter(in_store).cloned().collect()
+    snapshot.keys_in_stores().filter(in_store).cloned().collect()
 }
 
 /// Writes `store` back with `edit` applied, and tells its keys whether they can be used.

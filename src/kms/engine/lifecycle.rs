@@ -24,7 +24,7 @@ use crate::env::{Entropy, random};
 use crate::kms::audit::Canonical;
 use crate::kms::model::*;
 use crate::kms::store::{
-    Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, below, key_row_id,
+    Change, Import, KeyEntry, KeyRecord, Material, MaterialRecord, Rotation, Snapshot, key_row_id,
 };
 use crate::kms::{KmsError, object, seal};
 use crate::sync::Arc;
@@ -115,7 +115,7 @@ impl Engine {
             let marker = request.marker.as_deref();
             let pager = Pager { operation: "ListKeys", filter: "", limit: request.limit, default: 100, marker };
             let page = pager.page_from(call, |after| {
-                let keys = below(&snapshot.keys, &prefix, after.as_deref()).filter(|(_, key)| own(key));
+                let keys = snapshot.keys_below(&prefix, after.as_deref()).filter(|(_, key)| own(key));
                 keys.map(|(id, key)| (id.to_string(), entry(key)))
             })?;
             Ok(ListKeysResponse { keys: page.items, truncated: page.next.is_some(), next_marker: page.next })
@@ -265,7 +265,7 @@ pub fn put(
     key: &KeyEntry,
     edit: impl FnOnce(&mut KeyRecord),
 ) -> Result<Arc<KeyEntry>, KmsError> {
-    let present = change.snapshot().keys[&*key_row_id(&key.record.region, &key.record.key_id)].clone();
+    let present = change.snapshot().present_key(&key_row_id(&key.record.region, &key.record.key_id));
     let mut record = present.record.clone();
     edit(&mut record);
     // Idempotent operations leave the row as it is.
@@ -397,7 +397,7 @@ pub fn new_key(
     let current_material = Some(material.record.material_id.clone());
     change.put_key(KeyRecord { key_id, current_material, ..template })?;
     change.put_material(&row_id, material)?;
-    Ok(change.snapshot().keys[&*row_id].clone())
+    Ok(change.snapshot().present_key(&row_id))
 }
 
 /// Material with its id, ready to be entered.

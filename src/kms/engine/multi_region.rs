@@ -53,7 +53,7 @@ impl Engine {
                 permit_tags(call, change.snapshot(), region.as_str(), &request.tags)?;
                 call.usable(&primary)?;
                 let row_id = key_row_id(region.as_str(), &primary.record.key_id);
-                if change.snapshot().keys.get(&*row_id).is_some_and(|key| !key.is_tombstone()) {
+                if change.snapshot().key(&row_id).is_some_and(|key| !key.is_tombstone()) {
                     let text = format!("{} already has a key in {region}.", primary.arn);
                     return Err(KmsError::AlreadyExists(text));
                 }
@@ -112,7 +112,7 @@ impl Engine {
                     return Err(KmsError::Validation(format!("{region} is the primary Region already.")));
                 }
                 let row_id = key_row_id(region.as_str(), &old.record.key_id);
-                let Some(new) = change.snapshot().keys.get(&*row_id).filter(|key| !key.is_tombstone()).cloned() else {
+                let Some(new) = change.snapshot().key(&row_id).filter(|key| !key.is_tombstone()).cloned() else {
                     let arn = format!("arn:aws:kms:{region}:{}:key/{}", old.record.account, old.record.key_id);
                     return Err(does_not_exist(&arn));
                 };
@@ -204,7 +204,7 @@ fn relatives(snapshot: &Snapshot, key: &KeyEntry) -> Vec<Arc<KeyEntry>> {
     let (primary, replicas) = set_of(key).unzip();
     let regions = primary.into_iter().chain(replicas.into_iter().flatten());
     let others = regions.filter(|region| *region != key.record.region);
-    others.filter_map(|region| snapshot.keys.get(&*key_row_id(&region, &key.record.key_id)).cloned()).collect()
+    others.filter_map(|region| snapshot.key(&key_row_id(&region, &key.record.key_id)).cloned()).collect()
 }
 
 /// Whether the imported material is there in every Region.
@@ -214,7 +214,7 @@ pub fn is_everywhere(snapshot: &Snapshot, key: &KeyEntry, material: &Material) -
 }
 
 fn present(change: &Change<'_>, row_id: &str) -> Arc<KeyEntry> {
-    change.snapshot().keys[row_id].clone()
+    change.snapshot().present_key(row_id)
 }
 
 /// Tells every key of the set that `primary` and `replicas` are its Regions.

@@ -58,7 +58,7 @@ impl<'a> Change<'a> {
         let id = key_row_id(&record.region, &record.key_id);
         self.edit(Table::Keys, &id, None, &record, None);
         Arc::make_mut(&mut self.snapshot).put_key(&id, record).map_err(internal)?;
-        Ok(self.snapshot.keys[&*id].clone())
+        Ok(self.snapshot.present_key(&id))
     }
 
     pub fn put_material(&mut self, key_row: &str, material: Material) -> Result<(), KmsError> {
@@ -111,7 +111,7 @@ impl<'a> Change<'a> {
     }
 
     pub(super) fn commit(
-        self,
+        mut self,
         inner: &mut Inner,
         home: &Home,
         held: Held<'_>,
@@ -119,6 +119,11 @@ impl<'a> Change<'a> {
     ) -> Result<(), StoreError> {
         if self.edits.is_empty() && self.events.is_empty() {
             return Ok(());
+        }
+        if self.new_epoch {
+            // What this process has not read yet it could not open any more.
+            let damaged = |what| StoreError::Damaged { path: home.database(), what };
+            Arc::make_mut(&mut self.snapshot).unpack().map_err(damaged)?;
         }
         let Inner { connection, cache } = inner;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

@@ -39,7 +39,11 @@ pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
         AuditError::Store(error) => error,
         error => StoreError::Damaged { path: path.to_owned(), what: error.to_string() },
     })?;
-    let keys = cache.snapshot.keys.values().filter(|key| !key.is_tombstone()).count();
+    let mut keys = 0;
+    for key in cache.snapshot.all_keys() {
+        let key = key.map_err(|what| StoreError::Damaged { path: path.to_owned(), what })?;
+        keys += usize::from(!key.is_tombstone());
+    }
     let current = body.states.contains(&cache.state());
     Ok(Inspection { epoch: cache.domain.epoch, revision: cache.revision, keys, current })
 }

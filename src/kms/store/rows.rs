@@ -297,13 +297,15 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Enters a row that was inserted or replaced.
-    pub fn put(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) {
+    /// Enters a row that was inserted or replaced; answers whether it was there before.
+    pub fn put(&mut self, table: Table, id: &str, revision: u64, prover: &Prover) -> bool {
         let [hash, second] = self.hashes(table, id);
-        if let Some((_, old)) = self.revisions.put(hash, (second, revision), |(own, _)| *own == second) {
+        let old = self.revisions.put(hash, (second, revision), |(own, _)| *own == second);
+        if let Some((_, old)) = old {
             self.sum.remove(table, id, old, prover);
         }
         self.sum.add(table, id, revision, prover);
+        old.is_some()
     }
 
     fn hashes(&self, table: Table, id: &str) -> [u64; 2] {

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 use super::rows::Table;
 use crate::kms::custody::CustodyError;
+use crate::kms::lock_file;
 use crate::sys::wal_file;
 use crate::types::Timestamp;
 
@@ -143,7 +144,7 @@ pub fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let is_in_use = wal_file::is_in_use(path);
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(lock_file::patience_with_database())?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Also what need not survive a power cut, as last uses and the audit head, which the log itself restores: it stands in the
     // same log, and were its flush to fail with that of a later change, it would stay there in front of further changes.
@@ -169,7 +170,7 @@ pub fn distrust(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Refuses a schema with what this program never puts there: it would act on rows, or stand for a table.
-fn check_objects(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+pub fn check_objects(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let mut statement =
         connection.prepare("SELECT type, name FROM sqlite_schema WHERE type NOT IN ('table', 'index')")?;
     let mut rows = statement.query([])?;
@@ -223,13 +224,10 @@ pub fn has(connection: &Connection, table: Table) -> rusqlite::Result<bool> {
     statement.exists([table.name()])
 }
 
-/// Refuses a database that is damaged.
-pub fn check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(StoreError::Damaged { path: path.to_owned(), what: verdict });
-    }
-    check_objects(connection, path)
+/// Refuses a database whose structure is damaged. Reads all of it, by a connection of its own: for another thread.
+pub fn check_structure(path: &Path) -> Result<(), StoreError> {
+    let verdict: String = connect(path)?.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(StoreError::Damaged { path: path.to_owned(), what: verdict }) }
 }
 
 /// Since when last uses are noted.

@@ -106,6 +106,11 @@ impl<T: Clone> Shelves<T> {
         table.slots[table.place(hash, is).ok()?].as_ref().map(|(_, item)| item)
     }
 
+    /// All items, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.tables.iter().flat_map(|table| table.slots.iter().flatten()).map(|(_, item)| item)
+    }
+
     /// Puts in an item, in the place of the one that `is` the same; answers that one.
     pub fn put(&mut self, hash: u64, item: T, is: impl Fn(&T) -> bool) -> Option<T> {
         let table = self.table_mut(hash);

@@ -1,22 +1,22 @@
 //! What operations read: all rows as of one revision, in persistent maps. A change copies the paths to what it touches,
 //! so its cost does not depend on the number of rows.
 
-use std::collections::HashMap;
-use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::identities::*;
 use super::key_index::KeyIndex;
 use super::key_stores::*;
+use super::packed::{KeyOutline, Packing};
 use super::records::*;
 use super::rows::{Prover, Row, Table};
 use crate::crypto::secret::SecretBytes;
 use crate::kms::blob::KeyName;
 use crate::kms::model::KeyManager;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::{AccountId, KeyArn, Region, Timestamp};
 
 /// Rows in the order of their ids.
@@ -29,10 +29,14 @@ pub fn below<'r, R>(
     after: Option<&str>,
 ) -> impl Iterator<Item = (&'r Arc<str>, &'r Arc<R>)> + use<'r, R> {
     let prefix: Arc<str> = prefix.into();
-    let behind = after.filter(|after| **after > *prefix);
-    let start = behind.map_or_else(|| Included(prefix.clone()), |after| Excluded(after.into()));
-    let rows = rows.range::<Arc<str>, _>((start, Unbounded));
+    let rows = rows.range::<Arc<str>, _>((behind(&prefix, after), Unbounded));
     rows.take_while(move |(id, _)| id.starts_with(&*prefix))
+}
+
+/// Where the ids begin that begin with `prefix`, behind the id `after`.
+fn behind(prefix: &Arc<str>, after: Option<&str>) -> Bound<Arc<str>> {
+    let after = after.filter(|after| **after > **prefix);
+    after.map_or_else(|| Included(prefix.clone()), |after| Excluded(after.into()))
 }
 
 /// The content of the rows of one table. Keys and their material are no such records: they form a [`KeyEntry`].
@@ -95,9 +99,10 @@ impl DueKind {
 /// All rows as of one revision. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    pub keys: Rows<KeyEntry>,
-    /// The same by a hash: each use of a key looks it up, which must not depend on the number of keys.
-    keys_by_id: KeyIndex,
+    /// By a hash: each use of a key looks it up, which must not depend on the number of keys.
+    keys: KeyIndex,
+    /// Their row ids in order, once somebody has asked for that.
+    keys_in_order: OnceLock<RedBlackTreeSetSync<Arc<str>>>,
     pub aliases: Rows<AliasRecord>,
     pub volumes: Rows<VolumeRow>,
     pub wrapping_keys: Rows<WrappingKey>,
@@ -119,13 +124,60 @@ pub struct Snapshot {
 impl Snapshot {
     /// The key with this id in the Region.
     pub fn find_key(&self, region: &str, name: &KeyName) -> Option<&Arc<KeyEntry>> {
-        self.keys_by_id.get(region, name)
+        self.keys.get(region, name)
     }
 
     /// The key of this row id.
-    fn key(&self, row_id: &str) -> Option<&Arc<KeyEntry>> {
+    pub fn key(&self, row_id: &str) -> Option<&Arc<KeyEntry>> {
         let (region, key_id) = row_id.split_once('/')?;
         self.find_key(region, &KeyName::parse(key_id)?)
+    }
+
+    /// The key of this row id, which is there.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn present_key(&self, row_id: &str) -> Arc<KeyEntry> {
+        self.key(row_id).expect("a key that was found a moment ago").clone()
+    }
+
+    /// The keys whose row ids begin with `prefix`, behind the id `after`, in order.
+    pub fn keys_below<'s>(
+        &'s self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'s Arc<str>, &'s Arc<KeyEntry>)> + use<'s> {
+        let prefix: Arc<str> = prefix.into();
+        let order = self.keys_in_order.get_or_init(|| {
+            let mut ids: Vec<Arc<str>> = self.keys.row_ids().collect();
+            ids.sort_unstable();
+            ids.into_iter().collect()
+        });
+        let ids = order.range::<Arc<str>, _>((behind(&prefix, after), Unbounded));
+        let ids = ids.take_while(move |id| id.starts_with(&*prefix));
+        ids.filter_map(|id| Some((id, self.key(id)?)))
+    }
+
+    /// All keys, in no order. `Err` says what is wrong with one.
+    pub fn all_keys(&self) -> impl Iterator<Item = Result<&Arc<KeyEntry>, String>> {
+        self.keys.all()
+    }
+
+    /// The keys in custom key stores, in no order.
+    pub fn keys_in_stores(&self) -> impl Iterator<Item = &Arc<KeyEntry>> {
+        // None of them waits to be read (`KeyOutline::can_wait`).
+        self.keys.read().filter(|key| key.record.key_store.is_some())
+    }
+
+    /// How many keys have been asked for.
+    #[cfg(test)]
+    pub fn keys_read(&self) -> usize {
+        self.keys.read().count()
+    }
+
+    /// Reads what nobody has asked for yet: it is sealed by the domain key of an epoch that ends.
+    pub fn unpack(&mut self) -> Result<(), String> {
+        self.keys.unpack()
     }
 
     /// When the first is due.
@@ -140,7 +192,7 @@ impl Snapshot {
 
     /// The keys that are due at `now`.
     pub fn due_keys(&self, kind: DueKind, now: Timestamp) -> impl Iterator<Item = &Arc<KeyEntry>> {
-        self.due(kind, now).filter_map(|id| self.keys.get(&**id))
+        self.due(kind, now).filter_map(|id| self.key(id))
     }
 
     fn set_due(&mut self, kind: DueKind, id: &Arc<str>, old: Option<Timestamp>, new: Option<Timestamp>) {
@@ -171,10 +223,32 @@ impl Snapshot {
         self.set_key(row_id, record, materials)
     }
 
-    /// Inserts the keys that were read together, in their order: then what the next one touches is near.
-    pub fn add_keys(&mut self, mut keys: Vec<(Arc<str>, Arc<KeyEntry>)>) {
-        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        keys.into_iter().for_each(|(id, key)| self.replace_key(id, Some(key)));
+    /// Takes over a key when everything is read, material first; most of it is left to whoever asks for it.
+    pub fn read_key(&mut self, row: &Row<'_>, packing: &mut Packing) -> Result<(), String> {
+        let outline: KeyOutline<'_> = parse(Table::Keys, row)?;
+        let (place, can_wait) = packing.add_key(row, &outline)?;
+        if !can_wait {
+            self.replace_key((&*row.id).into(), Some(packing.packed.entry(place)?));
+            return Ok(());
+        }
+        let name = KeyName::parse(outline.key_id).ok_or_else(|| format!("key '{}' has no key id", row.id))?;
+        if *row.id != key_row_id(outline.region, outline.key_id) {
+            return Err(format!("row '{}' of table keys has another key's record", row.id));
+        }
+        if outline.manager == KeyManager::Customer {
+            self.count_customer_key(outline.region, outline.account, true);
+        }
+        if let Some(at) = outline.rotation_due() {
+            self.set_due(DueKind::Rotation, &(&*row.id).into(), None, Some(at));
+        }
+        self.keys.insert_packed(outline.region, &name, place);
+        Ok(())
+    }
+
+    /// Everything was read.
+    pub fn keep(&mut self, packing: Packing) -> Result<(), String> {
+        self.keys.keep(packing.finish()?);
+        Ok(())
     }
 
     fn set_key(&mut self, row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<(), String> {
@@ -183,7 +257,7 @@ impl Snapshot {
         Ok(())
     }
 
-    fn entry(row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<KeyEntry, String> {
+    pub(super) fn entry(row_id: &str, record: KeyRecord, materials: Vec<Arc<Material>>) -> Result<KeyEntry, String> {
         let region: Region = record.region.parse().map_err(|_| format!("key '{row_id}' has no Region"))?;
         let account: AccountId = record.account.parse().map_err(|_| format!("key '{row_id}' has no account"))?;
         let name = KeyName::parse(&record.key_id).ok_or_else(|| format!("key '{row_id}' has no key id"))?;
@@ -221,26 +295,33 @@ impl Snapshot {
         if counted[0] != counted[1]
             && let Some(record) = new.as_deref().or(old.as_deref()).map(|key| &key.record)
         {
-            let is_here = |(region, account, _): &&mut (String, String, usize)| {
-                *region == record.region && *account == record.account
-            };
-            match self.customer_keys.iter_mut().find(is_here) {
-                Some((_, _, count)) if counted[1] => *count += 1,
-                Some((_, _, count)) => *count -= 1,
-                None => self.customer_keys.push((record.region.clone(), record.account.clone(), 1)),
-            }
+            self.count_customer_key(&record.region, &record.account, counted[1]);
         }
         match new {
             Some(new) => {
-                self.keys.insert_mut(id, new.clone());
-                self.keys_by_id.insert(new);
+                if let Some(order) = self.keys_in_order.get_mut() {
+                    order.insert_mut(id);
+                }
+                self.keys.insert(new);
             }
             None => {
-                self.keys.remove_mut(&id);
+                if let Some(order) = self.keys_in_order.get_mut() {
+                    order.remove_mut(&id);
+                }
                 if let Some(key) = old {
-                    self.keys_by_id.remove(key.arn.region(), &key.name);
+                    self.keys.remove(key.arn.region(), &key.name);
                 }
             }
+        }
+    }
+
+    /// One customer managed key more, or fewer.
+    fn count_customer_key(&mut self, region: &str, account: &str, more: bool) {
+        let is_here = |(of, by, _): &&mut (String, String, usize)| of == region && by == account;
+        match self.customer_keys.iter_mut().find(is_here) {
+            Some((_, _, count)) if more => *count += 1,
+            Some((_, _, count)) => *count -= 1,
+            None => self.customer_keys.push((region.to_owned(), account.to_owned(), 1)),
         }
     }
 
@@ -271,8 +352,8 @@ impl Snapshot {
                 Ok(())
             }
             (Table::Materials, Some(row)) => {
-                let (key_row, material) = read_material(row, prover)?;
-                self.put_material(key_row, Arc::new(material))
+                let key_row = row.parent.as_deref().ok_or_else(|| does_not_open(table, row))?;
+                self.put_material(key_row, Arc::new(read_material(row, prover)?))
             }
             (Table::Materials, None) => self.remove_material(id),
             (Table::Aliases, row) => self.apply_record::<AliasRecord>(id, row, prover),
@@ -301,54 +382,27 @@ impl Snapshot {
 }
 
 /// Puts `material` in its place by generation, and out the one that has its id.
-fn insert(materials: &mut Vec<Arc<Material>>, material: Arc<Material>) {
+pub(super) fn insert(materials: &mut Vec<Arc<Material>>, material: Arc<Material>) {
     materials.retain(|old| old.record.material_id != material.record.material_id);
     materials.push(material);
     materials.sort_by_key(|material| material.record.generation);
 }
 
-/// Material that was read before its keys, by their row ids.
-#[derive(Default)]
-pub struct Unclaimed(HashMap<String, Vec<Arc<Material>>>);
-
-impl Unclaimed {
-    pub fn add(&mut self, row: &Row<'_>, prover: &Prover) -> Result<(), String> {
-        let (key_row, material) = read_material(row, prover)?;
-        match self.0.get_mut(key_row) {
-            Some(materials) => insert(materials, Arc::new(material)),
-            None => drop(self.0.insert(key_row.to_owned(), vec![Arc::new(material)])),
-        }
-        Ok(())
-    }
-
-    /// The key of this row, with the material that is its.
-    pub fn key(&mut self, row: &Row<'_>) -> Result<(Arc<str>, Arc<KeyEntry>), String> {
-        let materials = self.0.remove(&*row.id).unwrap_or_default();
-        let key = Snapshot::entry(&row.id, parse(Table::Keys, row)?, materials)?;
-        Ok(((&*row.id).into(), Arc::new(key)))
-    }
-
-    /// Refuses material without a key.
-    pub fn check(self) -> Result<(), String> {
-        self.0.into_keys().next().map_or(Ok(()), |key_row| Err(no_such_key(&key_row)))
-    }
-}
-
-fn no_such_key(key_row: &str) -> String {
+pub(super) fn no_such_key(key_row: &str) -> String {
     format!("material of a key '{key_row}' that is not there")
 }
 
-fn parse<T: DeserializeOwned>(table: Table, row: &Row<'_>) -> Result<T, String> {
+pub(super) fn parse<'r, T: Deserialize<'r>>(table: Table, row: &'r Row<'_>) -> Result<T, String> {
     serde_json::from_str(&row.record)
         .map_err(|error| format!("row '{}' of table {} cannot be read: {error}", row.id, table.name()))
 }
 
-fn does_not_open(table: Table, row: &Row<'_>) -> String {
+pub(super) fn does_not_open(table: Table, row: &Row<'_>) -> String {
     format!("the secret of row '{}' of table {} does not open", row.id, table.name())
 }
 
-/// A piece of material with the row id of its key.
-fn read_material<'r>(row: &'r Row<'_>, prover: &Prover) -> Result<(&'r str, Material), String> {
+/// A piece of material.
+pub(super) fn read_material(row: &Row<'_>, prover: &Prover) -> Result<Material, String> {
     let unusable = || does_not_open(Table::Materials, row);
     let record: MaterialRecord = parse(Table::Materials, row)?;
     let secret = match &row.sealed {
@@ -356,9 +410,7 @@ fn read_material<'r>(row: &'r Row<'_>, prover: &Prover) -> Result<(&'r str, Mate
         None if record.import.is_some() || record.token.is_some() => None,
         None => return Err(unusable()),
     };
-    let material = Material::new(record, secret);
-    let material = material.ok_or_else(|| format!("the material '{}' has no id", row.id))?;
-    Ok((row.parent.as_deref().ok_or_else(unusable)?, material))
+    Material::new(record, secret).ok_or_else(|| format!("the material '{}' has no id", row.id))
 }
 
 impl Record for AliasRecord {

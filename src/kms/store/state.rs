@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::packed::Packing;
 use super::records::ClockRecord;
 use super::rows::{self, Ledger, Prover, Table};
 use super::schema;
-use super::snapshot::Unclaimed;
 use super::{Change, Snapshot, StoreError, clock};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
@@ -62,10 +62,17 @@ impl Store {
         let file_lock = home.lock()?;
         let mut connection = schema::connect(&path)?;
         schema::upgrade(&connection, &path)?;
-        schema::check(&connection, &path)?;
+        schema::check_objects(&connection, &path)?;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         let mut body = home.read_root()?;
-        let cache = load(&tx, &home, &body, None)?;
+        // Both read all of the database.
+        let (structure, cache) = std::thread::scope(|threads| {
+            let structure = threads.spawn(|| schema::check_structure(&path));
+            let cache = load(&tx, &home, &body, None);
+            (structure.join(), cache)
+        });
+        structure.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let cache = cache?;
         let secret = |name: &str| internal_key(name, &tx, &cache.domain, &path);
         let (audit_key, marker_key) = (secret("audit")?, secret("marker")?);
         let state = cache.state();
@@ -315,26 +322,30 @@ pub fn load(from: &Connection, home: &Home, body: &RootBody, base: Option<&Cache
     let Cache { domain, ledger, snapshot, .. } = &mut cache;
     ledger.records = rows::meta(rows::RECORDS, from)?;
     let (snapshot, prover) = (Arc::make_mut(snapshot), Prover::new(domain));
-    // When everything is read, material comes before the keys, which then are made once.
-    let whole = above.is_none();
-    let (mut unclaimed, mut keys) = (Unclaimed::default(), Vec::new());
-    let order = Table::ALL.into_iter().filter(|table| !whole || *table != Table::Materials);
-    for table in whole.then_some(Table::Materials).into_iter().chain(order) {
+    let mut packing = above.is_none().then(|| Packing::new(domain.clone()));
+    let mut tables = Table::ALL;
+    if packing.is_some() {
+        // Material before the keys.
+        tables.swap(0, 1);
+    }
+    for table in tables {
         if !schema::has(from, table)? {
             continue;
         }
         rows::visit(table, above, &prover, from, |row| {
-            ledger.put(table, &row.id, row.revision, &prover);
-            match table {
-                Table::Materials if whole => unclaimed.add(&row, &prover),
-                Table::Keys if whole => unclaimed.key(&row).map(|key| keys.push(key)),
+            let was_there = ledger.put(table, &row.id, row.revision, &prover);
+            match (table, &mut packing) {
+                (_, Some(_)) if was_there => Err(format!("row '{}' of table {} is there twice", row.id, table.name())),
+                (Table::Materials, Some(packing)) => packing.add_material(&row),
+                (Table::Keys, Some(packing)) => snapshot.read_key(&row, packing),
                 _ => snapshot.apply(table, &row.id, Some(&row), &prover),
             }
         })?
         .map_err(damaged)?;
     }
-    snapshot.add_keys(keys);
-    unclaimed.check().map_err(damaged)?;
+    if let Some(packing) = packing {
+        snapshot.keep(packing).map_err(damaged)?;
+    }
     Ok(cache)
 }
 

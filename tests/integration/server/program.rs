@@ -1,15 +1,16 @@
 //! `kmsfs serve` itself, as a process: a certificate, AWS's quotas, and its end.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use kmsfs::env::{Clock, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::client::Signed;
+use super::client::{Signed, answer};
 use super::tls::{Authority, ask};
 
 fn kmsfs(home: &Path) -> Command {
@@ -79,4 +80,42 @@ fn serves_https_within_awss_quotas_and_ends_in_order() {
     let log = said(kmsfs(&home).args(["audit", "show", "--event", "GetParametersForImport"]));
     assert!(log.contains("administrator"), "{log}");
     said(kmsfs(&home).args(["audit", "verify"]));
+}
+
+/// More connections than files that the process can open: without a bound of its own nothing would be accepted any more, and the
+/// audit log not opened.
+#[test]
+fn serves_however_few_files_it_can_open() {
+    let dir = tempfile::TempDir::new().expect("temporary directory");
+    let home = dir.path().join("kms");
+    said(kmsfs(&home).args(["init", "--keyfile"]));
+    let exports = said(kmsfs(&home).args(["iam", "create-access-key", "--shell"]));
+    let variable = |name: &str| {
+        let line = exports.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
+        line.expect("exported").trim_matches(['\'', '"']).to_owned()
+    };
+    let mut serve = Command::new("sh");
+    serve.args(["-c", "ulimit -n 100 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_kmsfs"), "--json", "--kms-home"]);
+    serve.arg(&home).args(["serve", "--listen", "127.0.0.1:0", "--max-connections", "1000"]);
+    let child = serve.env("KMSFS_CONFIG", "/dev/null").stdout(Stdio::piped()).spawn().expect("started");
+    let mut server = Process(child);
+    let mut line = String::new();
+    BufReader::new(server.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let announced: Value = serde_json::from_str(&line).expect("JSON");
+    let endpoint = announced["endpoint"].as_str().and_then(|url| url.strip_prefix("http://")).expect("an endpoint");
+    let address: SocketAddr = endpoint.parse().expect("an address");
+    let strangers: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(address).expect("connected")).collect();
+    let request = Signed::by(
+        variable("AWS_ACCESS_KEY_ID"),
+        variable("AWS_SECRET_ACCESS_KEY"),
+        SystemClock.now(),
+        "CreateKey",
+        &json!({}),
+    );
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    stream.write_all(request.bytes(&address.to_string()).as_bytes()).expect("sent");
+    let created = answer(&mut stream);
+    assert_eq!(created.status, 200, "{}", created.text());
+    drop(strangers);
 }

@@ -47,9 +47,9 @@ impl Scene {
     pub fn summary(&self) -> String {
         let snapshot = self.engine.shared.store.current().expect("current");
         let mut keys: Vec<String> = snapshot
-            .keys
-            .values()
+            .all_keys()
             .map(|key| {
+                let key = key.expect("readable");
                 let (state, gone, materials) = (key.record.state, key.is_tombstone(), key.materials.len());
                 format!("{state} {gone} {materials} {} {}", key.current().is_some(), key.record.tags.len())
             })

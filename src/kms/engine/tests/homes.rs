@@ -193,7 +193,7 @@ fn no_secret_stands_in_the_home_in_the_clear() {
     let bench = Bench::new();
     let key = bench.key();
     let snapshot = bench.engine.shared.store.current().expect("current");
-    let material = snapshot.keys.values().next().expect("a key").materials[0].clone();
+    let material = snapshot.all_keys().next().expect("a key").expect("readable").materials[0].clone();
     bench.encrypt(&key, b"a plaintext to look for").expect("encrypted");
     bench.engine.audit().flush().expect("flushed");
     for entry in

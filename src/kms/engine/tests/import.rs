@@ -367,7 +367,7 @@ fn what_expired_while_nothing_ran_is_gone_before_anything_else() {
     let engine = Engine::open(&dir.path().join("kms"), &passphrase("secret"), clock.clone(), Arc::new(SystemEntropy));
     let bench = Bench { dir, clock, engine: engine.expect("opened"), alice, recovery };
     let snapshot = bench.engine.shared.store.current().expect("read");
-    let entry = snapshot.keys.values().next().expect("one key").clone();
+    let entry = snapshot.all_keys().next().expect("one key").expect("readable").clone();
     assert_eq!(entry.record.state, KeyState::PendingImport);
     assert!(entry.materials[0].secret().is_none() && snapshot.wrapping_keys.is_empty());
     assert_eq!(bench.state(&key), KeyState::PendingImport);

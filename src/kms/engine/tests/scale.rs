@@ -201,3 +201,72 @@ fn a_schema_from_the_future_is_refused() {
     let error = bench.another().map(drop).expect_err("refused");
     assert!(matches!(error, OpenError::Store(StoreError::Damaged { .. })), "{error}");
 }
+
+/// What is read of a key when a home is opened is its proof; the rest waits until somebody asks.
+#[test]
+fn keys_wait_until_they_are_asked_for() {
+    let bench = Bench::new();
+    let mut keys: Vec<String> = (0..9).map(|_| bench.key()).collect();
+    let blobs: Vec<Vec<u8>> = keys.iter().map(|key| bench.encrypt(key, key.as_bytes()).expect("encrypted")).collect();
+    bench.engine.disable_key(&bench.alice, keys[1].as_str().into()).expect("disabled");
+    let enable = EnableKeyRotationRequest { key_id: keys[2].clone(), rotation_period_in_days: Some(90) };
+    bench.engine.enable_key_rotation(&bench.alice, enable).expect("enabled");
+    let other = bench.another().expect("opened");
+    let read = || other.shared.store.current().expect("current").keys_read();
+    assert_eq!(read(), 0);
+    assert_eq!(decrypt(&other, &bench.alice, &blobs[0]), Ok(keys[0].clone().into_bytes()));
+    assert_eq!(read(), 1);
+    let refused = decrypt(&other, &bench.alice, &blobs[1]).expect_err("disabled");
+    assert_eq!((refused.code(), read()), ("DisabledException", 2));
+    // Changes by others, and by time, find keys that nobody has asked for here.
+    bench.engine.disable_key(&bench.alice, keys[3].as_str().into()).expect("disabled");
+    assert_eq!(decrypt(&other, &bench.alice, &blobs[3]).expect_err("disabled").code(), "DisabledException");
+    bench.engine.enable_key(&bench.alice, keys[3].as_str().into()).expect("enabled");
+    bench.days(100);
+    other.maintain().expect("rotated");
+    assert_eq!(bench.rotations(&keys[2]).len(), 1);
+    assert_eq!(decrypt(&other, &bench.alice, &blobs[2]), Ok(keys[2].clone().into_bytes()));
+    keys.sort();
+    let listed = other.list_keys(&bench.alice, ListKeysRequest::default()).expect("listed");
+    assert_eq!(listed.keys.iter().map(|key| key.key_id.clone()).collect::<Vec<_>>(), keys);
+    // And what is made afterwards stands in the order too.
+    keys.push(bench.key());
+    keys.sort();
+    let listed = other.list_keys(&bench.alice, ListKeysRequest::default()).expect("listed");
+    assert_eq!(listed.keys.into_iter().map(|key| key.key_id).collect::<Vec<_>>(), keys);
+}
+
+/// A new epoch ends the domain key under which the rows of keys that nobody has asked for are sealed.
+#[test]
+fn keys_that_waited_outlive_an_epoch() {
+    let bench = Bench::new();
+    let (doomed, key) = (bench.key(), bench.key());
+    let blob = bench.encrypt(&key, b"x").expect("encrypted");
+    bench.schedule(&doomed, 7).expect("scheduled");
+    let other = bench.another().expect("opened");
+    bench.days(8);
+    other.maintain().expect("observed");
+    bench.hours(2);
+    other.maintain().expect("deleted");
+    assert_eq!(other.shared.store.current().expect("current").keys_read(), 2, "also the tombstone");
+    assert_eq!(decrypt(&other, &bench.alice, &blob), Ok(b"x".to_vec()));
+    assert_eq!(decrypt(&bench.engine, &bench.alice, &blob), Ok(b"x".to_vec()));
+    drop(other);
+    assert_eq!(decrypt(&bench.another().expect("opened"), &bench.alice, &blob), Ok(b"x".to_vec()));
+}
+
+/// A table without its primary key could hold an old row beside the present one.
+#[test]
+fn a_row_that_is_there_twice_is_refused() {
+    let bench = Bench::new();
+    let key = bench.key();
+    sql(&bench, "CREATE TABLE old AS SELECT * FROM keys");
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("disabled");
+    sql(
+        &bench,
+        "PRAGMA foreign_keys = OFF; CREATE TABLE both AS SELECT * FROM old UNION ALL SELECT * FROM keys;
+         DROP TABLE keys; ALTER TABLE both RENAME TO keys; DROP TABLE old;",
+    );
+    let error = bench.another().map(drop).expect_err("refused");
+    assert!(error.to_string().contains("is there twice"), "{error}");
+}
