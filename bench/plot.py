@@ -8,7 +8,9 @@ import html, json, math, statistics, sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from peerbench import WORKLOADS  # noqa: E402
+from peerbench import APPLICATIONS, WORKLOADS as USUAL  # noqa: E402
+
+WORKLOADS = USUAL + APPLICATIONS
 
 REFERENCE = "gocryptfs"
 THEMES = {

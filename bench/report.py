@@ -45,6 +45,9 @@ def main():
     for backing, systems in peers["results"].items():
         print(f"On {backing}: {summary(systems)}\n")
     print_tables(peers, plot.REFERENCE)
+    if (applications := directory / "applications.json").exists():
+        print("\n## Applications")
+        print_tables(json.loads(applications.read_text()), "plain")
     for name in ("tmpfs", "disk"):
         print(f"\n## Limits on {name}\n")
         limits(directory / f"limits-{name}.json")

@@ -157,6 +157,9 @@ step integration cargo test --release --locked --test integration
 step doc-tests cargo test --release --locked --doc
 # Its own build: the scheduler takes the place of every lock.
 if [ "$MODE" = long ]; then
+  # Power cuts, with what is drawn at random drawn anew: the logs say from which seeds.
+  step cuts env PROPTEST_CASES=2000 KMSFS_TEST_CUTS=10 cargo test --release --locked --test integration -- crash::
+  step cuts-kms env KMSFS_TEST_CUTS="20:$RANDOM" cargo test --release --locked --lib --config profile.release.package.kmsfs.opt-level=0 -- power_cut
   step shuttle cargo test --release --locked --features shuttle --lib shuttle
   if cargo +nightly fuzz --version > /dev/null 2>&1; then
     step fuzz fuzz_smoke

@@ -47,6 +47,7 @@ pub mod speed;
 pub mod stats;
 pub mod status;
 mod stop;
+mod terminal;
 pub mod umount;
 pub mod usage;
 pub mod verify;

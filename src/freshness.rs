@@ -6,6 +6,9 @@
 //! before its first change, and settled again when what it became is durable. After a crash whatever is marked may be
 //! newer than its record, never older; everything else has to be exactly what the record says.
 //!
+//! Damage of the record costs what it is of, and is told from damage of the volume: a name, a file or 64 units are `Unvouched`
+//! until somebody accepts them.
+//!
 //! Lock order: [`Freshness::begin_change`], a directory's or file's state, the sets of the known, the table.
 
 mod accept;
@@ -14,6 +17,9 @@ mod directory;
 mod error;
 mod file;
 mod found;
+#[cfg(test)]
+mod power_cut;
+mod scan;
 mod settle;
 mod state;
 mod table;
@@ -26,5 +32,6 @@ pub use directory::{FoundEntry, Reconciled, TrackedDir};
 pub use error::Error;
 pub use file::{Found, InUse, SyncPoint, TrackedFile};
 pub use found::inode_mark;
+pub use scan::set_aside;
 pub use state::{Changing, Freshness};
 pub use table::{Target, UNITS_PER_CHUNK};

@@ -10,9 +10,9 @@ use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked, finding_json, finding_words};
 use super::output::path_text;
 use super::settings::Settings;
-use crate::ops::freshness::{AcceptReport, accept, open_or_begin_record};
-use crate::ops::modes_with_lock;
+use crate::ops::freshness::{AcceptReport, accept, record_to_accept};
 use crate::ops::open::{FoundVolume, OpenOptions};
+use crate::ops::{VolumeError, modes_with_lock};
 use crate::sync::Arc;
 
 /// Take what is in a volume with a freshness record for what ought to be there, after an intended restore
@@ -37,7 +37,15 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let lock = found.lock("accept")?;
     let Unlocked { session, service, opened } = offline::unlock(settings, found, OpenOptions::default())?;
     let backing = offline::backing(&args.dir)?;
-    let fresh = open_or_begin_record(&settings.home, &opened, &*backing)?.expect("the volume has one");
+    let record = record_to_accept(&settings.home, &opened, &*backing, args.paths.is_empty());
+    let record = record.map_err(|e| not_alone(e, args))?.expect("the volume has one");
+    if let Some(kept) = &record.damaged {
+        settings.out.warning(format_args!(
+            "the freshness record was damaged: it is kept as {}, and a new one is begun from what is in the volume now",
+            kept.display()
+        ));
+    }
+    let fresh = record.fresh;
     let id = opened.config.volume_id;
     let volume = offline::files(offline::data_keys(service, opened), 1, Some(Arc::clone(&fresh)));
     let modes = modes_with_lock(backing).map_err(|e| CliError::io(&args.dir, "read", &e.into()))?;
@@ -54,7 +62,10 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
     let paths: Vec<String> = args.paths.iter().map(|path| path_text(path).into_owned()).collect();
     session.engine.note_decision(
         "AcceptVolumeContent",
-        json!({"volumeId": id.to_string(), "wholeVolume": paths.is_empty(), "files": total.files, "removed": total.removed}),
+        json!({
+            "volumeId": id.to_string(), "wholeVolume": paths.is_empty(), "files": total.files, "removed": total.removed,
+            "newRecord": record.is_new,
+        }),
     );
     session.engine.audit().flush()?;
     drop(lock);
@@ -65,6 +76,8 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
         "directories": total.directories,
         "others": total.others,
         "removed": total.removed,
+        "new_record": record.is_new,
+        "damaged_record": record.damaged.as_deref().map(path_text),
         "findings": total.findings.iter().map(finding_json).collect::<Vec<_>>(),
     });
     settings.out.result(&value, || {
@@ -76,6 +89,20 @@ pub fn run(settings: &Settings, args: &AcceptArgs) -> CliResult {
         text
     });
     Ok(if total.findings.is_empty() { Exit::Ok } else { Exit::Findings })
+}
+
+/// A path cannot be accepted without a record of the rest.
+fn not_alone(error: VolumeError, args: &AcceptArgs) -> CliError {
+    let whole = args.dir.display();
+    match error {
+        VolumeError::NoRecord(_) | VolumeError::Record(_) if !args.paths.is_empty() => {
+            let error = CliError::from(error);
+            error.hint(format_args!(
+                "put it back, or take the whole volume as it is, with a new record: kmsfs accept {whole}"
+            ))
+        }
+        other => other.into(),
+    }
 }
 
 /// The names of a path, a leading slash or `.` left out.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::audit::parse_stamp;
 use super::aws::to_json;
+use super::control::client::Connection;
 use super::exit::{CliError, CliResult, Exit};
 use super::offline;
 use super::output::{bytes, table};
@@ -19,7 +20,7 @@ use crate::kms::audit::{AuditFilter, AuditPosition};
 use crate::kms::is_use;
 use crate::kms::model::{DescribeKeyRequest, KeyIdRequest, KeyLastUsageData};
 use crate::ops::impact::{Impact, impact};
-use crate::ops::{Progress, modes_without_lock};
+use crate::ops::{Progress, lock, modes_without_lock};
 use crate::types::{KeyArn, Timestamp, VolumeId};
 
 /// `key impact`.
@@ -111,7 +112,7 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
     for volume in known.iter().filter(|volume| volume.keys.contains(&key)) {
         let scanned = match args.no_scan {
             true => Ok(None),
-            false => scan(&volume.path, &key, &progress).map(Some),
+            false => scan(settings, &volume.volume, &volume.path, &key, &progress).map(Some),
         };
         complete &= scanned.is_ok() && scanned.as_ref().ok().and_then(Option::as_ref).is_none_or(is_complete);
         volumes.push((volume, scanned));
@@ -169,7 +170,7 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
         && !rustix::process::geteuid().is_root()
     {
         settings.out.note(
-            "Files that their modes keep from this user are read only while their volume is not mounted, by their owner, or by root.",
+            "Files that their modes keep from this user are read by their owner, through the mount if there is one of this home, or by root.",
         );
     }
     settings.out.note(
@@ -178,8 +179,18 @@ pub fn run(settings: &Settings, session: &Session, args: &ImpactArgs) -> CliResu
     Ok(if complete { Exit::Ok } else { Exit::Findings })
 }
 
-/// Looks at a volume wherever it is.
-pub(super) fn scan(root: &Path, key: &KeyArn, progress: &dyn Progress) -> Result<Impact, CliError> {
+/// Looks at a volume wherever it is. What modes deny its own user, only the mount may open while it is mounted.
+pub(super) fn scan(
+    settings: &Settings,
+    volume: &VolumeId,
+    root: &Path,
+    key: &KeyArn,
+    progress: &dyn Progress,
+) -> Result<Impact, CliError> {
+    let owner = if rustix::process::geteuid().is_root() { None } else { lock::owner(root).ok().flatten() };
+    if let Some(mount) = owner.and_then(|owner| Connection::to_owner(&settings.home, volume, &owner)) {
+        return mount.impact(key, progress);
+    }
     let modes = modes_without_lock(offline::backing(root)?, root, "key impact");
     impact(&modes, key, progress).map_err(|e| CliError::io(root, "read", &e.into()))
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use zeroize::Zeroizing;
 
 use super::exit::{CliError, CliResult, Exit};
+use super::terminal;
 use crate::sys::process::inherited_fd;
 
 /// Longest passphrase: more is a wrong file, not a passphrase.
@@ -139,7 +140,7 @@ pub fn can_ask() -> bool {
 
 /// Asks for an existing secret.
 pub fn ask(prompt: &str) -> CliResult<Passphrase> {
-    let text = rpassword::prompt_password(format!("{prompt}: ")).map_err(|e| match e.kind() {
+    let text = terminal::kept(|| rpassword::prompt_password(format!("{prompt}: "))).map_err(|e| match e.kind() {
         io::ErrorKind::Interrupted => CliError::new(Exit::Interrupted, "Interrupted", "nothing was entered"),
         _ => CliError::failure(format_args!("cannot read from the terminal: {e}")),
     })?;

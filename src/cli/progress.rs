@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::{Output, write_stderr, write_stdout};
+use super::terminal;
 use crate::ops::Progress;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
@@ -39,7 +40,9 @@ impl Shown {
             .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
         let flag = Arc::clone(&cancelled);
         thread::spawn(move || {
-            signals.wait();
+            // What ends the process while it asks at the terminal is for whoever asks.
+            let _ = SignalSet::block(&[libc::SIGHUP, libc::SIGQUIT]);
+            terminal::end_if_asked(signals.wait());
             flag.store(true, Ordering::SeqCst);
             signals.wait();
             std::process::exit(i32::from(Exit::Interrupted.code()));

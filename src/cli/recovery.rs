@@ -59,7 +59,7 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
     let configuration =
         found.meta().read(VOLUME, MAX_LEN).map_err(|e| CliError::io(path_of(&args.dir, VOLUME), "read", &e))?;
     let Unlocked { session, opened, .. } = offline::unlock(settings, found, OpenOptions::default())?;
-    let keys = exportable(&args.dir, &session, &opened.config, opened.allowed.keys())?;
+    let keys = exportable(settings, &args.dir, &session, &opened.config, opened.allowed.keys())?;
     let volume = opened.config.volume_id;
     let made = session.engine.export_recovery(&session.caller, &volume, &keys, &configuration, &args.out)?;
     let recovery = made.recovery.to_text();
@@ -95,12 +95,18 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
 }
 
 /// The keys that go into the bundle. One that cannot is left out if nothing of the volume needs it.
-fn exportable(dir: &Path, session: &Session, config: &VolumeConfig, allowed: &[KeyArn]) -> CliResult<Vec<KeyArn>> {
+fn exportable(
+    settings: &Settings,
+    dir: &Path,
+    session: &Session,
+    config: &VolumeConfig,
+    allowed: &[KeyArn],
+) -> CliResult<Vec<KeyArn>> {
     let mut keys = allowed.to_vec();
     for (arn, why) in session.engine.unexportable(allowed)? {
         let wraps_config = config.recipients.iter().any(|recipient| recipient.key_id == arn.as_str());
         let is_default = matches!(&config.default_wrap, DefaultWrap::Direct(key) if *key == arn);
-        let found = scan(dir, &arn, &Silent)?;
+        let found = scan(settings, &config.volume_id, dir, &arn, &Silent)?;
         if wraps_config || is_default || found.only + found.unreadable > 0 {
             return Err(CliError::from(why).hint(format_args!(
                 "{} files need it. Move them to a key whose material is in this key manager: kmsfs rewrap {} --from {arn} --to KEY",

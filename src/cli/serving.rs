@@ -78,7 +78,7 @@ impl Serving<'_> {
             read_only = true;
         }
         daemon::raise_fsize();
-        let meta = config::open_meta(&root)?;
+        let meta = Arc::new(config::open_meta(&root)?);
         let volume_id = opened.config.volume_id;
         let attempts = if read_only { READ_ATTEMPTS_BESIDE_A_WRITER } else { 1 };
         let record = open_record(&self.settings.home, &opened)?;
@@ -110,8 +110,16 @@ impl Serving<'_> {
         let registry = session.engine.registry();
         let statistics = Arc::new(Statistics::default());
         let (shared, counts) = (Arc::clone(&vfs), Arc::clone(&statistics));
-        let served =
-            Served { vfs: shared, volume, service, registry, root: root.clone(), read_only, statistics: counts };
+        let served = Served {
+            vfs: shared,
+            volume,
+            service,
+            registry,
+            root: root.clone(),
+            meta: Arc::clone(&meta),
+            read_only,
+            statistics: counts,
+        };
         let control = ControlSocket::start(&self.settings.home, served, &self.mountpoint)
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
         let settled = Arc::clone(&vfs);

@@ -43,10 +43,10 @@ impl Error {
 }
 
 impl From<freshness::Error> for Error {
-    /// What is wrong with the record goes to the log; applications see an error number.
+    /// What is wrong with the record goes to the log; applications see an error number. Damage of the record is none of the backing.
     fn from(error: freshness::Error) -> Self {
         tracing::error!("{error}");
-        Self::Os(error.errno())
+        if error.is_damage() { Self::Format(Outcome::Unvouched) } else { Self::Os(error.errno()) }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::format::header::OpenedHeader;
 use crate::format::size::Geometry;
 use crate::freshness::{Freshness, InUse};
 use crate::keys::DataKeys;
-use crate::store::{Access, Backing, BackingFile};
+use crate::store::{Access, Backing, BackingFile, Stat};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, lock, read, write};
 use crate::types::FileId;
@@ -247,6 +247,14 @@ impl<B: Backing> Content<B> {
     fn is_doubtful(&self) -> Result<bool> {
         let doubtful = lock(&self.volume.doubtful);
         Ok(!doubtful.is_empty() && doubtful.contains(&self.stored_number()?))
+    }
+
+    /// Attributes of the backing file.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub fn stat(&self) -> crate::store::Result<Stat> {
+        self.file().stat()
     }
 
     pub(super) fn file(&self) -> Arc<B::File> {

@@ -5,7 +5,6 @@ use super::buffer::with_bulk;
 use super::error::Error;
 use super::file::Content;
 use super::state::Body;
-use crate::format::Outcome;
 use crate::format::size::{DATA, UNIT, unit_count, unit_start};
 use crate::store::{Backing, BackingFile};
 use crate::sync::read;
@@ -78,9 +77,9 @@ impl<B: Backing> Content<B> {
                 let mut units = data.unwrap_or(end) - next;
                 match self.stale_hole(next, units)? {
                     None => {}
-                    Some(unit) if unit > next => units = unit - next,
-                    Some(unit) => {
-                        if !piece(Piece::Damaged { unit, error: Error::Unit { unit, outcome: Outcome::Stale } }) {
+                    Some((unit, _)) if unit > next => units = unit - next,
+                    Some((unit, outcome)) => {
+                        if !piece(Piece::Damaged { unit, error: Error::Unit { unit, outcome } }) {
                             return Ok(());
                         }
                         next += 1;

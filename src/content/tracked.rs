@@ -119,13 +119,13 @@ impl<B: Backing> Content<B> {
     pub(super) fn check_versions(&self, first: u64, heads: &[[u8; HEAD]]) -> Result<()> {
         let Some(record) = &self.record else { return Ok(()) };
         match record.stale_unit(first, heads.iter().map(|head| &head[..]))? {
-            Some(unit) => Err(Error::Unit { unit, outcome: Outcome::Stale }),
+            Some((unit, outcome)) => Err(Error::Unit { unit, outcome }),
             None => Ok(()),
         }
     }
 
-    /// The first of the units `first..first + units`, which are holes, that the record does not have as one.
-    pub(super) fn stale_hole(&self, first: u64, units: u64) -> Result<Option<u64>> {
+    /// The first of the units `first..first + units`, which are holes, that the record does not have as one, and what it is.
+    pub(super) fn stale_hole(&self, first: u64, units: u64) -> Result<Option<(u64, Outcome)>> {
         const HOLE: &[u8] = &[0; HEAD];
         let Some(record) = &self.record else { return Ok(None) };
         Ok(record.stale_unit(first, std::iter::repeat_n(HOLE, usize::try_from(units).unwrap_or(usize::MAX)))?)

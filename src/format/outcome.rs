@@ -123,6 +123,11 @@ pub enum Outcome {
         "this host recorded something under this name, and nothing is there: it was removed below kmsfs; if you did that yourself: kmsfs accept DIR PATH"
     )]
     Vanished,
+    /// What this host's freshness record has of it is damaged.
+    #[error(
+        "this host's freshness record of it is damaged, so nobody can tell whether it is what was written last; put back a good record, or, if what is there is right: kmsfs accept DIR PATH"
+    )]
+    Unvouched,
     /// The volume is not in this host's registry.
     #[error("this volume is not known on this host; check its id and keys, then mount with --trust-new-volume")]
     VolumeUnknown,
@@ -152,7 +157,7 @@ pub enum Severity {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 35] = [
         Self::NotKfs,
         Self::UnknownFeature,
         Self::ForeignVolume,
@@ -183,6 +188,7 @@ impl Outcome {
         Self::Stale,
         Self::Misplaced,
         Self::Vanished,
+        Self::Unvouched,
         Self::VolumeUnknown,
         Self::VolumeAuth,
         Self::VolumeRollback,
@@ -210,7 +216,8 @@ impl Outcome {
             | Self::XattrAuth
             | Self::Stale
             | Self::Misplaced
-            | Self::Vanished => Errno::IO,
+            | Self::Vanished
+            | Self::Unvouched => Errno::IO,
             Self::UnknownFeature => Errno::OPNOTSUPP,
             Self::KeyForbidden | Self::KeyUnavailable => Errno::ACCESS,
             Self::KeyServiceTimeout => Errno::TIMEDOUT,

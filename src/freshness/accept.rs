@@ -7,9 +7,39 @@ use super::file::{Found, TrackedFile};
 use super::state::Freshness;
 use super::table::Target;
 use crate::format::unit::epoch_of;
-use crate::sync::lock;
+use crate::sync::{Arc, lock};
+use crate::types::FileId;
 
 impl Freshness {
+    /// The record of the file whose present life has the id, or else, of an empty one with several names, that was seen as the
+    /// inode `ino` ([`super::inode_mark`]). `None` if there is none, or only a damaged one.
+    ///
+    /// # Errors
+    /// The table's.
+    pub fn file_to_accept(
+        self: &Arc<Self>,
+        id: Option<FileId>,
+        ino: Option<u64>,
+    ) -> Result<Option<TrackedFile>, Error> {
+        let found = match (id, ino) {
+            (Some(id), _) => self.file_with(id),
+            (None, Some(ino)) => {
+                let object = lock(&self.table).file_at(ino, true).map(|found| found.map(|(object, _)| object));
+                object.and_then(|object| object.map_or(Ok(None), |object| self.file(object)))
+            }
+            (None, None) => Ok(None),
+        };
+        sound(found)
+    }
+
+    /// The record of a file by its number; `None` if there is none, or only a damaged one.
+    ///
+    /// # Errors
+    /// The table's.
+    pub fn file_to_replace(self: &Arc<Self>, object: u64) -> Result<Option<TrackedFile>, Error> {
+        sound(self.file(object))
+    }
+
     /// Takes in the epoch of a unit that is accepted; it counts as older than everything that is sealed from now on.
     fn accept_epoch(&self, head: &[u8]) -> Result<(), Error> {
         let Some((epoch, ctr)) = epoch_of(head) else { return Ok(()) };
@@ -17,6 +47,13 @@ impl Freshness {
             return Ok(());
         }
         self.clock.adopt(&epoch, |number| lock(&self.table).add_epoch(number, &epoch))
+    }
+}
+
+fn sound(found: Result<Option<TrackedFile>, Error>) -> Result<Option<TrackedFile>, Error> {
+    match found {
+        Err(error) if error.is_damage() => Ok(None),
+        other => other,
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Version(pub(super) u64);
 impl Version {
     /// Of a unit that is not stored.
     pub(super) const HOLE: Self = Self(0);
+    /// Of a unit whose row in the record is damaged: nobody knows it any more. No seal has it.
+    pub(super) const LOST: Self = Self(u64::MAX - 1);
     /// Later than every version.
     pub(super) const NEVER: Self = Self(u64::MAX);
 
@@ -56,10 +58,10 @@ pub(super) struct EpochClock {
 }
 
 impl EpochClock {
-    /// With the epochs that are recorded.
-    pub(super) fn new(numbers: HashMap<Epoch, u32>) -> Self {
-        let highest = u64::from(numbers.values().copied().max().unwrap_or(0));
-        Self { current: RwLock::new(None), numbers: RwLock::new(numbers), highest: AtomicU64::new(highest) }
+    /// With the epochs that are recorded, and the highest number that any has had.
+    pub(super) fn new(numbers: HashMap<Epoch, u32>, highest: u32) -> Self {
+        let highest = AtomicU64::new(highest.into());
+        Self { current: RwLock::new(None), numbers: RwLock::new(numbers), highest }
     }
 
     /// The latest version that may have been given out.

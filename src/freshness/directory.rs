@@ -6,6 +6,7 @@ use super::error::Error;
 use super::file::TrackedFile;
 use super::state::{DirRecord, DirState, Freshness};
 use super::table::{FileRow, Target};
+use crate::format::Outcome;
 use crate::sync::{Arc, Mutex, Weak, lock};
 use crate::types::{DirId, FileId};
 
@@ -55,10 +56,22 @@ impl Freshness {
         }
         let (entries, mark) = {
             let table = lock(&self.table);
-            (table.entries(id)?, table.dir_mark(id)?)
+            let mut entries = table.entries(id)?;
+            let mark = table.dir_mark(id).or_else(|error| {
+                if !error.is_damage() {
+                    return Err(error);
+                }
+                // Any of its names may have changed since, and nobody knows since when.
+                tracing::error!("{error}");
+                entries.by_name.values_mut().for_each(|target| *target = Target::Lost);
+                entries.lossy = true;
+                Ok(None)
+            })?;
+            (entries, mark)
         };
         let state = DirState {
-            entries,
+            entries: entries.by_name,
+            lossy: entries.lossy,
             changed: HashMap::new(),
             changes: 0,
             marked: mark.is_some(),
@@ -82,10 +95,22 @@ impl TrackedDir {
         lock(&self.record.state).entries.get(entry).copied()
     }
 
-    /// Names that are recorded and not among `found`.
-    pub fn missing(&self, found: &HashSet<String>) -> Vec<String> {
+    /// What is to be said of a name under which something else stands than [`Self::expected`]: that it was put there, unless the
+    /// record may have lost what it had.
+    pub fn misfit(&self, entry: &str) -> Outcome {
         let state = lock(&self.record.state);
-        state.entries.keys().filter(|entry| !found.contains(*entry)).cloned().collect()
+        match state.entries.get(entry) {
+            Some(Target::Lost) => Outcome::Unvouched,
+            None if state.lossy => Outcome::Unvouched,
+            _ => Outcome::Misplaced,
+        }
+    }
+
+    /// Names that are recorded and not among `found`, each with what that is.
+    pub fn missing(&self, found: &HashSet<String>) -> Vec<(String, Outcome)> {
+        let state = lock(&self.record.state);
+        let missing = state.entries.iter().filter(|(entry, _)| !found.contains(*entry));
+        missing.map(|(entry, target)| (entry.clone(), target.absent())).collect()
     }
 
     /// Whether its listing is still to be compared with the record; `false` from the second time on.
@@ -152,7 +177,11 @@ impl TrackedDir {
                         _ => None,
                     };
                     let row = FileRow { file_id: id, ino, marked: true, clock: mark, ..FileRow::EMPTY };
-                    Target::File(self.fresh.file_after_crash(counted_on, shared, row)?)
+                    match self.fresh.file_after_crash(counted_on, shared, row) {
+                        Ok(object) => Target::File(object),
+                        Err(error) if error.is_damage() => Target::Lost,
+                        Err(other) => return Err(other),
+                    }
                 }
             };
             if expected != Some(target) {
@@ -167,7 +196,8 @@ impl TrackedDir {
     }
 
     pub(super) fn certain(&self) {
-        lock(&self.record.state).lenient = None;
+        let mut state = lock(&self.record.state);
+        (state.lenient, state.lossy) = (None, false);
     }
 
     fn will_settle(&self) {

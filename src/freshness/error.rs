@@ -9,12 +9,12 @@ use rustix::io::Errno;
 pub enum Error {
     /// The database answered with an error.
     #[error(
-        "the freshness record cannot be used: {0}; if it is damaged, put back a good one, or move it out of the directory freshness of the key manager's home and take the volume as it is with: kmsfs accept DIR"
+        "the freshness record cannot be used: {0}; if it is damaged, put back a good one, or take the whole volume as it is, with a new record, the damaged one kept beside it: kmsfs accept DIR"
     )]
     Sqlite(#[from] rusqlite::Error),
     /// A row, or the database as a whole, is not what this volume wrote.
     #[error(
-        "the freshness record {0} is damaged or another volume's ({what}); put back a good one, or move it away ({0}*) and take the volume as it is with: kmsfs accept DIR",
+        "the freshness record {} is damaged or another volume's ({what}); put back a good one, or take the whole volume as it is, with a new record, the damaged one kept beside it: kmsfs accept DIR",
         path.display()
     )]
     Damaged {
@@ -22,6 +22,14 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         what: &'static str,
+    },
+    /// A damaged one could not be moved out of the way.
+    #[error("the damaged freshness record {} cannot be moved aside: {source}", path.display())]
+    Aside {
+        /// The database.
+        path: PathBuf,
+        /// The system's error; `ResourceBusy` if another process uses it.
+        source: std::io::Error,
     },
     /// The file cannot be made.
     #[error("the freshness record {} cannot be created: {source}", path.display())]
@@ -39,6 +47,26 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the record itself is damaged, in a row or as a whole, so that nothing can be said of what it is of.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::Error as Sql;
+        match self {
+            Self::Damaged { .. } => true,
+            // What a damaged page gives: not what was ever written there.
+            Self::Sqlite(
+                Sql::FromSqlConversionFailure(..)
+                | Sql::IntegralValueOutOfRange(..)
+                | Sql::InvalidColumnType(..)
+                | Sql::Utf8Error(..),
+            ) => true,
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+            ),
+            Self::Aside { .. } | Self::Create { .. } | Self::Sync(_) => false,
+        }
+    }
+
     /// The error number that an application sees whose request needs the record.
     pub fn errno(&self) -> Errno {
         match self {

@@ -195,20 +195,28 @@ impl TrackedFile {
         Ok(())
     }
 
-    /// Checks the versions of the units `first..` by their first 16 bytes; the first that is not what is recorded.
+    /// Checks the versions of the units `first..` by their first 16 bytes; the first that is not what is recorded, and what it is:
+    /// `Stale`, or `Unvouched` if the record has lost its version.
     ///
     /// # Errors
     /// The table's.
-    pub fn stale_unit<'a>(&self, first: u64, heads: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, Error> {
+    pub fn stale_unit<'a>(
+        &self,
+        first: u64,
+        heads: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Option<(u64, Outcome)>, Error> {
         let mut state = lock(&self.record.state);
         for (unit, version) in (first..).zip(self.fresh.versions(heads.map(epoch_of))) {
             let recorded = self.chunk(&mut state, unit)?.versions[(unit % UNITS_PER_CHUNK) as usize];
             if version == Some(recorded) {
                 continue;
             }
-            let Some(version) = version else { return Ok(Some(unit)) };
+            let Some(version) = version.filter(|_| recorded != Version::LOST) else {
+                let lost = recorded == Version::LOST || lock(&self.fresh.table).epochs_lost();
+                return Ok(Some((unit, if lost { Outcome::Unvouched } else { Outcome::Stale })));
+            };
             if !state.row.admits(unit, version, recorded) && !self.may_be_left(&state, unit, version)? {
-                return Ok(Some(unit));
+                return Ok(Some((unit, Outcome::Stale)));
             }
             self.put(&mut state, unit, version)?;
         }

@@ -2,8 +2,8 @@
 
 use super::state::Freshness;
 use super::table::Target;
-use crate::format::dirid;
 use crate::format::keys::VolumeKeys;
+use crate::format::{Outcome, dirid};
 use crate::store::tree::read_meta;
 use crate::store::{Backing, FileKind, Modes, Result, SEARCH, Target as Object};
 use crate::sync::Arc;
@@ -56,6 +56,12 @@ impl Target {
             Self::Dir(_) => kind == FileKind::Directory,
             Self::Symlink(_) => kind == FileKind::Symlink,
             Self::Other(other) => kind as u8 == other,
+            Self::Lost => false,
         }
+    }
+
+    /// What it is if nothing stands where it is recorded.
+    pub fn absent(self) -> Outcome {
+        if self == Self::Lost { Outcome::Unvouched } else { Outcome::Vanished }
     }
 }

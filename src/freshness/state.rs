@@ -11,7 +11,6 @@ use crate::crypto::kdf::expand;
 use crate::crypto::secret::SecretKey;
 use crate::env::{Entropy, random_nonzero};
 use crate::format::keys::VolumeKeys;
-use crate::format::unit::Epoch;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak, lock, read, write};
 use crate::types::{DirId, FileId, VolumeId};
@@ -109,6 +108,8 @@ pub(super) struct DirState {
     pub(super) marked: bool,
     /// Marked by a mount that did not end: what is found counts. A file that is in no record was sealed later than this.
     pub(super) lenient: Option<Version>,
+    /// Rows of it in the table are damaged: a name without one may have had one.
+    pub(super) lossy: bool,
     /// It was removed.
     pub(super) gone: bool,
     /// A flush of everything failed while it was changed: the table keeps what it has, and the mark.
@@ -134,7 +135,7 @@ impl Freshness {
     /// [`Error::Create`], also if there is one already.
     pub fn create(path: &Path, keys: &VolumeKeys, volume: VolumeId, root: DirId) -> Result<Self, Error> {
         let table = Table::create(path, key_of(keys), volume, root)?;
-        Ok(Self::with(table, key_of(keys), root, HashMap::new(), (0, Version::HOLE)))
+        Ok(Self::with(table, key_of(keys), root, EpochClock::new(HashMap::new(), 0), (0, Version::HOLE)))
     }
 
     /// Opens the record of a volume.
@@ -147,22 +148,24 @@ impl Freshness {
         if !table.any_dir_marked()? {
             table.remove_nameless()?;
         }
-        let mut epochs = table.epochs()?;
+        let (mut epochs, highest) = table.epochs()?;
         table.trim_epochs(&mut epochs, MANY_EPOCHS)?;
-        let last = (table.highest_object()?, table.settled()?);
-        Ok(Self::with(table, key_of(keys), root, epochs, last))
+        let clock = EpochClock::new(epochs, highest);
+        // What was sealed before is not known to be newer than anything, if it is not known when that was.
+        let last = (table.highest_object()?, table.settled()?.min(clock.now()));
+        Ok(Self::with(table, key_of(keys), root, clock, last))
     }
 
     fn with(
         table: Table,
         key: SecretKey<32>,
         root: DirId,
-        epochs: HashMap<Epoch, u32>,
+        clock: EpochClock,
         (highest_object, settled): (u64, Version),
     ) -> Self {
         Self {
             table: Mutex::new(table),
-            clock: EpochClock::new(epochs),
+            clock,
             key,
             root,
             next_object: AtomicU64::new(highest_object + 1),

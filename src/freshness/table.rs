@@ -1,6 +1,7 @@
 //! The record on disk: a SQLite database in which every transaction is durable and every row carries a MAC under a key of
 //! the volume. Names in it are those of the ciphertext directory, which are encrypted.
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,8 @@ use crate::types::{DirId, FileId, VolumeId};
 
 /// Units whose versions stand in one row.
 pub const UNITS_PER_CHUNK: u64 = 64;
+/// More than there can be epochs: one a minute for four thousand years. A number above it is damaged.
+const EPOCHS_EVER: u32 = 1 << 31;
 /// Layout of the database.
 const LAYOUT: u32 = 1;
 
@@ -48,6 +51,8 @@ pub enum Target {
     Symlink([u8; 16]),
     /// A fifo, socket or device: nothing but its type.
     Other(u8),
+    /// Something: what was recorded of it is damaged.
+    Lost,
 }
 
 /// Versions of the units of one row.
@@ -149,11 +154,21 @@ pub(super) struct DirUpdate {
     pub(super) gone: bool,
 }
 
+/// What is recorded of the names of a directory.
+#[derive(Default)]
+pub(super) struct Entries {
+    pub(super) by_name: HashMap<String, Target>,
+    /// A row is damaged, so a name without one may have lost it.
+    pub(super) lossy: bool,
+}
+
 /// The database.
 pub(super) struct Table {
-    db: Connection,
-    path: PathBuf,
+    pub(super) db: Connection,
+    pub(super) path: PathBuf,
     key: SecretKey<32>,
+    /// The number of an epoch is lost with its row.
+    epochs_lost: Cell<bool>,
     /// Files that were marked or updated since a settling began: what it saw of them is old.
     pub(super) files_touched: HashSet<u64>,
     /// The same of directories.
@@ -224,18 +239,23 @@ impl Table {
             wal_file::keep(&db, path)?;
         }
         db.set_prepared_statement_cache_capacity(32);
-        let path = path.to_owned();
-        Ok(Self {
+        Ok(Self::reading(db, path.to_owned(), key))
+    }
+
+    /// On a database that somebody has opened, and that is not changed through it.
+    pub(super) fn reading(db: Connection, path: PathBuf, key: SecretKey<32>) -> Self {
+        Self {
             db,
             path,
             key,
+            epochs_lost: Cell::new(false),
             files_touched: HashSet::new(),
             dirs_touched: HashSet::new(),
             unvisited: HashSet::new(),
-        })
+        }
     }
 
-    fn damaged(&self, what: &'static str) -> Error {
+    pub(super) fn damaged(&self, what: &'static str) -> Error {
         Error::Damaged { path: self.path.clone(), what }
     }
 
@@ -249,21 +269,50 @@ impl Table {
         mac16(&self.key, &[&message])
     }
 
-    fn check(&self, table: &[u8], parts: &[&[u8]], mac: &[u8]) -> Result<(), Error> {
+    pub(super) fn check(&self, table: &[u8], parts: &[&[u8]], mac: &[u8]) -> Result<(), Error> {
         if ct_eq(mac, &self.mac(table, parts)) { Ok(()) } else { Err(self.damaged("a row has a wrong MAC")) }
     }
 
-    /// All epochs with their numbers.
-    pub(super) fn epochs(&self) -> Result<HashMap<Epoch, u32>, Error> {
+    /// All epochs with their numbers, but for those whose rows are damaged; and the highest number that any may have had.
+    pub(super) fn epochs(&self) -> Result<(HashMap<Epoch, u32>, u32), Error> {
         let mut statement = self.db.prepare("SELECT number, epoch, mac FROM epochs")?;
         let mut rows = statement.query([])?;
-        let mut epochs = HashMap::new();
+        let (mut epochs, mut highest) = (HashMap::new(), 0);
         while let Some(row) = rows.next()? {
-            let (number, epoch, mac): (u32, Epoch, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            self.check(b"epoch", &[&number.to_le_bytes(), &epoch], &mac)?;
-            epochs.insert(epoch, number);
+            match self.epoch(row) {
+                Ok((number, epoch)) => {
+                    highest = highest.max(number);
+                    epochs.insert(epoch, number);
+                }
+                Err(error) if error.is_damage() => {
+                    tracing::error!("{error}");
+                    self.epochs_lost.set(true);
+                    highest = highest.max(possible(row.get(0).unwrap_or(0)));
+                }
+                Err(other) => return Err(other),
+            }
         }
-        Ok(epochs)
+        if self.epochs_lost.get() {
+            // A number is never given twice, whatever the damage made of one.
+            let mut seen = |version: Version| highest = highest.max(possible(version.epoch()));
+            self.each_file(|file| {
+                seen(file.clock);
+                seen(file.last);
+            })?;
+            self.settled().map(seen)?;
+        }
+        Ok((epochs, highest))
+    }
+
+    pub(super) fn epoch(&self, row: &rusqlite::Row<'_>) -> Result<(u32, Epoch), Error> {
+        let (number, epoch, mac): (u32, Epoch, Vec<u8>) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        self.check(b"epoch", &[&number.to_le_bytes(), &epoch], &mac)?;
+        Ok((number, epoch))
+    }
+
+    /// Whether an epoch that is not known may have lost its row by damage.
+    pub(super) fn epochs_lost(&self) -> bool {
+        self.epochs_lost.get()
     }
 
     /// Records an epoch.
@@ -304,13 +353,23 @@ impl Table {
         Ok(())
     }
 
-    /// Hands the clock of each file and directory to `take`: units newer than it may not be recorded.
-    pub(super) fn each_clock(&self, mut take: impl FnMut(Version)) -> Result<(), Error> {
+    /// Hands each file to `take`, but for those whose rows are damaged: nothing of them is accepted, whatever their units.
+    fn each_file(&self, mut take: impl FnMut(&FileRow)) -> Result<(), Error> {
         let mut select = self.db.prepare("SELECT object, file_id, ino, row, mac FROM files")?;
         let mut rows = select.query([])?;
-        while let Some((_, file)) = self.read_file(rows.next()?)? {
-            take(file.clock);
+        while let Some(row) = rows.next()? {
+            match self.read_file(Some(row)) {
+                Ok(file) => file.iter().for_each(|(_, file)| take(file)),
+                Err(error) if error.is_damage() => tracing::error!("{error}"),
+                Err(other) => return Err(other),
+            }
         }
+        Ok(())
+    }
+
+    /// Hands the clock of each file and directory to `take`: units newer than it may not be recorded.
+    pub(super) fn each_clock(&self, mut take: impl FnMut(Version)) -> Result<(), Error> {
+        self.each_file(|file| take(file.clock))?;
         let mut select = self.db.prepare("SELECT clock FROM marks")?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
@@ -320,18 +379,31 @@ impl Table {
     }
 
     /// What is recorded under the names of a directory.
-    pub(super) fn entries(&self, dir: DirId) -> Result<HashMap<String, Target>, Error> {
+    pub(super) fn entries(&self, dir: DirId) -> Result<Entries, Error> {
         let mut select = self.db.prepare_cached("SELECT name, kind, target, mac FROM entries WHERE dir = ?1")?;
         let mut rows = select.query(params![dir.as_bytes()])?;
-        let mut entries = HashMap::new();
+        let mut entries = Entries::default();
         while let Some(row) = rows.next()? {
-            let (name, kind): (String, u8) = (row.get(0)?, row.get(1)?);
-            let (target, mac): (Vec<u8>, Vec<u8>) = (row.get(2)?, row.get(3)?);
-            self.check(b"entry", &[dir.as_bytes(), name.as_bytes(), &[kind], &target], &mac)?;
-            let target = decode_target(kind, &target).ok_or_else(|| self.damaged("an entry of no known kind"))?;
-            entries.insert(name, target);
+            let name = row.get_ref(0)?.as_bytes().ok().and_then(|name| std::str::from_utf8(name).ok());
+            let target = match self.entry(dir, row) {
+                Ok(target) => target,
+                Err(error) if error.is_damage() => {
+                    tracing::error!("{error}");
+                    entries.lossy = true;
+                    Target::Lost
+                }
+                Err(other) => return Err(other),
+            };
+            entries.by_name.extend(name.map(|name| (name.to_owned(), target)));
         }
         Ok(entries)
+    }
+
+    pub(super) fn entry(&self, dir: DirId, row: &rusqlite::Row<'_>) -> Result<Target, Error> {
+        let (name, kind): (String, u8) = (row.get(0)?, row.get(1)?);
+        let (target, mac): (Vec<u8>, Vec<u8>) = (row.get(2)?, row.get(3)?);
+        self.check(b"entry", &[dir.as_bytes(), name.as_bytes(), &[kind], &target], &mac)?;
+        decode_target(kind, &target).ok_or_else(|| self.damaged("an entry of no known kind"))
     }
 
     /// The clock of a directory's mark, if it has one: a file that has no row was sealed later.
@@ -344,8 +416,18 @@ impl Table {
         Ok(Some(Version(clock as u64)))
     }
 
-    /// Whatever is in no row was sealed later than this.
+    /// Whatever is in no row was sealed later than this; never, if the row that says when is damaged.
     pub(super) fn settled(&self) -> Result<Version, Error> {
+        self.read_settled().or_else(|error| {
+            if !error.is_damage() {
+                return Err(error);
+            }
+            tracing::error!("{error}");
+            Ok(Version::NEVER)
+        })
+    }
+
+    fn read_settled(&self) -> Result<Version, Error> {
         let row = self.db.query_row("SELECT clock, mac FROM settled", [], |row| {
             Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?))
         });
@@ -389,6 +471,11 @@ impl Table {
         Ok(found.map(|(_, row)| row))
     }
 
+    /// Whether a file has a row, damaged or not.
+    fn has_file(&self, object: u64) -> Result<bool, Error> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM files WHERE object = ?1")?.exists(params![int(object)])?)
+    }
+
     /// The file with an id.
     pub(super) fn file_with(&self, id: FileId) -> Result<Option<(u64, FileRow)>, Error> {
         let mut select =
@@ -411,7 +498,7 @@ impl Table {
         Ok(None)
     }
 
-    fn read_file(&self, row: Option<&rusqlite::Row<'_>>) -> Result<Option<(u64, FileRow)>, Error> {
+    pub(super) fn read_file(&self, row: Option<&rusqlite::Row<'_>>) -> Result<Option<(u64, FileRow)>, Error> {
         let Some(row) = row else { return Ok(None) };
         let (object, id, ino): (i64, Option<[u8; 16]>, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let (bytes, mac): (Vec<u8>, Vec<u8>) = (row.get(3)?, row.get(4)?);
@@ -422,8 +509,18 @@ impl Table {
         Ok(Some((object as u64, row)))
     }
 
-    /// Versions of the units of one chunk; all holes if nothing is recorded.
+    /// Versions of the units of one chunk; all holes if nothing is recorded, all lost if what is recorded is damaged.
     pub(super) fn units(&self, object: u64, chunk: u64) -> Result<Versions, Error> {
+        self.read_units(object, chunk).or_else(|error| {
+            if !error.is_damage() {
+                return Err(error);
+            }
+            tracing::error!("{error}");
+            Ok([Version::LOST; UNITS_PER_CHUNK as usize])
+        })
+    }
+
+    fn read_units(&self, object: u64, chunk: u64) -> Result<Versions, Error> {
         let mut select = self.db.prepare_cached("SELECT versions, mac FROM units WHERE object = ?1 AND chunk = ?2")?;
         let row = select.query_row(params![int(object), int(chunk)], |row| {
             Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
@@ -466,7 +563,7 @@ impl Table {
             for file in files {
                 if !table.files_touched.contains(&file.object) {
                     table.write_file(file)?;
-                } else if table.file(file.object)?.is_none() {
+                } else if !table.has_file(file.object)? {
                     // Its name is recorded with it, so it needs a row: one that allows for what has changed.
                     let clock = file.row.clock.min(clock);
                     let row = FileRow { marked: true, clock, zero_from: 0, ..file.row.clone() };
@@ -534,8 +631,10 @@ impl Table {
             self.db.prepare_cached("INSERT INTO entries(dir, name, kind, target, mac) VALUES (?1, ?2, ?3, ?4, ?5)")?;
         for (name, target) in entries {
             let mut old = delete.query(params![dir.as_bytes(), name])?;
+            // What a damaged row had loses its own with the next mount, as anything without a name.
             if let Some(row) = old.next()?
-                && let Some(Target::File(object)) = decode_target(row.get(0)?, &row.get::<_, Vec<u8>>(1)?)
+                && let (Ok(kind), Ok(target)) = (row.get(0), row.get::<_, Vec<u8>>(1))
+                && let Some(Target::File(object)) = decode_target(kind, &target)
             {
                 removed.push(object);
             }
@@ -569,6 +668,11 @@ fn id_bytes(id: &Option<FileId>) -> &[u8] {
     id.as_ref().map_or(&[], |id| id.as_bytes())
 }
 
+/// The number of an epoch, unless damage made it of one.
+fn possible(number: u32) -> u32 {
+    if number < EPOCHS_EVER { number } else { 0 }
+}
+
 fn decode_versions(bytes: &[u8]) -> impl Iterator<Item = Version> {
     bytes.chunks_exact(8).map(|bytes| Version(u64::from_le_bytes(bytes.try_into().expect("8 bytes"))))
 }
@@ -579,6 +683,7 @@ fn encode_target(target: &Target) -> (u8, Vec<u8>) {
         Target::Dir(id) => (2, id.as_bytes().to_vec()),
         Target::Symlink(digest) => (3, digest.to_vec()),
         Target::Other(kind) => (4, vec![*kind]),
+        Target::Lost => (5, Vec::new()),
     }
 }
 
@@ -588,6 +693,7 @@ fn decode_target(kind: u8, bytes: &[u8]) -> Option<Target> {
         2 => Target::Dir(DirId::from_bytes(bytes.try_into().ok()?)),
         3 => Target::Symlink(bytes.try_into().ok()?),
         4 => Target::Other(*bytes.first()?),
+        5 => Target::Lost,
         _ => return None,
     })
 }

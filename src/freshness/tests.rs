@@ -1,6 +1,8 @@
 //! The record alone. What it notices of a volume is tested in `tests/integration/freshness.rs`, and that no crash is taken
 //! for an attack in `tests/integration/crash.rs`.
 
+mod damage;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,7 +63,11 @@ fn file_of_three(fresh: &Arc<Freshness>) -> (u64, Vec<u8>) {
 }
 
 fn stale(file: &TrackedFile, units: &[u8]) -> Option<u64> {
-    file.stale_unit(0, units.chunks_exact(UNIT)).expect("the record can be read")
+    let found = file.stale_unit(0, units.chunks_exact(UNIT)).expect("the record can be read");
+    found.map(|(unit, outcome)| {
+        assert_eq!(outcome, Outcome::Stale);
+        unit
+    })
 }
 
 #[test]
@@ -156,9 +162,9 @@ fn epochs_are_forgotten_when_nothing_is_sealed_under_them() {
     let (_dir, path) = begin();
     let trim = |many: usize| {
         let (mut table, _) = Table::open(&path, key_of(&keys(8)), VOLUME).expect("it opens");
-        let mut epochs = table.epochs().expect("read");
+        let (mut epochs, _) = table.epochs().expect("read");
         table.trim_epochs(&mut epochs, many).expect("trimmed");
-        assert_eq!(table.epochs().expect("read"), epochs);
+        assert_eq!(table.epochs().expect("read").0, epochs);
         let mut numbers: Vec<_> = epochs.into_values().collect();
         numbers.sort_unstable();
         numbers

@@ -1,6 +1,7 @@
 //! What a request means to the filesystem: numbers and flags of the protocol into calls of [`crate::vfs`]. Every
 //! transport uses it; what needs no translation, transports ask of [`Operations::vfs`] themselves.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -29,6 +30,10 @@ const GET_XFLAGS: u32 = 0x801c_581f;
 const WHITEOUT_NOREPLACE: u32 = libc::RENAME_WHITEOUT | libc::RENAME_NOREPLACE;
 /// The attribute that makes a program privileged, and that every write to its file takes away.
 const CAPABILITY: &[u8] = b"security.capability";
+/// The attribute that holds SELinux's label.
+const SELINUX: &[u8] = b"security.selinux";
+/// There where the kernel has SELinux switched on.
+const SELINUX_MOUNTED: &str = "/sys/fs/selinux/enforce";
 
 /// The filesystem as transports see it.
 pub(super) struct Operations<B: Backing> {
@@ -38,6 +43,8 @@ pub(super) struct Operations<B: Backing> {
     pub(super) read_only: bool,
     /// How long the kernel may keep what it is told.
     pub(super) ttl: Duration,
+    /// Whether the kernel labels files.
+    labels: bool,
 }
 
 /// What is sought.
@@ -87,7 +94,7 @@ pub(super) enum Sized {
 impl<B: Backing> Operations<B> {
     pub(super) fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
         let ttl = if read_only { SHARED_TTL } else { EXCLUSIVE_TTL };
-        Self { vfs, read_only, ttl }
+        Self { vfs, read_only, ttl, labels: Path::new(SELINUX_MOUNTED).exists() }
     }
 
     /// The entry of a name; `None` if there is none, which the kernel may remember.
@@ -207,8 +214,15 @@ impl<B: Backing> Operations<B> {
         self.vfs.set_xattr(ino, name, value, mode).map(Served::Now)
     }
 
+    /// An attribute. `ls -l` asks for SELinux's label of each file, until it hears that there are none here: where the kernel
+    /// knows of no labels, that is what it is told.
     pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
-        sized(self.vfs.get_xattr(ino, name)?, size)
+        match self.vfs.get_xattr(ino, name) {
+            Err(error) if error.errno() == Errno::NODATA && name == SELINUX && !self.labels => {
+                Err(Errno::OPNOTSUPP.into())
+            }
+            other => sized(other?, size),
+        }
     }
 
     /// Names, each with a NUL behind it.

@@ -12,10 +12,10 @@ use crate::content::{self, Content, Volume};
 use crate::format::name::{EntryKind, NameCodec};
 use crate::format::volume::OpenedVolume;
 use crate::format::{Outcome, dirid};
-use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile, inode_mark};
+use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile, inode_mark, set_aside};
 use crate::store::tree::{each_entry, read_meta};
 use crate::store::{self, Access, Backing, FileKind, LIST, Modes, OpenDir, Stat};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 use crate::types::{DirId, VolumeId};
 
 /// Where the record of a volume lies in the home of the key manager.
@@ -38,25 +38,50 @@ pub fn open_record(home: &Path, opened: &OpenedVolume) -> Result<Option<Arc<Fres
     Ok(Some(Arc::new(Freshness::open(&path, &opened.keys, opened.config.volume_id)?)))
 }
 
-/// As [`open_record`], but begins a new record if there is none: then nothing of the volume is in it.
+/// A record in which the content of a volume is to be accepted.
+pub struct RecordToAccept {
+    /// It.
+    pub fresh: Arc<Freshness>,
+    /// It was begun for that: nothing of the volume is in it.
+    pub is_new: bool,
+    /// Where the damaged one is kept that it takes the place of.
+    pub damaged: Option<PathBuf>,
+}
+
+/// Opens the record of a volume that has one, to accept what is there. If the `whole` volume is, then one that is missing is
+/// begun, and one that is damaged in any part is set aside and begun anew, since nothing of it is needed.
 ///
 /// # Errors
-/// [`VolumeError::Record`], or the backing's error.
-pub fn open_or_begin_record<B: Backing>(
+/// [`VolumeError::NoRecord`] and, for a damaged one, [`VolumeError::Record`] if it is not for the whole volume; or the backing's
+/// error.
+pub fn record_to_accept<B: Backing>(
     home: &Path,
     opened: &OpenedVolume,
     backing: &B,
-) -> Result<Option<Arc<Freshness>>, VolumeError> {
-    match open_record(home, opened) {
-        Err(VolumeError::NoRecord(path)) => {
-            let id = backing.root().and_then(|root| dir_id(backing, opened, &root));
-            let id = id.map_err(|e| VolumeError::io(&path, "find the root of the volume for", e))?;
-            let id =
-                id.map_err(|outcome| VolumeError::Refused { path: path.clone(), outcome, other_copy_readable: false })?;
-            Ok(Some(Arc::new(Freshness::create(&path, &opened.keys, opened.config.volume_id, id)?)))
-        }
-        other => other,
+    whole: bool,
+) -> Result<Option<RecordToAccept>, VolumeError> {
+    if !opened.config.freshness() {
+        return Ok(None);
     }
+    let path = record_path(home, &opened.config.volume_id);
+    let damaged = match open_record(home, opened) {
+        Ok(found) => match found {
+            Some(fresh) if !whole || fresh.damage()? == 0 => {
+                return Ok(Some(RecordToAccept { fresh, is_new: false, damaged: None }));
+            }
+            _ => true,
+        },
+        Err(VolumeError::NoRecord(_)) if whole => false,
+        Err(VolumeError::Record(error)) if whole && error.is_damage() => true,
+        Err(other) => return Err(other),
+    };
+    // Without it a new record would be nobody's.
+    let id = backing.root().and_then(|root| dir_id(backing, opened, &root));
+    let id = id.map_err(|e| VolumeError::io(&path, "find the root of the volume for", e))?;
+    let id = id.map_err(|outcome| VolumeError::Refused { path: path.clone(), outcome, other_copy_readable: false })?;
+    let damaged = if damaged { Some(set_aside(&path)?) } else { None };
+    let fresh = Arc::new(Freshness::create(&path, &opened.keys, opened.config.volume_id, id)?);
+    Ok(Some(RecordToAccept { fresh, is_new: true, damaged }))
 }
 
 fn dir_id<B: Backing>(backing: &B, opened: &OpenedVolume, dir: &B::Dir) -> store::Result<Result<DirId, Outcome>> {
@@ -79,13 +104,42 @@ fn user_entries<B: Backing>(backing: &B, dir: &B::Dir, in_root: bool) -> store::
     Ok(names)
 }
 
+/// The files that the record has under the names that a walk met: each of them is to be one inode, and each inode one of them.
+/// Of an empty file nothing else tells.
+#[derive(Default)]
+pub(super) struct NamedFiles {
+    /// By inode with several names, the file and, until it was told of, the name that it was met under first.
+    by_inode: HashMap<u64, (u64, Option<Paths>)>,
+    /// By file, the number of the inode.
+    by_file: HashMap<u64, u64>,
+}
+
+impl NamedFiles {
+    /// Names of which one at least is wrong: nobody can tell which.
+    fn meet(&mut self, stat: &Stat, mark: u64, file: u64, paths: &Paths) -> Vec<Paths> {
+        let mut wrong = Vec::new();
+        if stat.nlink > 1 {
+            let (before, first) = self.by_inode.entry(mark).or_insert_with(|| (file, Some(paths.clone())));
+            if *before != file {
+                wrong.extend(first.take());
+                wrong.push(paths.clone());
+            }
+        }
+        if stat.size == 0 && *self.by_file.entry(file).or_insert(stat.ino) != stat.ino && wrong.is_empty() {
+            wrong.push(paths.clone());
+        }
+        wrong
+    }
+}
+
 /// Compares the names of a directory that a walk met with the record. What a crash left in it is for the next mount to
-/// take in.
+/// take in. `opens_each`: the caller opens a file with content under each of its names.
 pub(super) fn check_names<B: Backing>(
     volume: &Volume,
     fresh: &Arc<Freshness>,
     visit: &DirVisit<'_, B>,
     id: DirId,
+    (files, opens_each): (&Mutex<NamedFiles>, bool),
     found: &mut dyn FnMut(Finding),
 ) -> content::Result<()> {
     let in_root = visit.paths.ciphertext.is_empty();
@@ -100,24 +154,32 @@ pub(super) fn check_names<B: Backing>(
     }
     let opened = volume.keys.volume();
     let names = opened.names();
-    let mut tell = |entry: &str, outcome: Outcome| {
+    let paths_of = |entry: &str| {
         let name = names.decode(id, entry.as_bytes(), None).ok();
-        found(Finding::new(&visit.paths.child(entry.as_bytes(), name.as_deref()), outcome.into()));
+        visit.paths.child(entry.as_bytes(), name.as_deref())
     };
+    let mut tell = |paths: &Paths, outcome: Outcome| found(Finding::new(paths, outcome.into()));
     let entries = user_entries(&**visit.modes.backing(), visit.dir, in_root)?;
     for entry in &entries {
-        let stat = match visit.modes.stat(store::Target::Named(visit.dir, entry)) {
+        let target = store::Target::Named(visit.dir, entry);
+        let stat = match visit.modes.stat(target) {
             Err(Errno::NOENT) => continue,
             other => other?,
         };
         let is = fresh.target_of(visit.modes, &opened.keys, visit.dir, entry, stat.kind)?;
-        let fits = record.expected(entry).is_some_and(|was| was.is_of(stat.kind) && is.is_none_or(|is| is == was));
-        if !fits {
-            tell(entry, Outcome::Misplaced);
+        match record.expected(entry) {
+            Some(Target::File(_)) if stat.kind == FileKind::Regular && stat.size > 0 && opens_each => {}
+            Some(Target::File(file)) if stat.kind == FileKind::Regular => {
+                let mark = if stat.nlink > 1 { inode_mark(&**visit.modes.backing(), target, stat.ino)? } else { 0 };
+                let wrong = lock(files).meet(&stat, mark, file, &paths_of(entry));
+                wrong.iter().for_each(|paths| tell(paths, Outcome::Misplaced));
+            }
+            Some(was) if was.is_of(stat.kind) && is.is_none_or(|is| is == was) => {}
+            _ => tell(&paths_of(entry), record.misfit(entry)),
         }
     }
-    for entry in record.missing(&entries.into_iter().collect::<HashSet<_>>()) {
-        tell(&entry, Outcome::Vanished);
+    for (entry, outcome) in record.missing(&entries.into_iter().collect::<HashSet<_>>()) {
+        tell(&paths_of(&entry), outcome);
     }
     Ok(())
 }
@@ -132,7 +194,11 @@ pub(super) fn record_of<B: Backing>(
     let Ok(id) = dir_id(&**file.modes.backing(), &volume.keys.volume(), file.dir)? else { return Ok(None) };
     let dir = fresh.directory(id)?;
     let record = match (dir.is_lenient(), dir.expected(file.entry), content.file_id()) {
-        (false, Some(Target::File(object)), _) => fresh.file(object)?,
+        (false, Some(Target::File(object)), _) => match fresh.file(object)? {
+            // Whatever has a name in the record is in it.
+            None => return Err(Outcome::Unvouched.into()),
+            found => found,
+        },
         (true, _, Some(id)) => fresh.file_with(id)?,
         _ => None,
     };
@@ -168,7 +234,8 @@ pub fn accept<B: Backing>(
     let opened = volume.keys.volume();
     let names = opened.names();
     let backing = modes.backing();
-    let mut job = Accepting { modes, volume, fresh, names, by_inode: HashMap::new(), report: AcceptReport::default() };
+    let (by_inode, inodes) = (HashMap::new(), HashMap::new());
+    let mut job = Accepting { modes, volume, fresh, names, by_inode, inodes, report: AcceptReport::default() };
     // What is recorded has to be durable; nothing of it changes from here on.
     backing.sync_all()?;
     let mut dir = Arc::new(modes.root(LIST)?);
@@ -211,6 +278,8 @@ struct Accepting<'a, B: Backing> {
     names: NameCodec,
     /// Files with several names.
     by_inode: HashMap<u64, TrackedFile>,
+    /// By file of the record, the inode that it was accepted as.
+    inodes: HashMap<u64, u64>,
     report: AcceptReport,
 }
 
@@ -223,7 +292,7 @@ impl<B: Backing> Accepting<'_, B> {
             let name = self.names.decode(id, entry.as_bytes(), None).ok();
             waiting.extend(self.entry(dir, &record, entry, &paths.child(entry.as_bytes(), name.as_deref()))?);
         }
-        for entry in record.missing(&entries.into_iter().collect()) {
+        for (entry, _) in record.missing(&entries.into_iter().collect()) {
             record.accept(&entry, None)?;
             self.report.removed += 1;
         }
@@ -278,13 +347,15 @@ impl<B: Backing> Accepting<'_, B> {
         if let Some(known) = self.by_inode.get(&stat.ino) {
             return Ok(record.accept(entry, Some(Target::File(known.object())))?);
         }
-        // The record of this very file, wherever it stood, else what was under the name.
-        let moved = content.file_id().map(|id| self.fresh.file_with(id)).transpose()?.flatten();
-        let tracked = match (moved, record.expected(entry)) {
-            (Some(moved), _) => moved,
-            (None, Some(Target::File(object))) => self.fresh.file(object)?.unwrap_or_else(|| self.fresh.new_file()),
-            (None, _) => self.fresh.new_file(),
+        // The record of this very file, wherever it stood, else what was under the name; but never one for two inodes.
+        let moved = self.fresh.file_to_accept(content.file_id(), (stat.nlink > 1).then_some(mark))?;
+        let known = match (moved, record.expected(entry)) {
+            (None, Some(Target::File(object))) => self.fresh.file_to_replace(object)?,
+            (moved, _) => moved,
         };
+        let known = known.filter(|known| self.inodes.get(&known.object()).is_none_or(|ino| *ino == stat.ino));
+        let tracked = known.unwrap_or_else(|| self.fresh.new_file());
+        self.inodes.insert(tracked.object(), stat.ino);
         tracked.seen_at(mark);
         content.accept_into(&tracked)?;
         record.accept(entry, Some(Target::File(tracked.object())))?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::config;
 use super::finding::{Finding, Paths, Reason};
-use super::freshness::{check_names, record_of};
+use super::freshness::{NamedFiles, check_names, record_of};
 use super::progress::Progress;
 use super::resume::{Known, Resume};
 use super::walk::{DirVisit, Visit, Visitor, Walk, walk, was_replaced};
@@ -103,6 +103,7 @@ pub fn verify_by<B: Backing>(
         inodes: Mutex::new(HashMap::new()),
         file_ids: Mutex::new(HashMap::new()),
         dir_ids: Mutex::new(HashMap::new()),
+        named: Mutex::default(),
         directories: AtomicU64::new(0),
         files: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -114,8 +115,10 @@ pub fn verify_by<B: Backing>(
         // Whoever has it mounted for writing may be replacing it.
         check_copy(&**modes.backing())?.into_iter().for_each(|finding| verifier.add(finding));
     }
+    verifier.check_record();
     let mut findings = std::mem::take(&mut *lock(&verifier.findings));
     findings.sort_by(|a, b| (&a.paths.ciphertext, a.unit).cmp(&(&b.paths.ciphertext, b.unit)));
+    findings.dedup();
     Ok(VerifyReport {
         directories: verifier.directories.into_inner(),
         files: verifier.files.into_inner(),
@@ -138,6 +141,7 @@ struct Verifier<'a, B: Backing> {
     /// By id, the inode that has it.
     file_ids: Mutex<HashMap<FileId, u64>>,
     dir_ids: Mutex<HashMap<DirId, u64>>,
+    named: Mutex<NamedFiles>,
     directories: AtomicU64,
     files: AtomicU64,
     bytes: AtomicU64,
@@ -148,6 +152,7 @@ impl<B: Backing> Visitor<B> for Verifier<'_, B> {
     fn file(&self, file: &Visit<'_, B>) {
         let again = file.stat.nlink > 1 && lock(&self.inodes).insert(file.stat.ino, ()).is_some();
         if again {
+            self.further_name(file);
             self.progress.done(1, file.stat.size);
             return;
         }
@@ -183,7 +188,8 @@ impl<B: Backing> Visitor<B> for Verifier<'_, B> {
                 Err(error) => self.add(Finding::new(dir.paths, Reason::Os(error))),
             }
             if let Some(fresh) = self.volume.freshness()
-                && let Err(error) = check_names(self.volume, fresh, dir, id, &mut |finding| self.add(finding))
+                && let Err(error) =
+                    check_names(self.volume, fresh, dir, id, (&self.named, self.opens_each()), &mut |f| self.add(f))
             {
                 self.add(Finding::new(dir.paths, error.into()));
             }
@@ -199,6 +205,39 @@ impl<B: Backing> Verifier<'_, B> {
     fn add(&self, finding: Finding) {
         (self.found)(&finding);
         lock(&self.findings).push(finding);
+    }
+
+    /// Whether files are compared with the freshness record under each of their names. A mount has them open under others.
+    fn opens_each(&self) -> bool {
+        !self.options.in_use
+    }
+
+    /// The content was read under another name; this one may be another file's by the freshness record.
+    fn further_name(&self, file: &Visit<'_, B>) {
+        if self.volume.freshness().is_none() || !self.opens_each() {
+            return;
+        }
+        let opened = (self.open)(file, &mut |_| Ok(()));
+        if let Err(content::Error::Format(outcome @ (Outcome::Misplaced | Outcome::Unvouched))) = opened {
+            self.add(Finding::new(file.paths, outcome.into()));
+        }
+    }
+
+    /// Damage of the freshness record that concerns nothing that was met is one finding, of the whole volume.
+    fn check_record(&self) {
+        let Some(fresh) = self.volume.freshness().filter(|_| !self.progress.is_cancelled()) else { return };
+        let unvouched = Reason::Format(Outcome::Unvouched);
+        let told = lock(&self.findings).iter().any(|finding| finding.reason == unvouched);
+        match fresh.damage() {
+            Ok(0) => {}
+            Ok(rows) => {
+                tracing::warn!(rows, "the freshness record is damaged");
+                if !told {
+                    self.add(Finding::new(&Paths::root(), unvouched));
+                }
+            }
+            Err(error) => self.add(Finding::new(&Paths::root(), content::Error::from(error).into())),
+        }
     }
 
     /// An id that two live objects carry was copied below kmsfs. One that was renamed meanwhile, or is read once more, is still one.

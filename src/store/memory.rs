@@ -87,6 +87,11 @@ impl Memory {
         Self::with_options(clock, MemoryOptions::default())
     }
 
+    /// The next object gets the inode number `ino`, which a removed one had, as filesystems do it.
+    pub fn give_again(&self, ino: u64) {
+        self.0.next_ino.store(ino, Ordering::SeqCst);
+    }
+
     /// An empty filesystem.
     pub fn with_options(clock: Arc<dyn Clock>, options: MemoryOptions) -> Self {
         let space = Arc::new(Space::new(options.capacity_pages));

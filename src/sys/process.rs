@@ -96,6 +96,41 @@ impl SignalSet {
     }
 }
 
+/// The signals that this thread blocks, which are so again when this is dropped.
+pub struct SignalMask(libc::sigset_t);
+
+impl SignalMask {
+    /// As it is now.
+    pub fn of_this_thread() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: without a set to be added the mask is only written to where it is asked for.
+        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), set.as_mut_ptr()) };
+        // SAFETY: the call filled it, or failed.
+        if error == 0 { Ok(Self(unsafe { set.assume_init() })) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+}
+
+impl Drop for SignalMask {
+    fn drop(&mut self) {
+        // SAFETY: the set is initialised.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// Ends the process as `signal` does where nobody waits for it.
+pub fn end_by(signal: i32) -> ! {
+    // SAFETY: plain calls; the set is initialised by the first that gets it.
+    unsafe {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        libc::signal(signal, libc::SIG_DFL);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut());
+        libc::raise(signal);
+    }
+    std::process::exit(128 + signal)
+}
+
 /// Takes over a descriptor that the parent process left open for this one, and marks it close-on-exec.
 /// An error if it is not open.
 pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {

@@ -16,7 +16,8 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::format::{Outcome, symlink};
 use crate::store::{
-    Access, Ahead, Backing, BackingFile, Fetcher, FileKind, Held, Modes, READ_WRITE, SEARCH, Stat, Target, Wide,
+    Access, Ahead, Backing, BackingFile, Fetcher, FileKind, FileTime, Held, Modes, READ_WRITE, SEARCH, Stat, Target,
+    Wide,
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, lock, read, write};
@@ -396,7 +397,8 @@ impl<B: Backing> Vfs<B> {
         if let Some((parent, entry)) = place.names.first() {
             let (dir, _wide) = self.enter(parent, SEARCH)?;
             let file = open(&dir, entry)?;
-            return if self.is_same(inode, &file.stat()?) { Ok(file) } else { Err(Errno::STALE.into()) };
+            let same = self.is_same(inode, &file.stat()?) && self.born(Target::File(&file)) == inode.born;
+            return if same { Ok(file) } else { Err(Errno::STALE.into()) };
         }
         match &place.orphan {
             Some(node) => Ok(nameless(node)?),
@@ -405,8 +407,14 @@ impl<B: Backing> Vfs<B> {
     }
 
     pub(super) fn stat(&self, inode: &Inode<B>) -> Result<Stat> {
-        let stat = self.with_target(inode, |target| self.modes.stat(target))?;
-        if self.is_same(inode, &stat) { Ok(stat) } else { Err(Errno::STALE.into()) }
+        let found = self
+            .with_target(inode, |target| self.modes.stat(target))
+            .and_then(|stat| if self.is_same(inode, &stat) { Ok(stat) } else { Err(Errno::STALE.into()) });
+        match (found, inode.open_content()) {
+            // Who has it open still has it when somebody else gave its name away.
+            (Err(_), Some(content)) if self.options.read_only => Ok(content.stat()?),
+            (found, _) => found,
+        }
     }
 
     /// Whether what was found is still the inode: beside a read-only mount somebody else may give names and numbers to
@@ -448,11 +456,21 @@ impl<B: Backing> Vfs<B> {
         Ok(Located { parent: Arc::clone(parent), dir, name, _wide: wide })
     }
 
+    /// When an object was made, in a read-only mount: beside it somebody else may give its number to another.
+    fn born(&self, target: Target<'_, B>) -> Option<FileTime> {
+        if self.options.read_only { self.backing.birth_time(target).ok().flatten() } else { None }
+    }
+
     /// The inode behind an entry that was just seen or made, with one more reference of the kernel.
     pub(super) fn refer(&self, located: &Located<B>, stat: &Stat) -> Arc<Inode<B>> {
-        let inode = self.table.refer(self.table.number_of(stat.ino), stat.kind, 1);
+        let number = self.table.number_of(stat.ino);
+        let inode = self.table.refer_born(number, stat.kind, self.born(located.target()), 1);
         let mut place = write(&inode.place);
         if self.options.read_only {
+            // A number that another directory had, maybe.
+            if place.names.is_empty() {
+                self.close_dir(&inode);
+            }
             // Only what was just seen is known to be true.
             place.names.clear();
         }

@@ -2,7 +2,7 @@
 
 use crate::content::{Content, LiveId};
 use crate::freshness::{TrackedDir, TrackedFile};
-use crate::store::{Backing, FileKind};
+use crate::store::{Backing, FileKind, FileTime};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, RwLock, RwLockWriteGuard, lock, write};
 use crate::types::DirId;
@@ -19,6 +19,8 @@ pub(super) struct Inode<B: Backing> {
     /// Number towards the kernel, see `table::number_of`.
     pub(super) number: u64,
     pub(super) kind: FileKind,
+    /// When it was made, where somebody else may give its number to another object: in a read-only mount, by a backing that knows.
+    pub(super) born: Option<FileTime>,
     /// Told to the kernel with the number: what it holds under another generation it drops when it looks up the inode anew.
     pub(super) generation: AtomicU64,
     /// Dirty pages of the kernel could not be stored. It goes on to hold them, and the size that the file would have, whatever it
@@ -98,10 +100,11 @@ impl Directory {
 }
 
 impl<B: Backing> Inode<B> {
-    pub(super) fn new(number: u64, kind: FileKind) -> Self {
+    pub(super) fn new(number: u64, kind: FileKind, born: Option<FileTime>) -> Self {
         Self {
             number,
             kind,
+            born,
             generation: AtomicU64::new(0),
             pages_lost: AtomicBool::new(false),
             set_id: AtomicU32::new(SET_ID_UNKNOWN),

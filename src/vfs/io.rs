@@ -79,7 +79,7 @@ impl<B: Backing> Vfs<B> {
         }
         let mut slot = lock(&inode.content);
         if slot.content.is_none() && inode.pages_lost.swap(false, Ordering::AcqRel) {
-            inode.generation.fetch_add(1, Ordering::AcqRel);
+            inode.generation.store(self.table.next_generation(), Ordering::Release);
             return Err(Errno::STALE.into());
         }
         let content = match &slot.content {

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::inode::Inode;
-use crate::store::{Backing, FileKind};
-use crate::sync::atomic::Ordering;
+use crate::store::{Backing, FileKind, FileTime};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, lock, read, write};
 
 const SHARDS: u64 = 16;
@@ -16,6 +16,8 @@ pub const ROOT: u64 = 1;
 pub(super) struct InodeTable<B: Backing> {
     root: Arc<Inode<B>>,
     root_backing_number: u64,
+    /// The one that was given last.
+    generation: AtomicU32,
     shards: [Mutex<HashMap<u64, Arc<Inode<B>>>>; SHARDS as usize],
 }
 
@@ -23,8 +25,9 @@ impl<B: Backing> InodeTable<B> {
     /// A table whose root has the given number in the backing.
     pub(super) fn new(root_backing_number: u64) -> Self {
         Self {
-            root: Arc::new(Inode::new(ROOT, FileKind::Directory)),
+            root: Arc::new(Inode::new(ROOT, FileKind::Directory, None)),
             root_backing_number,
+            generation: AtomicU32::new(0),
             shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
         }
     }
@@ -44,6 +47,13 @@ impl<B: Backing> InodeTable<B> {
         }
     }
 
+    /// A generation that no number had lately. The backing gives numbers again: who holds one of an object that is gone (a file
+    /// handle of name_to_handle_at(2)) must not get another object by it.
+    pub(super) fn next_generation(&self) -> u64 {
+        // 32 bits, as the kernel keeps it.
+        self.generation.fetch_add(1, Ordering::Relaxed).wrapping_add(1).into()
+    }
+
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<Inode<B>>>> {
         lock(&self.shards[(number % SHARDS) as usize])
     }
@@ -58,15 +68,30 @@ impl<B: Backing> InodeTable<B> {
 
     /// The inode with this number, made if need be, with `lookups` references of the kernel added.
     pub(super) fn refer(&self, number: u64, kind: FileKind, lookups: u64) -> Arc<Inode<B>> {
+        self.refer_born(number, kind, None, lookups)
+    }
+
+    /// As [`Self::refer`], of an object that was made at a time which is known of the inode too, if it is given.
+    pub(super) fn refer_born(
+        &self,
+        number: u64,
+        kind: FileKind,
+        born: Option<FileTime>,
+        lookups: u64,
+    ) -> Arc<Inode<B>> {
         if number == ROOT {
             return Arc::clone(&self.root);
         }
         let mut shard = self.shard(number);
         let inode = match shard.get(&number) {
-            // A number of another type is a new object: the old one has no name and no reference left.
-            Some(known) if known.kind == kind => Arc::clone(known),
-            _ => {
-                let made = Arc::new(Inode::new(number, kind));
+            Some(known) if known.kind == kind && known.born == born => Arc::clone(known),
+            known => {
+                let made = Arc::new(Inode::new(number, kind, born));
+                made.generation.store(self.next_generation(), Ordering::Release);
+                // Another object by the same number. What the kernel holds of the old one it drops, and counts on.
+                if let Some(known) = known {
+                    made.lookups.store(known.lookups.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
                 shard.insert(number, Arc::clone(&made));
                 made
             }

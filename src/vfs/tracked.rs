@@ -73,6 +73,11 @@ impl<B: Backing> Vfs<B> {
         Ok(self.tracked_dir(dir)?.and_then(|tracked| tracked.expected(entry)))
     }
 
+    /// What is to be said of something that is not what is expected.
+    fn misfit(&self, dir: &Arc<Inode<B>>, entry: &str) -> Result<Outcome> {
+        Ok(self.tracked_dir(dir)?.map_or(Outcome::Misplaced, |tracked| tracked.misfit(entry)))
+    }
+
     fn note(&self, dir: &Arc<Inode<B>>, entry: &str, target: Option<Target>) -> Result<()> {
         if let Some(tracked) = self.tracked_dir(dir)? {
             tracked.set(entry, target);
@@ -195,12 +200,12 @@ impl<B: Backing> Vfs<B> {
         let expected = tracked.expected(located.entry());
         let event = |outcome| self.event(&located.parent, None, Event::of_entry(outcome, located.entry().as_bytes()));
         match (stat, expected) {
-            (Err(Errno::NOENT), Some(_)) => {
-                event(Outcome::Vanished);
-                Err(Outcome::Vanished.into())
+            (Err(Errno::NOENT), Some(target)) => {
+                event(target.absent());
+                Err(target.absent().into())
             }
             (Ok(stat), expected) if !expected.is_some_and(|target| target.is_of(stat.kind)) => {
-                event(Outcome::Misplaced);
+                event(tracked.misfit(located.entry()));
                 Ok(stat)
             }
             (stat, _) => Ok(stat?),
@@ -220,8 +225,8 @@ impl<B: Backing> Vfs<B> {
             found.extend(String::from_utf8(raw.name.clone()).ok());
             Ok(true)
         })?;
-        for entry in tracked.missing(&found) {
-            self.event(inode, None, Event::of_entry(Outcome::Vanished, entry.as_bytes()));
+        for (entry, outcome) in tracked.missing(&found) {
+            self.event(inode, None, Event::of_entry(outcome, entry.as_bytes()));
         }
         Ok(())
     }
@@ -245,7 +250,7 @@ impl<B: Backing> Vfs<B> {
         let names = read(&inode.place).names.clone();
         for (dir, entry) in names {
             if !self.expected(&dir, &entry)?.is_some_and(&fits) {
-                return self.report(inode, Err(Outcome::Misplaced.into()));
+                return self.report(inode, Err(self.misfit(&dir, &entry)?.into()));
             }
         }
         Ok(())
@@ -260,12 +265,16 @@ impl<B: Backing> Vfs<B> {
         for (dir, entry) in &names {
             match self.expected(dir, entry)? {
                 Some(Target::File(found)) if object.is_none_or(|object| object == found) => object = Some(found),
-                _ => return self.report(inode, Err(Outcome::Misplaced.into())),
+                _ => return self.report(inode, Err(self.misfit(dir, entry)?.into())),
             }
         }
         let file = match (known, object, id) {
             (Some(known), ..) => Some(known.clone()),
-            (None, Some(object), _) => fresh.file(object).map_err(crate::content::Error::from)?,
+            (None, Some(object), _) => match fresh.file(object).map_err(crate::content::Error::from)? {
+                // Whatever has a name in the record is in it.
+                None => return self.report(inode, Err(Outcome::Unvouched.into())),
+                found => found,
+            },
             (None, None, Some(id)) => fresh.file_with(id).map_err(crate::content::Error::from)?,
             (None, None, None) => None,
         };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use kmsfs::cli::control::rewrap::Served;
 use kmsfs::kms::model::KeyIdRequest;
+use kmsfs::ops::config;
 use kmsfs::ops::info::file_info;
 use kmsfs::store::LocalDir;
 use kmsfs::types::KeyArn;
@@ -76,7 +77,9 @@ fn serve(host: &Host, root: &Path) -> Served<LocalDir> {
     let vfs = Arc::new(Vfs::new(backing, volume.clone(), options).expect("mount"));
     let service = host.service(&volume.keys.volume().config.volume_id);
     let registry = host.engine.registry();
-    Served { vfs, volume, service, registry, root: root.to_owned(), read_only: false, statistics: Arc::default() }
+    let meta = Arc::new(config::open_meta(root).expect("its configuration"));
+    let root = root.to_owned();
+    Served { vfs, volume, service, registry, root, meta, read_only: false, statistics: Arc::default() }
 }
 
 fn user() -> Caller {

@@ -1,5 +1,7 @@
 //! What somebody can do to a ciphertext directory with authentic parts of it, and that a freshness record tells.
 
+mod damage;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -8,13 +8,17 @@ use std::process::Command;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
+use kmsfs::content::Volume;
 use kmsfs::env::ManualClock;
-use kmsfs::kms::custody::{Home, Passphrase, Unlock};
+use kmsfs::keys::RewrapJob;
+use kmsfs::kms::bundle::Bundle;
+use kmsfs::kms::custody::{Home, Passphrase, RecoveryKey, Unlock};
 use kmsfs::kms::model::KeyIdRequest;
-use kmsfs::ops::Silent;
+use kmsfs::ops::freshness::open_record;
 use kmsfs::ops::info::file_info;
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
-use kmsfs::ops::rewrap::{RewrapOptions, rewrap_files};
+use kmsfs::ops::rewrap::{RewrapOptions, rewrap_files, rewrap_files_by};
+use kmsfs::ops::{Silent, Visit};
 use kmsfs::store::{FileKind, LocalDir, Modes, XattrMode};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{Attr, ROOT};
@@ -22,7 +26,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::ops::host::{Host, Mounted, ciphertext};
+use crate::ops::host::{Host, Mounted, ciphertext, codes};
 
 /// When exhibits are visited: long after the yearly rotation of their AWS managed keys was due.
 const LATER: i64 = 400 * 24 * 3600;
@@ -77,12 +81,36 @@ impl Exhibit {
     }
 
     /// Its key manager, opened by the key file, and its volumes with what must be in them.
-    fn open(self) -> (Host, Vec<(PathBuf, Value)>) {
+    fn open(self) -> (Opened, Vec<(PathBuf, Value)>) {
         let home = Home::unlock(&self.home(), &Unlock::KeyFile).expect("the key file opens the home");
-        let clock = self.clock();
+        let (clock, records) = (self.clock(), self.home());
         let volumes = self.manifest["volumes"].as_object().expect("volumes");
         let volumes = volumes.iter().map(|(name, v)| (self.dir.path().join(name), v["tree"].clone())).collect();
-        (Host::start(home, clock, self.dir), volumes)
+        (Opened { host: Host::start(home, clock, self.dir), home: records }, volumes)
+    }
+}
+
+/// The key manager of an exhibit.
+struct Opened {
+    host: Host,
+    home: PathBuf,
+}
+
+impl Opened {
+    /// What files of a volume are opened with, its freshness record among it.
+    fn files(&self, root: &Path) -> Arc<Volume> {
+        let opened = self.host.open(root, OpenOptions::default()).expect("open");
+        let record = open_record(&self.home, &opened).expect("its record");
+        assert_eq!(record.is_some(), opened.config.freshness());
+        self.host.files_recorded(opened, record)
+    }
+
+    fn mount(&self, root: &Path, read_only: bool) -> Mounted {
+        self.host.mount_files(root, self.files(root), read_only)
+    }
+
+    fn findings(&self, root: &Path) -> Vec<String> {
+        codes(&self.host.verify_files(root, &self.files(root)).findings)
     }
 }
 
@@ -226,15 +254,15 @@ fn every_released_version_has_its_exhibit() {
 fn every_exhibit_is_read_and_left_as_it_is() {
     for exhibit in exhibits() {
         let version = exhibit.version().to_owned();
-        let (host, volumes) = exhibit.open();
-        let audit = host.engine.audit().verify().expect("read");
+        let (opened, volumes) = exhibit.open();
+        let audit = opened.host.engine.audit().verify().expect("read");
         assert!(audit.first_break.is_none() && audit.records > 0, "{version}: the audit log");
         for (root, expected) in volumes {
             let before = stored(&root);
-            let mounted = host.mount_as(&root, true);
+            let mounted = opened.mount(&root, true);
             compare(&version, &tree(&mounted, &root), &expected);
             drop(mounted);
-            assert_eq!(host.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
+            assert_eq!(opened.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
             assert!(stored(&root) == before, "{version}: a read-only mount changed {}", root.display());
         }
     }
@@ -244,10 +272,10 @@ fn every_exhibit_is_read_and_left_as_it_is() {
 fn every_exhibit_can_be_worked_in() {
     for exhibit in exhibits() {
         let version = exhibit.version().to_owned();
-        let (host, volumes) = exhibit.open();
+        let (opened, volumes) = exhibit.open();
         for (root, expected) in volumes {
             let mut expected = expected.as_object().expect("a tree").clone();
-            let mounted = host.mount(&root);
+            let mounted = opened.mount(&root, false);
             // One byte behind the end of every file, each inode once; a new file and a new attribute in every directory.
             let mut seen = Vec::new();
             for (path, object) in &expected {
@@ -267,11 +295,12 @@ fn every_exhibit_can_be_worked_in() {
                     _ => {}
                 }
             }
+            mounted.0.settle().expect("settled");
             drop(mounted);
 
             // Another process finds all of it, and so does one after a rewrap of every header.
-            rewrap(&host, &root);
-            let mounted = host.mount(&root);
+            rewrap(&opened, &root);
+            let mounted = opened.mount(&root, false);
             let found = tree(&mounted, &root);
             expected.retain(|_, object| object["kind"] == "file");
             for (path, object) in &expected {
@@ -294,8 +323,9 @@ fn every_exhibit_can_be_worked_in() {
             for (path, object) in &expected {
                 assert_eq!(found[path]["sha256"], object["sha256"], "{version}: {path:?}");
             }
+            mounted.0.settle().expect("settled");
             drop(mounted);
-            assert_eq!(host.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
+            assert_eq!(opened.findings(&root), Vec::<String>::new(), "{version}: {}", root.display());
         }
     }
 }
@@ -305,18 +335,83 @@ fn walk(mounted: &Mounted, path: &str) -> u64 {
 }
 
 /// Every key gets new material, and every header moves to it.
-fn rewrap(host: &Host, root: &Path) {
+fn rewrap(opened: &Opened, root: &Path) {
+    let (host, files) = (&opened.host, opened.files(root));
     let service = host.service(&FoundVolume::find(root).expect("a volume").volume_id());
     for alias in ["alias/first", "alias/second"] {
         let request = KeyIdRequest::from(service.resolve(alias).expect("the alias").as_str());
         host.engine.rotate_key_on_demand(&host.caller, request).expect("RotateKeyOnDemand");
     }
-    let opened = host.open(root, OpenOptions::default()).expect("open");
     let options = RewrapOptions { from: None, to: None, threads: 2 };
-    let backing = Arc::new(LocalDir::open(root).expect("open"));
-    let report = rewrap_files(&Modes::new(backing, false), &host.files_of(opened), &options, &Silent).expect("rewrap");
+    let report = if files.freshness().is_some() {
+        // Only a mount keeps the record in step.
+        let mounted = host.mount_files(root, files, false);
+        let job = RewrapJob::new(None, None);
+        let one = |file: &Visit<'_, LocalDir>| mounted.0.rewrap(file.dir, file.entry, &job);
+        let opened = host.open(root, OpenOptions::default()).expect("open");
+        let report = rewrap_files_by(mounted.0.modes(), &opened, 2, &Silent, &one).expect("rewrap");
+        mounted.0.settle().expect("settled");
+        report
+    } else {
+        let backing = Arc::new(LocalDir::open(root).expect("open"));
+        rewrap_files(&Modes::new(backing, false), &files, &options, &Silent).expect("rewrap")
+    };
     assert_eq!(report.findings, []);
     assert!(report.rewrapped > 0);
+}
+
+/// What others put back or change behind an old record is noticed as behind a new one.
+#[test]
+fn the_records_of_every_exhibit_still_watch() {
+    let mut watched = 0;
+    for exhibit in exhibits() {
+        let version = exhibit.version().to_owned();
+        let (opened, volumes) = exhibit.open();
+        for (root, _) in volumes.iter().filter(|(root, _)| opened.files(root).freshness().is_some()) {
+            watched += 1;
+            let mounted = opened.mount(root, true);
+            let [one, two] = ["one byte", "renamed"].map(|name| ciphertext(root, walk(&mounted, name)));
+            let empty = ciphertext(root, walk(&mounted, "empty"));
+            drop(mounted);
+            let aside = root.join("~Taside");
+            for (from, to) in [(&one, &aside), (&two, &one), (&aside, &two)] {
+                fs::rename(from, to).expect("renamed");
+            }
+            fs::remove_file(&empty).expect("removed");
+            // `dir/linked` has the first byte's file, and is as it was.
+            assert_eq!(
+                opened.findings(root),
+                ["Misplaced one byte", "Misplaced renamed", "Vanished empty"],
+                "{version}"
+            );
+        }
+    }
+    assert!(watched > 0, "no exhibit has a record");
+}
+
+#[test]
+fn every_bundle_recovers_its_volume_without_the_home() {
+    let mut recovered = 0;
+    for exhibit in exhibits() {
+        let bundles = exhibit.manifest["bundles"].as_array().cloned().unwrap_or_default();
+        for bundle in bundles {
+            recovered += 1;
+            let version = exhibit.version().to_owned();
+            let text = |name: &str| bundle[name].as_str().expect("text").to_owned();
+            let key = RecoveryKey::parse(&text("recovery_key")).expect("as it was printed");
+            let file = exhibit.dir.path().join(text("file"));
+            let dir = TempDir::new().expect("temporary directory");
+            let (home, inspection) = Bundle::read(&file).expect("read").install(dir.path(), key).expect("installed");
+            assert!(inspection.keys > 0, "{version}");
+            let (host, root) = (Host::start(home, exhibit.clock(), dir), exhibit.dir.path().join(text("volume")));
+            let mounted = host.mount(&root);
+            compare(&version, &tree(&mounted, &root), &exhibit.manifest["volumes"][text("volume")]["tree"]);
+            mounted.write(ROOT, "written by who recovered it", b"new");
+            drop(mounted);
+            assert_eq!(host.findings(&root), Vec::<String>::new(), "{version}");
+        }
+    }
+    assert!(recovered > 0, "no exhibit has a bundle");
 }
 
 #[test]

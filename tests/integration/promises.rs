@@ -1,4 +1,4 @@
-//! What docs/SEMANTICS.md and docs/FORMAT.md name as the proof of a promise is there.
+//! What docs/SEMANTICS.md, docs/FORMAT.md and docs/THREAT-MODEL.md name as the proof of a promise is there.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -127,7 +127,15 @@ fn every_proof_of_a_promise_is_there() {
     let points = proven.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
     points.clone().for_each(|point| assert!(point.contains('['), "{point}"));
     assert_eq!(points.count(), 12);
-    let proofs: Vec<_> = [promises, proven].into_iter().flat_map(proofs).collect();
+    let model = text("docs/THREAT-MODEL.md");
+    let failures = model.split_once("## How others failed").expect("what happened to others").1;
+    let (failures, _) = failures.split_once("\n## ").expect("a section behind it");
+    let (_, failures) = failures.split_once("\n|---|---|---|\n").expect("a table");
+    failures.lines().filter(|row| row.starts_with('|')).for_each(|row| {
+        let stated = row.contains("**here too**") || proofs(row).len() == 1;
+        assert!(stated, "{row}");
+    });
+    let proofs: Vec<_> = [promises, proven, failures].into_iter().flat_map(proofs).collect();
     let missing: Vec<String> = proofs.iter().flat_map(|proof| known.missing(proof)).collect();
     assert!(missing.is_empty(), "\n{}", missing.join("\n"));
     assert!(proofs.len() > 60, "{} proofs were found", proofs.len());

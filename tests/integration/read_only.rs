@@ -15,13 +15,15 @@ struct Both {
     /// A handle of the reader, open all the time.
     held: u64,
     ino: u64,
+    clock: Arc<ManualClock>,
+    backing: Memory,
 }
 
 impl Both {
     /// A file with `content`, open beside the writer.
     fn with(content: &[u8]) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
-        let fixture = Fixture::new(Memory::new(clock.clone()), clock);
+        let fixture = Fixture::new(Memory::new(clock.clone()), clock.clone());
         let writer = fixture.mount();
         let (attr, opened) = writer.create(ROOT, b"f", 0o644, &ROOT_USER).expect("created");
         writer.write(opened.handle, 0, content).expect("written");
@@ -32,7 +34,7 @@ impl Both {
         let reader = Vfs::new(Arc::new(fixture.backing.clone()), Arc::new(volume), options).expect("mounted");
         assert_eq!(reader.lookup(ROOT, b"f").expect("found").ino, attr.ino);
         let held = reader.open(attr.ino, false).expect("opened").handle;
-        let both = Self { writer, reader, held, ino: attr.ino };
+        let both = Self { writer, reader, held, ino: attr.ino, clock, backing: fixture.backing.clone() };
         both.expect(content);
         both
     }
@@ -80,4 +82,45 @@ fn a_file_that_is_cut_ends_where_it_was_cut() {
     both.writer.setattr(both.ino, Some(handle), &cut).expect("cut");
     both.writer.release(handle);
     both.expect(&[5; 4100]);
+}
+
+#[test]
+fn a_number_that_was_given_to_another_file_is_another_inode() {
+    let both = Both::with(b"first");
+    let old = both.reader.lookup(ROOT, b"f").expect("found");
+    both.writer.unlink(ROOT, b"f").expect("removed");
+    both.clock.advance(std::time::Duration::from_secs(1));
+    both.backing.give_again(both.ino);
+    let (_, opened) = both.writer.create(ROOT, b"other", 0o644, &ROOT_USER).expect("created");
+    both.writer.write(opened.handle, 0, b"of another").expect("written");
+    both.writer.release(opened.handle);
+    let new = both.reader.lookup(ROOT, b"other").expect("found");
+    assert_eq!(new.ino, old.ino, "or this tests nothing");
+    assert_ne!(new.generation, old.generation, "what the kernel drops the old one by");
+    let held = both.reader.read(both.held, 0, 100, <[u8]>::to_vec).expect("read");
+    assert!(held == b"first", "who has the old one open reads it");
+    let handle = both.reader.open(new.ino, false).expect("opened").handle;
+    assert!(both.reader.read(handle, 0, 100, <[u8]>::to_vec).expect("read") == b"of another");
+    both.reader.release(handle);
+}
+
+#[test]
+fn a_name_that_was_given_to_another_file_of_the_same_number_is_looked_up_anew() {
+    let both = Both::with(b"first");
+    both.reader.release(both.held);
+    both.writer.unlink(ROOT, b"f").expect("removed");
+    both.clock.advance(std::time::Duration::from_secs(1));
+    both.backing.give_again(both.ino);
+    let (_, opened) = both.writer.create(ROOT, b"f", 0o644, &ROOT_USER).expect("created");
+    both.writer.release(opened.handle);
+    let error = both.reader.open(both.ino, false).expect_err("it is another");
+    assert_eq!(error.errno(), rustix::io::Errno::STALE);
+}
+
+#[test]
+fn who_has_a_file_open_keeps_it_when_its_name_goes() {
+    let both = Both::with(b"first");
+    both.writer.unlink(ROOT, b"f").expect("removed");
+    assert_eq!(both.reader.getattr(both.ino).expect("attributes").size, 5);
+    assert!(both.reader.read(both.held, 0, 100, <[u8]>::to_vec).expect("read") == b"first");
 }

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Makes the museum's exhibit of one version of kmsfs, through its real binary and a real mount. Needs root.
 
-    python3 tests/museum/make.py [--bin target/release/kmsfs] [--replace]
+    python3 tests/museum/make.py [--bin target/release/kmsfs] [--name NAME] [--only VOLUME,...] [--replace]
 
-Writes tests/museum/VERSION/home.tar.gz (key manager), one tar.gz per volume, and manifest.json (what must be found in
-them). Run it once for each released version, never again for an old one: an exhibit is what that version wrote.
+Writes tests/museum/VERSION/home.tar.gz (key manager), one tar.gz per volume, one recovery bundle, and manifest.json (what
+must be found in them). Run it once for each released version, never again for an old one: an exhibit is what that version
+wrote. --name: the directory, for what is made between two versions; --only: some of the volumes volume, unordered,
+recorded, plain.
 """
 
 import argparse
@@ -206,8 +208,33 @@ class Maker:
                 found[text(os.path.relpath(path, self.mnt))] = self.describe(path)
         return dict(sorted(found.items()))
 
-    def volume(self, name, key, fill):
-        self.run("init", "--key", key, "--label", name, name)
+    def small(self):
+        """A little of everything: its units are random numbers, which no archive makes smaller."""
+        self.write("one byte", b"1")
+        self.write("two units", self.noise(UNIT + 1))
+        self.write("empty")
+        with open(self.path("hole"), "wb") as f:
+            f.truncate(3 * UNIT)
+            f.seek(2 * UNIT)
+            f.write(b"behind it")
+        os.mkdir(self.path("dir"))
+        os.link(self.path("one byte"), self.path("dir/linked"))
+        os.link(self.path("empty"), self.path("dir/empty too"))
+        os.symlink("../one byte", self.path("dir/symlink"))
+        os.mkfifo(self.path("fifo"), 0o640)
+        path = self.write("dir/" + "long name " * 20, b"long", 0o600)
+        os.setxattr(path, "user.comment", b"a comment")
+        os.rename(self.write("before", b"written twice"), self.path("renamed"))
+        with open(self.path("renamed"), "r+b") as f:
+            f.write(b"WRITTEN")
+
+    def escaped(self):
+        """Names that do not stand as they are in a volume with plain names."""
+        for name in (b".kmsfs", b"~Tx", b"~Lx", b"\xff", b"n" * 255):
+            self.write(b"dir/" + name, b"called " + name)
+
+    def volume(self, name, key, fill, *options):
+        self.run("init", "--key", key, "--label", name, *options, name)
         self.mount(name)
         fill()
         self.umount()
@@ -218,7 +245,13 @@ class Maker:
         self.run("verify", name)
         return {"label": name, "tree": tree}
 
-    def everything(self):
+    def bundle(self, volume):
+        """The keys of a volume as `export-recovery` writes them, beside what opens them."""
+        name = f"{volume}.bundle"
+        made = self.run("export-recovery", volume, "--out", name)
+        return {"file": name, "volume": volume, "recovery_key": made["recovery_key"]}
+
+    def everything(self, only):
         self.run("init", "--keyfile", "--account", "111122223333", "--region", "eu-central-1")
         self.run("kms", "slots", "add", "passphrase", "--new-passphrase-file", self.passphrase)
         first, second = self.key("first"), self.key("second")
@@ -228,8 +261,21 @@ class Maker:
                 make()
             self.keys("volume", first, second)
 
-        volumes = {"volume": self.volume("volume", "alias/first", fill)}
-        # Where a filesystem gives no order to its metadata, directory ids stand in files. Overlayfs is one.
+        volumes = {}
+        if "volume" in only:
+            volumes["volume"] = self.volume("volume", "alias/first", fill)
+        if "recorded" in only:
+            volumes["recorded"] = self.volume("recorded", "alias/first", self.small, "--freshness")
+        if "plain" in only:
+            volumes["plain"] = self.volume("plain", "alias/second", lambda: (self.small(), self.escaped()), "--plain-names")
+        if "unordered" in only:
+            volumes["unordered"] = self.unordered()
+        bundles = [self.bundle(name) for name in ("volume", "plain") if name in only][:1]
+        self.run("audit", "verify")
+        return volumes, bundles
+
+    def unordered(self):
+        """Where a filesystem gives no order to its metadata, directory ids stand in files. Overlayfs is one."""
         lower, upper, inner = (os.path.join(self.work, d) for d in ("lower", "upper", "inner"))
         merged = os.path.join(self.work, "unordered")
         for d in (lower, upper, inner, merged):
@@ -237,14 +283,13 @@ class Maker:
         layers = f"lowerdir={lower},upperdir={upper},workdir={inner}"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, merged], check=True)
         try:
-            volumes["unordered"] = self.volume("unordered", "alias/aws/kmsfs", lambda: (self.sizes(), self.names()))
-            self.run("audit", "verify")
+            made = self.volume("unordered", "alias/aws/kmsfs", lambda: (self.sizes(), self.names()))
             shutil.copytree(merged, os.path.join(self.work, "copy"), symlinks=True)
         finally:
             subprocess.run(["umount", merged], check=True)
         os.rmdir(merged)
         os.rename(os.path.join(self.work, "copy"), merged)
-        return volumes
+        return made
 
 
 def pack(work, name, out):
@@ -261,18 +306,21 @@ def pack(work, name, out):
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--bin", default=os.path.join(HERE, "../../target/release/kmsfs"))
+    options.add_argument("--name", help="of the exhibit [default: the version]")
+    options.add_argument("--only", default="volume,unordered,recorded,plain", help="volumes [default: %(default)s]")
     options.add_argument("--replace", action="store_true", help="of a version that is not released yet")
     options = options.parse_args()
     binary = os.path.abspath(options.bin)
     version = subprocess.run([binary, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.split()[1]
-    out = os.path.join(HERE, version)
+    label = options.name or version
+    out = os.path.join(HERE, label)
     if os.path.exists(out) and not options.replace:
         sys.exit(f"{out} is there: an exhibit is never made again (--replace, before the release)")
     os.umask(0o022)
     with tempfile.TemporaryDirectory(prefix="kmsfs-museum.") as work:
         maker = Maker(binary, work)
         try:
-            volumes = maker.everything()
+            volumes, bundles = maker.everything(options.only.split(","))
         finally:
             if os.path.ismount(maker.mnt):
                 subprocess.run([binary, "--kms-home", maker.home, "umount", maker.mnt], check=False)
@@ -280,9 +328,9 @@ def main():
         shutil.rmtree(os.path.join(maker.home, "run"), ignore_errors=True)
         shutil.rmtree(out, ignore_errors=True)
         os.mkdir(out)
-        for name in ("home", *volumes):
+        for name in ("home", *volumes, *(bundle["file"] for bundle in bundles)):
             pack(work, name, os.path.join(out, name + ".tar.gz"))
-        manifest = {"version": version, "made": int(time.time()), "passphrase": PASSPHRASE, "volumes": volumes}
+        manifest = {"version": label, "made": int(time.time()), "passphrase": PASSPHRASE, "volumes": volumes, "bundles": bundles}
         with open(os.path.join(out, "manifest.json"), "w") as f:
             json.dump(manifest, f, indent=1, ensure_ascii=True)
             f.write("\n")

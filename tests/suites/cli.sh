@@ -652,7 +652,8 @@ expect 14 "a key manager that is not there" env AWS_ACCESS_KEY_ID=a AWS_SECRET_A
 
 say "a terminal, and where settings come from"
 cat > "$WORK/terminal.py" <<'PYTHON'
-# terminal.py ANSWER... -- COMMAND...: runs it on a terminal and gives an answer to each question for a passphrase.
+# terminal.py ANSWER... -- COMMAND...: runs it on a terminal and gives an answer to each question for a passphrase: `^C` is that
+# key, `kill N` a signal. Tells whether who comes after it sees what he types.
 import os, pty, re, sys, termios, time
 split = sys.argv.index("--")
 answers, command = sys.argv[1:split], sys.argv[split + 1:]
@@ -675,10 +676,14 @@ while True:
             break
         while termios.tcgetattr(fd)[3] & termios.ECHO:
             time.sleep(0.01)
-        os.write(fd, answers[asked].encode() + b"\n")
+        if answers[asked].startswith("kill "):
+            os.kill(pid, int(answers[asked][5:]))
+        else:
+            os.write(fd, b"\x03" if answers[asked] == "^C" else answers[asked].encode() + b"\n")
         asked += 1
 sys.stdout.write(seen.decode(errors="replace"))
 print("asked %d times" % asked)
+print("echo is on" if termios.tcgetattr(fd)[3] & termios.ECHO else "echo is off")
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 PYTHON
 on_terminal() { env KMSFS_HOME="$WORK/kms5" python3 "$WORK/terminal.py" "$@"; }
@@ -690,6 +695,15 @@ expect 0 "the second attempt may be right" on_terminal wrong 'battery horse' -- 
 said 'asked 2 times' "after one that is not"
 expect 12 "three wrong ones end it" on_terminal a b c d -- "$K" verify "$WORK/cipher5"
 said 'asked 3 times' "and no more are asked for"
+for end in ^C 'kill 15' 'kill 1'; do
+  fails "$end ends who asks" on_terminal "$end" -- "$K" verify "$WORK/cipher5"
+  said 'echo is on' "and leaves the terminal as it was"
+done
+for command in "key list" "mount $WORK/cipher5 $WORK/m2"; do
+  # shellcheck disable=SC2086 # words
+  fails "^C ends $command" on_terminal ^C -- "$K" $command
+  said 'echo is on' "and leaves the terminal as it was"
+done
 printf 'kms-home = "%s"\n' "$WORK/kms-of-file" > "$WORK/config.toml"
 home_of() { env "${@:2}" "$K" $1 --json status > "$WORK/out" && jq -r .kms_home "$WORK/out"; }
 [ "$(home_of "" -u KMSFS_HOME KMSFS_CONFIG="$WORK/config.toml")" = "$WORK/kms-of-file" ] && pass "a setting from the file" || fail "the file is not read"

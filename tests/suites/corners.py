@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""corners.py DIR: corners of POSIX that kmsfs once had wrong, in a directory of any filesystem; ext4 passes all of them.
+"""corners.py DIR: corners of POSIX that kmsfs once had wrong, in a directory of any filesystem; ext4 passes all of them but that of labels.
 
 A line a case, `ok` or `FAILED`; the exit status is 1 if one failed. As an ordinary user only the cases that need no privilege run.
 """
@@ -61,6 +61,44 @@ def _():
         assert errno_of(os.setxattr, "bare", name, b"v") == "EINVAL", name
         assert errno_of(os.getxattr, "bare", name) == "EINVAL", name
         assert errno_of(os.removexattr, "bare", name) == "EINVAL", name
+
+
+@case("SELinux's labels, where the kernel has no SELinux", root=True)
+def _():
+    label, nobody_labels = "security.selinux", not os.path.exists("/sys/fs/selinux/enforce")
+    os.close(filled("labelled"))
+    # What makes ls(1) ask once and not for each file.
+    assert errno_of(os.getxattr, "labelled", label) == ("ENOTSUP" if nobody_labels else "ENODATA")
+    assert errno_of(os.getxattr, "labelled", "security.other") == "ENODATA"
+    if nobody_labels:
+        os.setxattr("labelled", label, b"kept\0")
+        assert os.getxattr("labelled", label) == b"kept\0" and os.listxattr("labelled") == [label]
+        os.removexattr("labelled", label)
+
+
+@case("a handle of a removed file opens no other one that has its number", root=True)
+def _():
+    class Handle(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_uint), ("type", ctypes.c_int), ("bytes", ctypes.c_ubyte * 128)]
+
+    mount = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    for attempt in range(100):
+        os.close(filled("removed"))
+        handle, mount_id = Handle(128), ctypes.c_int()
+        assert LIBC.name_to_handle_at(mount, b"removed", ctypes.byref(handle), ctypes.byref(mount_id), 0) == 0
+        fd = LIBC.open_by_handle_at(mount, ctypes.byref(handle), os.O_RDONLY)
+        assert fd >= 0, "while it is there it opens"
+        os.close(fd)
+        number = os.stat("removed").st_ino
+        os.unlink("removed")
+        os.close(filled("another"))
+        again = os.stat("another").st_ino == number
+        fd = LIBC.open_by_handle_at(mount, ctypes.byref(handle), os.O_WRONLY)
+        assert fd == -1 and ctypes.get_errno() == errno.ESTALE, "it opened another file"
+        os.unlink("another")
+        if again:
+            break
+    os.close(mount)
 
 
 @case("a whiteout is left only by a rename that takes place", root=True)

@@ -132,19 +132,41 @@ said AcceptVolumeContent "it is in the audit log"
 
 # With a damaged record, and without one.
 record=("$KMSFS_HOME"/freshness/*.db)
-cp -a "$KMSFS_HOME/freshness" "$WORK/sound"
-python3 - "${record[0]}" << 'PYTHON'
+harm() {
+  python3 - "${record[0]}" "$1" << 'PYTHON'
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
-db.execute("UPDATE epochs SET mac = zeroblob(16)")
+changed = db.execute(sys.argv[2]).rowcount
 db.commit()
+sys.exit(changed < 1)
 PYTHON
-expect 16 "no mount with a damaged record" "$K" mount --daemon "$C" "$M"
-said "move it away" "it is said what to do"
-rm -rf "$KMSFS_HOME/freshness" && mv "$WORK/sound" "$KMSFS_HOME/freshness"
+}
+harm "UPDATE entries SET mac = zeroblob(16) WHERE name = '$(basename "$P_a")'" || fail "the row of a"
+expect 3 "verify finds a damaged row of a name" "$K" verify "$C"
+said "^Unvouched  a" "and says that it is the record, and which name"
+mount_it; served "a damaged row costs its name" a
+expect 0 "the name is listed" sh -c 'ls "$1" | grep -qx a' sh "$M"
+unmount
+expect 0 "accept of that name" "$K" accept "$C" a
+mount_it; served "which is mended then"; unmount
+expect 0 "verify finds nothing after it" "$K" verify "$C"
+harm "UPDATE files SET mac = zeroblob(16)" && harm "UPDATE epochs SET mac = zeroblob(16)" || fail "the rows of files and epochs"
+# shellcheck disable=SC2086
+{ mount_it; served "without a sound row no file is served" $FILES; unmount; }
+expect 0 "accept of the whole volume begins a new record" "$K" accept "$C"
+said "it is kept as ${record[0]}.damaged" "and keeps the damaged one"
+mount_it; served "and the volume is served again"; unmount
+expect 0 "verify finds nothing with the new record" "$K" verify "$C"
 dd if=/dev/urandom of="${record[0]}" bs=4096 count=3 conv=notrunc status=none
 expect 16 "no mount with a record that is no database" "$K" mount --daemon "$C" "$M"
-said "move it" "it is said what to do, too"
+said "kmsfs accept DIR" "it is said what to do"
+expect 16 "no accept of a part either" "$K" accept "$C" a
+said "kmsfs accept $C" "and it is said why"
+sum=$(sha256sum < "${record[0]}")
+expect 0 "accept of the whole volume" "$K" accept "$C"
+said "${record[0]}.damaged.2" "it is said where the damaged one is"
+if [ "$(sha256sum < "${record[0]}.damaged.2")" = "$sum" ] && [ -e "${record[0]}.damaged" ]; then pass "both are there as they were"; else fail "a damaged record was changed"; fi
+mount_it; served "and the volume is served once more"; unmount
 mv "$KMSFS_HOME/freshness" "$WORK/lost"
 expect 16 "no mount without the record" "$K" mount --daemon "$C" "$M"
 expect 0 "accept begins a new one" "$K" accept "$C"

@@ -63,6 +63,7 @@ for mode in 500 300 100 000; do mkdir plain/d$mode && echo x > plain/d$mode/f &&
 check "two keys" bash -c "'$k' key create --alias k2 && '$k' key create --alias k3"
 check "verify of a mounted volume reads what its owner may not" "$k" verify cipher
 check "rewrap of a mounted volume moves all of it" "$k" rewrap cipher --to alias/k2
+check "key impact of a mounted volume counts what its owner may not open" bash -c "'$k' key impact alias/k2 && ! '$k' key impact alias/k2 | grep unreadable"
 check "modes are as they were set" test "$(stat -c %a plain/f444 plain/f400 plain/f200 plain/f000 plain/d500 plain/d300 plain/d100 plain/d000 | tr '\n' ' ')" = "444 400 200 0 500 300 100 0 "
 check "no mode is left to give back" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
 pid=$(sed -n 's/^pid=//p' cipher/.kmsfs/lock)

@@ -24,7 +24,7 @@ ERRNO = {
     "NeverSynced": None, "NoRecipient": "EIO", "KeyForbidden": "EACCES", "KeyUnavailable": "EACCES", "KeyServiceTimeout": "ETIMEDOUT",
     "SlotOverflow": "E2BIG", "RecordAuth": "EIO", "Truncated": "EIO", "BadSize": "EIO", "UnitAuth": "EIO", "UnitZero": "EIO",
     "TooBig": "EFBIG", "NoDirId": "EIO", "BadDirId": "EIO", "WrongDirId": "EIO", "BadName": "ENOENT", "NameInvalid": "EINVAL", "NameTooLong": "ENAMETOOLONG",
-    "SymlinkAuth": "EIO", "XattrNameRange": "ERANGE", "XattrAuth": "EIO", "DuplicateId": None, "Stale": "EIO", "Misplaced": "EIO", "Vanished": "EIO",
+    "SymlinkAuth": "EIO", "XattrNameRange": "ERANGE", "XattrAuth": "EIO", "DuplicateId": None, "Stale": "EIO", "Misplaced": "EIO", "Vanished": "EIO", "Unvouched": "EIO",
     "VolumeUnknown": None, "VolumeAuth": None, "VolumeRollback": None, "VolumeBusy": None,
 }
 

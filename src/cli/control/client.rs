@@ -12,8 +12,9 @@ use super::wire::{Answer, Counts, MountStatistics, MountStatus, Request, RewrapR
 use super::{RunDir, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::ops::Progress;
+use crate::ops::impact::Impact;
 use crate::ops::lock::{LockOwner, host_name};
-use crate::types::VolumeId;
+use crate::types::{KeyArn, VolumeId};
 
 /// How often a wait looks whether the user wants to stop.
 const SLICE: Duration = Duration::from_millis(100);
@@ -65,6 +66,17 @@ impl Connection {
     pub fn verify(self, threads: u16, progress: &dyn Progress) -> CliResult<VerifySummary> {
         match self.job(&Request::Verify { threads }, progress)? {
             Answer::Verified(summary) => Ok(summary),
+            _ => Err(lost(&io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    /// Lets the mount count the files that depend on a key, as [`Self::rewrap`] does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn impact(self, key: &KeyArn, progress: &dyn Progress) -> CliResult<Impact> {
+        match self.job(&Request::Impact { key: key.to_string() }, progress)? {
+            Answer::Impact(found) => Ok(found.into()),
             _ => Err(lost(&io::ErrorKind::InvalidData.into())),
         }
     }

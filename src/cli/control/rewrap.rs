@@ -10,8 +10,9 @@ use crate::env::system_clock;
 use crate::fuse::Statistics;
 use crate::keys::{KeyService, RewrapJob};
 use crate::kms::registry::Registry;
+use crate::ops::files::MetaDir;
 use crate::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files_by};
-use crate::ops::{Finding, Paths, Progress, Visit, config};
+use crate::ops::{Finding, Paths, Progress, Visit};
 use crate::store::Backing;
 use crate::sync::Arc;
 use crate::vfs::{MovedFiles, Vfs};
@@ -29,8 +30,10 @@ pub struct Served<B: Backing> {
     pub service: Arc<dyn KeyService>,
     /// This host's volume registry.
     pub registry: Registry,
-    /// The ciphertext directory.
+    /// The ciphertext directory, as it was called when it was mounted: for messages only, as another volume may be there by now.
     pub root: PathBuf,
+    /// Its configuration, whatever the directory is called.
+    pub meta: Arc<MetaDir>,
     /// Nothing may be changed, and the volume's lock is not held.
     pub read_only: bool,
     /// What it counts of its requests.
@@ -52,13 +55,13 @@ pub fn rewrap<B: Backing>(
         return Err(CliError::new(Exit::Busy, "VolumeReadOnly", "the mount is read-only")
             .hint("unmount it, or ask the read-write mount"));
     }
-    let meta = config::open_meta(&served.root)?;
     let keys = &served.volume.keys;
     // Before the configuration changes: two jobs at once would each write it.
     let mut watch = served.vfs.watch_moves().ok_or_else(under_way)?;
     let before = (*keys.volume()).clone();
     let (service, registry) = (&*served.service, &served.registry);
-    let (opened, root_key) = rewrap_config(&served.root, &meta, before, service, registry, options, &*system_clock())?;
+    let (opened, root_key) =
+        rewrap_config(&served.root, &served.meta, before, service, registry, options, &*system_clock())?;
     if root_key {
         keys.replace_volume(opened);
     }

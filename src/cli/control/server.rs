@@ -14,13 +14,14 @@ use serde::Serialize;
 
 use super::rewrap::{Served, rewrap};
 use super::wire::{
-    Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest,
-    RewrapSummary, VerifySummary,
+    Answer, Counts, ImpactSummary, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request,
+    RewrapRequest, RewrapSummary, VerifySummary,
 };
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::cli::output::path_text;
 use crate::keys::KeyService;
+use crate::ops::impact::impact;
 use crate::ops::rewrap::RewrapOptions;
 use crate::ops::verify::{ReadFile, VerifyOptions, verify_by};
 use crate::ops::{Progress, Visit};
@@ -182,6 +183,7 @@ impl<B: Backing> Context<B> {
             Request::Statistics {} => Answer::Statistics(self.statistics()),
             Request::Rewrap(request) => Answer::Rewrapped(self.rewrap(client, &reader, &request)?),
             Request::Verify { threads } => Answer::Verified(self.verify(client, &reader, threads)?),
+            Request::Impact { key } => Answer::Impact(self.impact(client, &reader, &key)?),
         };
         client.send(&answer);
         Ok(())
@@ -275,6 +277,12 @@ impl<B: Backing> Context<B> {
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         tracing::info!(volume = %self.volume, findings = report.findings.len(), "verify ended");
         Ok(VerifySummary::from(&report))
+    }
+
+    fn impact(&self, client: &Client, reader: &UnixStream, key: &str) -> CliResult<ImpactSummary> {
+        let key: KeyArn = key.parse().map_err(|e| CliError::usage(format_args!("{key} is no key ARN: {e}")))?;
+        let found = self.job(client, reader, |job| impact(self.served.vfs.modes(), &key, job));
+        Ok(found.map_err(|e| CliError::io(&self.served.root, "read", &e.into()))?.into())
     }
 
     fn rewrap(&self, client: &Client, reader: &UnixStream, request: &RewrapRequest) -> CliResult<RewrapSummary> {

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::cli::offline::{finding_json, finding_words};
 use crate::ops::Finding;
+use crate::ops::impact::Impact;
 use crate::ops::rewrap::RewrapReport;
 use crate::ops::verify::VerifyReport;
 
@@ -25,6 +26,11 @@ pub enum Request {
     Verify {
         /// Threads, 1 to 256.
         threads: u16,
+    },
+    /// Which files depend on a KMS key, by their headers.
+    Impact {
+        /// Its ARN.
+        key: String,
     },
 }
 
@@ -50,6 +56,8 @@ pub enum Answer {
     Rewrapped(RewrapSummary),
     /// The end of a verify.
     Verified(VerifySummary),
+    /// The answer to [`Request::Impact`].
+    Impact(ImpactSummary),
     /// The answer to [`Request::Status`].
     Status(MountStatus),
     /// The answer to [`Request::Statistics`].
@@ -192,6 +200,37 @@ impl From<&VerifyReport> for VerifySummary {
     }
 }
 
+/// What depends on a key, as [`Impact`] has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImpactSummary {
+    /// Files that nobody reads without it.
+    pub only: u64,
+    /// Plaintext bytes in them.
+    pub only_bytes: u64,
+    /// Files that have another key too.
+    pub also: u64,
+    /// Files that do not need it.
+    pub others: u64,
+    /// What could not be looked at.
+    pub unreadable: u64,
+    /// The job was stopped before its end.
+    pub interrupted: bool,
+}
+
+impl From<Impact> for ImpactSummary {
+    fn from(found: Impact) -> Self {
+        let Impact { only, only_bytes, also, others, unreadable, interrupted } = found;
+        Self { only, only_bytes, also, others, unreadable, interrupted }
+    }
+}
+
+impl From<ImpactSummary> for Impact {
+    fn from(found: ImpactSummary) -> Self {
+        let ImpactSummary { only, only_bytes, also, others, unreadable, interrupted } = found;
+        Self { only, only_bytes, also, others, unreadable, interrupted }
+    }
+}
+
 /// A finding.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WireFinding {
@@ -245,6 +284,7 @@ mod tests {
             r#"{"op":"status","x":1}"#,
             r#"{"op":"rewrap"}"#,
             r#"{"op":"verify"}"#,
+            r#"{"op":"impact"}"#,
             r#"{"op":"verify","threads":1,"resume":"x"}"#,
             r#"{"op":"rewrap","threads":70000}"#,
             r#"{"op":"rewrap","threads":1,"dry_run":true}"#,

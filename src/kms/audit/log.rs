@@ -339,7 +339,7 @@ impl Log {
         Ok(Appender { dir: (at == 0).then_some(self.dir.as_path()), path, file, at })
     }
 
-    /// Takes over what a crashed process appended without moving the head, and cuts a torn last line off. Where the
+    /// Takes over what a crashed process appended without moving the head, and cuts off what is torn of it. Where the
     /// file is not what the head says, a new file is begun, so that the evidence stays. Answers the ids taken over.
     fn recover(&self, head: &mut Head, key: &SecretKey<32>) -> Result<HashSet<String>, AuditError> {
         let mut taken = HashSet::new();
@@ -369,10 +369,12 @@ impl Log {
             }
             let (from, mut is_sound) = (head.length, true);
             for line in rest.split_inclusive(|byte| *byte == b'\n') {
-                let Some(text) = line.strip_suffix(b"\n") else {
+                // What a power cut leaves of an append ends anywhere, and has zeros where a sector is missing. Nothing of it was
+                // relied on, or the head would be behind it.
+                let Some(text) = line.strip_suffix(b"\n").filter(|text| !text.contains(&0)) else {
                     let file = OpenOptions::new().write(true).open(&path).map_err(io)?;
-                    file.set_len(head.length).and_then(|()| file.sync_all()).map_err(io)?;
-                    tracing::warn!(file = %path.display(), "a torn line at the end of the audit log was removed");
+                    file.set_len(head.length).and_then(|()| crash::flush(&file, false)).map_err(io)?;
+                    tracing::warn!(file = %path.display(), "what a crash left of records at the end of the audit log was removed");
                     break;
                 };
                 match verify::check_line(text, head.seq + 1, &head.hash, &mac_key) {

@@ -369,6 +369,8 @@ impl Home {
         if removed.kind == SlotKind::KeyFile {
             let path = self.dir.join(KEY_FILE);
             fs::remove_file(&path).map_err(|source| CustodyError::Io { path, source })?;
+            // A power cut would bring back a secret that was said to be gone.
+            root_file::sync_dir(&self.dir)?;
         }
         Ok(removed)
     }

@@ -1,6 +1,6 @@
 //! Finding out what to do.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rustix::io::Errno;
 
@@ -52,6 +52,7 @@ pub fn plan<B: Backing>(
         progress,
         aside: Mutex::new(None),
         inodes: Mutex::new(HashSet::new()),
+        nameless: Mutex::new(HashMap::new()),
         plan: Mutex::new(Plan::default()),
     };
     if let Some(finding) = check_copy(&**modes.backing())? {
@@ -60,6 +61,7 @@ pub fn plan<B: Backing>(
     let how = Walk { names: &names, keys: &opened.keys, threads: options.threads, lenient: Some(&live) };
     walk(modes, how, &planner, progress)?;
     let mut plan = std::mem::take(&mut *lock(&planner.plan));
+    move_once(&mut plan.repairs);
     // Ids from above, so that what is in a directory is found; moves from below, so that the paths to the others stay.
     plan.repairs.sort_by_cached_key(|repair| {
         let depth = repair.paths.ciphertext.iter().filter(|b| **b == b'/').count() as i64;
@@ -81,6 +83,8 @@ struct Planner<'a> {
     aside: Mutex<Option<(String, Vec<u8>)>>,
     /// Files with several names whose header was looked at.
     inodes: Mutex<HashSet<u64>>,
+    /// Ciphertext paths of entries whose names nothing tells, with whether each is put aside for that.
+    nameless: Mutex<HashMap<Vec<u8>, bool>>,
     plan: Mutex<Plan>,
 }
 
@@ -106,9 +110,11 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
                     let paths = dir
                         .paths
                         .child(entry.raw.as_bytes(), Some(lost_name(dir.modes, dir.dir, &entry.raw).as_bytes()));
+                    lock(&self.nameless).insert(paths.ciphertext.clone(), true);
                     self.put_aside(&paths, None, Outcome::BadName);
                 }
-                // Names that are read, and those of a directory whose id is not known: restored with it, they come back.
+                // In a directory whose id is not known: restored with it, the name comes back.
+                (_, None, None) => drop(lock(&self.nameless).insert(child.ciphertext, false)),
                 _ => {}
             }
         }
@@ -190,12 +196,14 @@ impl Planner<'_> {
             return self.remains(Finding::new(paths, why.into()));
         }
         let name = base(paths.plaintext.as_deref().unwrap_or(&paths.ciphertext));
+        // What has no name is called by its id already.
+        let nameless = id.is_none();
         let name = match id {
             Some(id) if id.len() + 1 + name.len() <= NAME_MAX => [id.as_bytes(), b".", &name].concat(),
             Some(id) => id.into_bytes(),
             None => name,
         };
-        let shown = if why == Outcome::BadName { Paths { plaintext: None, ..paths.clone() } } else { paths.clone() };
+        let shown = if nameless { Paths { plaintext: None, ..paths.clone() } } else { paths.clone() };
         self.repair(&shown, Action::PutAside { into, name, why });
     }
 
@@ -242,8 +250,14 @@ impl Planner<'_> {
                         | Outcome::UnknownFeature),
                     ) => self.remains(Finding::new(file.paths, why.into())),
                     Some(why) => {
-                        let id = lost_name(file.modes, file.dir, file.entry);
-                        self.put_aside(file.paths, Some(id), why);
+                        let nameless = lock(&self.nameless).get(&file.paths.ciphertext).copied();
+                        let id = || lost_name(file.modes, file.dir, file.entry);
+                        match nameless {
+                            None => self.put_aside(file.paths, Some(id()), why),
+                            Some(true) => self.put_aside(file.paths, None, why),
+                            // Its entry is the only copy of its name.
+                            Some(false) => self.remains(Finding::new(file.paths, why.into())),
+                        }
                     }
                     None => flaws.iter().for_each(|f| self.remains(Finding::new(file.paths, (*f).into()))),
                 }
@@ -257,6 +271,14 @@ impl Planner<'_> {
             Err(outcome) => self.remains(Finding::new(paths, outcome.into())),
         }
     }
+}
+
+/// What is to be moved for two reasons moves once: damage of the file counts for more than its name, and is found later.
+fn move_once(repairs: &mut Vec<Repair>) {
+    let mut seen = HashSet::new();
+    repairs.reverse();
+    repairs.retain(|repair| !repair.action.moves() || seen.insert(repair.paths.ciphertext.clone()));
+    repairs.reverse();
 }
 
 fn is_orphan(side: &Entry, entries: &[Entry]) -> bool {

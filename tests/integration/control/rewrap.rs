@@ -1,5 +1,6 @@
 //! Every file ends under the new key, whatever applications do meanwhile, and holds what they wrote.
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -40,6 +41,25 @@ fn new_files_are_under_the_new_key_at_once_and_the_old_key_is_not_needed() {
     assert_eq!((again.rewrapped, again.unchanged, again.root_key), (0, 3, false));
     // And so after the next mount.
     assert_eq!(mount.host.mount(mount.dir.path()).read("one").expect("read"), b"1+");
+}
+
+#[test]
+fn a_directory_that_was_renamed_while_it_is_mounted_is_rewrapped_where_it_is() {
+    let mount = Mount::new();
+    let ino = mount.file(ROOT, "file", b"content");
+    let (place, aside) = (mount.dir.path(), tempfile::TempDir::new().expect("temporary directory"));
+    let moved = aside.path().join("volume");
+    fs::rename(place, &moved).expect("renamed");
+    // Another volume has its place now.
+    fs::create_dir(place).expect("made");
+    mount.host.init(place, "alias/old").expect("init");
+    let other = fs::read(place.join(".kmsfs/volume")).expect("read");
+    let report = to(&mount.served, &mount.new, 2, &Silent);
+    assert_eq!((report.rewrapped, report.root_key, report.findings.len()), (1, true, 0));
+    assert!(fs::read(place.join(".kmsfs/volume")).expect("read") == other, "the other volume is not touched");
+    mount.disable_old();
+    assert_eq!(key_in(&super::ciphertext(&moved, ino)).as_deref(), Some(mount.new.as_str()));
+    assert_eq!(mount.host.mount(&moved).read("file").expect("read"), b"content");
 }
 
 /// Does something once, when the walk has read the first directory that holds a file and has met that file.

@@ -12,6 +12,7 @@ use kmsfs::cli::control::client::{Connection, mounts};
 use kmsfs::cli::control::server::ControlSocket;
 use kmsfs::cli::control::wire::{MAX_REQUEST, RewrapRequest};
 use kmsfs::cli::exit::Exit;
+use kmsfs::ops::impact::Impact;
 use kmsfs::ops::lock::{LockOwner, host_name};
 use kmsfs::ops::{Progress, Silent};
 use kmsfs::types::VolumeId;
@@ -124,6 +125,18 @@ fn a_mount_verifies_what_it_serves() {
 }
 
 #[test]
+fn a_mount_counts_what_depends_on_a_key() {
+    let (mount, home) = (Mount::new(), TempDir::new().expect("temporary directory"));
+    let _socket = start(&mount, home.path());
+    mount.file(mount.mkdir("dir"), "file", &[7; 20_000]);
+    mount.file(ROOT, "empty", b"");
+    let found = |key| connect(&mount, home.path()).impact(key, &Silent).expect("impact");
+    let expected = Impact { only: 1, only_bytes: 20_000, others: 1, ..Impact::default() };
+    assert_eq!(found(&mount.old), expected);
+    assert_eq!(found(&mount.new), Impact { others: 2, ..Impact::default() });
+}
+
+#[test]
 fn bad_requests_get_an_error_and_hurt_nothing() {
     let (mount, home) = (Mount::new(), TempDir::new().expect("temporary directory"));
     let _socket = start(&mount, home.path());
@@ -136,6 +149,7 @@ fn bad_requests_get_an_error_and_hurt_nothing() {
         b"{\"op\":\"rewrap\",\"threads\":0}\n",
         b"{\"op\":\"rewrap\",\"threads\":257}\n",
         b"{\"op\":\"verify\",\"threads\":0}\n",
+        b"{\"op\":\"impact\",\"key\":\"alias/old\"}\n",
         b"{\"op\":\"status\",\"verbose\":true}\n",
         &vec![b'x'; MAX_REQUEST],
     ] {

@@ -8,6 +8,7 @@ use kmsfs::crypto::aead::Backend;
 use kmsfs::env::{ManualClock, SystemEntropy};
 use kmsfs::format::name::NameForm;
 use kmsfs::format::volume::OpenedVolume;
+use kmsfs::freshness::Freshness;
 use kmsfs::keys::embedded::EmbeddedKms;
 use kmsfs::keys::{DataKeys, KeyService};
 use kmsfs::kms::Engine;
@@ -95,10 +96,15 @@ impl Host {
     }
 
     pub fn files_of(&self, opened: OpenedVolume) -> Arc<content::Volume> {
+        self.files_recorded(opened, None)
+    }
+
+    /// What files are opened with that have to agree with a freshness record.
+    pub fn files_recorded(&self, opened: OpenedVolume, record: Option<Arc<Freshness>>) -> Arc<content::Volume> {
         let service = self.service(&opened.config.volume_id);
         let entropy = Arc::new(SystemEntropy);
         let keys = DataKeys::new(service, opened, entropy.clone(), self.clock.clone());
-        Arc::new(content::Volume::new(entropy, keys, 1))
+        Arc::new(content::Volume::new(entropy, keys, 1).with_freshness(record))
     }
 
     /// The volume as a mount would serve it.
@@ -107,16 +113,24 @@ impl Host {
     }
 
     pub fn mount_as(&self, root: &Path, read_only: bool) -> Mounted {
+        self.mount_files(root, self.files(root), read_only)
+    }
+
+    pub fn mount_files(&self, root: &Path, files: Arc<content::Volume>, read_only: bool) -> Mounted {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let privileged = rustix::process::geteuid().is_root();
         let options = Options { read_only, privileged, ..Options::default() };
-        Mounted(Vfs::new(backing, self.files(root), options).expect("mount"))
+        Mounted(Vfs::new(backing, files, options).expect("mount"))
     }
 
     pub fn verify(&self, root: &Path) -> VerifyReport {
+        self.verify_files(root, &self.files(root))
+    }
+
+    pub fn verify_files(&self, root: &Path, files: &Arc<content::Volume>) -> VerifyReport {
         let backing = Arc::new(LocalDir::open(root).expect("open the directory"));
         let options = VerifyOptions { threads: 2, in_use: false, resume: None };
-        verify(&Modes::new(backing, false), &self.files(root), options, &Silent, &|_| ()).expect("verify")
+        verify(&Modes::new(backing, false), files, options, &Silent, &|_| ()).expect("verify")
     }
 
     /// What `verify` finds, see [`codes`].

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use kmsfs::content::Volume;
 use kmsfs::env::{ManualClock, SystemClock};
+use kmsfs::format::Outcome;
 use kmsfs::ops::repair::{Action, Applied, Plan, PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Finding, Silent};
@@ -177,6 +178,43 @@ fn what_can_be_put_right_is_and_the_rest_is_put_aside() {
     );
     let log = fs::read_to_string(root.join(".kmsfs/repairs")).expect("the log");
     assert_eq!(log.lines().filter(|line| line.contains("\"PutAside\"")).count(), 5, "{log}");
+}
+
+/// What is wrong with it in two ways moves once, and where its entry is the only copy of its name it stays.
+#[test]
+fn a_damaged_file_without_a_name_is_moved_once() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let donor = mounted.mkdir(ROOT, "donor");
+    mounted.write(donor, "kept", b"kept");
+    let lost = mounted.mkdir(ROOT, "lost");
+    mounted.write(lost, "only", b"vouches alone for the id");
+    let [stray, moved] = ["stray", "moved"].map(|name| ciphertext(root, mounted.write(ROOT, name, b"content")));
+    let stays = ciphertext(root, mounted.write(lost, "stays", b"content"));
+    let [donor, lost] = [donor, lost].map(|ino| ciphertext(root, ino));
+    drop(mounted);
+    for file in [&stray, &moved, &stays] {
+        edit(file, |b| b[50] ^= 1);
+    }
+    fs::rename(&stray, root.join("no-name-of-this-volume")).expect("rename");
+    fs::rename(&moved, donor.join(moved.file_name().expect("a name"))).expect("rename");
+    fs::rename(&stays, lost.join("no-name-either")).expect("rename");
+    lose_id(&lost);
+    let (_, _, planned) = plan_for(&host, root, OPTIONS);
+    assert_eq!(actions(&planned), ["PutAside ?", "PutAside donor/moved"]);
+    let whys = planned.repairs.iter().map(|repair| match &repair.action {
+        Action::PutAside { why, .. } => *why,
+        other => panic!("{other:?}"),
+    });
+    assert!(whys.eq([Outcome::HeaderAuth; 2]), "damage counts for more than a name");
+    assert_eq!(codes(&planned.remaining).iter().filter(|line| line.starts_with("HeaderAuth")).count(), 1);
+    // Each is done, and nothing but what stays is left.
+    repair(&host, root, OPTIONS);
+    assert!(lost.join("no-name-either").exists());
+    let (_, _, again) = plan_for(&host, root, OPTIONS);
+    assert_eq!(actions(&again), Vec::<String>::new());
 }
 
 #[test]
