@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
@@ -18,6 +17,7 @@ use super::outbox::Outbox;
 use super::{AuditBreak, AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
+use crate::kms::lock_file::LockFile;
 use crate::kms::store::connect;
 use crate::kms::{crash, seal};
 use crate::types::Timestamp;
@@ -126,9 +126,6 @@ impl Appender<'_> {
     }
 }
 
-/// Excludes other appenders and verifiers, in this process and others.
-pub struct LogLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
-
 impl Log {
     /// Opens the log in `dir`, which is made if absent.
     pub fn open(dir: PathBuf, database: &Path) -> Result<Self, AuditError> {
@@ -155,14 +152,10 @@ impl Log {
         self.full = full;
     }
 
-    pub fn lock(&self) -> Result<LogLock, AuditError> {
+    /// Excludes other appenders and verifiers, in this process and others.
+    pub fn lock(&self) -> Result<LockFile, AuditError> {
         let path = self.dir.join("lock");
-        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = open.and_then(|file| {
-            flock(&file, FlockOperation::LockExclusive)?;
-            Ok(file)
-        });
-        file.map(LogLock).map_err(|source| AuditError::Io { path, source })
+        LockFile::acquire(&path).map_err(|source| AuditError::Io { path, source })
     }
 
     /// The file with this number, from 1.
