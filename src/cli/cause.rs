@@ -12,6 +12,8 @@ use super::exit::{CliError, Exit, remedy};
 
 /// More than any change of the key manager writes at once.
 const TRIAL: usize = 256 * 1024;
+/// What the system can lack: what to do about that is always the same.
+const LACKS: [i32; 5] = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::EROFS];
 /// SQLite's words for any file that cannot be opened.
 const CANNOT_OPEN: &str = "unable to open database file";
 /// More files than any command but a mount has open.
@@ -22,6 +24,11 @@ pub fn explained(error: CliError, home: &Path) -> CliError {
     if error.exit != Exit::KmsUnavailable {
         return error;
     }
+    if let Some(cause) =
+        LACKS.iter().map(|lack| io::Error::from_raw_os_error(*lack)).find(|lack| is_named(&error, lack))
+    {
+        return CliError { hint: remedy(&cause).map(str::to_owned), ..error };
+    }
     let (what, cause) = match try_to_write(home) {
         Err(cause) => (format!("nothing can be written in {}", home.display()), cause),
         Ok(()) if error.message.contains(CANNOT_OPEN) && files_allowed() < ENOUGH => {
@@ -30,11 +37,12 @@ pub fn explained(error: CliError, home: &Path) -> CliError {
         Ok(()) => return error,
     };
     let Some(next) = remedy(&cause) else { return error };
-    let message = match error.message.contains(&cause.to_string()) {
-        true => error.message,
-        false => format!("{}: {what}: {cause}", error.message),
-    };
-    CliError { message, hint: Some(next.to_owned()), ..error }
+    CliError { message: format!("{}: {what}: {cause}", error.message), hint: Some(next.to_owned()), ..error }
+}
+
+/// Whether the error's own words say that this is the cause.
+fn is_named(error: &CliError, cause: &io::Error) -> bool {
+    error.message.contains(&cause.to_string())
 }
 
 /// Those that it had are closed by now, so to open one more proves nothing.
@@ -60,5 +68,14 @@ mod tests {
         let error = CliError::new(Exit::KmsUnavailable, "StoreUnavailable", "disk I/O error");
         assert_eq!(explained(error.clone(), home.path()), error);
         assert_eq!(explained(error.clone(), &home.path().join("none")), error);
+    }
+
+    #[test]
+    fn a_lack_that_is_named_has_its_remedy() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let cause = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = CliError::new(Exit::KmsUnavailable, "KMSInternalException", format_args!("home.lock: {cause}"));
+        let explained = explained(error.clone(), home.path());
+        assert_eq!((explained.message, explained.hint.as_deref()), (error.message, remedy(&cause)));
     }
 }
