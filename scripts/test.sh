@@ -105,6 +105,8 @@ install_tools() {
   apt_need "/usr/include/sys/acl.h libacl1-dev" || true
   # The PKCS#11 token of the tests of custom key stores, which are skipped without it.
   apt_need "softhsm2-util softhsm2" || true
+  # A filesystem whose quotas hold for root, for one case of faults.sh.
+  apt_need "mkfs.btrfs btrfs-progs" || true
   # Counts the instructions of requests; without it that test is skipped.
   apt_need "valgrind valgrind" || true
   [ "$MODE" = quick ] || apt_need "sqlite3 sqlite3" "git git" "rsync rsync" "dbench dbench" "stress-ng stress-ng" "pgrep procps" \
@@ -157,6 +159,9 @@ step integration cargo test --release --locked --test integration
 step doc-tests cargo test --release --locked --doc
 # Its own build: the scheduler takes the place of every lock.
 if [ "$MODE" = long ]; then
+  # Power cuts, with what is drawn at random drawn anew: the logs say from which seeds.
+  step cuts env PROPTEST_CASES=2000 KMSFS_TEST_CUTS=10 cargo test --release --locked --test integration -- crash::
+  step cuts-kms env KMSFS_TEST_CUTS="20:$RANDOM" cargo test --release --locked --lib --config profile.release.package.kmsfs.opt-level=0 -- power_cut
   step shuttle cargo test --release --locked --features shuttle --lib shuttle
   if cargo +nightly fuzz --version > /dev/null 2>&1; then
     step fuzz fuzz_smoke
@@ -209,6 +214,7 @@ mounted interrupted $S/interrupted.sh
 mounted freshness $S/freshness.sh
 mounted recovery $S/recovery.sh
 mounted strict $S/strict.sh
+mounted held $S/held.sh
 root_mounted secrets openssl $S/secrets.py
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod aws;
 pub mod backup;
 mod bench;
+mod cause;
 pub mod completions;
 pub mod control;
 pub mod daemon;
@@ -139,6 +140,7 @@ fn run(cli: Cli, args: Vec<OsString>) -> ExitCode {
                 daemon::harden();
                 dispatch(&settings, &cli.command, &args)
             });
+            let done = done.map_err(|error| cause::explained(error, &settings.home));
             finish(settings.out, done)
         }
     }

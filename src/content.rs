@@ -26,6 +26,7 @@ mod write;
 pub use allocate::FallocateMode;
 pub use error::Error;
 pub use file::{Content, HeaderHeld, Volume};
+pub use gate::Unflushed;
 pub use header_io::{HeaderState, Rewrapped};
 pub use live::{LiveId, LiveIds};
 pub use read::room_for;

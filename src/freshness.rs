@@ -18,6 +18,8 @@ mod error;
 mod file;
 mod found;
 mod names;
+#[cfg(test)]
+mod power_cut;
 mod scan;
 mod settle;
 mod state;

@@ -11,6 +11,7 @@ mod dispatch;
 mod listings;
 mod mount;
 mod negotiate;
+mod notices;
 mod operations;
 mod reference;
 mod reply;

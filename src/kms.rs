@@ -14,6 +14,7 @@ pub mod custody;
 pub mod engine;
 mod error;
 mod json;
+pub mod lock_file;
 pub mod model;
 mod object;
 pub mod policy;

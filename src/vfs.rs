@@ -33,6 +33,7 @@ pub use fs::{Caller, Options, Vfs};
 pub use io::Opened;
 pub use readdir::DirEntry;
 pub use rewrap::{MoveWatch, MovedFile, MovedFiles};
+pub use strict::Unflushed;
 pub use table::ROOT;
 
 pub use crate::content::{Error, FallocateMode, Rewrapped};

@@ -8,5 +8,7 @@ mod check;
 pub mod disk;
 #[path = "../../tests/integration/crash/random.rs"]
 pub mod random;
+#[path = "../../tests/integration/crash/repaired.rs"]
+mod repaired;
 #[path = "../../tests/integration/crash/run.rs"]
 pub mod run;

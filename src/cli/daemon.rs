@@ -10,15 +10,18 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use data_encoding::HEXLOWER;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use sha2::{Digest, Sha256};
 
 use super::exit::{CliError, CliResult, Exit};
 use crate::sys::process::{file_size_limit, inherited_fd, raise, raise_file_size_limit};
@@ -109,7 +112,6 @@ fn leave_terminal(log: Option<File>) -> std::io::Result<()> {
 /// Sends a state to systemd, if it started this process with `Type=notify` (sd_notify(3)).
 pub fn notify_systemd(state: &str) {
     use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::SocketAddr;
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return };
     let address = match path.as_bytes().strip_prefix(b"@") {
@@ -139,9 +141,35 @@ pub fn open_log(path: &Path) -> CliResult<File> {
         .map_err(|e| CliError::io(path, "open the log file", &e))
 }
 
-/// The log file of the mount at `mountpoint` below the KMS home: the mountpoint with its slashes as hyphens.
+/// The log file of the mount at `mountpoint` below the KMS home: the mountpoint with its slashes as hyphens. No two mountpoints have
+/// the same: hyphens, percent signs and what is not printable are written as in URLs, and of a path that is too long for a name there
+/// is a hash and its end.
 pub fn default_log(home: &Path, mountpoint: &Path) -> PathBuf {
-    let name = mountpoint.to_string_lossy().trim_matches('/').replace('/', "-");
+    /// Bytes of the path in the name: with what stands around it and the name of a file that is rotated, below 255.
+    const LONGEST: usize = 200;
+    const END: usize = 100;
+    let path = mountpoint.as_os_str().as_bytes();
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    let mut name = String::new();
+    for chunk in path.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '/' => name.push('-'),
+                '-' | '%' => name.push_str(&format!("%{:02X}", u32::from(c))),
+                c if c.is_control() => {
+                    c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| name.push_str(&format!("%{byte:02X}")));
+                }
+                c => name.push(c),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| name.push_str(&format!("%{byte:02X}")));
+    }
+    if name.len() > LONGEST {
+        let hash = HEXLOWER.encode(&Sha256::digest(path)[..16]);
+        let end = name.ceil_char_boundary(name.len() - END);
+        // No encoding begins like this.
+        name = format!("%{hash}-{}", &name[end..]);
+    }
     home.join("log").join(format!("mount-{name}.log"))
 }
 
@@ -181,6 +209,23 @@ mod tests {
     fn log_files_are_named_after_the_mountpoint() {
         let path = default_log(Path::new("/h"), Path::new("/mnt/a/b"));
         assert_eq!(path, Path::new("/h/log/mount-mnt-a-b.log"));
+    }
+
+    #[test]
+    fn every_mountpoint_has_a_log_of_its_own() {
+        use std::ffi::OsStr;
+        let deep = |last: u8| [&b"/"[..], &b"d/".repeat(2000), &[last]].concat();
+        let long = |last: u8| [b"/mnt/", "\u{e4}".repeat(120).as_bytes(), &[last]].concat();
+        let mut mountpoints: Vec<Vec<u8>> =
+            ["/", "/a/b", "/a-b", "/a%2Db", "/a/-b", "/a-/b", "/a\nb", "/a b", "/ a", "/a%0Ab"].map(Into::into).into();
+        mountpoints.extend([b"/\xff".to_vec(), b"/%FF".to_vec(), deep(b'x'), deep(b'y'), long(b'x'), long(b'y')]);
+        let name = |bytes: &Vec<u8>| default_log(Path::new("/h"), Path::new(OsStr::from_bytes(bytes)));
+        let logs: std::collections::HashSet<PathBuf> = mountpoints.iter().map(name).collect();
+        assert_eq!(logs.len(), mountpoints.len(), "{logs:?}");
+        for log in logs {
+            assert_eq!(log.parent(), Some(Path::new("/h/log")));
+            assert!(log.file_name().expect("a name").len() < 240, "{log:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER;
 
-use super::exit::{CliError, Exit};
+use super::exit::{CliError, Exit, remedy};
 use super::mounts;
 use crate::format::Outcome;
 use crate::keys::KeyError;
@@ -151,7 +151,7 @@ impl From<CustodyError> for CliError {
             CustodyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 (Exit::AccessDenied, "Io", None)
             }
-            CustodyError::Io { .. } => (Exit::KmsUnavailable, "Io", None),
+            CustodyError::Io { source, .. } => (Exit::KmsUnavailable, "Io", remedy(source)),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, code, error) }
     }
@@ -222,7 +222,10 @@ impl From<AuditError> for CliError {
             AuditError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Self::new(Exit::AccessDenied, "Io", error)
             }
-            AuditError::Io { .. } => Self::new(Exit::KmsUnavailable, "Io", error),
+            AuditError::Io { ref source, .. } => {
+                let hint = remedy(source).map(str::to_owned);
+                Self { hint, ..Self::new(Exit::KmsUnavailable, "Io", error) }
+            }
             AuditError::Store(e) => e.into(),
         }
     }
@@ -301,7 +304,10 @@ impl From<VolumeError> for CliError {
                 "put it back, use the key manager that the volume was made with, or take what is there for true with: \
                  kmsfs accept DIR",
             ),
-            VolumeError::Record(_) => new(Exit::Integrity, "FreshnessRecord"),
+            VolumeError::Record(error) => {
+                let exit = if error.is_of_the_system() { Exit::KmsUnavailable } else { Exit::Integrity };
+                new(exit, "FreshnessRecord")
+            }
             VolumeError::NeedsMount(dir) => new(Exit::Failure, "NeedsMount")
                 .hint(format_args!("mount it, then run the same command: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")

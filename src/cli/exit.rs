@@ -103,7 +103,8 @@ impl CliError {
             std::io::ErrorKind::PermissionDenied => Exit::AccessDenied,
             _ => Exit::Failure,
         };
-        Self::new(exit, "Io", format_args!("cannot {what} {}: {error}", path.as_ref().display()))
+        let failed = Self::new(exit, "Io", format_args!("cannot {what} {}: {error}", path.as_ref().display()));
+        Self { hint: remedy(error).map(str::to_owned), ..failed }
     }
 
     /// The error as scripts get it.
@@ -143,6 +144,22 @@ impl fmt::Display for CliError {
 }
 
 impl std::error::Error for CliError {}
+
+/// What to do where the system lacks something, whatever it was wanted for.
+pub fn remedy(error: &std::io::Error) -> Option<&'static str> {
+    Some(match error.raw_os_error()? {
+        libc::ENOSPC => "make room on that filesystem (df shows how much there is), then run the same command again",
+        libc::EDQUOT => "the quota there is used up: make room, or have it raised; then run the same command again",
+        libc::EMFILE => "raise the limit of open files: ulimit -n, or LimitNOFILE= of a systemd unit",
+        libc::ENFILE => "the system has as many files open as it may: close some, or raise fs.file-max (sysctl)",
+        libc::ENOMEM => {
+            "there is too little memory: end other programs, or raise the limit (ulimit -v, ulimit -l, MemoryMax=)"
+        }
+        libc::EROFS => "that filesystem is mounted read-only",
+        libc::EIO => "the disk reports an error: look for it with dmesg",
+        _ => return None,
+    })
+}
 
 /// What a command returns: its exit code, or why it failed.
 pub type CliResult<T = Exit> = Result<T, CliError>;

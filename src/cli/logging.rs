@@ -11,7 +11,13 @@ use super::settings::Settings;
 pub fn start(settings: &Settings, default: &str) -> CliResult<()> {
     let level = settings.log_level.as_deref().unwrap_or(default);
     let filter = filter(level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A line that cannot be written, as on a full disk, is lost: to complain of it on the same stderr would end the thread that wrote
+    // it, and leave its request without an answer.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .log_internal_errors(false);
     let started = if settings.out.is_json() {
         builder.json().try_init()
     } else {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use rustix::fs::Mode;
@@ -19,7 +20,7 @@ use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
 use super::stop::{LastWord, Stop};
-use crate::fuse::{MountSpec, Statistics, serve};
+use crate::fuse::{MountSpec, PageCache, Statistics, serve};
 use crate::kms::Engine;
 use crate::ops::config;
 use crate::ops::freshness::{OwnRecord, own_record};
@@ -187,8 +188,7 @@ impl Serving<'_> {
                 failed
             };
             if let Some(time) = look_every {
-                let enforce = move || watched.enforce_keys(&|ino| pages.drop_pages(ino));
-                *lock(&started) = Some(Every::start(time, enforce));
+                *lock(&started) = Some(Warden::start(time, watched, pages));
             }
             let value =
                 json!({"message_type": "mounted", "source": path_text(root), "mountpoint": path_text(&mountpoint)});
@@ -253,6 +253,40 @@ impl Drop for Every {
     }
 }
 
+/// Looks after the keys of a mount with `key-state=strict`, until it is dropped.
+struct Warden {
+    looking: Option<Every>,
+    flushing: Option<thread::JoinHandle<()>>,
+}
+
+impl Warden {
+    /// Looks every `time`. What was written to files whose keys are gone is flushed by a thread of its own: a slow disk delays
+    /// neither the next look nor the next key.
+    fn start(time: Duration, vfs: Arc<Vfs<LocalDir>>, pages: PageCache) -> Self {
+        let (sender, closed) = channel();
+        let flushed = Arc::clone(&vfs);
+        let flushing = thread::spawn(move || closed.into_iter().for_each(|files| flushed.flush(files)));
+        let looking = Every::start(time, move || {
+            let unflushed = vfs.enforce_keys(&|ino| pages.drop_pages(ino));
+            if !unflushed.is_empty() {
+                // It is received as long as this thread lives.
+                let _ = sender.send(unflushed);
+            }
+        });
+        Self { looking: Some(looking), flushing: Some(flushing) }
+    }
+}
+
+impl Drop for Warden {
+    fn drop(&mut self) {
+        // With it the queue ends.
+        drop(self.looking.take());
+        if let Some(thread) = self.flushing.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Settles the freshness record.
 fn settle(vfs: &Vfs<LocalDir>) {
     if let Err(error) = vfs.settle() {
@@ -260,8 +294,13 @@ fn settle(vfs: &Vfs<LocalDir>) {
     }
 }
 
+/// What a volume that opened is not served for: damage, or what the system refuses.
 fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {
-    CliError::new(Exit::Integrity, "VolumeDamaged", format_args!("{}: {error}", root.display()))
+    match error {
+        crate::vfs::Error::Os(errno) => CliError::io(root, "serve the volume at", &io::Error::from(*errno)),
+        _ => CliError::new(Exit::Integrity, "VolumeDamaged", format_args!("{}: {error}", root.display()))
+            .hint(format_args!("list what is damaged with: kmsfs verify {}", root.display())),
+    }
 }
 
 fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError {

@@ -14,12 +14,12 @@ use crate::env::{SystemEntropy, system_clock};
 use crate::keys::KeyService;
 use crate::keys::embedded::EmbeddedKms;
 use crate::keys::remote::{RemoteKms, Source};
-use crate::kms::Engine;
 use crate::kms::custody::{
     Argon2Params, CustodyError, Home, NewHome, NewSlot, Passphrase, RecoveryKey, SlotKind, Unlock,
 };
 use crate::kms::model::Caller;
 use crate::kms::rekey::{Rekeyed, rekey};
+use crate::kms::{Engine, lock_file};
 use crate::sync::Arc;
 use crate::sys::user;
 use crate::types::{AccountId, Region, VolumeId};
@@ -121,11 +121,13 @@ impl Session {
         Ok((Self::start(settings, home)?, Some(recovery)))
     }
 
-    /// Opens the key manager if that takes no question; `None` if it does, or if there is none.
+    /// Opens the key manager to look at it, if that takes no question; `None` if it does, or if there is none. Another process that
+    /// hangs keeps nobody from that.
     pub fn open_quietly(settings: &Settings) -> Option<CliResult<Self>> {
         let unlock = &settings.unlock;
         let silent = unlock.is_given() || credential().is_some() || Home::has_key_file(&settings.home);
         let exists = Home::exists(&settings.home);
+        lock_file::wait_briefly();
         (exists && silent).then(|| Self::open(settings))
     }
 

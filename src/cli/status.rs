@@ -31,25 +31,31 @@ pub fn run(settings: &Settings) -> CliResult {
         })
         .collect();
     let exists = Home::exists(&settings.home);
-    let session = Session::open_quietly(settings).transpose()?;
+    let (session, silent) = match Session::open_quietly(settings).transpose() {
+        // Mounts are shown whatever keeps the key manager from answering.
+        Err(error) if error.exit == Exit::KmsUnavailable => (None, Some(error.message)),
+        session => (session?, None),
+    };
     let unusable = match &session {
         Some(session) => Some(unusable_keys(session)?),
         None => None,
     };
-    let state = match (exists, &session) {
-        (false, _) => "not initialised",
-        (true, None) => "locked (status asks for no passphrase)",
-        (true, Some(_)) => "unlocked",
+    let (word, state) = match (exists, &session, &silent) {
+        (false, _, _) => ("not-initialised", "not initialised".to_owned()),
+        (true, _, Some(why)) => ("unavailable", format!("gives no answer: {why}")),
+        (true, None, None) => ("locked", "locked (status asks for no passphrase)".to_owned()),
+        (true, Some(_), None) => ("unlocked", "unlocked".to_owned()),
     };
     let running = client::mounts(&settings.home);
     let value = json!({
         "kms_home": path_text(&settings.home),
-        "key_manager": if !exists { "not-initialised" } else if session.is_some() { "unlocked" } else { "locked" },
+        "key_manager": word,
+        "key_manager_error": silent,
         "mounts": mounted.iter().map(|(mount, life)| mount_json(mount, *life, &running)).collect::<Vec<_>>(),
         "unusable_keys": unusable.as_ref().map(|keys| keys.iter().map(super::aws::to_json).collect::<Vec<_>>()),
     });
     settings.out.result(&value, || {
-        let mut text = fields(&[("key manager", settings.home.display().to_string()), ("state", state.to_owned())]);
+        let mut text = fields(&[("key manager", settings.home.display().to_string()), ("state", state.clone())]);
         text.push_str("\n\n");
         if mounted.is_empty() {
             text.push_str("No kmsfs mounts.");

@@ -236,6 +236,9 @@ impl<B: Backing> Content<B> {
         if result.is_err() {
             self.failures.fetch_add(1, Ordering::AcqRel);
             self.record.iter().for_each(|record| record.flush_failed());
+            // The system goes on to show what it had of the units, whether or not the disk has it. The header it may keep: it is
+            // written again before the next flush, as what is stored later is of no use without.
+            self.file().forget(self.volume.geometry.header_len() as u64, 0);
             // What cannot even be looked at is doubted by who has it open; that error is not the one to report.
             if let Ok(number) = self.stored_number() {
                 lock(&self.volume.doubtful).insert(number);

@@ -41,10 +41,10 @@ pub enum Rewrapped {
 }
 
 /// What a flush that is about to begin will vouch for.
-struct Raise {
+pub(super) struct Raise {
     file_id: FileId,
     /// The size that it covers.
-    floor: u64,
+    pub(super) floor: u64,
     /// [`State::cuts`] at that time.
     cuts: u64,
     /// Units of which one may be a hole without a record that says so.
@@ -53,7 +53,7 @@ struct Raise {
 
 impl Raise {
     /// `None` if the bound is as high already.
-    fn to_size_of(state: &State) -> Option<Self> {
+    pub(super) fn to_size_of(state: &State) -> Option<Self> {
         let Body::Units { life, record, .. } = &state.body else { return None };
         let unsure = match state.gaps && !record.has_holes {
             true => unit_count(record.floor)..unit_count(state.size),
@@ -65,6 +65,16 @@ impl Raise {
             cuts: state.cuts,
             unsure,
         })
+    }
+
+    /// Whether the file is still the one that it was made for, and no unit of it was cut off or made a hole since.
+    pub(super) fn holds_of(&self, state: &State) -> bool {
+        let file_id = match &state.body {
+            Body::Units { life, .. } => Some(life.file_id),
+            Body::Suspended { file_id, .. } => Some(*file_id),
+            Body::Empty | Body::NeverSynced | Body::Unusable(_) => None,
+        };
+        state.cuts == self.cuts && file_id == Some(self.file_id)
     }
 }
 
@@ -81,29 +91,24 @@ impl<B: Backing> Content<B> {
         let (point, raise) = {
             let state = read(&self.state);
             if let Body::Suspended { .. } = state.body {
-                // It was flushed when it was suspended. If that failed, who asks learns of it by `failures`; what was being
-                // written in that moment is flushed here.
+                // Its flush may still be under way. If that fails, who asks learns of it by `failures`.
                 return self.noted(self.file().sync(data_only));
             }
             (self.begin_recorded_sync(&state), Raise::to_size_of(&state))
         };
-        // Before the flush, and under no lock: a hole that is filled meanwhile, as the kernel fills those of a mapped file, may
-        // miss the flush. Where the units cannot be looked at, the bound stays.
-        let raise = raise
-            .filter(|_| self.is_writable() && self.failures() == 0)
-            .and_then(|raise| self.any_hole(raise.unsure.clone()).ok().map(|holes| (raise, holes)));
+        let raise = self.with_holes(raise);
         self.noted(self.file().sync(data_only))?;
         self.end_recorded_sync(point)?;
         let Some((raise, holes)) = raise else { return Ok(()) };
         let mut state = write(&self.state);
         // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
-        if !self.is_writable() || self.failures() > 0 || state.cuts != raise.cuts {
+        if self.failures() > 0 || !raise.holds_of(&state) {
             return Ok(());
         }
         self.before_change()?;
         let size = state.size;
         let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
-        if life.file_id != raise.file_id || raise.floor <= record.floor {
+        if raise.floor <= record.floor {
             return Ok(());
         }
         let has_holes = record.has_holes || holes;
@@ -113,6 +118,15 @@ impl<B: Backing> Content<B> {
             state.gaps = false;
         }
         Ok(())
+    }
+
+    /// What a flush can vouch for, and whether there are holes in it. To be asked before the flush, and under no lock: a hole that is
+    /// filled meanwhile, as the kernel fills those of a mapped file, may miss the flush. Where the units cannot be looked at, the
+    /// bound stays.
+    pub(super) fn with_holes(&self, raise: Option<Raise>) -> Option<(Raise, bool)> {
+        let raise = raise.filter(|_| self.is_writable() && self.failures() == 0)?;
+        let holes = self.any_hole(raise.unsure.clone()).ok()?;
+        Some((raise, holes))
     }
 
     /// Writes the header as it is. What a flush that failed had of it may be lost, although it can be read; the units that are
@@ -184,10 +198,14 @@ impl<B: Backing> Content<B> {
     /// Replaces both records by ones with this floor and, once set, the mark of holes.
     fn write_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
         if let Some((next, bytes)) = record.next_pair(&life.keys.record, life.file_id, floor, has_holes)? {
-            self.write_quietly(self.volume.geometry.records_offset() as u64, &bytes)?;
+            self.write_records_bytes(&bytes)?;
             *record = next;
         }
         Ok(())
+    }
+
+    pub(super) fn write_records_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.write_quietly(self.volume.geometry.records_offset() as u64, bytes)
     }
 
     /// Writes header bytes and puts back what a user would notice of it.

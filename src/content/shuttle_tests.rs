@@ -229,7 +229,8 @@ fn what_is_written_beside_a_suspension_is_durable() {
         let suspender = {
             let (content, backing) = (Arc::clone(&content), Arc::clone(&backing));
             thread::spawn(move || {
-                content.suspend().expect("nothing fails");
+                let unflushed = content.suspend().expect("it has content");
+                content.flush_suspended(unflushed).expect("nothing fails");
                 ends_with_the_suspension.then(|| backing.stop_recording())
             })
         };

@@ -67,6 +67,18 @@ impl Error {
         }
     }
 
+    /// Whether it is the system, or the disk, that refuses, and nothing is wrong with the record.
+    pub fn is_of_the_system(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, DatabaseBusy, DiskFull, OutOfMemory, ReadOnly, SystemIoFailure};
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code().is_some_and(|code| {
+                matches!(code, CannotOpen | DatabaseBusy | DiskFull | OutOfMemory | ReadOnly | SystemIoFailure)
+            }),
+            Self::Damaged { .. } => false,
+            Self::Aside { .. } | Self::Create { .. } | Self::Sync(_) => true,
+        }
+    }
+
     /// The error number that an application sees whose request needs the record.
     pub fn errno(&self) -> Errno {
         match self {

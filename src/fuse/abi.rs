@@ -108,6 +108,10 @@ pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 pub(super) const FSYNC_FDATASYNC: u32 = 1 << 0;
 /// Number of the notice that drops, and before that writes back, cached pages of an inode.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+/// Number of the notice that a name is to be looked up anew.
+pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+/// Bit of its flags: whoever uses the name goes on (Linux 6.2; before, the name goes at once).
+pub(super) const EXPIRE_ONLY: u32 = 1 << 0;
 /// What `statx` answers: type to blocks, and birth time (linux/stat.h).
 pub(super) const STATX_BASIC_STATS: u32 = 0x7ff;
 pub(super) const STATX_BTIME: u32 = 0x800;
@@ -157,6 +161,8 @@ wire! {
     OffsetOut { offset: u64 }
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
     NotifyInvalInode { ino: u64, off: i64, len: i64 }
+    /// Followed by the name and a NUL.
+    NotifyInvalEntry { parent: u64, namelen: u32, flags: u32 }
     StatxTime { secs: i64, nanos: u32, reserved: i32 }
     Statx {
         mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16, spare0: u16, ino: u64,

@@ -6,7 +6,10 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
-use super::abi::{InHeader, NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader, WriteIn};
+use super::abi::{
+    EXPIRE_ONLY, InHeader, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NotifyInvalEntry, NotifyInvalInode, OutHeader,
+    WriteIn,
+};
 use super::operations::MAX_WRITE;
 use super::reply::Sink;
 use crate::sync::Arc;
@@ -55,12 +58,25 @@ impl Device {
         Arc::clone(&self.0)
     }
 
-    /// Makes the kernel write back and drop what it has cached of an inode. Blocks until the WRITEs of it are served.
-    pub(super) fn invalidate(&self, ino: u64) -> io::Result<()> {
-        let len = (size_of::<OutHeader>() + size_of::<NotifyInvalInode>()) as u32;
-        let header = OutHeader { len, error: NOTIFY_INVAL_INODE, unique: 0 };
-        let notice = NotifyInvalInode { ino, off: 0, len: 0 };
-        self.clone().send(&[IoSlice::new(header.as_bytes()), IoSlice::new(notice.as_bytes())])
+    /// Makes the kernel write back and drop what it has cached of a range of an inode; `len` 0 means up to the end. Blocks until
+    /// the WRITEs of it are served.
+    pub(super) fn invalidate(&self, ino: u64, offset: u64, len: u64) -> io::Result<()> {
+        let signed = |number: u64| i64::try_from(number).map_err(io::Error::other);
+        let notice = NotifyInvalInode { ino, off: signed(offset)?, len: signed(len)? };
+        self.notify(NOTIFY_INVAL_INODE, &[notice.as_bytes()])
+    }
+
+    /// Makes the kernel look up a name anew before it uses it again. Blocks while the directory is in use.
+    pub(super) fn expire(&self, parent: u64, name: &[u8]) -> io::Result<()> {
+        let notice = NotifyInvalEntry { parent, namelen: name.len() as u32, flags: EXPIRE_ONLY };
+        self.notify(NOTIFY_INVAL_ENTRY, &[notice.as_bytes(), name, &[0]])
+    }
+
+    fn notify(&self, number: i32, parts: &[&[u8]]) -> io::Result<()> {
+        let body: usize = parts.iter().map(|part| part.len()).sum();
+        let header = OutHeader { len: (size_of::<OutHeader>() + body) as u32, error: number, unique: 0 };
+        let all: Vec<_> = [header.as_bytes()].iter().chain(parts).map(|part| IoSlice::new(part)).collect();
+        self.clone().send(&all)
     }
 }
 
@@ -78,7 +94,7 @@ impl PageCache {
     /// # Errors
     /// `ENOENT` if the kernel does not know the inode; `EBUSY` if a page stays; `Unsupported` by the reference transport.
     pub fn drop_pages(&self, ino: u64) -> io::Result<()> {
-        self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?.invalidate(ino)
+        self.0.as_ref().ok_or(io::ErrorKind::Unsupported)?.invalidate(ino, 0, 0)
     }
 }
 

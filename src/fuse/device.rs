@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::connection::{Device, PageCache, RequestBuffer};
 use super::dispatch::Dispatcher;
+use super::notices;
 use super::reply::Reply;
 use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
@@ -46,6 +47,8 @@ impl<B: Backing> Server<B> {
         let device = Device::new(connection);
         let prepared = if rings { Prepared::make(&device).inspect_err(no_rings).ok() } else { None };
         let dispatcher = if prepared.is_some() { dispatcher.with_rings() } else { dispatcher };
+        let (notices, noticed) = notices::queue();
+        let dispatcher = dispatcher.noticing(notices);
         let (sender, jobs) = writeback::queue();
         let server = Self { dispatcher: Arc::new(dispatcher), device, postponed: Arc::new(Mutex::new(sender)) };
         let mut buffer = RequestBuffer::new()?;
@@ -55,7 +58,8 @@ impl<B: Backing> Server<B> {
             io::Error::new(io::ErrorKind::Unsupported, "the kernel and kmsfs have no FUSE version in common")
         })?;
         let device = server.device.clone();
-        writeback::start(jobs, move |ino| device.invalidate(ino))?;
+        writeback::start(jobs, move |ino| device.invalidate(ino, 0, 0))?;
+        notices::start(noticed, server.device.clone())?;
         Ok((server, prepared.filter(|_| agreed.has_rings())))
     }
 

@@ -2,6 +2,7 @@
 //! devices, so that all of it is tested without a kernel.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use super::abi::{
 };
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
+use super::notices::Notice;
 use super::operations::{MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
 use super::reply::{self, Entries, Reply, Sink};
 use super::request::{Malformed, Operation, Request, forgotten};
@@ -33,6 +35,8 @@ pub struct Dispatcher<B: Backing> {
     rings: bool,
     write_through: bool,
     statistics: Arc<Statistics>,
+    /// Where what the kernel is to be told unasked goes.
+    notices: Option<Sender<Notice>>,
 }
 
 impl<B: Backing> Dispatcher<B> {
@@ -46,12 +50,18 @@ impl<B: Backing> Dispatcher<B> {
             rings: false,
             write_through: false,
             statistics: Arc::default(),
+            notices: None,
         }
     }
 
     /// The same, which counts what it serves there.
     pub(super) fn counting(self, statistics: Arc<Statistics>) -> Self {
         Self { statistics, ..self }
+    }
+
+    /// The same, which tells the kernel unasked what it holds without its being stored.
+    pub(super) fn noticing(self, notices: Sender<Notice>) -> Self {
+        Self { notices: Some(notices), ..self }
     }
 
     /// The same, which agrees to requests that come through rings.
@@ -107,12 +117,7 @@ impl<B: Backing> Dispatcher<B> {
         self.statistics.count(request.header.opcode, began.elapsed(), failed, bytes);
         match served {
             Ok(Ok(pending)) => pending,
-            Ok(Err(error)) => {
-                if !reply.is_given() {
-                    reply.error(error.errno());
-                }
-                None
-            }
+            Ok(Err(error)) => self.failed(&request, error.errno(), &mut reply),
             Err(_) => {
                 tracing::error!(
                     opcode = request.header.opcode,
@@ -123,6 +128,39 @@ impl<B: Backing> Dispatcher<B> {
                 }
                 None
             }
+        }
+    }
+
+    /// Answers a request that failed. What the kernel holds of the file then, and nothing has stored, it is to let go of: of an
+    /// fsync that failed before it is answered.
+    fn failed<S: Sink>(&self, request: &Request<'_>, errno: Errno, reply: &mut Reply<'_, S>) -> Option<Pending> {
+        if reply.is_given() {
+            return None;
+        }
+        match &request.operation {
+            Operation::Fsync(_) => return Some(postponed(&request.header, Wanted::Failed(errno), reply)),
+            Operation::Write(write, data) if write.write_flags & WRITE_CACHE != 0 => {
+                self.notify(Notice::Pages { ino: request.header.nodeid, offset: write.offset, len: data.len() as u64 });
+            }
+            _ => {}
+        }
+        reply.error(errno);
+        None
+    }
+
+    fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // At the end of the mount nobody is left to be told.
+            let _ = notices.send(notice);
+        }
+    }
+
+    /// Closes a file. The size that the kernel has of one whose pages were lost is its own: when nobody has it open any more, its
+    /// names are looked up anew.
+    fn release(&self, handle: u64) {
+        let Some(lossy) = self.operations.vfs.release(handle) else { return };
+        for (parent, name) in self.operations.vfs.names_of(lossy) {
+            self.notify(Notice::Name { parent, name });
         }
     }
 
@@ -228,7 +266,7 @@ impl<B: Backing> Dispatcher<B> {
                 reply.structure(&WriteOut { size, padding: 0 });
             }
             Operation::Release(release) => {
-                vfs.release(release.fh);
+                self.release(release.fh);
                 reply.ok();
             }
             Operation::Fsync(sync) => done(reply, vfs.fsync(sync.fh, sync.fsync_flags & FSYNC_FDATASYNC != 0))?,

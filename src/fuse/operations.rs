@@ -63,6 +63,8 @@ pub(super) enum Wanted {
     InodeFlags(u32),
     /// setxattr(2) of `security.capability`.
     Capability { value: Vec<u8>, mode: XattrMode },
+    /// Nothing: a flush that failed with this, to be told when the kernel has dropped what it holds of the file.
+    Failed(Errno),
 }
 
 /// What a request that waited for write-back comes to.
@@ -267,6 +269,7 @@ impl<B: Backing> Operations<B> {
     pub(super) fn after_writeback(&self, ino: u64, wanted: Wanted) -> Result<Waited> {
         match wanted {
             Wanted::Seek { handle, offset, whence } => self.seek(handle, offset, whence).map(Waited::Offset),
+            Wanted::Failed(errno) => Err(errno.into()),
             Wanted::InodeFlags(flags) => self.vfs.set_inode_flags(ino, flags).map(|()| Waited::FlagsSet),
             Wanted::Capability { value, mode } => {
                 self.vfs.set_xattr(ino, CAPABILITY, &value, mode).map(|()| Waited::XattrSet)

@@ -37,7 +37,7 @@ pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl 
     let session = session.inspect_err(|_| mount::abandon(spec))?;
     let notifier = session.notifier();
     writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
-    tune(spec.mountpoint.clone());
+    tune(spec.mountpoint.clone(), spec.write_through);
     ready();
     session.run()
 }

@@ -322,10 +322,11 @@ impl<B: Backing> Shared<B> {
     /// the request fails.
     fn finish(self: &Arc<Self>, queue: u16, pending: Pending, sink: &mut InPlace<'_>) {
         let one_waits = self.queues[usize::from(queue)].idle.load(Ordering::Acquire) > 0;
-        if !one_waits && self.add_thread(queue).recv().is_err() {
+        if one_waits || self.add_thread(queue).recv().is_ok() {
+            write_back(pending.ino, |ino| self.device.invalidate(ino, 0, 0));
+        } else if !pending.has_failed() {
             return Reply::new(pending.unique, sink).error(Errno::NOMEM);
         }
-        write_back(pending.ino, |ino| self.device.invalidate(ino));
         self.dispatcher.finish(pending, sink);
     }
 }

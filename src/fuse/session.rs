@@ -48,7 +48,7 @@ pub fn serve<B: Backing>(
             wait_for_answer(&mountpoint);
             drop(offer);
         }
-        tune(mountpoint);
+        tune(mountpoint, spec.write_through);
         ready(pages);
     });
     if ended.unmounted {

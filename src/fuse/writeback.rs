@@ -7,6 +7,9 @@
 //! The notice blocks until the daemon has served them (before Linux 6.16: those of pages that were not on their way already); so
 //! it comes from a thread of its own, which no request waits for but the one it serves (FORMAT 7.1). Whatever is dirtied
 //! meanwhile races with the request on any filesystem.
+//!
+//! An fsync that failed is answered in the same way: what the kernel holds of the file may never have been stored, and who is told
+//! of the failure is to read what is.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +24,13 @@ pub struct Pending {
     pub(super) unique: u64,
     pub(super) ino: u64,
     pub(super) wanted: Wanted,
+}
+
+impl Pending {
+    /// Whether it failed, and is only told when the kernel has dropped what it held.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(self.wanted, Wanted::Failed(_))
+    }
 }
 
 /// What is to be done after write-back of an inode.

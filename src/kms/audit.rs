@@ -3,7 +3,8 @@
 //!
 //! Changes put their record into the database's outbox within their own transaction, so that a record exists exactly
 //! if the change does; cryptographic calls and refusals are queued in memory and appended by a background thread. One
-//! lock file serialises the appending of all processes. The head of the chain stands in the database, so that cutting
+//! lock file serialises the appending of all processes. While a process that was stopped or hangs holds it, the records of the others
+//! go into the outbox, and who waited for it fails. The head of the chain stands in the database, so that cutting
 //! off the log's end is noticed.
 
 mod batch;
@@ -22,8 +23,8 @@ pub(in crate::kms) use log::{read_head, write_first_head};
 pub(in crate::kms) use outbox::wait;
 pub use recorder::AuditLog;
 
-use crate::kms::KmsError;
 use crate::kms::store::StoreError;
+use crate::kms::{KmsError, lock_file};
 use crate::types::{KeyArn, Timestamp};
 
 /// Why the audit log could not be written or read.
@@ -55,6 +56,11 @@ impl AuditError {
     /// Whether somebody changed the head of the chain: a finding, which a later attempt does not heal.
     fn is_broken_head(&self) -> bool {
         matches!(self, Self::ForgedHead | Self::MissingHead)
+    }
+
+    /// Whether another process holds the log, for longer than anything takes.
+    pub(in crate::kms) fn is_held(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if lock_file::is_held(source))
     }
 }
 

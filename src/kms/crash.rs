@@ -20,6 +20,7 @@ mod armed {
     use std::fs::File;
     use std::io;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -56,6 +57,7 @@ mod armed {
         if fails {
             return Err(rustix::io::Errno::IO.into());
         }
+        crate::sys::failing_disk::flushed(&path, file.metadata()?.ino());
         FLUSHED.with_borrow_mut(|flushed| flushed.push(path));
         if data_only { file.sync_data() } else { file.sync_all() }
     }

@@ -52,7 +52,7 @@ use crate::kms::quota::{RequestQuotas, ResourceQuotas};
 use crate::kms::registry::Registry;
 use crate::kms::store::Inspection;
 use crate::kms::store::{DueKind, Snapshot, Store, Times};
-use crate::kms::{KmsError, OpenError};
+use crate::kms::{KmsError, OpenError, lock_file};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock, thread};
 use crate::types::{AccountId, KeyArn, Region, Timestamp, VolumeId};
@@ -148,8 +148,11 @@ impl Engine {
         if let Err(error) = shared.maintain(shared.clock.now()) {
             tracing::error!(%error, "maintenance of the key manager failed; it is tried again");
         }
-        if let Err(error) = shared.audit.flush() {
-            tracing::error!(%error, "the audit log could not be written; it is tried again");
+        match shared.audit.flush() {
+            // The record waits in the database. Who only looks at the home need not wait for the log.
+            Err(error) if error.is_held() && !lock_file::waits_briefly() => return Err(error.into()),
+            Err(error) => tracing::error!(%error, "the audit log could not be written; it is tried again"),
+            Ok(()) => {}
         }
         let background = shared.clone();
         let thread = thread::Builder::new()

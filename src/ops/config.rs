@@ -8,6 +8,7 @@ use super::files::{META_DIR, MetaDir};
 use crate::format::Outcome;
 use crate::format::keys::VolumeKeys;
 use crate::format::volume::{MAX_LEN, VolumeConfig, VolumeFile};
+use crate::store::Backing;
 
 /// The configuration.
 pub const VOLUME: &str = "volume";
@@ -41,7 +42,7 @@ pub fn open_meta(root: &Path) -> Result<MetaDir, VolumeError> {
 ///
 /// # Errors
 /// [`VolumeError::Refused`] if it is missing or malformed.
-pub fn read(root: &Path, meta: &MetaDir, name: &str) -> Result<VolumeFile, VolumeError> {
+pub fn read<B: Backing>(root: &Path, meta: &MetaDir<B>, name: &str) -> Result<VolumeFile, VolumeError> {
     match parse(meta, name) {
         Ok(Ok(file)) => Ok(file),
         Ok(Err(outcome)) => {
@@ -58,7 +59,7 @@ pub fn read(root: &Path, meta: &MetaDir, name: &str) -> Result<VolumeFile, Volum
 ///
 /// # Errors
 /// [`VolumeError::TwoVolumes`], or the system's error.
-pub fn check_same_volume(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+pub fn check_same_volume<B: Backing>(root: &Path, meta: &MetaDir<B>) -> Result<(), VolumeError> {
     let id = |name| match parse(meta, name) {
         Ok(parsed) => Ok(parsed.ok().map(|file| file.config().volume_id)),
         Err(e) => Err(VolumeError::io(path_of(root, name), "read", e)),
@@ -72,7 +73,7 @@ pub fn check_same_volume(root: &Path, meta: &MetaDir) -> Result<(), VolumeError>
 }
 
 /// A missing file, or something else in its place, counts as a damaged one.
-fn parse(meta: &MetaDir, name: &str) -> io::Result<Result<VolumeFile, Outcome>> {
+fn parse<B: Backing>(meta: &MetaDir<B>, name: &str) -> io::Result<Result<VolumeFile, Outcome>> {
     let damaged = |e: &io::Error| {
         matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::IsADirectory)
             || e.raw_os_error() == Some(libc::ELOOP)
@@ -89,7 +90,12 @@ fn parse(meta: &MetaDir, name: &str) -> io::Result<Result<VolumeFile, Outcome>> 
 ///
 /// # Errors
 /// [`VolumeError::Refused`] if the configuration breaks a rule of the format; the system's error.
-pub fn write(root: &Path, meta: &MetaDir, config: &VolumeConfig, keys: &VolumeKeys) -> Result<(), VolumeError> {
+pub fn write<B: Backing>(
+    root: &Path,
+    meta: &MetaDir<B>,
+    config: &VolumeConfig,
+    keys: &VolumeKeys,
+) -> Result<(), VolumeError> {
     let bytes = config.encode(keys).map_err(|outcome| VolumeError::Refused {
         path: path_of(root, VOLUME),
         outcome,
@@ -106,7 +112,7 @@ pub fn write(root: &Path, meta: &MetaDir, config: &VolumeConfig, keys: &VolumeKe
 ///
 /// # Errors
 /// [`VolumeError::TwoVolumes`] if the copy is another volume's, which is no leftover of a crash; the system's error.
-pub fn refresh_copy(root: &Path, meta: &MetaDir) -> Result<(), VolumeError> {
+pub fn refresh_copy<B: Backing>(root: &Path, meta: &MetaDir<B>) -> Result<(), VolumeError> {
     check_same_volume(root, meta)?;
     let volume = meta.read(VOLUME, MAX_LEN).map_err(|e| VolumeError::io(path_of(root, VOLUME), "read", e))?;
     if meta.read(BACKUP, MAX_LEN).is_ok_and(|copy| copy == volume) {

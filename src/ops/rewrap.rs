@@ -59,9 +59,9 @@ pub struct RewrapReport {
 /// # Errors
 /// [`VolumeError::Refused`] for a volume that this version may only read; key errors, the system's errors; the volume then
 /// opens as before.
-pub fn rewrap_config(
+pub fn rewrap_config<B: Backing>(
     root: &Path,
-    meta: &MetaDir,
+    meta: &MetaDir<B>,
     opened: OpenedVolume,
     service: &dyn KeyService,
     registry: &Registry,

@@ -3,6 +3,7 @@
 //! Whoever writes the storage can plant anything under any name, so every open is `openat2` below one directory
 //! handle without symlinks, magic links or mount points on the way, and what was opened is checked (FORMAT S2).
 
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -44,6 +45,12 @@ pub struct LocalHandle(pub(super) OwnedFd);
 /// Open regular file.
 #[derive(Debug)]
 pub struct LocalFile(pub(super) OwnedFd);
+
+impl From<LocalFile> for File {
+    fn from(file: LocalFile) -> Self {
+        file.0.into()
+    }
+}
 
 /// A listing of one directory: a descriptor of its own and a buffer for getdents64(2).
 pub struct LocalList {

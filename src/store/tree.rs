@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::{Access, Backing, BackingFile, FileTime, RawEntry, Result, SetTime, Target};
+use super::{Access, Backing, BackingFile, FileTime, RawEntry, RenameMode, Result, SetTime, Target};
 use crate::format::dirid::Found;
 
 /// The text of a directory id or side entry as it was found.
@@ -68,6 +68,32 @@ pub fn make_meta<B: Backing>(backing: &B, dir: &B::Dir, entry: &str, text: &str,
     file.write_at(text.as_bytes(), 0)?;
     backing.set_times(Target::File(&file), SetTime::Omit, SetTime::At(own_time(text)))?;
     file.sync(true)
+}
+
+/// Removes a file that is no user's; whether it was there. Errors: the backing's.
+pub fn remove_own<B: Backing>(backing: &B, dir: &B::Dir, name: &str) -> Result<bool> {
+    match backing.unlink(dir, name) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(other) => Err(other),
+    }
+}
+
+/// Replaces a file that is no user's: a temporary one, flushed, a rename, a flush of the directory. Until the rename has succeeded
+/// the old one is as it was. Errors: the backing's.
+pub fn replace<B: Backing>(backing: &B, dir: &B::Dir, name: &str, content: &[u8]) -> Result<()> {
+    let temporary = format!("{name}.tmp");
+    // What a crash left.
+    remove_own(backing, dir, &temporary)?;
+    let file = backing.create(dir, &temporary, 0o600)?;
+    let written = file.write_at(content, 0).and_then(|()| file.sync(false));
+    let renamed = written.and_then(|()| backing.rename(dir, &temporary, dir, name, RenameMode::Replace));
+    if let Err(error) = renamed {
+        // The first error is the one to report.
+        let _ = backing.unlink(dir, &temporary);
+        return Err(error);
+    }
+    backing.sync_dir(dir)
 }
 
 /// A time between 1970 and 2038 that follows from a text.

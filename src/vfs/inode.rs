@@ -23,7 +23,7 @@ pub(super) struct Inode<B: Backing> {
     pub(super) born: Option<FileTime>,
     /// Told to the kernel with the number: what it holds under another generation it drops when it looks up the inode anew.
     pub(super) generation: AtomicU64,
-    /// Dirty pages of the kernel could not be stored. It goes on to hold them, and the size that the file would have, whatever it
+    /// Dirty pages of the kernel could not be stored. It goes on with the size that the file would have, whatever it
     /// is told: so when nobody has the file open any more, the generation changes, and `ESTALE` has the kernel look it up anew.
     pub(super) pages_lost: AtomicBool,
     /// Which of setuid and setgid its users see, to a daemon without privilege, which takes them away when it writes; a file that

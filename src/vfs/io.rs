@@ -11,7 +11,7 @@ use crate::content::{Content, FallocateMode};
 use crate::format::Outcome;
 use crate::store::{Access, Ahead, Backing, FileKind};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, lock};
+use crate::sync::{Arc, lock, read};
 
 /// Bytes that a copy reads and writes at once, and that it copies before it answers.
 const COPY_STEP: u64 = 1 << 20;
@@ -135,8 +135,8 @@ impl<B: Backing> Vfs<B> {
         Ok((self.open_backing(inode, Access::Read)?, Access::Read))
     }
 
-    /// One user less of an inode's content; the last one drops it, and its keys with it.
-    pub(super) fn relinquish(&self, inode: &Inode<B>) {
+    /// One user less of an inode's content; the last one drops it, and its keys with it. Whether it was the last one.
+    pub(super) fn relinquish(&self, inode: &Inode<B>) -> bool {
         let mut slot = lock(&inode.content);
         slot.handles = slot.handles.saturating_sub(1);
         if let (0, Some(content)) = (slot.handles, &slot.content)
@@ -147,7 +147,7 @@ impl<B: Backing> Vfs<B> {
         let last = if slot.handles == 0 { slot.content.take() } else { None };
         slot.immutable &= last.is_none();
         drop(slot);
-        drop(last);
+        last.is_some()
     }
 
     /// Makes `content` the inode's, which nobody else can have opened yet.
@@ -328,13 +328,29 @@ impl<B: Backing> Vfs<B> {
         Ok(self.inode(ino)?.writers.load(Ordering::Acquire) > 0)
     }
 
-    /// Closes a handle.
-    pub fn release(&self, handle: u64) {
-        let Some(file) = self.files.remove(handle) else { return };
+    /// Closes a handle. Answers the inode if it was the last one of a file of which the kernel has lost pages: it is to be looked up
+    /// anew by each of its names ([`Self::names_of`]), and has another generation then.
+    pub fn release(&self, handle: u64) -> Option<u64> {
+        let file = self.files.remove(handle)?;
         if file.writable {
             file.inode.writers.fetch_sub(1, Ordering::AcqRel);
         }
-        self.relinquish(&file.inode);
+        if !self.relinquish(&file.inode) || !file.inode.pages_lost.load(Ordering::Acquire) {
+            return None;
+        }
+        file.inode.generation.store(self.table.next_generation(), Ordering::Release);
+        Some(file.inode.number)
+    }
+
+    /// The names by which an inode is known: directory and name of each.
+    pub fn names_of(&self, ino: u64) -> Vec<(u64, Vec<u8>)> {
+        let Ok(inode) = self.inode(ino) else { return Vec::new() };
+        let known = read(&inode.place).names.clone();
+        let name = |(parent, entry): (Arc<Inode<B>>, String)| {
+            let (name, _) = self.decode(&parent, entry.as_bytes()).ok()??;
+            Some((parent.number, name))
+        };
+        known.into_iter().filter_map(name).collect()
     }
 }
 

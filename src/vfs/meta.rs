@@ -82,11 +82,15 @@ impl<B: Backing> Vfs<B> {
 
     /// Removes the side entry of a long entry that is gone. It is only tidiness: an orphan harms nobody, so an error
     /// does not fail the operation that is done already.
+    ///
+    /// Where metadata has no order the entry's end has to be durable first: the log of btrfs has the end of a side entry that was
+    /// flushed a moment before, and not that of an entry whose file nobody flushed, so this one would be there without a name.
     pub(super) fn remove_side(&self, located: &Located<B>) {
         if located.name.side().is_none() {
             return;
         }
-        if let Err(error) = self.backing.unlink(&located.dir, &side_entry(located.entry())) {
+        let kept = if self.dir_meta_file { self.backing.sync_dir(&located.dir) } else { Ok(()) };
+        if let Err(error) = kept.and_then(|()| self.backing.unlink(&located.dir, &side_entry(located.entry()))) {
             tracing::debug!("a side entry stays behind: {error}");
         }
     }

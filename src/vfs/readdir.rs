@@ -194,7 +194,7 @@ impl<B: Backing> Vfs<B> {
     }
 
     /// The plaintext name of an entry and the entry as text; `None`, with an event, if it does not decode.
-    fn decode(&self, parent: &Arc<Inode<B>>, raw: &[u8]) -> Result<Option<(Vec<u8>, String)>> {
+    pub(super) fn decode(&self, parent: &Arc<Inode<B>>, raw: &[u8]) -> Result<Option<(Vec<u8>, String)>> {
         let id = self.dir_id(parent)?;
         let text = std::str::from_utf8(raw).ok();
         let side = match text {

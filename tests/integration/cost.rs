@@ -92,7 +92,9 @@ fn warm_operations_call_the_backing_and_allocate_little() {
     costs.at_most("lookup of nothing", (1, 2, 2_300), |n| {
         vfs.lookup(ROOT, &name("none", n)).expect_err("not there");
     });
-    costs.at_most("open and release", (0, 1, 0), |_| vfs.release(vfs.open(ino, false).expect("opened").handle));
+    costs.at_most("open and release", (0, 1, 0), |_| {
+        vfs.release(vfs.open(ino, false).expect("opened").handle);
+    });
     costs.at_most("create an empty file", (2, 11, 4_000), |n| {
         let (made, opened) = vfs.create(ROOT, &name("empty", n), 0o644, &ROOT_USER).expect("created");
         vfs.release(opened.handle);

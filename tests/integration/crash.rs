@@ -2,19 +2,29 @@
 //! flushed is lost, everything else is old or new, and the volume goes on working (FORMAT S1, S7, S14).
 
 mod check;
+mod config;
 pub mod disk;
 mod failed_flush;
+mod plain_names;
 pub mod random;
+mod repaired;
+mod rewrap;
 pub mod run;
+
+use std::ops::Add;
 
 use kmsfs::env::SeededEntropy;
 use kmsfs::store::{Faulty, Memory, Record};
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::model::ops::{LONGEST, UNIT};
 use check::{Survivors, survivors};
 use disk::{Cut, Pages, draw};
-use random::{clock, cut_and_check, disk_of, new_recorded_volume, new_volume, new_volume_with_long_headers, step};
+use random::{
+    cases, clock, cut_and_check, disk_of, draws, new_plain_volume, new_recorded_volume, new_volume,
+    new_volume_with_long_headers, step,
+};
 use run::{Node, Run, Step, Tree};
 
 use Step::{
@@ -26,7 +36,7 @@ use Step::{
 const U: usize = UNIT as usize;
 
 /// Step sequences, each made to put one rule of the format at risk.
-const SCENARIOS: &[(&str, &[Step])] = &[
+const SCENARIOS: &[Scenario] = &[
     ("a new file", &[Create("a"), Write("a", 0, 100), Fsync("a"), FsyncDir("")]),
     ("a new file of several units", &[Create("a"), Write("a", 0, 3 * U + 7), Fdatasync("a"), Write("a", 0, 50)]),
     ("a new file that begins far from its start", &[Create("a"), Write("a", UNIT * 2 + 9, 100), Fsync("a")]),
@@ -318,7 +328,7 @@ const SCENARIOS: &[(&str, &[Step])] = &[
 ];
 
 /// More of them, where the flush of one object makes nothing durable of the others.
-const LOG_SCENARIOS: &[(&str, &[Step])] = &[
+const LOG_SCENARIOS: &[Scenario] = &[
     (
         "a file flushed in a directory that was renamed",
         &[
@@ -370,6 +380,31 @@ const LOG_SCENARIOS: &[(&str, &[Step])] = &[
         ],
     ),
     (
+        "a long name that another file takes and leaves again",
+        &[
+            Create(LONGEST),
+            Write(LONGEST, 0, U),
+            Fsync(LONGEST),
+            Create("b"),
+            Rename("b", LONGEST),
+            Rename(LONGEST, "b"),
+            Fsync("b"),
+        ],
+    ),
+    (
+        "a long name that another file takes, which is removed",
+        &[
+            Create(LONGEST),
+            Write(LONGEST, 0, U),
+            Fsync(LONGEST),
+            Create("b"),
+            Rename("b", LONGEST),
+            Unlink(LONGEST),
+            Create("a"),
+            Fsync("a"),
+        ],
+    ),
+    (
         "a side entry whose first flush fails",
         &[FailNextSync, Create(LONGEST), Create(LONGEST), Write(LONGEST, 0, 9), Fsync(LONGEST)],
     ),
@@ -409,6 +444,52 @@ const LOG_SCENARIOS: &[(&str, &[Step])] = &[
     ),
 ];
 
+/// How many states were checked.
+#[derive(Clone, Copy, Default, Debug)]
+struct Looked {
+    states: usize,
+    /// Those of them that no journal leaves.
+    out_of_order: usize,
+}
+
+impl Looked {
+    fn states(states: usize) -> Self {
+        Self { states, out_of_order: 0 }
+    }
+}
+
+impl Add for Looked {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { states: self.states + other.states, out_of_order: self.out_of_order + other.out_of_order }
+    }
+}
+
+type Scenario = (&'static str, &'static [Step]);
+
+/// Runs `check` on the steps of all scenarios, and tells which of them failed at the end. `K` is what else a check depends on.
+fn all_pass<K: Copy>(
+    scenarios: impl IntoIterator<Item = (&'static Scenario, K)>,
+    check: impl Fn(&'static [Step], K) -> Looked,
+) -> Looked {
+    let (mut looked, mut failed) = (Looked::default(), Vec::new());
+    for (number, ((name, steps), kind)) in scenarios.into_iter().enumerate() {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(steps, kind))) {
+            Ok(more) => looked = looked + more,
+            Err(_) => failed.push((number, *name)),
+        }
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+    looked
+}
+
+/// Seeds for what is drawn at a cut behind so many operations.
+fn seeds(done: usize, count: u64) -> impl Iterator<Item = u64> {
+    let draws = draws();
+    (0..count * draws.times).map(move |number| draws.seed.wrapping_add(done as u64 * 1000 + number))
+}
+
 /// Cuts the power after every operation of a run, each time in the four extreme ways and in `others` further ones.
 /// Returns how many states that were.
 fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
@@ -421,8 +502,7 @@ fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
             ways.push((journal, Pages::Oldest));
             ways.push((journal, Pages::Newest));
         }
-        for number in 0..others {
-            let seed = done as u64 * 1000 + number;
+        for seed in seeds(done, others) {
             ways.push((least + draw(&SeededEntropy::new(seed), done - least + 1), Pages::any(seed)));
         }
         for (journal, pages) in ways {
@@ -434,14 +514,12 @@ fn cut_everywhere(run: &Run, others: u64, ordered_metadata: bool) -> usize {
 }
 
 /// Cuts the power after every operation of a run on a filesystem with a log beside its commits, each time in `ways`.
-/// Returns how many states that were, and how many of them no journal leaves.
-fn cut_everywhere_with_a_log(run: &Run, ways: u64) -> (usize, usize) {
+fn cut_everywhere_with_a_log(run: &Run, ways: u64) -> Looked {
     let disk = disk_of(run);
-    let (mut states, mut out_of_order) = (0, 0);
+    let mut looked = Looked::default();
     for done in run.base()..=run.records.len() {
         let least = disk.committed(done);
-        for number in 0..ways {
-            let seed = done as u64 * 1000 + number;
+        for (number, seed) in seeds(done, ways).enumerate() {
             let journal = match number {
                 0 => least,
                 _ => least + draw(&SeededEntropy::new(seed), done - least + 1),
@@ -453,47 +531,26 @@ fn cut_everywhere_with_a_log(run: &Run, ways: u64) -> (usize, usize) {
             };
             let cut = Cut { done, journal, log: Some(seed) };
             cut_and_check(run, &disk, cut, &pages, false);
-            states += 1;
-            out_of_order += usize::from(disk.is_out_of_order(cut));
+            looked = looked + Looked { states: 1, out_of_order: usize::from(disk.is_out_of_order(cut)) };
         }
     }
-    (states, out_of_order)
+    looked
 }
 
 #[test]
 fn nothing_that_was_flushed_is_lost_where_only_that_is_logged() {
-    let (mut states, mut out_of_order) = (0, 0);
-    let mut failed: Vec<&str> = Vec::new();
     let scenarios = SCENARIOS.iter().map(|scenario| (scenario, 2));
-    for ((name, steps), ways) in scenarios.chain(LOG_SCENARIOS.iter().map(|scenario| (scenario, 40))) {
-        let run = new_volume(false).steps(steps);
-        let cut = || cut_everywhere_with_a_log(&run, ways);
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(cut)) {
-            Ok(found) => (states, out_of_order) = (states + found.0, out_of_order + found.1),
-            Err(_) => failed.push(name),
-        }
-    }
-    assert!(failed.is_empty(), "{failed:?}");
-    assert!(states > 1000 && out_of_order > 100, "{states} states, of which {out_of_order} no journal leaves");
+    let all = scenarios.chain(LOG_SCENARIOS.iter().map(|scenario| (scenario, 60)));
+    let looked = all_pass(all, |steps, ways| cut_everywhere_with_a_log(&new_volume(false).steps(steps), ways));
+    assert!(looked.states > 1000 && looked.out_of_order > 100, "{looked:?}");
 }
 
 #[test]
 fn nothing_that_was_flushed_is_lost() {
-    let mut states = 0;
-    let mut failed = Vec::new();
-    for (name, steps) in SCENARIOS {
-        for ordered_metadata in [true, false] {
-            let run = new_volume(ordered_metadata).steps(steps);
-            let checked =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_everywhere(&run, 3, ordered_metadata)));
-            match checked {
-                Ok(count) => states += count,
-                Err(_) => failed.push((name, ordered_metadata)),
-            }
-        }
-    }
-    assert!(failed.is_empty(), "{failed:?}");
-    assert!(states > 1000, "only {states} states were checked");
+    let all = SCENARIOS.iter().flat_map(|scenario| [(scenario, true), (scenario, false)]);
+    let looked =
+        all_pass(all, |steps, ordered| Looked::states(cut_everywhere(&new_volume(ordered).steps(steps), 3, ordered)));
+    assert!(looked.states > 1000, "{looked:?}");
 }
 
 #[test]
@@ -515,13 +572,10 @@ fn the_header_of_a_stream_is_with_the_device_before_its_units() {
 
 #[test]
 fn nothing_that_was_flushed_is_lost_under_long_headers() {
-    let mut failed: Vec<&str> = Vec::new();
-    for (name, steps) in SCENARIOS {
-        let run = new_volume_with_long_headers().steps(steps);
-        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_everywhere(&run, 3, true)));
-        failed.extend(checked.is_err().then_some(*name));
-    }
-    assert!(failed.is_empty(), "{failed:?}");
+    let looked = all_pass(SCENARIOS.iter().map(|scenario| (scenario, ())), |steps, ()| {
+        Looked::states(cut_everywhere(&new_volume_with_long_headers().steps(steps), 3, true))
+    });
+    assert!(looked.states > 500, "{looked:?}");
 }
 
 #[test]
@@ -584,82 +638,89 @@ fn resume(run: &Run, found: &Survivors, image: Faulty<Memory>) -> Run {
     Run::begin(run.volume.fixture.on(image), tree, contents)
 }
 
-/// Cuts the power after every operation of a run, each time in one way. Returns how many states that were.
-fn cut_somehow(run: &Run) -> usize {
+/// Cuts the power after every operation of a run, each time in `ways`; where metadata has no order, in every second one with a log.
+fn cut_somehow(run: &Run, ways: u64, ordered_metadata: bool) -> Looked {
     let disk = disk_of(run);
+    let mut looked = Looked::default();
     for done in run.base()..=run.records.len() {
-        let (least, seed) = (disk.durable(done), done as u64);
-        let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
-        let pages = match done % 3 {
-            0 => Pages::Newest,
-            1 => Pages::Oldest,
-            _ => Pages::any(seed),
-        };
-        cut_and_check(run, &disk, Cut { done, journal, log: None }, &pages, true);
+        for (number, seed) in seeds(done, ways).enumerate() {
+            let log = (!ordered_metadata && (done + number).is_multiple_of(2)).then_some(seed);
+            let least = if log.is_some() { disk.committed(done) } else { disk.durable(done) };
+            let journal = least + draw(&SeededEntropy::new(seed), done - least + 1);
+            let pages = match (done / 2 + number) % 3 {
+                0 => Pages::Newest,
+                1 => Pages::Oldest,
+                _ => Pages::any(seed),
+            };
+            let cut = Cut { done, journal, log };
+            cut_and_check(run, &disk, cut, &pages, ordered_metadata);
+            looked = looked + Looked { states: 1, out_of_order: usize::from(disk.is_out_of_order(cut)) };
+        }
     }
-    run.records.len() - run.base() + 1
+    looked
 }
 
 #[test]
 fn a_crash_is_no_attack() {
-    let mut failed = Vec::new();
-    let mut states = 0;
-    for (name, steps) in SCENARIOS {
-        // A re-wrap below the mount is one.
-        if steps.iter().any(|step| matches!(step, Rewrap(_))) {
-            continue;
-        }
-        // As new files, and as files that were settled before.
-        for settled in [false, true] {
-            let steps: Vec<_> =
-                steps.iter().flat_map(|step| [Some(*step), settled.then_some(Settle)]).flatten().collect();
-            let run = new_recorded_volume(true).steps(&steps);
-            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cut_somehow(&run))) {
-                Ok(count) => states += count,
-                Err(_) => failed.push((name, settled)),
-            }
-        }
+    // A re-wrap below the mount is one.
+    let is_attack = |step: &Step| matches!(step, Rewrap(_));
+    let scenarios = SCENARIOS.iter().filter(|(_, steps)| !steps.iter().any(is_attack));
+    // As new files, and as files that were settled before.
+    let kinds = [(false, true), (true, true), (false, false), (true, false)];
+    let mut all: Vec<_> = scenarios.flat_map(|scenario| kinds.map(|kind| (scenario, (kind, 1)))).collect();
+    let kinds = [((false, false), 12), ((true, false), 6)];
+    all.extend(LOG_SCENARIOS.iter().flat_map(|scenario| kinds.map(|kind| (scenario, kind))));
+    let looked = all_pass(all, |steps, ((settled, ordered), ways)| {
+        let steps: Vec<_> = steps.iter().flat_map(|step| [Some(*step), settled.then_some(Settle)]).flatten().collect();
+        cut_somehow(&new_recorded_volume(ordered).steps(&steps), ways, ordered)
+    });
+    assert!(looked.states > 1000 && looked.out_of_order > 10, "{looked:?}");
+}
+
+/// A moment, how much of the journal the disk has then, and a seed for all else.
+type AnyCut = (Index, Index, u64);
+
+fn any_cuts(count: usize) -> impl Strategy<Value = Vec<AnyCut>> {
+    prop::collection::vec((any::<Index>(), any::<Index>(), any::<u64>()), count)
+}
+
+fn cut_at_random(run: &Run, cuts: Vec<AnyCut>, ordered_metadata: bool) {
+    let disk = disk_of(run);
+    for (number, (done, journal, seed)) in cuts.into_iter().enumerate() {
+        let done = run.base() + done.index(run.records.len() - run.base() + 1);
+        let log = (!ordered_metadata && number % 2 == 0).then_some(seed);
+        let least = if log.is_some() { disk.committed(done) } else { disk.durable(done) };
+        let cut = Cut { done, journal: least + journal.index(done - least + 1), log };
+        cut_and_check(run, &disk, cut, &Pages::any(seed), ordered_metadata);
     }
-    assert!(failed.is_empty(), "{failed:?}");
-    assert!(states > 400, "only {states} states were checked");
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
     #[test]
     fn no_crash_at_random_steps_is_an_attack(
         steps in prop::collection::vec(prop_oneof![12 => step(), 1 => Just(Settle)], 1..25),
-        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u64>()), 8),
+        cuts in any_cuts(8),
+        ordered_metadata in any::<bool>(),
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d"), Settle];
-        let run = new_recorded_volume(true).steps(&begin).steps(&steps);
-        let disk = disk_of(&run);
-        for (done, journal, seed) in cuts {
-            let done = run.base() + done.index(run.records.len() - run.base() + 1);
-            let least = disk.durable(done);
-            let cut = Cut { done, journal: least + journal.index(done - least + 1), log: None };
-            cut_and_check(&run, &disk, cut, &Pages::any(seed), true);
-        }
+        let run = new_recorded_volume(ordered_metadata).steps(&begin).steps(&steps);
+        cut_at_random(&run, cuts, ordered_metadata);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
     #[test]
     fn random_steps_survive_power_cuts(
         steps in prop::collection::vec(step(), 1..25),
-        cuts in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u64>()), 16),
+        cuts in any_cuts(16),
         ordered_metadata in any::<bool>(),
+        plain_names in any::<bool>(),
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
-        let run = new_volume(ordered_metadata).steps(&begin).steps(&steps);
-        let disk = disk_of(&run);
-        for (number, (done, journal, seed)) in cuts.into_iter().enumerate() {
-            let done = run.base() + done.index(run.records.len() - run.base() + 1);
-            let log = (!ordered_metadata && number % 2 == 0).then_some(seed);
-            let least = if log.is_some() { disk.committed(done) } else { disk.durable(done) };
-            let cut = Cut { done, journal: least + journal.index(done - least + 1), log };
-            cut_and_check(&run, &disk, cut, &Pages::any(seed), ordered_metadata);
-        }
+        let new = if plain_names { new_plain_volume } else { new_volume };
+        let run = new(ordered_metadata).steps(&begin).steps(&steps);
+        cut_at_random(&run, cuts, ordered_metadata);
     }
 }

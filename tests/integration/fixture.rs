@@ -122,6 +122,8 @@ pub struct Fixture<B: Backing + Clone> {
     entropy: Arc<dyn Entropy>,
     volume_id: VolumeId,
     names: NameForm,
+    /// The longest name that an entry holds.
+    short_max: usize,
     /// Layout of its files.
     pub geometry: Geometry,
     /// The volume's freshness record, if it has one.
@@ -202,6 +204,12 @@ impl<B: Backing + Clone> Fixture<B> {
         Self { geometry: Geometry::P4, ..self }
     }
 
+    /// The same where an entry holds names of so many bytes at most. Nothing is in the volume yet.
+    #[must_use]
+    pub fn with_short_names(self, short_max: usize) -> Self {
+        Self { short_max, ..self }
+    }
+
     /// Makes an empty volume.
     pub fn new(backing: B, clock: Arc<dyn Clock>) -> Self {
         Self::with_names(backing, clock, NameForm::Encrypted)
@@ -217,6 +225,7 @@ impl<B: Backing + Clone> Fixture<B> {
             volume_id: VolumeId::from_bytes([5; 16]),
             record: None,
             names,
+            short_max: names.short_max(),
             geometry: Geometry::P1,
         };
         let root = fixture.backing.root().unwrap();
@@ -232,10 +241,17 @@ impl<B: Backing + Clone> Fixture<B> {
 
     /// The same volume on another backing, which holds what a crash or a copy left of it.
     pub fn on<C: Backing + Clone>(&self, backing: C) -> Fixture<C> {
-        let Self { service, clock, entropy, volume_id, names, geometry, .. } = self;
-        let (service, clock, entropy) = (service.clone(), clock.clone(), entropy.clone());
-        let record = self.record.as_ref().map(|home| Arc::new(home.copy()));
-        Fixture { backing, service, clock, entropy, volume_id: *volume_id, names: *names, geometry: *geometry, record }
+        Fixture {
+            backing,
+            service: self.service.clone(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            volume_id: self.volume_id,
+            names: self.names,
+            short_max: self.short_max,
+            geometry: self.geometry,
+            record: self.record.as_ref().map(|home| Arc::new(home.copy())),
+        }
     }
 
     /// Enables or disables the one key.
@@ -275,17 +291,22 @@ impl<B: Backing + Clone> Fixture<B> {
         self.volume_with(|keys| keys)
     }
 
-    fn volume_with(&self, change: impl FnOnce(DataKeys) -> DataKeys) -> Volume {
+    /// Its configuration, and the keys that follow from its root key.
+    pub fn opened(&self) -> OpenedVolume {
         let key = self.service.key.clone();
         let wrapped = Recipient::kms(&key, vec![1; 96], 0);
         let mut config = VolumeConfig::new(self.volume_id, self.geometry, key.clone(), wrapped);
-        config.short_max = self.names.short_max();
+        config.short_max = self.short_max;
         if self.names == NameForm::Plain {
             config.incompat |= PLAIN_NAMES;
         }
         let allowed = [key].into_iter().collect();
-        let opened = OpenedVolume { config, keys: Arc::new(self.keys()), allowed };
-        let keys = change(DataKeys::new(self.service.clone(), opened, self.entropy.clone(), self.clock.clone()));
+        OpenedVolume { config, keys: Arc::new(self.keys()), allowed }
+    }
+
+    fn volume_with(&self, change: impl FnOnce(DataKeys) -> DataKeys) -> Volume {
+        let (service, opened) = (self.service.clone(), self.opened());
+        let keys = change(DataKeys::new(service, opened, self.entropy.clone(), self.clock.clone()));
         let open = |home: &Arc<RecordHome>| Freshness::open(&home.path(), &self.keys(), self.volume_id).unwrap();
         Volume::new(self.entropy.clone(), keys, 1).with_freshness(self.record.as_ref().map(open).map(Arc::new))
     }

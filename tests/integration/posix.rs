@@ -49,9 +49,14 @@ fn a_file_with_lost_pages_is_looked_up_anew_by_who_opens_it_next() {
     vfs.write_back(opened.handle, 0, b"old").expect("stored");
     plan.inject(Fault::once(&[OpClass::Write], 0, Errno::NOSPC));
     assert_eq!(vfs.write_back(opened.handle, 3, &[1; 20_000]).map_err(|e| e.errno()), Err(Errno::NOSPC));
+    vfs.link(attr.ino, ROOT, b"second name").expect("linked");
     let second = vfs.open(attr.ino, true).expect("as long as somebody has it open, it is what it is");
-    vfs.release(opened.handle);
-    vfs.release(second.handle);
+    assert_eq!(vfs.release(opened.handle), None);
+    assert_eq!(vfs.release(second.handle), Some(attr.ino), "the last one");
+    let names = [b"f".to_vec(), b"second name".to_vec()].map(|name| (ROOT, name));
+    assert_eq!(vfs.names_of(attr.ino), names);
+    let anew = vfs.lookup(ROOT, b"f").expect("found");
+    assert!(anew.size == 3 && anew.generation != attr.generation, "also for who does not open it");
 
     assert_eq!(vfs.open(attr.ino, true).map_err(|e| e.errno()), Err(Errno::STALE), "the kernel looks it up then");
     let anew = vfs.lookup(ROOT, b"f").expect("found");
@@ -61,7 +66,7 @@ fn a_file_with_lost_pages_is_looked_up_anew_by_who_opens_it_next() {
     vfs.read(opened.handle, 0, 100, |bytes| assert_eq!(bytes, b"old")).expect("read");
     vfs.release(opened.handle);
     let opened = vfs.open(attr.ino, true).expect("and again");
-    vfs.release(opened.handle);
+    assert_eq!(vfs.release(opened.handle), None, "nothing was lost since");
 }
 
 /// Databases preallocate their logs so: empty, beyond the end, and rely on it when the disk is full.

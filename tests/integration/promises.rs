@@ -126,7 +126,7 @@ fn every_proof_of_a_promise_is_there() {
     let (proven, _) = proven.split_once("## 15. ").expect("a section behind it");
     let points = proven.lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
     points.clone().for_each(|point| assert!(point.contains('['), "{point}"));
-    assert_eq!(points.count(), 12);
+    assert_eq!(points.count(), 14);
     let model = text("docs/THREAT-MODEL.md");
     let failures = model.split_once("## How others failed").expect("what happened to others").1;
     let (failures, _) = failures.split_once("\n## ").expect("a section behind it");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kmsfs::env::ManualClock;
 use kmsfs::keys::CACHE_TIME;
-use kmsfs::store::{Memory, MemoryOptions};
+use kmsfs::store::{Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, Memory, MemoryOptions, OpClass};
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{FallocateMode, ROOT, SetAttr, Vfs};
 use rustix::io::Errno;
@@ -31,10 +31,11 @@ fn written(vfs: &Vfs<Memory>, name: &str) -> (u64, u64) {
 /// One look at the keys, with nothing dirty in a kernel; the inodes whose pages were dropped.
 fn look(vfs: &Vfs<Memory>) -> Vec<u64> {
     let dropped = RefCell::new(Vec::new());
-    vfs.enforce_keys(&|ino| {
+    let unflushed = vfs.enforce_keys(&|ino| {
         dropped.borrow_mut().push(ino);
         Ok(())
     });
+    vfs.flush(unflushed);
     let mut dropped = dropped.into_inner();
     dropped.sort_unstable();
     dropped
@@ -42,6 +43,19 @@ fn look(vfs: &Vfs<Memory>) -> Vec<u64> {
 
 fn read(vfs: &Vfs<Memory>, handle: u64) -> Result<Vec<u8>, Errno> {
     vfs.read(handle, 0, 4096, <[u8]>::to_vec).map_err(|error| error.errno())
+}
+
+/// What is stored of the one file of a volume, and its size.
+fn only_file(backing: &Memory) -> (<Memory as Backing>::File, u64) {
+    let root = backing.root().expect("a root");
+    let mut entries = Vec::new();
+    backing.read_list(&mut backing.list(&root).expect("a list"), 0, &mut entries).expect("listed");
+    let names = entries.iter().filter(|entry| !entry.name.starts_with(b".") && entry.kind == Some(FileKind::Regular));
+    let [entry] = names.collect::<Vec<_>>()[..] else { panic!("one file") };
+    let name = std::str::from_utf8(&entry.name).expect("ASCII");
+    let file = backing.open(&root, name, Access::ReadWrite).expect("open");
+    let len = file.stat().expect("stat").size;
+    (file, len)
 }
 
 type Switch = fn(&Fixture<Memory>, bool);
@@ -98,14 +112,99 @@ fn what_the_kernel_has_dirty_is_written_before_the_key_goes() {
     let vfs = fixture.mount_strict();
     let (_, handle) = written(&vfs, "mapped");
     fixture.set_key_enabled(false);
-    vfs.enforce_keys(&|_| {
+    let unflushed = vfs.enforce_keys(&|_| {
         assert_eq!(read(&vfs, handle), Err(Errno::ACCESS), "programs are refused from here on");
         vfs.write_back(handle, 0, b"dirty").map_err(|e| io::Error::from(e.errno()))
     });
+    vfs.flush(unflushed);
     assert_eq!(vfs.write_back(handle, 0, b"later").map_err(|e| e.errno()), Err(Errno::ACCESS));
     let (_, late) = (fixture.set_key_enabled(true), look(&vfs));
     assert_eq!(late, [0; 0]);
     assert_eq!(read(&vfs, handle).expect("read")[..5], *b"dirty");
+}
+
+#[test]
+fn all_files_are_refused_before_the_first_is_written_back() {
+    let fixture = fixture();
+    let vfs = fixture.mount_strict();
+    let handles: Vec<u64> = (0..20).map(|n| written(&vfs, &format!("file{n}")).1).collect();
+    fixture.set_key_enabled(false);
+    let unflushed = vfs.enforce_keys(&|_| {
+        assert!(handles.iter().all(|handle| read(&vfs, *handle) == Err(Errno::ACCESS)));
+        Ok(())
+    });
+    assert!(!unflushed.is_empty());
+    vfs.flush(unflushed);
+}
+
+/// The flush of a large file takes long: whoever opens the file meanwhile shares what is flushed, also if it has been closed.
+#[test]
+fn a_file_that_is_emptied_beside_its_flush_is_whole() {
+    let fixture = fixture();
+    let vfs = fixture.mount_strict();
+    let (ino, handle) = written(&vfs, "file");
+    fixture.set_key_enabled(false);
+    let unflushed = vfs.enforce_keys(&|_| Ok(()));
+    vfs.release(handle);
+    fixture.set_key_enabled(true);
+    vfs.flush(vfs.enforce_keys(&|_| Ok(())));
+    let anew = vfs.open_emptied(ino, true).expect("emptied").handle;
+    vfs.write(anew, 0, b"another life").expect("written");
+    vfs.fsync(anew, false).expect("flushed");
+    vfs.flush(unflushed);
+    vfs.release(anew);
+    drop(vfs);
+    let vfs = fixture.mount();
+    let ino = vfs.lookup(ROOT, b"file").expect("there").ino;
+    let handle = vfs.open(ino, false).expect("opened").handle;
+    assert_eq!(read(&vfs, handle).as_deref(), Ok(&b"another life"[..]));
+}
+
+#[test]
+fn keys_go_before_the_flush_and_its_failure_is_told() {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_767_225_600)));
+    let plan = FaultPlan::new();
+    let memory = Memory::with_options(clock.clone(), MemoryOptions::default());
+    let fixture = Fixture::new(Faulty::new(memory, plan.clone()), clock);
+    let vfs = fixture.mount_strict();
+    let open = |name: &[u8]| {
+        let (_, opened) = vfs.create(ROOT, name, 0o600, &ROOT_USER).expect("create");
+        vfs.write(opened.handle, 0, DATA).expect("write");
+        opened.handle
+    };
+    let read = |handle| vfs.read(handle, 0, 4096, <[u8]>::to_vec).map_err(|error| error.errno());
+    let (one, two) = (open(b"one"), open(b"two"));
+    fixture.set_key_enabled(false);
+    plan.inject(Fault::from(&[OpClass::Sync], 0, Errno::IO));
+    let unflushed = vfs.enforce_keys(&|_| Ok(()));
+    assert_eq!((read(one), read(two)), (Err(Errno::ACCESS), Err(Errno::ACCESS)), "whatever the disk does");
+    vfs.flush(unflushed);
+    plan.heal();
+    for handle in [one, two] {
+        assert_eq!(vfs.fsync(handle, false).map_err(|e| e.errno()), Err(Errno::IO));
+        vfs.fsync(handle, false).expect("told once");
+    }
+    fixture.set_key_enabled(true);
+    vfs.flush(vfs.enforce_keys(&|_| Ok(())));
+    assert_eq!((read(one).as_deref(), read(two).as_deref()), (Ok(DATA), Ok(DATA)));
+}
+
+/// What a flush vouches for is recorded in the header also of a file whose keys are gone.
+#[test]
+fn a_file_that_was_let_go_of_cannot_be_cut() {
+    let fixture = fixture();
+    let vfs = fixture.mount_strict();
+    let (_, handle) = written(&vfs, "file");
+    fixture.set_key_enabled(false);
+    look(&vfs);
+    vfs.release(handle);
+    drop(vfs);
+    fixture.set_key_enabled(true);
+    let vfs = fixture.mount();
+    let (file, len) = only_file(&fixture.backing);
+    file.set_len(len - 1).expect("cut");
+    let ino = vfs.lookup(ROOT, b"file").expect("there").ino;
+    assert_eq!(vfs.open(ino, false).map_err(|e| e.errno()), Err(Errno::IO));
 }
 
 #[test]

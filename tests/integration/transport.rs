@@ -126,10 +126,20 @@ impl Mount {
         (answers.0, pending)
     }
 
+    /// All answers to a request that waited.
+    fn finish(&self, pending: Pending) -> Vec<Vec<u8>> {
+        let mut answers = Answers::default();
+        self.dispatcher.finish(pending, &mut answers);
+        answers.0
+    }
+
     /// The one answer to a request by `uid`, without its header.
     fn ask_as(&self, uid: u32, opcode: u32, node: u64, parts: &[&[u8]]) -> Result<Vec<u8>, Errno> {
-        let (answers, pending) = self.raw(&frame(opcode, node, uid, parts));
-        assert!(pending.is_none());
+        let (mut answers, pending) = self.raw(&frame(opcode, node, uid, parts));
+        if let Some(pending) = pending {
+            assert!(opcode == FSYNC && answers.is_empty(), "only a flush that failed is answered later");
+            answers = self.finish(pending);
+        }
         let [answer] = &answers[..] else { panic!("{} answers", answers.len()) };
         assert_eq!((u32_at(answer, 0) as usize, u64_at(answer, 8)), (answer.len(), 7));
         match u32_at(answer, 4).cast_signed() {
@@ -438,10 +448,9 @@ fn a_seek_in_a_file_with_writers_waits_for_write_back() {
         if expected != 0 {
             mount.plan.inject(Fault::panic(&[OpClass::Stat], 0));
         }
-        let mut answers = Answers::default();
-        mount.dispatcher.finish(pending.expect("it waits"), &mut answers);
+        let answers = mount.finish(pending.expect("it waits"));
         assert_eq!(
-            (answers.0.len(), u32_at(&answers.0[0], 4).cast_signed()),
+            (answers.len(), u32_at(&answers[0], 4).cast_signed()),
             (1, expected),
             "one that panics, then a good one"
         );
@@ -452,6 +461,21 @@ fn a_seek_in_a_file_with_writers_waits_for_write_back() {
     assert!(pending.is_none());
     assert_eq!(answers[0][OUT_HEADER..], longs(&[0]));
     assert_eq!(mount.ask(FSYNC, node, &[&longs(&[reader]), &words(&[0, 0])]).unwrap(), b"");
+}
+
+#[test]
+fn a_flush_that_failed_is_told_when_the_kernel_has_dropped_its_pages() {
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"file", 0o600);
+    mount.write(node, handle, b"hello", 0).unwrap();
+    let flush = frame(FSYNC, node, 0, &[&longs(&[handle]), &words(&[0, 0])]);
+    mount.plan.inject(Fault::once(&[OpClass::Sync], 0, Errno::NOSPC));
+    let (answers, pending) = mount.raw(&flush);
+    assert!(answers.is_empty(), "who is told would go on reading what is not stored");
+    let told = mount.finish(pending.expect("it waits"));
+    assert_eq!((told.len(), u32_at(&told[0], 4).cast_signed()), (1, -libc::ENOSPC));
+    let (answers, pending) = mount.raw(&flush);
+    assert_eq!((pending, u32_at(&answers[0], 4)), (None, 0), "told once");
 }
 
 #[test]

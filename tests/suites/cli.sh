@@ -97,6 +97,10 @@ expect 20 "mountpoint inside the ciphertext directory" "$K" mount --daemon "$C" 
 said 'is inside the ciphertext directory' "says so"
 check "nothing is mounted there" bash -c "! mountpoint -q '$C/inside'"
 rmdir "$C/inside"
+deep=$WORK/$(printf 'd%.0s' {1..140})/$(printf 'e%.0s' {1..140})
+mkdir -p "$deep"
+expect 0 "a mountpoint with a long path" "$K" mount --daemon "$C" "$deep"
+expect 0 "unmount" "$K" umount "$deep"
 mkdir -p "$WORK/full"; touch "$WORK/full/x"
 expect 20 "mountpoint that is not empty" "$K" mount --daemon "$C" "$WORK/full"
 said 'is not empty' "says so"
@@ -610,6 +614,7 @@ expect 0 "unmount" "$K" umount "$M"
 # In KiB: no multiple of the unit.
 ( ulimit -f 20001; exec "$K" mount --daemon "$C" "$M" ) && pass "mount with a limit" || fail "mount with a limit"
 fails "a file grows no further than to the limit" bash -c "head -c 41943040 /dev/zero > '$M/growing' && sync '$M/growing'"
+expect 0 "its size is what was stored, also for who does not open it" bash -c "for i in \$(seq 50); do size=\$(stat -c %s '$M/growing'); [ \$size -gt 20482048 ] || break; sleep 0.1; done; [ \$size -le 20482048 ] && [ \$size = \$(wc -c < '$M/growing') ]"
 fails "nothing is written beyond it" dd if=/dev/urandom of="$M/large" bs=1M count=40 conv=notrunc,fsync
 expect 0 "the daemon lives" mountpoint -q "$M"
 expect 0 "it writes below the limit" bash -c "echo below > '$M/below' && sync '$M/below'"

@@ -11,6 +11,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 
 MIB = 1 << 20
 
@@ -130,6 +131,131 @@ def lost_pages(mnt):
 
 def lost_pages_after(mnt):
     assert read(f"{mnt}/lost") == read(f"{mnt}/lost.expected"), "it is not what it was"
+
+
+def truth(mnt):
+    """Who was told that something is not stored reads what is stored, through what is open and anew."""
+    name = f"{mnt}/truth"
+    old = pattern("truth", MIB)
+    write_durably(name, old)
+    fd = os.open(name, os.O_RDWR)
+    memory = mmap.mmap(fd, MIB)
+    told = set()
+    for i in range(48):
+        try:
+            os.pwrite(fd, b"n" * MIB, i * MIB)
+        except OSError as e:
+            told.add(e.errno)
+    # The kernel asks for no flush where it could not even write back: so once more, until what is left is flushed.
+    for _ in range(10):
+        try:
+            os.fsync(fd)
+            break
+        except OSError as e:
+            told.add(e.errno)
+    assert told and told <= {errno.EIO, errno.ENOSPC}, f"told: {told}"
+    # What the kernel wrote back in vain it drops a moment later.
+    time.sleep(1)
+    size = os.fstat(fd).st_size
+    seen, mapped = os.pread(fd, size, 0), memory[:]
+    with open("/proc/sys/vm/drop_caches", "w") as drop:
+        drop.write("3")
+    stored = os.pread(fd, size, 0)
+    assert seen == stored, f"{sum(a != b for a, b in zip(seen, stored))} of {size} bytes were shown, and are not stored"
+    assert mapped == stored[:MIB], "what a mapping shows is not stored"
+    lost = sum(byte != ord("n") for byte in stored)
+    assert lost, "everything was stored"
+    assert all(byte in (before, ord("n")) for before, byte in zip(old, stored)), "neither the old bytes nor the new ones"
+    assert set(stored[MIB:]) <= {0, ord("n")}, "bytes that nobody wrote"
+    print(f"{lost} of {size} bytes are not stored")
+    memory.close()
+    # The size is the kernel's as long as the file is open.
+    os.close(fd)
+    within(5, lambda: os.stat(name).st_size == len(read(name)), "the size is not that of what can be read")
+
+
+def truth_after(mnt):
+    """There is room again."""
+    name = f"{mnt}/truth"
+    data = pattern("again", 3 * MIB)
+    write_durably(name, data)
+    assert read(name) == data
+    os.unlink(name)
+
+
+def within(seconds, test, what):
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def quota(mnt):
+    """A quota is used up under dirty pages."""
+    for name, size in OLD.items():
+        write_durably(f"{mnt}/{name}", pattern(name, size))
+    fd = os.open(f"{mnt}/filler", os.O_RDWR | os.O_CREAT)
+    told = set()
+    for i in range(64):
+        try:
+            os.pwrite(fd, pattern("filler", MIB), i * MIB)
+            if i % 8 == 7:
+                os.fsync(fd)
+        except OSError as e:
+            told.add(e.errno)
+    assert told == {errno.EDQUOT}, f"told: {told}"
+    fails({errno.EDQUOT}, lambda: write_durably(f"{mnt}/new", pattern("new", 4 * MIB)), "a new file")
+    old_data(mnt)
+    os.close(fd)
+    os.unlink(f"{mnt}/filler")
+    if os.path.exists(f"{mnt}/new"):
+        os.unlink(f"{mnt}/new")
+
+
+def quota_after(mnt):
+    """There is room again."""
+    old_data(mnt)
+    write_durably(f"{mnt}/again", pattern("again", 4 * MIB))
+    assert read(f"{mnt}/again") == pattern("again", 4 * MIB)
+
+
+def old_data(mnt):
+    for name, size in OLD.items():
+        assert read(f"{mnt}/{name}") == pattern(name, size), f"{name} is not what it was"
+
+
+def home_full(mnt, home):
+    """The disk of the key manager's home is full: the record of what changes cannot be kept."""
+    for name, size in OLD.items():
+        write_durably(f"{mnt}/{name}", pattern(name, size))
+    with open(f"{home}/filler", "wb", 0) as filler:
+        for step in (MIB, 4096):
+            try:
+                while True:
+                    filler.write(bytes(step))
+            except OSError as e:
+                assert e.errno == errno.ENOSPC
+    refused = 0
+    for i in range(300):
+        try:
+            write_durably(f"{mnt}/new{i}", pattern(f"new{i}", 40_000))
+        except OSError as e:
+            assert e.errno == errno.ENOSPC, f"told: {e}"
+            refused += 1
+            if refused > 5:
+                break
+    assert refused, "everything was recorded"
+    with open("/proc/sys/vm/drop_caches", "w") as drop:
+        drop.write("3")
+    old_data(mnt)
+    print(f"refused after {i - refused + 1} files")
+
+
+def home_full_after(mnt):
+    old_data(mnt)
+    for i in range(20):
+        write_durably(f"{mnt}/again{i}", pattern(f"again{i}", 40_000))
+        assert read(f"{mnt}/again{i}") == pattern(f"again{i}", 40_000)
 
 
 def unstored(mnt):
@@ -382,6 +508,8 @@ def vanish(mnt, cipher):
 
 CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
          "unstored": unstored, "unstored-after": unstored_after,
+         "truth": truth, "truth-after": truth_after, "quota": quota, "quota-after": quota_after,
+         "home-full": home_full, "home-full-after": home_full_after,
          "lost-pages": lost_pages, "lost-pages-after": lost_pages_after,
          "immutable-after": immutable_after, "load": load, "memory": memory, "vanish": vanish}
 try:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a disk that loses some, a ciphertext directory that vanishes, too few descriptors,
-# files that become immutable while they are dirty, many open files in little memory, no memory at all. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# a full disk below the key manager, a quota, files that become immutable while they are dirty, many open files in little memory, no memory at all. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
 . "$(dirname "$0")/lib.sh"
-volume_suite python3
+volume_suite python3 jq
 mkdir "$C"
 trap 'volume_cleanup "$C" "$WORK/keys" "$WORK/disk"' EXIT
 mount_it() { "$K" mount --daemon "$@" "$C" "$M" > "$OUT" 2>&1 || { cat "$OUT"; echo "cases: 0 passed, 1 failed"; exit 1; }; }
@@ -15,6 +15,8 @@ mount -t tmpfs -o size=24m,mode=700 tmpfs "$C" || exit 2
 check "init" "$K" init --keyfile "$C"
 mount_it
 check "full disk: fsync says so, what was durable is there, and it works again when there is room" py full "$M"
+check "full disk: who was told reads what is stored" py truth "$M"
+check "full disk: and writes it again when there is room" py truth-after "$M"
 check "full disk: what could not be stored is not there for who opens the file later" py lost-pages "$M"
 check "full disk: unmount" "$K" umount "$M"
 check "full disk: verify finds nothing" "$K" verify "$C"
@@ -49,6 +51,25 @@ if mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0,nodiscard "$DISK/i
   umount "$C"
 else
   echo "skipped: lost pages: no loop device with ext4: $(tail -n 1 "$OUT")"
+fi
+umount "$DISK"
+
+# The same where somebody asks whether it is stored.
+mount -t tmpfs -o size=24m,mode=700 tmpfs "$DISK" || exit 2
+truncate -s 128m "$DISK/image"
+if mkfs.ext4 -q -b 4096 -O ^has_journal -E lazy_itable_init=0,nodiscard "$DISK/image" > "$OUT" 2>&1 && stored_notes && mount -o loop "$DISK/image" "$C" >> "$OUT" 2>&1; then
+  rmdir "$C/lost+found"
+  check "failing disk: init" "$K" init "$C"
+  mount_it
+  check "failing disk: who was told reads what is stored" py truth "$M"
+  cat "$OUT"
+  mount -o remount,size=300m "$DISK"
+  check "failing disk: and writes it again when the disk is well" py truth-after "$M"
+  check "failing disk: unmount" "$K" umount "$M"
+  check "failing disk: verify finds nothing" "$K" verify "$C"
+  umount "$C"
+else
+  echo "skipped: failing disk: no loop device with ext4: $(tail -n 1 "$OUT")"
 fi
 umount "$DISK"
 
@@ -90,8 +111,68 @@ else
 fi
 umount "$DISK"
 
+# The disk of the key manager is full. The record of a volume that has one lies there.
+mount -t tmpfs -o size=3m,mode=700 tmpfs "$DISK" || exit 2
+export KMSFS_HOME=$DISK/kms
+check "full home: init" "$K" init --keyfile --freshness "$WORK/fresh"
+check "full home: mount" "$K" mount --daemon "$WORK/fresh" "$M"
+check "full home: what cannot be recorded is refused, and what was there is there" py home-full "$M" "$DISK"
+cat "$OUT"
+expect 14 "full home: no key can be made" "$K" key create
+said "No space left on device" "full home: it says why"
+said "hint: make room" "full home: and what to do"
+expect 14 "full home: no second key manager either" "$K" --kms-home "$DISK/second" init --keyfile "$WORK/second"
+said "No space left on device" "full home: it says why, too"
+rm "$DISK/filler"
+check "full home: it works again when there is room" py home-full-after "$M"
+check "full home: a key can be made" "$K" key create
+check "full home: unmount" "$K" umount "$M"
+check "full home: nothing is reported" "$K" verify "$WORK/fresh"
+check "full home: the audit log is whole" "$K" audit verify
+rm -rf "$WORK/fresh"
+export KMSFS_HOME=$WORK/kms
+umount "$DISK"
+
+# A quota. That of btrfs holds for root too, and needs no module.
+truncate -s 600m "$WORK/image"
+if mkfs.btrfs -q "$WORK/image" > "$OUT" 2>&1 && mount -o loop "$WORK/image" "$DISK" >> "$OUT" 2>&1; then
+  if btrfs quota enable "$DISK" >> "$OUT" 2>&1 && btrfs subvolume create "$DISK/limited" >> "$OUT" 2>&1 && btrfs qgroup limit 40M "$DISK/limited" >> "$OUT" 2>&1; then
+    check "quota: init" "$K" init --keyfile "$DISK/limited/volume"
+    check "quota: mount" "$K" mount --daemon "$DISK/limited/volume" "$M"
+    check "quota: fsync says so, and what was durable is there" py quota "$M"
+    btrfs filesystem sync "$DISK"
+    check "quota: it works again when there is room" py quota-after "$M"
+    check "quota: unmount" "$K" umount "$M"
+    check "quota: verify finds nothing" "$K" verify "$DISK/limited/volume"
+  else
+    echo "skipped: quota: $(tail -n 1 "$OUT")"
+  fi
+  umount "$DISK"
+else
+  echo "skipped: quota: no loop device with btrfs: $(tail -n 1 "$OUT")"
+fi
+rm -f "$WORK/image"
+
 # Few descriptors, which is what a hard limit leaves.
 check "init" "$K" init --keyfile "$C"
+# shellcheck disable=SC2016
+check "mount with 96 descriptors" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M"
+check "few descriptors: unmount" "$K" umount "$M"
+lacking=0
+for limit in $(seq 4 40); do
+  # shellcheck disable=SC2016
+  if bash -c 'ulimit -Sn $3; ulimit -Hn $3; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M" $limit > "$OUT" 2>&1; then
+    "$K" umount "$M" > /dev/null 2>&1
+  else
+    lacking=$((lacking + 1))
+    # With next to none the system's loader gives up, before kmsfs begins.
+    if [ $limit -gt 8 ] && { grep -qi damage "$OUT" || ! grep -q "Too many open files" "$OUT" || ! grep -q "ulimit -n" "$OUT"; }; then
+      fail "few descriptors: what a mount with $limit says"
+      break
+    fi
+  fi
+done
+check "few descriptors: a mount that lacks them says so, and what to do" [ $lacking -gt 5 ]
 # shellcheck disable=SC2016
 check "mount with 96 descriptors" bash -c 'ulimit -Sn 96; ulimit -Hn 96; exec "$0" mount --daemon "$1" "$2"' "$K" "$C" "$M"
 check "few descriptors: EMFILE or ENFILE, what is open goes on, and it works again when some are closed" py descriptors "$M"

@@ -1,7 +1,8 @@
 #!/bin/bash
-# strict.sh: a mount with key-state=strict, whose key is disabled, denied and scheduled for deletion under load: programs get EACCES
-# within 5 seconds and nothing else, nothing that was written before is lost, and everything goes on when the key is back.
-# Works as root and as an ordinary user. Environment: KMSFS_BIN, SUITE_WORK.
+# strict.sh: a mount with key-state=strict, whose key is disabled, denied, without its grant, and scheduled for deletion: programs get EACCES
+# within 5 seconds and nothing else, nothing that was written before is lost, and everything goes on when the key is back. Once with as
+# much load as the machine bears: a large mapping that is dirtied without end, streams of writes, and many open files.
+# Works as root and as an ordinary user. Environment: KMSFS_BIN, SUITE_WORK, LOAD_MIB (what the mapping and the streams write, each, default 512).
 . "$(dirname "$0")/lib.sh"
 volume_suite jq python3
 BOUND=5
@@ -74,7 +75,55 @@ round "disabled" '"$K" key disable $key > /dev/null' '"$K" key enable $key > /de
 "$K" --json policy get "$key" | jq -r .Policy > "$WORK/policy"
 jq '.Statement += [{"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}]' "$WORK/policy" > "$WORK/denying"
 round "denied by the key's policy" '"$K" policy put $key "$WORK/denying" > /dev/null' '"$K" policy put $key "$WORK/policy" > /dev/null'
+# The mount uses the key by a grant alone: the key's policy knows its user only.
+volume=$("$K" --json status | jq -r --arg m "$M" '.mounts[] | select(.mountpoint == $m) | .volume_id')
+give_grant() { grant=$("$K" --json grant create "$key" "role/kmsfs/$volume" Decrypt Encrypt GenerateDataKey DescribeKey ReEncryptFrom ReEncryptTo | jq -r .GrantId); }
+give_grant
+jq --arg me "arn:aws:iam::000000000000:user/$(id -un)" '.Statement = [{"Effect": "Allow", "Principal": {"AWS": $me}, "Action": "kms:*", "Resource": "*"}]' "$WORK/policy" > "$WORK/own"
+check "a grant is all that lets the mount use the key" "$K" policy put "$key" "$WORK/own"
+sleep 2
+check "it is enough" cmp "$WORK/plain-copy" "$M/data"
+round "grant revoked" '"$K" grant revoke $key $grant > /dev/null' give_grant
+check "the policy as it was" "$K" policy put "$key" "$WORK/policy"
 round "deletion scheduled" '"$K" key schedule-deletion $key > /dev/null' '"$K" key cancel-deletion $key > /dev/null; "$K" key enable $key > /dev/null'
+# What was asked for and when it was so, by the clock that the bound is measured with.
+in_bound() { # TEXT COMMAND...
+  local text=$1
+  shift
+  until "$@" > /dev/null 2>&1; do
+    [ "$(date +%s%N)" -lt $((began + BOUND * 1000000000)) ] || break
+    sleep 0.02
+  done
+  local took=$((($(date +%s%N) - began) / 1000000))
+  echo "$took ms" > "$OUT"
+  if "$@" > /dev/null 2>&1 && [ $took -le $((BOUND * 1000)) ]; then pass "load: $text ($took ms)"; else fail "load: $text: not within $BOUND s"; fi
+}
+under_load() {
+  local mib=${LOAD_MIB:-512} held=${LOAD_FILES:-1000} name
+  local -A at=([stream1]=$((mib / 2)) [stream2]=$((mib / 2)) [flood]=$mib [held]=$held) does=([stream1]=stream [stream2]=stream [flood]=flood [held]=hold) pid=()
+  for name in "${!at[@]}"; do
+    "$HERE/strict.py" "${does[$name]}" "$M/$name" "$WORK/load-$name" "${at[$name]}" 2> /dev/null & pid[$name]=$! jobs+=($!)
+  done
+  for name in "${!at[@]}"; do within 120 "load: $name is at work" grep -q through "$WORK/load-$name"; done
+  sleep 3
+  grep -E '^(Dirty|Writeback):' /proc/meminfo | tr -s ' \n' ' ' | sed 's/^/        /;s/$/\n/'
+  local closed
+  closed=$(grep -c "data keys are gone" "$WORK/log")
+  began=$(date +%s%N)
+  "$K" key disable "$key" > /dev/null
+  for name in stream1 stream2 held; do in_bound "$name is denied" grep -q "error EACCES" "$WORK/load-$name"; done
+  in_bound "a file that is open is denied" refused read_open_file
+  in_bound "the mapping is gone" ended "${pid[flood]}"
+  in_bound "pages and data keys are gone" bash -c "[ \$(grep -c 'data keys are gone' '$WORK/log') -gt $closed ]"
+  within 300 "load: what was written is flushed" bash -c "[ \$(grep -c 'were closed is flushed' '$WORK/log') -gt $closed ]"
+  echo "        flushed after $((($(date +%s%N) - began) / 1000000)) ms"
+  wait "${pid[@]}" 2> /dev/null
+  "$K" key enable "$key" > /dev/null
+  within $BOUND "load: the open file works again" read_open_file
+  for name in "${!at[@]}"; do check "load: nothing of $name was lost" "$HERE/strict.py" check-load "$M/$name" "$WORK/load-$name" "${at[$name]}"; done
+  rm -r "$M"/stream1 "$M"/stream2 "$M"/flood "$M"/held
+}
+under_load
 check "another key is disabled" "$K" key disable "$spare"
 sleep 2
 check "another key has nothing to do with it" cmp "$WORK/plain-copy" "$M/data"

@@ -352,7 +352,7 @@ pub fn crash(data: &[u8]) -> bool {
         let done = run.base() + part(done, run.records.len() - run.base());
         let seed = u64::from_le_bytes(*cut);
         // Where metadata is in no order only what was flushed may be logged, and nothing else.
-        let log = (!ordered && !recorded && cut[5] % 2 == 0).then_some(seed);
+        let log = (!ordered && cut[5] % 2 == 0).then_some(seed);
         let least = if log.is_some() { disk.committed(done) } else { disk.durable(done) };
         let cut = Cut { done, journal: least + part(journal, done - least), log };
         cut_and_check(&run, &disk, cut, &Pages::any(seed), ordered);

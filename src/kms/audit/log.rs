@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
@@ -18,6 +17,7 @@ use super::outbox::Outbox;
 use super::{AuditBreak, AuditError, verify};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
+use crate::kms::lock_file::LockFile;
 use crate::kms::store::connect;
 use crate::kms::{crash, seal};
 use crate::types::Timestamp;
@@ -126,9 +126,6 @@ impl Appender<'_> {
     }
 }
 
-/// Excludes other appenders and verifiers, in this process and others.
-pub struct LogLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
-
 impl Log {
     /// Opens the log in `dir`, which is made if absent.
     pub fn open(dir: PathBuf, database: &Path) -> Result<Self, AuditError> {
@@ -155,14 +152,10 @@ impl Log {
         self.full = full;
     }
 
-    pub fn lock(&self) -> Result<LogLock, AuditError> {
+    /// Excludes other appenders and verifiers, in this process and others.
+    pub fn lock(&self) -> Result<LockFile, AuditError> {
         let path = self.dir.join("lock");
-        let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = open.and_then(|file| {
-            flock(&file, FlockOperation::LockExclusive)?;
-            Ok(file)
-        });
-        file.map(LogLock).map_err(|source| AuditError::Io { path, source })
+        LockFile::acquire(&path).map_err(|source| AuditError::Io { path, source })
     }
 
     /// The file with this number, from 1.
@@ -339,7 +332,7 @@ impl Log {
         Ok(Appender { dir: (at == 0).then_some(self.dir.as_path()), path, file, at })
     }
 
-    /// Takes over what a crashed process appended without moving the head, and cuts a torn last line off. Where the
+    /// Takes over what a crashed process appended without moving the head, and cuts off what is torn of it. Where the
     /// file is not what the head says, a new file is begun, so that the evidence stays. Answers the ids taken over.
     fn recover(&self, head: &mut Head, key: &SecretKey<32>) -> Result<HashSet<String>, AuditError> {
         let mut taken = HashSet::new();
@@ -369,10 +362,12 @@ impl Log {
             }
             let (from, mut is_sound) = (head.length, true);
             for line in rest.split_inclusive(|byte| *byte == b'\n') {
-                let Some(text) = line.strip_suffix(b"\n") else {
+                // What a power cut leaves of an append ends anywhere, and has zeros where a sector is missing. Nothing of it was
+                // relied on, or the head would be behind it.
+                let Some(text) = line.strip_suffix(b"\n").filter(|text| !text.contains(&0)) else {
                     let file = OpenOptions::new().write(true).open(&path).map_err(io)?;
-                    file.set_len(head.length).and_then(|()| file.sync_all()).map_err(io)?;
-                    tracing::warn!(file = %path.display(), "a torn line at the end of the audit log was removed");
+                    file.set_len(head.length).and_then(|()| crash::flush(&file, false)).map_err(io)?;
+                    tracing::warn!(file = %path.display(), "what a crash left of records at the end of the audit log was removed");
                     break;
                 };
                 match verify::check_line(text, head.seq + 1, &head.hash, &mac_key) {

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::batch::Batch;
-use super::event::{Event, ServiceEvent};
+use super::event::{Event, Ids, Rendered, ServiceEvent, TimeText};
 use super::log::Log;
 use super::verify::{ACCEPTED, TAMPERING};
 use super::{AuditBreak, AuditError, AuditFilter, AuditMode, AuditPosition, AuditReport, verify};
-use crate::env::Clock;
+use crate::env::{Clock, random};
 use crate::kms::KmsError;
 use crate::kms::model::Caller;
 use crate::kms::store::{Store, StoreError};
@@ -152,7 +152,8 @@ impl AuditLog {
     /// Everything recorded so far is on disk afterwards.
     ///
     /// # Errors
-    /// When the log cannot be written; the records are kept for the next attempt, up to a bound, and counted beyond.
+    /// When the log cannot be written; the records are kept for the next attempt, up to a bound, and counted beyond. While another
+    /// process holds the log they are kept in the database.
     pub fn flush(&self) -> Result<(), AuditError> {
         let mut log = lock(&self.log);
         let (mut events, lost) = {
@@ -177,8 +178,9 @@ impl AuditLog {
         );
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
         self.broken.store(outcome.as_ref().is_err_and(AuditError::is_broken_head), Ordering::Relaxed);
+        let set_aside = outcome.as_ref().is_err_and(AuditError::is_held) && self.set_aside(&events, &mut usages);
         let mut queue = lock(&self.queue);
-        if outcome.is_err() {
+        if outcome.is_err() && !set_aside {
             if written <= calls {
                 queue.lost += lost;
             }
@@ -195,11 +197,31 @@ impl AuditLog {
         events.clear(USUAL_TEXT);
         queue.spare = events;
         drop(queue);
+        if set_aside {
+            return outcome;
+        }
         let now = self.clock.now();
         if usages.is_due(now, USAGE_PERIOD) {
             usages.save(log.connection(), self.store.audit_key(), now)?;
         }
         Ok(())
+    }
+
+    /// Has events wait in the database for whoever writes the log next, as the records of changes do. Whether that was possible.
+    fn set_aside(&self, events: &Batch, usages: &mut Usages) -> bool {
+        let entropy = self.store.entropy();
+        let mut time = TimeText::default();
+        let done = self.store.change(|change| {
+            for event in events.events(0) {
+                let ids = Ids(random(entropy));
+                let mut rendered = Rendered { event_id: ids.event(), ..Rendered::default() };
+                event.write(&ids, &mut time, &mut rendered);
+                change.record(rendered);
+                usages.note(&event, &ids);
+            }
+            Ok(())
+        });
+        done.inspect_err(|error| tracing::error!(%error, "records could not be set aside")).is_ok()
     }
 
     /// As [`Self::flush`], before the log is read. One that cannot be written, as on a full disk, can be read all the
@@ -216,9 +238,10 @@ impl AuditLog {
 
     /// Writes what is not written yet, last uses included: the engine closes.
     pub(in crate::kms) fn finish(&self) -> Result<(), AuditError> {
-        self.flush()?;
+        let written = self.flush();
         let mut log = lock(&self.log);
-        lock(&self.usages).save(log.connection(), self.store.audit_key(), self.clock.now())
+        let saved = lock(&self.usages).save(log.connection(), self.store.audit_key(), self.clock.now());
+        written.and(saved)
     }
 
     /// The last successful cryptographic use of a key, in this process or as others have written it; and since when uses

@@ -1,11 +1,10 @@
 //! The home: a directory with the root file, the database and the audit log.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE32_NOPAD, HEXLOWER};
-use rustix::fs::{FlockOperation, flock};
 use zeroize::Zeroizing;
 
 use super::root_file::{self, DomainRecord, RootBody, StateRecord};
@@ -13,6 +12,7 @@ use super::slot::{SlotRecord, SlotSecret};
 use super::{CustodyError, NewSlot, Passphrase, RecoveryKey, SlotInfo, SlotKind, Unlock};
 use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, Entropy, random};
+use crate::kms::lock_file::LockFile;
 use crate::kms::seal;
 use crate::types::{AccountId, Region, Timestamp};
 
@@ -61,7 +61,7 @@ pub struct Renewed {
 }
 
 /// Excludes other changes of this home, in this process and others, until it is dropped.
-pub struct HomeLock(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+pub struct HomeLock(#[expect(dead_code, reason = "dropping it releases the lock")] LockFile);
 
 /// An unlocked home.
 pub struct Home {
@@ -369,6 +369,8 @@ impl Home {
         if removed.kind == SlotKind::KeyFile {
             let path = self.dir.join(KEY_FILE);
             fs::remove_file(&path).map_err(|source| CustodyError::Io { path, source })?;
+            // A power cut would bring back a secret that was said to be gone.
+            root_file::sync_dir(&self.dir)?;
         }
         Ok(removed)
     }
@@ -505,12 +507,7 @@ fn end(dir: &Path) -> Result<(), CustodyError> {
 
 fn lock_dir(dir: &Path) -> Result<HomeLock, CustodyError> {
     let path = dir.join(LOCK_FILE);
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = open.and_then(|file| {
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(file)
-    });
-    file.map(HomeLock).map_err(|source| CustodyError::Io { path, source })
+    LockFile::acquire(&path).map(HomeLock).map_err(|source| CustodyError::Io { path, source })
 }
 
 fn remove_unfinished(dir: &Path) -> Result<(), CustodyError> {

@@ -136,7 +136,7 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), CustodyError>
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(io)?;
     file.write_all(bytes).map_err(io)?;
     crash::point();
-    file.sync_all().map_err(io)?;
+    crash::flush(&file, false).map_err(io)?;
     crash::point();
     fs::rename(&temporary, dir.join(name)).map_err(io)?;
     crash::point();
@@ -145,5 +145,7 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), CustodyError>
 
 /// Makes the directory's entries durable.
 pub fn sync_dir(dir: &Path) -> Result<(), CustodyError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| CustodyError::Io { path: dir.to_owned(), source })
+    File::open(dir)
+        .and_then(|dir| crash::flush(&dir, false))
+        .map_err(|source| CustodyError::Io { path: dir.to_owned(), source })
 }

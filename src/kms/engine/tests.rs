@@ -16,6 +16,7 @@ mod model_later;
 mod multi_region;
 mod permissions;
 mod policies;
+mod power_cut;
 mod processes;
 mod records;
 mod rekey;

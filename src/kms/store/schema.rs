@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::StoreError;
 use super::rows::Table;
 use crate::kms::custody::CustodyError;
+use crate::kms::lock_file;
 use crate::sys::wal_file;
 use crate::types::Timestamp;
 
@@ -143,7 +144,7 @@ pub fn upgrade(connection: &Connection, path: &Path) -> Result<(), StoreError> {
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let is_in_use = wal_file::is_in_use(path);
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(lock_file::patience_with_database())?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // Also what need not survive a power cut, as last uses and the audit head, which the log itself restores: it stands in the
     // same log, and were its flush to fail with that of a later change, it would stay there in front of further changes.

@@ -12,7 +12,7 @@ use crate::format::name::{CONTROL_ENTRY, EncodedName, EntryKind, MAX_SIDE, NameC
 use crate::format::volume::{MAX_LEN, OpenedVolume};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
-use crate::store::tree::{each_entry, make_meta, read_meta};
+use crate::store::tree::{each_entry, make_meta, read_meta, replace};
 use crate::store::{Access, Backing, BackingFile, CHANGE, FileKind, LIST, Modes, OpenDir, RenameMode, SEARCH, Target};
 use crate::sync::Arc;
 use crate::types::DirId;
@@ -291,16 +291,7 @@ impl<B: Backing> Hand<'_, B> {
         let control = self.control()?;
         let mut bytes = vec![0; MAX_LEN];
         let len = self.backing.open(&control, VOLUME, Access::Read)?.read_at(&mut bytes, 0)?;
-        let temporary = format!("{BACKUP}.tmp");
-        match self.backing.unlink(&control, &temporary) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(other) => return Err(other),
-        }
-        let file = self.backing.create(&control, &temporary, 0o600)?;
-        file.write_at(&bytes[..len], 0)?;
-        file.sync(false)?;
-        self.backing.rename(&control, &temporary, &control, BACKUP, RenameMode::Replace)?;
-        self.backing.sync_dir(&control)
+        replace(&**self.backing, &control, BACKUP, &bytes[..len])
     }
 }
 

@@ -6,6 +6,7 @@ use kmsfs::store::{Backing, Faulty, FileKind, Memory};
 use rustix::io::Errno;
 
 use super::disk::{Cut, Disk};
+use super::repaired::findings;
 use super::run::{Node, Run, Tree, Volume, parts, visible};
 use crate::fixture::Fixture;
 use crate::model::run::read_all;
@@ -152,6 +153,11 @@ fn window(run: &Run, cut: Cut, file: usize) -> Vec<&[u8]> {
     file.versions[from..].iter().filter(|(step, _)| begun(step)).map(|(_, content)| content.as_slice()).collect()
 }
 
+/// Whether nothing of a file was flushed since it was empty: all of it may be lost, its header first.
+pub fn may_be_lost(run: &Run, cut: Cut, file: usize) -> bool {
+    window(run, cut, file).iter().any(|version| version.is_empty())
+}
+
 /// The same for one byte, where flushes failed: a later one that succeeds says nothing of what was written before those.
 fn window_of_byte(run: &Run, cut: Cut, file: usize, at: usize) -> Vec<&[u8]> {
     let file = &run.files[file];
@@ -203,7 +209,7 @@ fn check_file(run: &Run, cut: Cut, file: usize, volume: &mut Volume, path: &str)
         }
         Err(error) => {
             // Only what was never flushed since the file was empty can have lost its header.
-            assert!(window.iter().any(|version| version.is_empty()), "{path}: {error} for flushed content");
+            assert!(may_be_lost(run, cut, file), "{path}: {error} for flushed content");
             assert_eq!(error, Errno::IO, "{path}");
             None
         }
@@ -211,8 +217,8 @@ fn check_file(run: &Run, cut: Cut, file: usize, volume: &mut Volume, path: &str)
 }
 
 /// The volume is as good as any: files grow without old bytes coming back, are written, flushed and read after
-/// another mount, and everything can be removed.
-pub fn is_sound(fixture: Fixture<Faulty<Memory>>, survivors: &Survivors) {
+/// another mount, and everything can be removed. `is_verified`: before that `verify` has nothing to say.
+pub fn is_sound(fixture: Fixture<Faulty<Memory>>, survivors: &Survivors, is_verified: bool) {
     const MORE: u64 = 5000;
     let backing = fixture.backing.clone();
     let mut volume = Mounted::new(fixture);
@@ -253,6 +259,10 @@ pub fn is_sound(fixture: Fixture<Faulty<Memory>>, survivors: &Survivors) {
     for (path, content) in &expected {
         let found = read_all(&mut volume, &parts(path), content.len() as u64);
         assert!(found.as_ref() == Ok(content), "{path}: mounted again");
+    }
+    if is_verified {
+        volume.vfs.settle().expect("settled");
+        assert_eq!(findings(&volume.fixture), [], "all of it was written and flushed");
     }
     remove_all(&mut volume);
     volume.remount();

@@ -79,20 +79,29 @@ pub enum Pages {
     Newest,
     /// The one of the last flush: nothing was.
     Oldest,
-    /// Any of them, torn between two at times.
-    Any(SeededEntropy),
+    /// Any of them, torn between two at times; what is drawn from, and the seed of it.
+    Any(SeededEntropy, u64),
 }
 
 impl Pages {
     pub fn any(seed: u64) -> Self {
-        Self::Any(SeededEntropy::new(seed))
+        Self::Any(SeededEntropy::new(seed), seed)
+    }
+
+    /// The same, from the beginning.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Newest => Self::Newest,
+            Self::Oldest => Self::Oldest,
+            Self::Any(_, seed) => Self::any(*seed),
+        }
     }
 
     fn pick(&self, count: usize) -> usize {
         match self {
             Self::Newest => count - 1,
             Self::Oldest => 0,
-            Self::Any(entropy) => draw(entropy, count),
+            Self::Any(entropy, _) => draw(entropy, count),
         }
     }
 }
@@ -284,7 +293,7 @@ impl File {
             let versions = versions(events, cut, &flushed);
             let first = pick.pick(versions.len());
             let mut bytes = versions[first].clone()?;
-            if let Pages::Any(entropy) = pick
+            if let Pages::Any(entropy, _) = pick
                 && *page == records_page
             {
                 tear(&mut bytes, &versions[first..], entropy);

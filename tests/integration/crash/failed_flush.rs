@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::disk::{Cut, Pages, draw};
 use super::random::{cut_and_check, disk_of, new_recorded_volume, new_volume};
 use super::run::{Run, Step};
-use super::{LOG_SCENARIOS, SCENARIOS};
+use super::{LOG_SCENARIOS, SCENARIOS, rewrap};
 
 /// What an application does that was told of the failure, before it goes on.
 const REACTIONS: &[&[Step]] = &[
@@ -73,7 +73,7 @@ fn fails_by_itself(steps: &[Step]) -> bool {
 #[test]
 fn what_a_failed_flush_lost_is_not_vouched_for() {
     let (mut states, mut failures) = (0, Vec::new());
-    for (name, steps) in SCENARIOS.iter().chain(LOG_SCENARIOS) {
+    for (name, steps) in SCENARIOS.iter().chain(LOG_SCENARIOS).chain(rewrap::SCENARIOS) {
         if fails_by_itself(steps) {
             continue;
         }
@@ -103,23 +103,26 @@ fn what_a_failed_flush_lost_is_not_vouched_for() {
 #[test]
 fn what_a_failed_flush_lost_is_no_attack() {
     let (mut states, mut failures) = (0, Vec::new());
-    for (name, steps) in SCENARIOS {
+    for (name, steps) in SCENARIOS.iter().chain(rewrap::SCENARIOS) {
         // A re-wrap below the mount is an attack.
         if fails_by_itself(steps) || steps.iter().any(|step| matches!(step, Step::Rewrap(_))) {
             continue;
         }
         let steps: Vec<_> = steps.iter().flat_map(|step| [*step, Step::Settle]).collect();
-        for failing in 0.. {
-            let reaction = REACTIONS[failing as usize % REACTIONS.len()];
-            let reaction: Vec<_> = reaction.iter().copied().chain([Step::Settle]).collect();
-            let checked = std::panic::catch_unwind(|| {
-                let run = run(new_recorded_volume(true), &steps, failing, &reaction)?;
-                Some(cut_behind_the_failure(&run.steps(&[Step::Settle, Step::Settle]), true))
-            });
-            match checked {
-                Ok(Some(count)) => states += count,
-                Ok(None) => break,
-                Err(_) => failures.push((name, failing)),
+        for ordered_metadata in [true, false] {
+            for failing in 0.. {
+                let reaction = REACTIONS[failing as usize % REACTIONS.len()];
+                let reaction: Vec<_> = reaction.iter().copied().chain([Step::Settle]).collect();
+                let checked = std::panic::catch_unwind(|| {
+                    let run = run(new_recorded_volume(ordered_metadata), &steps, failing, &reaction)?;
+                    let run = run.steps(&[Step::Settle, Step::Settle]);
+                    Some(cut_behind_the_failure(&run, ordered_metadata))
+                });
+                match checked {
+                    Ok(Some(count)) => states += count,
+                    Ok(None) => break,
+                    Err(_) => failures.push((name, ordered_metadata, failing)),
+                }
             }
         }
     }

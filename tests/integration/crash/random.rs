@@ -1,8 +1,10 @@
 //! Volumes whose every operation is recorded, steps at random, and cuts of the power.
 
-use std::sync::Arc;
+use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
 
-use kmsfs::env::{ManualClock, SeededEntropy};
+use kmsfs::env::{ManualClock, SeededEntropy, SystemEntropy, random};
+use kmsfs::format::name::NameForm;
 use kmsfs::store::{FaultPlan, Faulty, Memory, MemoryOptions};
 use kmsfs::types::Timestamp;
 use proptest::prelude::*;
@@ -10,16 +12,21 @@ use proptest::sample::select;
 
 use super::check::{is_sound, survivors};
 use super::disk::{Cut, Disk, Pages, draw};
+use super::repaired::is_repaired_without_loss;
 use super::run::{Run, Step, Tree};
 use crate::fixture::Fixture;
 use crate::model::ops::{LONGEST, UNIT};
 
 use Step::{
     CloseAll, Create, CreateUnnamed, Exchange, Fdatasync, Fsync, FsyncDir, Link, LinkUnnamed, Mkdir, Punch, Remount,
-    Rename, Reserve, Rmdir, SetLen, SetXattr, Unlink, Write, Zero,
+    Rename, Reserve, RewrapMounted, Rmdir, SetLen, SetXattr, Unlink, Write, Zero,
 };
 
 const U: usize = UNIT as usize;
+/// One in so many states is verified and repaired.
+const VERIFIED: usize = 3;
+/// A name that is escaped in a volume with plain names, since a directory under construction is called so (FORMAT 8.7).
+pub const ESCAPED: &str = "~Twig";
 
 pub fn clock() -> Arc<ManualClock> {
     Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)))
@@ -36,6 +43,15 @@ pub fn new_recorded_volume(ordered_metadata: bool) -> Run {
     (0..run.base()).for_each(|_| home.keep());
     run.volume.fixture.backing.watch(move || home.keep());
     run
+}
+
+/// An empty volume with plain names; those of 255 bytes take the long form.
+pub fn new_plain_volume(ordered_metadata: bool) -> Run {
+    let options = MemoryOptions { ordered_metadata, ..MemoryOptions::default() };
+    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
+    backing.start_recording();
+    let fixture = Fixture::with_names(backing, clock(), NameForm::Plain).with_short_names(143);
+    Run::begin(fixture, Tree::new(), Vec::new())
 }
 
 pub fn new_volume(ordered_metadata: bool) -> Run {
@@ -63,13 +79,53 @@ pub fn cut_and_check(run: &Run, disk: &Disk, cut: Cut, pages: &Pages, ordered_me
         // The record was written before the next change of the backing, or it was not.
         home.choose(cut.done + draw(&SeededEntropy::new(cut.journal as u64), 2));
     }
-    let image = disk.image(cut, pages, clock(), ordered_metadata);
-    let found = survivors(run, disk, cut, image.clone());
-    is_sound(run.volume.fixture.on(image), &found);
+    // The same disk each time.
+    let image = || disk.image(cut, &pages.again(), clock(), ordered_metadata);
+    let first = image();
+    let found = survivors(run, disk, cut, first.clone());
+    // It takes as long as all the rest.
+    let is_verified = (cut.done + cut.journal).is_multiple_of(VERIFIED);
+    if is_verified {
+        is_repaired_without_loss(run, cut, run.volume.fixture.on(image()), &found);
+    }
+    is_sound(run.volume.fixture.on(first), &found, is_verified);
+}
+
+/// How many random cases a test has: more where `PROPTEST_CASES` says so, as `scripts/test-long.sh` does. Each run draws others; the
+/// seeds of those that failed are tried first, from `tests/proptest-regressions`.
+pub fn cases() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 40 };
+    ProptestConfig { cases, max_shrink_iters: 2000, ..default }
+}
+
+/// What is drawn at random in the tests of all cuts.
+pub struct Draws {
+    /// How many times as much.
+    pub times: u64,
+    /// The first seed.
+    pub seed: u64,
+}
+
+/// As `KMSFS_TEST_CUTS` says: how many times as much, and with which seed, as `20` or `20:77`. Without a seed each run has another
+/// one, which it tells. Without the variable it is always the same.
+pub fn draws() -> &'static Draws {
+    static DRAWS: OnceLock<Draws> = OnceLock::new();
+    DRAWS.get_or_init(|| {
+        let Ok(asked) = std::env::var("KMSFS_TEST_CUTS") else { return Draws { times: 1, seed: 0 } };
+        let number = |text: &str| text.parse().expect("KMSFS_TEST_CUTS is a number, or two with a colon between them");
+        let (times, seed) = match asked.split_once(':') {
+            Some((times, seed)) => (number(times), number(seed)),
+            None => (number(&asked), u64::from_le_bytes(random(&SystemEntropy)) >> 16),
+        };
+        let told = format!("the cuts of this run are those of KMSFS_TEST_CUTS={times}:{seed}\n");
+        std::io::stderr().write_all(told.as_bytes()).expect("standard error");
+        Draws { times, seed }
+    })
 }
 
 fn path() -> impl Strategy<Value = &'static str> {
-    select(vec!["a", "a", "b", "d/a", "d/b", "e/a", LONGEST])
+    select(vec!["a", "a", "b", "d/a", "d/b", "e/a", LONGEST, ESCAPED])
 }
 
 fn directory() -> impl Strategy<Value = &'static str> {
@@ -105,6 +161,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => path().prop_map(Unlink),
         1 => path().prop_map(SetXattr),
         1 => Just(CloseAll),
+        1 => Just(RewrapMounted),
         1 => Just(Remount),
     ]
 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 
 use kmsfs::content::{Content, Rewrapped};
 use kmsfs::keys::RewrapJob;
-use kmsfs::store::{Access, Allocate, Backing, Fault, Faulty, FileKind, Memory, OpClass, Record, RenameMode};
+use kmsfs::ops::rewrap::rewrap_files_by;
+use kmsfs::ops::{Finding, Reason, Silent, Visit};
+use kmsfs::store::{Access, Allocate, Backing, Fault, Faulty, FileKind, Memory, OpClass, RawEntry, Record, RenameMode};
 use rustix::io::Errno;
 
 use crate::fixture::Fixture;
@@ -49,7 +51,10 @@ pub enum Step {
     Link(Path, Path),
     Unlink(Path),
     SetXattr(Path),
+    /// The one file is rewrapped while nothing is mounted.
     Rewrap(Path),
+    /// All files are, within the mount.
+    RewrapMounted,
     /// What has changed is settled in the freshness record.
     Settle,
     /// The process is killed and the volume mounted again; nothing is flushed.
@@ -304,6 +309,17 @@ impl Run {
                 self.volume.set_xattr(&parts(path), "user.a", &value, kmsfs::store::XattrMode::Set)?;
             }
             Step::Rewrap(path) => self.rewrap(number, path)?,
+            Step::RewrapMounted => {
+                let rewrapped = self.rewrap_mounted();
+                if rewrapped.is_err() {
+                    // Of what nobody has open only the one who asked for it is told of a flush that fails.
+                    let closed = |file: &(usize, &mut File)| !self.open.contains_key(&file.0);
+                    for (_, file) in self.files.iter_mut().enumerate().filter(closed) {
+                        file.lost.push((number, file.versions.len() - 1));
+                    }
+                }
+                rewrapped?;
+            }
             Step::Remount => self.remount(number),
             Step::Settle => {
                 let flushes = || self.volume.fixture.backing.plan().count(&[OpClass::Sync]);
@@ -436,19 +452,38 @@ impl Run {
         self.remount(number);
         assert!(!path.contains('/'));
         let fixture = &self.volume.fixture;
-        let (root, mut names) = (fixture.backing.root()?, Vec::new());
-        fixture.backing.read_list(&mut fixture.backing.list(&root)?, 0, &mut names)?;
-        let is_file = |name: &&str| name.len() == 43 && !name.starts_with('~');
-        let names: Vec<String> = names.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()).collect();
-        let mut files = names.iter().map(String::as_str).filter(is_file);
-        let (only, none) = (files.next().expect("the file"), files.next());
-        assert_eq!(none, None, "only one file is there");
-        let file = fixture.backing.open(&root, only, Access::ReadWrite)?;
+        let (root, mut entries) = (fixture.backing.root()?, Vec::new());
+        fixture.backing.read_list(&mut fixture.backing.list(&root)?, 0, &mut entries)?;
+        let is_file = |entry: &RawEntry| {
+            entry.kind == Some(FileKind::Regular) && !entry.name.starts_with(b"~") && !entry.name.starts_with(b".kmsfs")
+        };
+        entries.retain(is_file);
+        let [only] = &entries[..] else { panic!("only one file is there: {}", entries.len()) };
+        let name = std::str::from_utf8(&only.name).expect("text");
+        let file = fixture.backing.open(&root, name, Access::ReadWrite)?;
         let (backing, volume) = (Arc::new(fixture.backing.clone()), Arc::new(fixture.volume()));
         let content = Content::open(backing, volume, file, Access::ReadWrite).map_err(|e| e.errno())?;
         let rewrapped = content.rewrap(&RewrapJob::default()).map_err(|e| e.errno())?;
         assert_eq!(rewrapped, Rewrapped::Yes);
         Ok(())
+    }
+
+    /// What `kmsfs rewrap` does with a volume that is mounted (`cli::control::rewrap`).
+    fn rewrap_mounted(&self) -> Result<()> {
+        let (vfs, job) = (&self.volume.vfs, RewrapJob::default());
+        let watch = vfs.watch_moves().expect("no other job");
+        let opened = self.volume.fixture.opened();
+        let one = |file: &Visit<'_, _>| vfs.rewrap(file.dir, file.entry, &job);
+        let report = rewrap_files_by(vfs.modes(), &opened, 1, &Silent, &one)?;
+        for file in watch.end().iter() {
+            match file.rewrap(&job) {
+                Ok(_) | Err(kmsfs::content::Error::Os(Errno::NOENT)) => {}
+                Err(error) => return Err(error.errno()),
+            }
+        }
+        // A file of which nothing but its size was left has no key.
+        let is_failure = |finding: &Finding| matches!(finding.reason, Reason::Os(_));
+        if report.findings.iter().any(is_failure) { Err(Errno::IO) } else { Ok(()) }
     }
 }
 

@@ -180,41 +180,6 @@ fn a_damaged_copy_does_not_stop_a_mount_and_is_renewed() {
 }
 
 #[test]
-fn a_power_cut_within_an_update_of_the_configuration_harms_nothing() {
-    let host = Host::new();
-    let dir = host.volume();
-    let meta = config::open_meta(dir.path()).expect("open");
-    let file = |name: &str| dir.path().join(".kmsfs").join(name);
-    let opened = host.open(dir.path(), OpenOptions::default()).expect("open");
-    let old = fs::read(file("volume")).expect("read");
-    let next = VolumeConfig { config_seq: opened.config.config_seq + 1, ..opened.config.clone() };
-    let new = next.encode(&opened.keys).expect("encode");
-    // Of a temporary file that was not flushed the disk has any sectors, in its full length or not.
-    let mut parts: Vec<Vec<u8>> = (0..=new.len()).step_by(512).map(|len| new[..len].to_vec()).collect();
-    parts.push(vec![0; new.len()]);
-    parts.push([&vec![0; 512][..], &new[512..]].concat());
-    // Each step is durable before the next begins, so these are all states that there are.
-    let first = parts.iter().map(|part| (&old, &old, "volume.tmp", &part[..]));
-    let second = parts.iter().map(|part| (&new, &old, "volume.bak.tmp", &part[..]));
-    let states: Vec<_> = first.chain(second).chain([(&new, &new, "volume.tmp", &b""[..])]).collect();
-    for (volume, copy, temporary, part) in states {
-        for (name, bytes) in [("volume", &volume[..]), ("volume.bak", copy), (temporary, part)] {
-            fs::write(file(name), bytes).expect("write");
-        }
-        let found = host.open(dir.path(), OpenOptions::default()).expect("it opens");
-        assert_eq!(found.config.config_seq, opened.config.config_seq + u64::from(*volume == new));
-        config::refresh_copy(dir.path(), &meta).expect("renewed");
-        assert_eq!(fs::read(file("volume.bak")).expect("read"), *volume);
-        fs::write(file("volume.bak"), copy).expect("write");
-    }
-    fs::write(file("volume.tmp"), b"left over").expect("write");
-    let last = VolumeConfig { config_seq: next.config_seq + 1, ..next };
-    config::write(dir.path(), &meta, &last, &opened.keys).expect("the next update");
-    let found = host.open(dir.path(), OpenOptions::default()).expect("open");
-    assert_eq!(found.config.config_seq, last.config_seq);
-}
-
-#[test]
 fn an_older_configuration_needs_consent() {
     let host = Host::new();
     let dir = host.volume();

@@ -240,9 +240,8 @@ fn large_and_slow_requests_end() {
         assert!(!answered.code().is_empty() && !answered.message().is_empty(), "{len}");
     }
     // What the HTTP library does not take for a request never comes here: its answer says nothing but the status.
-    let huge = format!("GET /none HTTP/1.1\r\nhost: x\r\na: {}\r\n\r\n", "b".repeat(70_000));
     let many = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(300));
-    for (head, status) in [(huge.as_str(), 431), (&many, 431), ("nonsense\r\n\r\n", 400)] {
+    for (head, status) in [(many.as_str(), 431), ("nonsense\r\n\r\n", 400)] {
         let answered = send(&server, head.as_bytes());
         assert_eq!((answered.status, answered.text()), (status, String::new()));
     }

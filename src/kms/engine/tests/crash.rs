@@ -11,20 +11,24 @@ use crate::kms::crash;
 
 const DIR: &str = "KMSFS_TEST_CRASH_DIR";
 const AT: &str = "KMSFS_TEST_CRASH_AT";
-const START: i64 = 1_767_225_600;
+pub const START: i64 = 1_767_225_600;
 
-struct Scene {
-    engine: Engine,
-    alice: Caller,
-    clock: Arc<ManualClock>,
+pub struct Scene {
+    pub engine: Engine,
+    pub alice: Caller,
+    pub clock: Arc<ManualClock>,
 }
 
 impl Scene {
     fn open(home: &Path, at: i64) -> Self {
+        Self::try_open(home, at).expect("opened")
+    }
+
+    pub fn try_open(home: &Path, at: i64) -> Result<Self, OpenError> {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(at)));
-        let engine = Engine::open(home, &Unlock::KeyFile, clock.clone(), Arc::new(SystemEntropy)).expect("opened");
+        let engine = Engine::open(home, &Unlock::KeyFile, clock.clone(), Arc::new(SystemEntropy))?;
         let alice = engine.local_caller("alice");
-        Self { engine, alice, clock }
+        Ok(Self { engine, alice, clock })
     }
 
     fn create(&self, alias: &str) {
@@ -34,13 +38,13 @@ impl Scene {
         self.engine.create_alias(&self.alice, request).expect("named");
     }
 
-    fn key(&self, alias: &str) -> String {
+    pub fn key(&self, alias: &str) -> String {
         let request = DescribeKeyRequest { key_id: format!("alias/{alias}"), ..Default::default() };
         self.engine.describe_key(&self.alice, request).expect("described").key_metadata.key_id
     }
 
     /// Everything that the steps change, without what is random.
-    fn summary(&self) -> String {
+    pub fn summary(&self) -> String {
         let snapshot = self.engine.shared.store.current().expect("current");
         let mut keys: Vec<String> = snapshot
             .all_keys()
@@ -56,10 +60,10 @@ impl Scene {
     }
 }
 
-type Step = fn(&Scene);
+pub type Step = fn(&Scene);
 
 /// What is done; each is acknowledged before the next. Only the last but one changes more than one row set at a time.
-const STEPS: [Step; 9] = [
+pub const STEPS: [Step; 9] = [
     |scene| {
         scene.engine.create_key(&scene.alice, CreateKeyRequest::default()).expect("created");
     },

@@ -86,3 +86,43 @@ fn the_registry_is_shared_and_never_goes_back() {
     let expected = VolumeRecord { config_seq: 7, path: "/new".into(), ..record };
     assert_eq!(other.list(), Ok(vec![expected]));
 }
+
+/// A process that was stopped while it wrote the log, which keeps all others from writing it.
+#[test]
+fn what_others_do_while_the_log_is_held_is_recorded_all_the_same() {
+    use crate::kms::audit::AuditFilter;
+    use crate::kms::lock_file::{self, LockFile};
+    let bench = Bench::new();
+    let (key, other) = (bench.key(), bench.another().expect("opened"));
+    let path = bench.home().join("audit/lock");
+    let held = LockFile::acquire(&path).expect("free");
+    // Patience is not what this is about.
+    lock_file::give_up(&path);
+    bench.encrypt(&key, b"before").expect("cryptography goes on");
+    let words = bench.engine.audit().flush().expect_err("held").to_string();
+    assert!(words.contains(&format!("process {}", std::process::id())), "{words}");
+    let refused = bench.engine.disable_key(&bench.alice, key.as_str().into()).expect_err("changes are refused");
+    assert!(refused.to_string().contains("has held it"), "{refused}");
+    assert_eq!(bench.describe(&key).expect("looked up").key_state, KeyState::Enabled);
+    assert!(bench.another().is_err(), "who opens the home is told");
+    // Nobody has told this one yet.
+    other.create_key(&bench.alice, CreateKeyRequest::default()).expect("its record is durable in the database");
+    // As at the end of a process: what it has queued is not lost.
+    let Bench { engine, alice, dir, clock, recovery: _recovery } = bench;
+    drop(engine);
+    drop(other);
+    drop(held);
+    let engine =
+        Engine::open(&dir.path().join("kms"), &passphrase("secret"), clock, Arc::new(SystemEntropy)).expect("opened");
+    assert_eq!(engine.audit().verify().expect("verified").first_break, None);
+    let count = |event: &str| {
+        let filter = AuditFilter { event: Some(event.to_owned()), ..AuditFilter::default() };
+        engine.audit().read(&filter).expect("read").len()
+    };
+    // The refused one is recorded too, and the opening that failed.
+    let events = ["Encrypt", "DescribeKey", "DisableKey", "CreateKey", "UnlockStore"];
+    assert_eq!(events.map(count), [1, 1, 1, 2, 4]);
+    let last = engine.get_key_last_usage(&alice, key.as_str().into()).expect("looked up");
+    let used = format!("{:?}", last.key_last_usage);
+    assert_ne!(used, format!("{:?}", KeyLastUsageData::default()), "what waited in the database counts as a use");
+}

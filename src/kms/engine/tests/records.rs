@@ -221,6 +221,21 @@ fn a_torn_line_and_records_ahead_of_the_head_are_taken_care_of() {
 }
 
 #[test]
+fn what_a_power_cut_leaves_of_records_that_were_not_flushed_is_no_break() {
+    let (bench, file) = log();
+    bench.key();
+    bench.engine.audit().flush().expect("flushed");
+    let count = bench.engine.audit().verify().expect("verified").records;
+    // A sector is missing in the middle: there are zeros, and parts of lines behind them.
+    let mut left = fs::read(&file).expect("read");
+    left.extend_from_slice(&[&b"{\"awsRegion\":\"us"[..], &[0; 512], b"\"}\n{\"awsRegion\":\"us-east-1\"}\n"].concat());
+    fs::write(&file, left).expect("written");
+    bench.key();
+    let report = bench.engine.audit().verify().expect("verified");
+    assert_eq!((report.first_break, report.files, report.records), (None, 1, count + 1));
+}
+
+#[test]
 fn a_file_of_the_log_is_not_relied_on_before_its_name_is_durable() {
     let bench = Bench::new();
     let key = bench.key();

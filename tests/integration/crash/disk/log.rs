@@ -23,7 +23,7 @@ pub(super) struct Replayed {
     pub names: Names,
     commit: usize,
     /// By object that the log has: up to which record its attributes and names are in it.
-    attributes: HashMap<u64, usize>,
+    attributes: BTreeMap<u64, usize>,
     /// By file that was flushed: up to which record its size is in the log.
     sizes: HashMap<u64, usize>,
 }
@@ -53,7 +53,7 @@ impl Disk {
     pub(super) fn replayed(&self, cut: Cut, seed: u64) -> Replayed {
         let commit = cut.journal;
         let names = self.names[commit].clone();
-        let replayed = Replayed { names, commit, attributes: HashMap::new(), sizes: HashMap::new() };
+        let replayed = Replayed { names, commit, attributes: BTreeMap::new(), sizes: HashMap::new() };
         let mut log = Log { disk: self, replayed, entropy: SeededEntropy::new(seed), seen: BTreeSet::new() };
         for number in commit..cut.done {
             match &self.records[number] {
@@ -66,7 +66,7 @@ impl Disk {
             return log.replayed;
         }
         let names = self.names[cut.done].clone();
-        Replayed { names, commit: cut.done, attributes: HashMap::new(), sizes: HashMap::new() }
+        Replayed { names, commit: cut.done, attributes: BTreeMap::new(), sizes: HashMap::new() }
     }
 
     /// Whether a cut leaves names that no prefix of all operations leaves.
@@ -79,8 +79,10 @@ impl Disk {
     /// The numbers of all objects that a cut leaves where users see them, once for each name.
     pub fn visible_after(&self, cut: Cut) -> Vec<u64> {
         let names = self.replayed(cut, cut.log.expect("a cut that leaves a log")).names;
-        let hidden =
-            |name: &str| [".kmsfs", ".kmsfs.dir"].contains(&name) || name.starts_with("~T") || name.ends_with(".n");
+        let hidden = |name: &str| {
+            let is_side = name.starts_with("~L") && name.ends_with(".n");
+            [".kmsfs", ".kmsfs.dir"].contains(&name) || name.starts_with("~T") || is_side
+        };
         let mut hidden_dirs: BTreeSet<u64> = BTreeSet::new();
         let mut found = Vec::new();
         let mut sorted: Vec<_> = names.iter().collect();

@@ -1,0 +1,235 @@
+//! The lock files of the home: its processes hold them one after another, each for as long as a change or a batch of records takes.
+//!
+//! Who waits has patience, since disks can be slow. But a process that was stopped, or hangs, keeps what it holds: so a file says
+//! who holds it, who waits says so after a while, and gives up in the end. The kernel keeps those who wait in a queue.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, lock, thread};
+
+/// How long somebody waits.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// Until the log says for whom.
+    quiet: Duration,
+    /// From then on, until it is an error.
+    more: Duration,
+}
+
+/// A batch of records takes milliseconds, on a disk with much to do seconds.
+const USUAL: Patience = Patience { quiet: Duration::from_secs(10), more: Duration::from_secs(110) };
+/// Of who only looks, and of who has waited in vain before.
+const BRIEF: Patience = Patience { quiet: Duration::from_secs(2), more: Duration::ZERO };
+
+static BRIEFLY: AtomicBool = AtomicBool::new(false);
+/// Files that somebody in this process has waited for in vain, and did not get since.
+static GIVEN_UP: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// From now on this process waits for two seconds at most: it only looks at the home.
+pub fn wait_briefly() {
+    BRIEFLY.store(true, Ordering::Relaxed);
+}
+
+/// How long this process waits for another that is in the middle of a commit of the database.
+pub(in crate::kms) fn patience_with_database() -> Duration {
+    if waits_briefly() { BRIEF.quiet } else { USUAL.quiet }
+}
+
+/// Whether this process only looks.
+pub(in crate::kms) fn waits_briefly() -> bool {
+    BRIEFLY.load(Ordering::Relaxed)
+}
+
+/// As if somebody in this process had waited for the file in vain.
+#[cfg(test)]
+pub(in crate::kms) fn give_up(path: &Path) {
+    lock(&GIVEN_UP).push(path.to_owned());
+}
+
+/// A file that this process holds; others get it when this is dropped, or the process ends.
+#[derive(Debug)]
+pub(in crate::kms) struct LockFile(#[expect(dead_code, reason = "closing the file releases the lock")] File);
+
+impl LockFile {
+    /// Waits until nobody else holds the file at `path`, which is made if absent.
+    ///
+    /// # Errors
+    /// [`Held`] as `TimedOut`; those of the system.
+    pub fn acquire(path: &Path) -> io::Result<Self> {
+        let given_up = lock(&GIVEN_UP).iter().any(|other| other == path);
+        let patience = if waits_briefly() || given_up { BRIEF } else { USUAL };
+        let acquired = Self::acquire_within(path, patience);
+        let held = matches!(&acquired, Err(error) if is_held(error));
+        if held != given_up {
+            let mut all = lock(&GIVEN_UP);
+            all.retain(|other| other != path);
+            all.extend(held.then(|| path.to_owned()));
+        }
+        acquired
+    }
+
+    fn acquire_within(path: &Path, patience: Patience) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => file,
+            Err(rustix::io::Errno::WOULDBLOCK) => wait(path, file, patience)?,
+            Err(other) => return Err(other.into()),
+        };
+        // Of one width, so that it replaces what another wrote. On a full disk nobody is told who holds it.
+        if let Err(error) = file.write_all_at(format!("pid={:<10}\n", std::process::id()).as_bytes(), 0) {
+            tracing::debug!("{}: {error}", path.display());
+        }
+        Ok(Self(file))
+    }
+}
+
+/// Waits in a thread, which has a place in the kernel's queue; if nobody waits for it any more it lets go of the file at once.
+fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
+    let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
+    thread::Builder::new().name("kms-lock".to_owned()).spawn(move || {
+        let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
+        let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
+    })?;
+    let ended = |_| io::Error::other("the thread that waited for a lock ended");
+    match answer.recv_timeout(patience.quiet) {
+        Err(RecvTimeoutError::Timeout) => {}
+        answered => return answered.map_err(ended)?,
+    }
+    if !patience.more.is_zero() {
+        let holder = Holder::of(path);
+        tracing::warn!(
+            "waiting for {}, which {holder} has held for {} s{}",
+            path.display(),
+            patience.quiet.as_secs(),
+            holder.advice()
+        );
+    }
+    match answer.recv_timeout(patience.more) {
+        Err(RecvTimeoutError::Timeout) => {
+            let held = Held { holder: Holder::of(path), waited: patience.quiet + patience.more };
+            Err(io::Error::new(io::ErrorKind::TimedOut, held))
+        }
+        answered => answered.map_err(ended)?,
+    }
+}
+
+/// Whether an error says that somebody else holds a lock file.
+pub(in crate::kms) fn is_held(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Held>())
+}
+
+/// Somebody else holds a lock file for longer than anything takes.
+#[derive(Debug, thiserror::Error)]
+#[error("{holder} has held it for more than {} s{}", .waited.as_secs(), .holder.advice())]
+pub struct Held {
+    holder: Holder,
+    waited: Duration,
+}
+
+/// Who holds a file, as far as the file and the system tell.
+#[derive(Debug, PartialEq, Eq)]
+struct Holder {
+    path: PathBuf,
+    pid: Option<u32>,
+    /// Its program's name.
+    name: Option<String>,
+    /// It was stopped, by a signal or a debugger.
+    stopped: bool,
+}
+
+impl Holder {
+    fn of(path: &Path) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let pid = text.trim_end().strip_prefix("pid=").and_then(|pid| pid.trim_end().parse().ok());
+        let stat = pid.and_then(|pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        // `123 (name) T ...`, where the name may hold anything.
+        let found = stat.as_deref().and_then(|stat| stat.split_once('(')?.1.rsplit_once(") "));
+        let path = path.to_owned();
+        let Some((name, fields)) = found else { return Self { path, pid: None, name: None, stopped: false } };
+        Self { path, pid, name: Some(name.to_owned()), stopped: fields.starts_with(['T', 't']) }
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> String {
+        match (self.pid, self.stopped) {
+            (Some(pid), true) => format!(": it is stopped; continue it with: kill -CONT {pid}"),
+            (Some(pid), false) => {
+                format!(": if it hangs, end it with: kill -KILL {pid} (nothing that was acknowledged is lost)")
+            }
+            (None, _) => format!(": list who has it open with: fuser -v {}", self.path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, &self.name) {
+            (Some(pid), Some(name)) => write!(f, "process {pid} ({name})"),
+            _ => f.write_str("another process"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Patience = Patience { quiet: Duration::from_millis(20), more: Duration::from_millis(20) };
+
+    #[test]
+    fn who_waits_in_vain_is_told_for_whom() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        // A longer content of another time.
+        std::fs::write(&path, "pid=4294967295\n").expect("written");
+        let held = LockFile::acquire_within(&path, SHORT).expect("free");
+        let error = LockFile::acquire_within(&path, SHORT).expect_err("held");
+        assert!(is_held(&error) && error.kind() == io::ErrorKind::TimedOut, "{error}");
+        let (text, own) = (error.to_string(), std::process::id());
+        assert!(text.starts_with(&format!("process {own} (")) && text.contains(&format!("kill -KILL {own}")), "{text}");
+        drop(held);
+        LockFile::acquire_within(&path, SHORT).expect("free again");
+    }
+
+    #[test]
+    fn who_waits_gets_it_when_it_is_free() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let held = LockFile::acquire(&path).expect("free");
+        let waiting = {
+            let path = path.clone();
+            thread::spawn(move || LockFile::acquire(&path).map(drop))
+        };
+        thread::sleep(Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(held);
+        waiting.join().expect("no panic").expect("free");
+    }
+
+    #[test]
+    fn a_stopped_process_is_named_with_what_continues_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a process");
+        let pid = child.id();
+        std::fs::write(&path, format!("pid={pid:<10}\n")).expect("written");
+        let raw = rustix::process::Pid::from_raw(pid.cast_signed()).expect("not 0");
+        rustix::process::kill_process(raw, rustix::process::Signal::STOP).expect("stopped");
+        while !Holder::of(&path).stopped {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(Holder::of(&path).advice().ends_with(&format!("kill -CONT {pid}")));
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+        assert_eq!(Holder::of(&path).to_string(), "another process");
+    }
+}
