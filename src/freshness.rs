@@ -33,6 +33,7 @@ pub use directory::{FoundEntry, Reconciled, TrackedDir};
 pub use error::Error;
 pub use file::{Found, InUse, SyncPoint, TrackedFile};
 pub use found::inode_mark;
+pub use names::Place;
 pub use scan::set_aside;
 pub use state::{Changing, Freshness};
 pub use table::{Target, UNITS_PER_CHUNK};

@@ -10,12 +10,15 @@ use super::table::{FileRow, Table, Target};
 use crate::sync::lock;
 use crate::types::{DirId, FileId};
 
+/// A directory, and the name of an entry in it.
+pub type Place = (DirId, String);
+
 impl Freshness {
     /// The names that the settled record has of a file, each with its directory.
     ///
     /// # Errors
     /// The table's.
-    pub fn names_of(&self, object: u64) -> Result<Vec<(DirId, String)>, Error> {
+    pub fn names_of(&self, object: u64) -> Result<Vec<Place>, Error> {
         lock(&self.table).names_of(object)
     }
 
@@ -23,7 +26,7 @@ impl Freshness {
     ///
     /// # Errors
     /// The table's.
-    pub fn places(&self) -> Result<HashMap<DirId, (DirId, String)>, Error> {
+    pub fn places(&self) -> Result<HashMap<DirId, Place>, Error> {
         lock(&self.table).places()
     }
 
@@ -35,7 +38,7 @@ impl Freshness {
 
 impl Table {
     /// Damaged rows are passed over: what they name is not readable anyway.
-    fn names_of(&self, object: u64) -> Result<Vec<(DirId, String)>, Error> {
+    fn names_of(&self, object: u64) -> Result<Vec<Place>, Error> {
         let sql = "SELECT name, kind, target, mac, dir FROM entries WHERE kind = 1 AND target = ?1";
         let mut select = self.db.prepare_cached(sql)?;
         let mut rows = select.query(params![object.to_be_bytes()])?;
@@ -46,7 +49,7 @@ impl Table {
         Ok(names)
     }
 
-    fn places(&self) -> Result<HashMap<DirId, (DirId, String)>, Error> {
+    fn places(&self) -> Result<HashMap<DirId, Place>, Error> {
         let mut select = self.db.prepare("SELECT name, kind, target, mac, dir FROM entries WHERE kind = 2")?;
         let mut rows = select.query([])?;
         let mut places = HashMap::new();
@@ -59,7 +62,7 @@ impl Table {
     }
 
     /// An entry; `None` if its row is damaged.
-    fn place(&self, row: &rusqlite::Row<'_>) -> Result<Option<((DirId, String), Target)>, Error> {
+    fn place(&self, row: &rusqlite::Row<'_>) -> Result<Option<(Place, Target)>, Error> {
         let read = || {
             let dir = DirId::from_bytes(row.get(4)?);
             Ok(((dir, row.get(0)?), self.entry(dir, row)?))

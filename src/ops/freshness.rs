@@ -15,7 +15,7 @@ use crate::content::{self, Content, Volume};
 use crate::format::name::{EntryKind, NameCodec};
 use crate::format::volume::OpenedVolume;
 use crate::format::{Outcome, dirid};
-use crate::freshness::{Freshness, InUse, Target, TrackedDir, TrackedFile, inode_mark, set_aside};
+use crate::freshness::{Freshness, InUse, Place, Target, TrackedDir, TrackedFile, inode_mark, set_aside};
 use crate::store::tree::{each_entry, read_meta};
 use crate::store::{self, Access, Backing, FileKind, LIST, Modes, OpenDir, Stat};
 use crate::sync::{Arc, Mutex, lock};
@@ -458,7 +458,7 @@ impl<B: Backing> Accepting<'_, B> {
         ino: u64,
         mark: u64,
         (at, entry, record): (DirId, &str, &TrackedDir),
-    ) -> content::Result<Option<Vec<(DirId, String)>>> {
+    ) -> content::Result<Option<Vec<Place>>> {
         let object = known.object();
         // What of it was accepted before counts, settled or not; and a name that nobody knows may be any file's.
         let mut is_free = self.inodes.get(&object).is_none_or(|given| *given == ino)

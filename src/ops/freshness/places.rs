@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::dir_id;
 use crate::content;
 use crate::format::volume::OpenedVolume;
-use crate::freshness::{Freshness, inode_mark};
+use crate::freshness::{Freshness, Place, inode_mark};
 use crate::store::{Backing, Modes, OpenDir, SEARCH, Target};
 use crate::sync::Arc;
 use crate::types::DirId;
@@ -29,7 +29,7 @@ pub(super) struct Places<'a, B: Backing> {
     fresh: &'a Freshness,
     opened: OpenedVolume,
     /// Read when it is first needed, which is when a file has several names.
-    places: Option<HashMap<DirId, (DirId, String)>>,
+    places: Option<HashMap<DirId, Place>>,
     /// The last that was asked for.
     last: Option<(DirId, Option<Arc<OpenDir<B>>>)>,
 }
