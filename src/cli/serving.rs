@@ -12,7 +12,7 @@ use serde_json::json;
 use super::control::rewrap::Served;
 use super::control::server::ControlSocket;
 use super::daemon::{self, Readiness, notify_systemd};
-use super::exit::{CliError, CliResult, Exit};
+use super::exit::{CliError, CliResult, Exit, remedy};
 use super::mount_options::MountOptions;
 use super::mounts;
 use super::offline::{self, Unlocked};
@@ -306,6 +306,9 @@ fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {
 fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError {
     let error =
         CliError::new(Exit::Mountpoint, "MountFailed", format_args!("cannot mount at {}: {e}", mountpoint.display()));
+    if let Some(next) = remedy(e) {
+        return error.hint(next);
+    }
     if allow_other && !rustix::process::geteuid().is_root() {
         return error.hint("for -o allow_other /etc/fuse.conf must have the line user_allow_other");
     }
