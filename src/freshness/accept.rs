@@ -4,7 +4,7 @@ use super::clock::Version;
 use super::directory::TrackedDir;
 use super::error::Error;
 use super::file::{Found, TrackedFile};
-use super::state::{FileRecord, Freshness};
+use super::state::Freshness;
 use super::table::Target;
 use crate::format::unit::epoch_of;
 use crate::sync::{Arc, lock};
@@ -24,9 +24,7 @@ impl Freshness {
     ) -> Result<Vec<TrackedFile>, Error> {
         let mut found = Vec::new();
         if let Some(id) = id {
-            found = sound(self.records_with(id))?.unwrap_or_default();
-            let fits = |record: &Arc<FileRecord>| (lock(&record.state).row.ino == ino, Some(record.object) == expected);
-            found.sort_by_cached_key(|record| std::cmp::Reverse(fits(record)));
+            found = sound(self.records_with(id, ino, expected))?.unwrap_or_default();
         } else if shared {
             let object = lock(&self.table).file_at(ino, true).map(|found| found.map(|(object, _)| object));
             found.extend(

@@ -222,7 +222,7 @@ impl Freshness {
     fn file_after_crash(self: &Arc<Self>, counted_on: Option<u64>, shared: bool, found: FileRow) -> Result<u64, Error> {
         let (id, ino) = (found.file_id, found.ino);
         if let Some(id) = id
-            && let Some(known) = self.record_with(id, ino, counted_on)?
+            && let Some(known) = self.records_with(id, ino, counted_on)?.into_iter().next()
         {
             return Ok(known.object);
         }

@@ -83,7 +83,7 @@ impl Freshness {
         ino: u64,
         object: Option<u64>,
     ) -> Result<Option<TrackedFile>, Error> {
-        let found = self.record_with(id, ino, object)?;
+        let found = self.records_with(id, ino, object)?.into_iter().next();
         Ok(found.map(|record| TrackedFile::new(Arc::clone(self), record)))
     }
 

@@ -250,22 +250,14 @@ impl Freshness {
         Ok(row.map(|row| self.enter(object, row)))
     }
 
-    /// The record of the file whose present life has an id. Of several, which an older file gives that was put back beside its newer
-    /// one, that which was seen as the inode `ino` ([`super::inode_mark`]), else the one with the number `object`.
-    pub(super) fn record_with(
+    /// The records of the files whose present life has an id. Of several, which an older file gives that was put back beside its newer
+    /// one, first that which was seen as the inode `ino` ([`super::inode_mark`]), then the one with the number `object`.
+    pub(super) fn records_with(
         &self,
         id: FileId,
         ino: u64,
         object: Option<u64>,
-    ) -> Result<Option<Arc<FileRecord>>, Error> {
-        let mut found = self.records_with(id)?;
-        let fits = |record: &Arc<FileRecord>| (lock(&record.state).row.ino == ino, Some(record.object) == object);
-        found.sort_by_cached_key(|record| std::cmp::Reverse(fits(record)));
-        Ok(found.into_iter().next())
-    }
-
-    /// The records of the files whose present life has an id.
-    pub(super) fn records_with(&self, id: FileId) -> Result<Vec<Arc<FileRecord>>, Error> {
+    ) -> Result<Vec<Arc<FileRecord>>, Error> {
         let mut found: Vec<_> = lock(&self.files).by_id.get(&id).and_then(Weak::upgrade).into_iter().collect();
         let stored = match lock(&self.table).files_with(id) {
             Err(error) if error.is_damage() && !found.is_empty() => Vec::new(),
@@ -278,6 +270,8 @@ impl Freshness {
         }
         // It may have begun another life since that was written.
         found.retain(|record| lock(&record.state).row.file_id == Some(id));
+        let fits = |record: &Arc<FileRecord>| (lock(&record.state).row.ino == ino, Some(record.object) == object);
+        found.sort_by_cached_key(|record| std::cmp::Reverse(fits(record)));
         Ok(found)
     }
 

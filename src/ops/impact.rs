@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::info::header_info;
 use super::progress::Progress;
@@ -16,7 +17,7 @@ use crate::sync::Arc;
 use crate::types::KeyArn;
 
 /// Files of a volume by what they need.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Impact {
     /// Files whose wrapped keys are all under the key: nobody reads them without it.
     pub only: u64,

@@ -76,7 +76,7 @@ impl Connection {
     /// As there.
     pub fn impact(self, key: &KeyArn, progress: &dyn Progress) -> CliResult<Impact> {
         match self.job(&Request::Impact { key: key.to_string() }, progress)? {
-            Answer::Impact(found) => Ok(found.into()),
+            Answer::Impact(found) => Ok(found),
             _ => Err(lost(&io::ErrorKind::InvalidData.into())),
         }
     }

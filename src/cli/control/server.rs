@@ -14,14 +14,14 @@ use serde::Serialize;
 
 use super::rewrap::{Served, rewrap};
 use super::wire::{
-    Answer, Counts, ImpactSummary, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request,
-    RewrapRequest, RewrapSummary, VerifySummary,
+    Answer, Counts, MAX_REQUEST, MountStatistics, MountStatus, OperationStatistics, Request, RewrapRequest,
+    RewrapSummary, VerifySummary,
 };
 use super::{RunDir, SUFFIX, socket_name};
 use crate::cli::exit::{CliError, CliResult, Exit};
 use crate::cli::output::path_text;
 use crate::keys::KeyService;
-use crate::ops::impact::impact;
+use crate::ops::impact::{Impact, impact};
 use crate::ops::rewrap::RewrapOptions;
 use crate::ops::verify::{ReadFile, VerifyOptions, verify_by};
 use crate::ops::{Progress, Visit};
@@ -279,10 +279,10 @@ impl<B: Backing> Context<B> {
         Ok(VerifySummary::from(&report))
     }
 
-    fn impact(&self, client: &Client, reader: &UnixStream, key: &str) -> CliResult<ImpactSummary> {
+    fn impact(&self, client: &Client, reader: &UnixStream, key: &str) -> CliResult<Impact> {
         let key: KeyArn = key.parse().map_err(|e| CliError::usage(format_args!("{key} is no key ARN: {e}")))?;
         let found = self.job(client, reader, |job| impact(self.served.vfs.modes(), &key, job));
-        Ok(found.map_err(|e| CliError::io(&self.served.root, "read", &e.into()))?.into())
+        found.map_err(|e| CliError::io(&self.served.root, "read", &e.into()))
     }
 
     fn rewrap(&self, client: &Client, reader: &UnixStream, request: &RewrapRequest) -> CliResult<RewrapSummary> {

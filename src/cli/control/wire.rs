@@ -57,7 +57,7 @@ pub enum Answer {
     /// The end of a verify.
     Verified(VerifySummary),
     /// The answer to [`Request::Impact`].
-    Impact(ImpactSummary),
+    Impact(Impact),
     /// The answer to [`Request::Status`].
     Status(MountStatus),
     /// The answer to [`Request::Statistics`].
@@ -197,37 +197,6 @@ impl From<&VerifyReport> for VerifySummary {
             interrupted: report.interrupted,
             findings: report.findings.iter().map(WireFinding::from).collect(),
         }
-    }
-}
-
-/// What depends on a key, as [`Impact`] has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImpactSummary {
-    /// Files that nobody reads without it.
-    pub only: u64,
-    /// Plaintext bytes in them.
-    pub only_bytes: u64,
-    /// Files that have another key too.
-    pub also: u64,
-    /// Files that do not need it.
-    pub others: u64,
-    /// What could not be looked at.
-    pub unreadable: u64,
-    /// The job was stopped before its end.
-    pub interrupted: bool,
-}
-
-impl From<Impact> for ImpactSummary {
-    fn from(found: Impact) -> Self {
-        let Impact { only, only_bytes, also, others, unreadable, interrupted } = found;
-        Self { only, only_bytes, also, others, unreadable, interrupted }
-    }
-}
-
-impl From<ImpactSummary> for Impact {
-    fn from(found: ImpactSummary) -> Self {
-        let ImpactSummary { only, only_bytes, also, others, unreadable, interrupted } = found;
-        Self { only, only_bytes, also, others, unreadable, interrupted }
     }
 }
 
