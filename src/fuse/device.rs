@@ -74,7 +74,7 @@ impl<B: Backing> Server<B> {
             Ok(started) => started,
             Err(error) => return Ended { outcome: Err(error), unmounted: false },
         };
-        let rings = rings.map(|rings| rings.start(Arc::clone(&self.dispatcher), self.device.clone()));
+        let rings = rings.map(|rings| rings.start(Arc::clone(&self.dispatcher), Arc::clone(&self.postponed)));
         ready(PageCache::new(Some(self.device.clone())));
         let mut ended = Ended { outcome: Ok(()), unmounted: false };
         for thread in started {

@@ -1,38 +1,46 @@
 //! Requests through io_uring (Linux 6.14): the kernel queues a request on the CPU that it comes from, and a thread that
-//! waits on that CPU answers it and takes the next one by one system call, mostly without waking another CPU.
+//! waits on that CPU answers it and takes the next one by one system call, without waking another CPU.
 //!
-//! Each possible CPU has a queue; the kernel holds every request back until each queue has an entry. A thread has one entry
-//! and serves one request at a time, so a queue has as many threads as requests are under way at once: another one is
-//! started whenever the last idle one begins to work. Requests that have no answer (FORGET) still come through the device.
+//! Each possible CPU has a queue; the kernel holds every request back until each queue has an entry. All entries of a queue
+//! belong to its one thread, which serves what is short itself and gives everything else to a pool ([`Habits`] knows
+//! what is short): so a slow request delays none that follows, and a short one is never served elsewhere. A thread with
+//! an entry of its own beside it would be no help: the kernel takes the entry that became free last. Requests that have
+//! no answer (FORGET) still come through the device.
 
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use zerocopy::FromBytes;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::abi::{InHeader, OutHeader, opcode};
+use super::abi::{OutHeader, opcode};
 use super::connection::Device;
 use super::dispatch::Dispatcher;
+use super::habits::{Habits, Kind};
+use super::mailbox::Mailbox;
 use super::operations::MAX_WRITE;
+use super::pool::{Pool, Scratch};
 use super::reply::{READ_ROOM, Reply, Sink};
 use super::request::Request;
-use super::writeback::{Pending, write_back};
+use super::writeback::{Job, Pending};
 use crate::format::size::UNIT;
 use crate::store::Backing;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
-use crate::sys::fuse_ring::{self, PART, RingEntry};
+use crate::sys::fuse_ring::{self, Entry, PART, Ring};
+use crate::sys::process::waits_of_this_thread;
 
 /// Where in an entry's memory the kernel puts what a request has behind its headers, and takes that of an answer.
 const PAYLOAD: Range<usize> = UNIT..UNIT + MAX_WRITE as usize;
-/// Threads of a queue, unless they wait for the kernel's own write-back. Each may use as much memory as the largest
-/// request has.
-const MAX_THREADS: usize = 8;
+/// Requests of a queue that are under way at once; the kernel holds back what comes beyond them. Each may use as much memory as
+/// the largest request has.
+const ENTRIES: usize = 8;
+/// Of them, those that are kept for other requests than those that wait for the kernel's own write-back: it comes through them.
+const FOR_OTHERS: usize = 2;
+/// Threads that serve what the queues' own threads do not.
+const MOST_WORKERS: usize = 8;
 /// Each possible CPU needs a queue with a thread, of which a mount that was not asked for rings takes no more than this.
 const MOST_QUEUES_UNASKED: u16 = 64;
 const POSSIBLE_CPUS: &str = "/sys/devices/system/cpu/possible";
@@ -103,11 +111,11 @@ fn last_cpu(list: &str) -> Option<u16> {
     list.rsplit([',', '-']).next()?.parse().ok()
 }
 
-/// The first thread of each queue, with its entry, before the kernel is told that there are rings: it holds every request
+/// The thread of each queue, with its ring, before the kernel is told that there are rings: it holds every request
 /// back until each queue has an entry, so a queue that could have none would stop the mount for ever.
 pub(super) struct Prepared<B: Backing>(Vec<First<B>>);
 
-/// A thread that has made its entry, which is of use to no other thread, and waits for the word to serve. It ends if
+/// A thread that has made its ring, which is of use to no other thread, and waits for the word to serve. It ends if
 /// there is none.
 struct First<B: Backing> {
     go_on: Sender<Arc<Shared<B>>>,
@@ -115,7 +123,7 @@ struct First<B: Backing> {
 }
 
 impl<B: Backing> Prepared<B> {
-    /// Starts a thread for each possible CPU, and waits until all have made their entries.
+    /// Starts a thread for each possible CPU, and waits until all have made their rings.
     ///
     /// # Errors
     /// Why one of them has none: too many threads or descriptors, no memory.
@@ -123,19 +131,20 @@ impl<B: Backing> Prepared<B> {
         let (made, all) = channel();
         let firsts = (0..possible_cpus()?)
             .map(|number| {
+                let queue = Arc::new(Queue { number, mailbox: Mailbox::new()? });
                 let (go_on, word) = channel::<Arc<Shared<B>>>();
                 let (made, device) = (made.clone(), device.clone());
-                let thread = spawn(number, move || {
-                    run_on(number, &only(number));
-                    let entry = match new_entry(&device, number) {
-                        Ok(entry) => entry,
+                let name = format!("kmsfs-ring-{number}");
+                let thread = thread::Builder::new().name(name).spawn(move || {
+                    run_on(number);
+                    let places = match Places::make(&device, &queue) {
+                        Ok(places) => places,
                         Err(error) => return drop(made.send(Err(error))),
                     };
                     let _ = made.send(Ok(()));
                     drop(made);
                     if let Ok(shared) = word.recv() {
-                        let seat = Seat::take(&shared.queues[usize::from(number)]);
-                        shared.serve(number, seat, entry);
+                        Server { shared, queue, places, scratch: Scratch::default() }.serve();
                     }
                 })?;
                 Ok(First { go_on, thread })
@@ -147,211 +156,278 @@ impl<B: Backing> Prepared<B> {
         if told.len() == firsts.len() { Ok(Self(firsts)) } else { Err(io::Error::other("a thread ended at once")) }
     }
 
-    /// Lets the threads serve. Where that fails, the kernel sends everything through the device.
-    pub(super) fn start(self, dispatcher: Arc<Dispatcher<B>>, device: Device) -> Rings<B> {
-        let queues = self.0.iter().map(|_| Arc::default()).collect();
-        let everywhere = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
-        let shared = Arc::new(Shared { dispatcher, device, queues, everywhere, threads: Mutex::default() });
-        for First { go_on, thread } in self.0 {
+    /// Lets the threads serve. Where that fails, the kernel sends everything through the device. What must wait for the
+    /// kernel's write-back goes to `postponed`.
+    pub(super) fn start(self, dispatcher: Arc<Dispatcher<B>>, postponed: Arc<Mutex<Sender<Job>>>) -> Rings<B> {
+        let habits = Arc::new(Habits::default());
+        let (serving, learning) = (Arc::clone(&dispatcher), Arc::clone(&habits));
+        let pool = Pool::new(MOST_WORKERS, move |task: Task, scratch: &mut Scratch| {
+            let Task { queue, mut entry } = task;
+            let outcome = serve_entry(&serving, &learning, &mut entry, scratch);
+            queue.mailbox.post(Served { entry, outcome });
+        });
+        let shared = Arc::new(Shared { dispatcher, habits, postponed, pool });
+        let start = |First { go_on, thread }: First<B>| {
             // The thread waits for it.
             let _ = go_on.send(Arc::clone(&shared));
-            lock(&shared.threads).push(thread);
-        }
-        Rings(shared)
+            thread
+        };
+        let threads = self.0.into_iter().map(start).collect();
+        Rings { shared, threads }
     }
 }
 
 /// The threads of a mount's queues.
-pub(super) struct Rings<B: Backing>(Arc<Shared<B>>);
-
-struct Shared<B: Backing> {
-    dispatcher: Arc<Dispatcher<B>>,
-    device: Device,
-    queues: Vec<Arc<Queue>>,
-    /// Where this process may run.
-    everywhere: CpuSet,
-    /// All threads that were started.
-    threads: Mutex<Vec<thread::JoinHandle<()>>>,
-}
-
-/// The threads of a queue.
-#[derive(Default)]
-struct Queue {
-    /// Those that make their entry.
-    starting: AtomicUsize,
-    /// Those that wait for a request, or are about to.
-    idle: AtomicUsize,
-    /// Those that serve one.
-    busy: AtomicUsize,
-}
-
-/// A thread of a queue, counted as what it does at present until it ends.
-struct Seat {
-    queue: Arc<Queue>,
-    at: fn(&Queue) -> &AtomicUsize,
-}
-
-impl Seat {
-    fn take(queue: &Arc<Queue>) -> Self {
-        queue.starting.fetch_add(1, Ordering::AcqRel);
-        Self { queue: Arc::clone(queue), at: |queue| &queue.starting }
-    }
-
-    /// Counts the thread elsewhere.
-    fn change(&mut self, to: fn(&Queue) -> &AtomicUsize) {
-        to(&self.queue).fetch_add(1, Ordering::AcqRel);
-        (self.at)(&self.queue).fetch_sub(1, Ordering::AcqRel);
-        self.at = to;
-    }
-
-    fn wait(&mut self) {
-        self.change(|queue| &queue.idle);
-    }
-
-    fn begin(&mut self) {
-        self.change(|queue| &queue.busy);
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        (self.at)(&self.queue).fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Queue {
-    /// Whether another thread should be started: none waits for the next request, and there are not too many.
-    fn lacks_one(&self) -> bool {
-        let count = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
-        count(&self.idle) + count(&self.starting) == 0 && count(&self.busy) < MAX_THREADS
-    }
+pub(super) struct Rings<B: Backing> {
+    shared: Arc<Shared<B>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl<B: Backing> Rings<B> {
     /// Waits for the end of all threads; the connection has ended.
     pub(super) fn join(self) {
-        loop {
-            let Some(thread) = lock(&self.0.threads).pop() else { return };
+        for thread in self.threads {
             // A panic there was reported by its own thread.
             let _ = thread.join();
         }
+        if let Some(shared) = Arc::into_inner(self.shared) {
+            shared.pool.join();
+        }
     }
 }
 
-impl<B: Backing> Shared<B> {
-    /// Starts another thread for a queue. What it answers receives one word when the thread is about to wait, or is closed if
-    /// it never will.
-    fn add_thread(self: &Arc<Self>, number: u16) -> Receiver<()> {
-        let seat = Seat::take(&self.queues[usize::from(number)]);
-        let (ready, wait) = channel();
-        let shared = Arc::clone(self);
-        let started = spawn(number, move || {
-            // A thread begins with the CPUs of the one that started it, which may be the queue's own alone.
-            run_on(number, &shared.everywhere);
-            match new_entry(&shared.device, number) {
-                Ok(entry) => {
-                    let mut seat = seat;
-                    seat.wait();
-                    let _ = ready.send(());
-                    shared.serve(number, seat, entry);
-                }
-                Err(error) => tracing::error!(queue = number, "no further ring: {error}"),
-            }
-        });
-        match started {
-            Ok(thread) => lock(&self.threads).push(thread),
-            Err(error) => tracing::error!(queue = number, "no thread for requests through a ring: {error}"),
+struct Shared<B: Backing> {
+    dispatcher: Arc<Dispatcher<B>>,
+    habits: Arc<Habits>,
+    postponed: Arc<Mutex<Sender<Job>>>,
+    pool: Pool<Task>,
+}
+
+struct Queue {
+    number: u16,
+    /// Entries that others have served.
+    mailbox: Mailbox<Served>,
+}
+
+/// A request for somebody else than the queue's own thread.
+struct Task {
+    queue: Arc<Queue>,
+    entry: Entry,
+}
+
+/// A request that was served.
+struct Served {
+    entry: Entry,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    /// The answer stands in the entry, with so many bytes behind its header.
+    Answered(usize),
+    /// It waits for the kernel's write-back.
+    Waits(Pending),
+    /// It has waited for that, and is answered as above.
+    Waited(usize),
+}
+
+/// The ring of a queue and where its entries are.
+struct Places {
+    ring: Ring,
+    /// Entries in all.
+    entries: usize,
+    /// Entries that others have.
+    away: usize,
+    /// Of them, those that wait for write-back.
+    waiting: usize,
+}
+
+impl Places {
+    fn make(device: &Device, queue: &Queue) -> io::Result<Self> {
+        let ring = Ring::new(device.descriptor(), queue.number, queue.mailbox.alarm())?;
+        let mut places = Self { ring, entries: 0, away: 0, waiting: 0 };
+        for _ in 0..ENTRIES {
+            places.add()?;
         }
-        wait
+        Ok(places)
     }
 
+    /// Makes a further entry, for the kernel to take when the ring is used next.
+    fn add(&mut self) -> io::Result<()> {
+        let entry = self.ring.entry(READ_ROOM, PAYLOAD)?;
+        self.ring.hand_over(entry, 0)?;
+        self.entries += 1;
+        Ok(())
+    }
+}
+
+/// What the thread of a queue has.
+struct Server<B: Backing> {
+    shared: Arc<Shared<B>>,
+    queue: Arc<Queue>,
+    places: Places,
+    scratch: Scratch,
+}
+
+impl<B: Backing> Server<B> {
     /// Serves requests until the connection ends.
-    fn serve(self: &Arc<Self>, number: u16, mut seat: Seat, mut entry: RingEntry) {
-        let (mut scratch, mut names) = (Vec::new(), Vec::new());
-        let mut answer = 0;
-        loop {
-            seat.wait();
-            match entry.next(answer) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return tracing::error!(queue = number, "requests through a ring end: {error}"),
+    fn serve(mut self) {
+        let (mut served, mut ready) = (Vec::new(), Vec::new());
+        while self.places.ring.with_kernel() + self.places.away > 0 {
+            self.queue.mailbox.collect(&mut served);
+            if served.is_empty() {
+                let waited = self.places.ring.wait(&mut ready);
+                self.queue.mailbox.woken();
+                if let Err(error) = waited {
+                    return tracing::error!(queue = self.queue.number, "requests through a ring end: {error}");
+                }
             }
-            seat.begin();
-            if seat.queue.lacks_one() {
-                self.add_thread(number);
+            for Served { entry, outcome } in served.drain(..) {
+                self.places.away -= 1;
+                self.answer(entry, outcome);
             }
-            answer = self.answer(number, &mut entry, &mut scratch, &mut names);
+            self.take(&mut ready);
         }
     }
 
-    /// Answers the request in an entry; the length of what follows the answer's header.
-    fn answer(
-        self: &Arc<Self>,
-        queue: u16,
-        entry: &mut RingEntry,
-        scratch: &mut Vec<u8>,
-        copied: &mut Vec<u8>,
-    ) -> usize {
-        let (header, structure, payload) = entry.request();
-        let is_write = InHeader::read_from_prefix(header).is_ok_and(|(header, _)| header.opcode == opcode::WRITE);
-        if is_write {
-            // The data stays where it is; the answer, which is short, waits elsewhere until it is not needed.
-            copied.clear();
-            let request = Request::parse_parts(header, structure, payload);
-            let mut sink = Aside { header: [0; PART], payload: copied };
-            self.dispatcher.handle_parsed(request, scratch, &mut sink);
-            let Aside { header, .. } = sink;
-            let (front, memory) = entry.answer();
-            *front = header;
-            return put(&mut memory[PAYLOAD], copied);
+    /// Serves requests, or has them served.
+    fn take(&mut self, ready: &mut Vec<io::Result<Entry>>) {
+        let count = ready.len();
+        for (index, entry) in ready.drain(..).enumerate() {
+            let mut entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    tracing::error!(queue = self.queue.number, "the kernel does not take an entry of a ring: {error}");
+                    continue;
+                }
+            };
+            let is_last = index + 1 == count;
+            if !self.shared.habits.is_short(&kind(&entry), is_last) {
+                match self.give(entry) {
+                    None => continue,
+                    Some(back) => entry = back,
+                }
+            }
+            let outcome = serve_entry(&self.shared.dispatcher, &self.shared.habits, &mut entry, &mut self.scratch);
+            self.answer(entry, outcome);
+            if !is_last && let Err(error) = self.places.ring.submit() {
+                tracing::error!(queue = self.queue.number, "an answer has to wait: {error}");
+            }
         }
-        // The other way round: names and attributes are short, and an answer may be long.
-        let (header, structure) = (*header, *structure);
-        copied.clear();
-        copied.extend_from_slice(payload);
-        let request = Request::parse_parts(&header, &structure, copied);
+    }
+
+    /// Gives a request to the pool, or back.
+    fn give(&mut self, entry: Entry) -> Option<Entry> {
+        let task = Task { queue: Arc::clone(&self.queue), entry };
+        match self.shared.pool.give(task) {
+            Ok(()) => {
+                self.places.away += 1;
+                None
+            }
+            Err(Task { entry, .. }) => Some(entry),
+        }
+    }
+
+    /// Has a served request answered.
+    fn answer(&mut self, entry: Entry, outcome: Outcome) {
+        let len = match outcome {
+            Outcome::Answered(len) => len,
+            Outcome::Waited(len) => {
+                self.places.waiting -= 1;
+                len
+            }
+            Outcome::Waits(pending) => return self.postpone(entry, pending),
+        };
+        if let Err(error) = self.places.ring.hand_over(entry, len) {
+            tracing::error!(queue = self.queue.number, "an answer did not reach the kernel: {error}");
+        }
+    }
+
+    /// Has a request wait for write-back, whose requests may come to this queue: entries are there for them, or the request
+    /// fails.
+    fn postpone(&mut self, mut entry: Entry, pending: Pending) {
+        let lacks_some = self.places.entries - self.places.waiting <= FOR_OTHERS;
+        if lacks_some && let Err(error) = self.places.add() {
+            tracing::error!(queue = self.queue.number, "no further entry: {error}");
+            let mut sink = InPlace::of(&mut entry);
+            if pending.has_failed() {
+                self.shared.dispatcher.finish(pending, &mut sink);
+            } else {
+                Reply::new(pending.unique, &mut sink).error(Errno::NOMEM);
+            }
+            let len = sink.len;
+            return self.answer(entry, Outcome::Answered(len));
+        }
+        self.places.away += 1;
+        self.places.waiting += 1;
+        let (queue, dispatcher) = (Arc::clone(&self.queue), Arc::clone(&self.shared.dispatcher));
+        let ino = pending.ino;
+        let serve = move || {
+            let mut sink = InPlace::of(&mut entry);
+            dispatcher.finish(pending, &mut sink);
+            let outcome = Outcome::Waited(sink.len);
+            queue.mailbox.post(Served { entry, outcome });
+        };
+        // Its receiver lives as long as the connection.
+        let _ = lock(&self.shared.postponed).send(Job { ino, serve: Box::new(serve) });
+    }
+}
+
+fn kind(entry: &Entry) -> Kind {
+    let (header, structure, _) = entry.request();
+    Kind::of(header, structure)
+}
+
+/// Serves the request in an entry, and puts the answer there.
+fn serve_entry<B: Backing>(
+    dispatcher: &Dispatcher<B>,
+    habits: &Habits,
+    entry: &mut Entry,
+    scratch: &mut Scratch,
+) -> Outcome {
+    let kind = kind(entry);
+    let before = waits_of_this_thread();
+    let outcome = answer(dispatcher, entry, kind.opcode == opcode::WRITE, scratch);
+    habits.learn(&kind, waits_of_this_thread() != before);
+    outcome
+}
+
+fn answer<B: Backing>(
+    dispatcher: &Dispatcher<B>,
+    entry: &mut Entry,
+    is_write: bool,
+    Scratch { names, copied }: &mut Scratch,
+) -> Outcome {
+    let (header, structure, payload) = entry.request();
+    copied.clear();
+    if is_write {
+        // The data stays where it is; the answer, which is short, waits elsewhere until it is not needed.
+        let request = Request::parse_parts(header, structure, payload);
+        let mut sink = Aside { header: [0; PART], payload: copied };
+        dispatcher.handle_parsed(request, names, &mut sink);
+        let Aside { header, .. } = sink;
         let (front, memory) = entry.answer();
-        let mut sink = InPlace { header: front, memory, len: 0 };
-        if let Some(pending) = self.dispatcher.handle_parsed(request, scratch, &mut sink) {
-            self.finish(queue, pending, &mut sink);
-        }
-        sink.len
+        *front = header;
+        return Outcome::Answered(put(&mut memory[PAYLOAD], copied));
     }
-
-    /// Serves a request after write-back. The requests of that may come to this queue: another thread is there for them, or
-    /// the request fails.
-    fn finish(self: &Arc<Self>, queue: u16, pending: Pending, sink: &mut InPlace<'_>) {
-        let one_waits = self.queues[usize::from(queue)].idle.load(Ordering::Acquire) > 0;
-        if one_waits || self.add_thread(queue).recv().is_ok() {
-            write_back(pending.ino, |ino| self.device.invalidate(ino, 0, 0));
-        } else if !pending.has_failed() {
-            return Reply::new(pending.unique, sink).error(Errno::NOMEM);
-        }
-        self.dispatcher.finish(pending, sink);
+    // The other way round: names and attributes are short, and an answer may be long.
+    let (header, structure) = (*header, *structure);
+    copied.extend_from_slice(payload);
+    let request = Request::parse_parts(&header, &structure, copied);
+    let mut sink = InPlace::of(entry);
+    match dispatcher.handle_parsed(request, names, &mut sink) {
+        Some(pending) => Outcome::Waits(pending),
+        None => Outcome::Answered(sink.len),
     }
 }
 
-fn spawn(queue: u16, work: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("kmsfs-ring-{queue}")).spawn(work)
-}
-
-fn new_entry(device: &Device, queue: u16) -> io::Result<RingEntry> {
-    RingEntry::new(device.descriptor(), queue, READ_ROOM, PAYLOAD)
-}
-
-/// Lets this thread run on these CPUs.
-fn run_on(queue: u16, cpus: &CpuSet) {
-    if let Err(error) = sched_setaffinity(None, cpus) {
+/// Lets this thread run on one CPU: where the requests of its queue come from, so that no other CPU is woken for one.
+fn run_on(cpu: u16) {
+    let mut cpus = CpuSet::new();
+    cpus.set(usize::from(cpu));
+    if let Err(error) = sched_setaffinity(None, &cpus) {
         // A CPU that is not there, or not for this process: the thread runs where it began.
-        tracing::debug!(queue, "the CPUs of a ring's thread cannot be set: {error}");
+        tracing::debug!(cpu, "the CPU of a ring's thread cannot be set: {error}");
     }
-}
-
-/// One CPU: where the requests of its queue come from, so that no other CPU is woken for one.
-fn only(cpu: u16) -> CpuSet {
-    let mut set = CpuSet::new();
-    set.set(usize::from(cpu));
-    set
 }
 
 /// Puts an answer into the entry itself.
@@ -359,6 +435,13 @@ struct InPlace<'a> {
     header: &'a mut [u8; PART],
     memory: &'a mut [u8],
     len: usize,
+}
+
+impl<'a> InPlace<'a> {
+    fn of(entry: &'a mut Entry) -> Self {
+        let (header, memory) = entry.answer();
+        Self { header, memory, len: 0 }
+    }
 }
 
 impl Sink for InPlace<'_> {
@@ -411,21 +494,5 @@ mod tests {
     fn the_last_possible_cpu() {
         let last = ["0", "0-3", "0-3,8-11", "0,2", "", "0-"].map(last_cpu);
         assert_eq!(last, [Some(0), Some(3), Some(11), Some(2), None, None]);
-    }
-
-    #[test]
-    fn a_thread_that_ends_counts_no_more() {
-        let queue = Arc::<Queue>::default();
-        let counts = || [&queue.starting, &queue.idle, &queue.busy].map(|counter| counter.load(Ordering::Acquire));
-        assert!(queue.lacks_one());
-        type GoOn = fn(&mut Seat);
-        let ends: [(GoOn, [usize; 3]); 3] = [(|_| {}, [1, 0, 0]), (Seat::wait, [0, 1, 0]), (Seat::begin, [0, 0, 1])];
-        for (goes_on, counted) in ends {
-            let mut seat = Seat::take(&queue);
-            goes_on(&mut seat);
-            assert_eq!((counts(), queue.lacks_one()), (counted, counted[2] == 1));
-            drop(seat);
-            assert_eq!(counts(), [0, 0, 0]);
-        }
     }
 }

@@ -1,0 +1,100 @@
+//! Which requests are short, by what those before them did.
+
+use zerocopy::FromBytes;
+
+use super::abi::{InHeader, ReadIn, opcode};
+use crate::sync::atomic::{AtomicI32, Ordering};
+
+/// So many requests of a kind in a row that waited for nothing make it short.
+const TRUSTED: i32 = 4;
+/// What one that waited for a disk, a lock or a key manager costs: so many more.
+const DISTRUST: i32 = -60;
+/// Reading or writing more than this takes a while in any case.
+const SHORT_DATA: u32 = 32 << 10;
+/// More than any operation of the protocol has as its number; those behind share one place.
+const KINDS: usize = 64;
+
+/// What of a request says how long it may take.
+pub(super) struct Kind {
+    pub(super) opcode: u32,
+    /// Bytes to be read or written.
+    bytes: u32,
+}
+
+impl Kind {
+    /// Of a request with this header and this first argument.
+    pub(super) fn of(header: &[u8], structure: &[u8]) -> Self {
+        let opcode = InHeader::read_from_prefix(header).map_or(0, |(header, _)| header.opcode);
+        // A WRITE's size stands where a READ's does.
+        let bytes = match opcode {
+            opcode::READ | opcode::WRITE => ReadIn::read_from_prefix(structure).map_or(0, |(read, _)| read.size),
+            _ => 0,
+        };
+        Self { opcode, bytes }
+    }
+}
+
+/// What is known of each kind of request. Nothing is at first: then none is short.
+pub(super) struct Habits([AtomicI32; KINDS]);
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicI32::new(0)))
+    }
+}
+
+impl Habits {
+    /// Whether a request will probably take some microseconds, less than it takes to wake somebody for it. Data is not,
+    /// where more requests follow: those can be served at the same time.
+    pub(super) fn is_short(&self, kind: &Kind, is_last: bool) -> bool {
+        let is_data = matches!(kind.opcode, opcode::READ | opcode::WRITE);
+        kind.bytes <= SHORT_DATA && (is_last || !is_data) && self.place(kind).load(Ordering::Relaxed) >= TRUSTED
+    }
+
+    /// Takes note of a request that was served, and whether it waited for something.
+    pub(super) fn learn(&self, kind: &Kind, waited: bool) {
+        let place = self.place(kind);
+        if waited {
+            place.store(DISTRUST, Ordering::Relaxed);
+        } else if place.load(Ordering::Relaxed) < TRUSTED {
+            place.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn place(&self, kind: &Kind) -> &AtomicI32 {
+        &self.0[(kind.opcode as usize).min(KINDS - 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(opcode: u32, bytes: u32) -> Kind {
+        Kind { opcode, bytes }
+    }
+
+    #[test]
+    fn short_is_what_has_not_waited_for_a_while() {
+        let habits = Habits::default();
+        let (lookup, read) = (kind(opcode::LOOKUP, 0), kind(opcode::READ, 4096));
+        assert!(!habits.is_short(&lookup, true), "nothing is known of it");
+        (0..TRUSTED).for_each(|_| habits.learn(&lookup, false));
+        assert!(habits.is_short(&lookup, true) && habits.is_short(&lookup, false));
+        assert!(!habits.is_short(&read, true), "each kind for itself");
+        habits.learn(&lookup, true);
+        (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false));
+        assert!(!habits.is_short(&lookup, true));
+        habits.learn(&lookup, false);
+        assert!(habits.is_short(&lookup, true));
+    }
+
+    #[test]
+    fn much_data_is_never_short_nor_several_pieces_at_once() {
+        let habits = Habits::default();
+        (0..100).for_each(|_| habits.learn(&kind(opcode::READ, 4096), false));
+        let short = |bytes, is_last| habits.is_short(&kind(opcode::READ, bytes), is_last);
+        assert_eq!([short(4096, true), short(4096, false), short(SHORT_DATA + 1, true)], [true, false, false]);
+        assert!(!habits.is_short(&kind(4096, 0), true), "a number that no operation has");
+    }
+}
