@@ -6,6 +6,7 @@
 
 mod abi;
 mod connection;
+mod deference;
 mod device;
 mod dispatch;
 mod habits;

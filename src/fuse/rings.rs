@@ -18,6 +18,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::abi::{OutHeader, opcode};
 use super::connection::Device;
+use super::deference::Deference;
 use super::dispatch::Dispatcher;
 use super::habits::{Habits, Kind};
 use super::mailbox::Mailbox;
@@ -144,7 +145,8 @@ impl<B: Backing> Prepared<B> {
                     let _ = made.send(Ok(()));
                     drop(made);
                     if let Ok(shared) = word.recv() {
-                        Server { shared, queue, places, scratch: Scratch::default() }.serve();
+                        let deference = Deference::new();
+                        Server { shared, queue, places, scratch: Scratch::default(), deference }.serve();
                     }
                 })?;
                 Ok(First { go_on, thread })
@@ -266,6 +268,7 @@ struct Server<B: Backing> {
     queue: Arc<Queue>,
     places: Places,
     scratch: Scratch,
+    deference: Deference,
 }
 
 impl<B: Backing> Server<B> {
@@ -286,6 +289,9 @@ impl<B: Backing> Server<B> {
                 self.answer(entry, outcome);
             }
             self.take(&mut ready);
+            if self.places.away == 0 {
+                self.deference.turn();
+            }
         }
     }
 
@@ -317,6 +323,7 @@ impl<B: Backing> Server<B> {
 
     /// Gives a request to the pool, or back.
     fn give(&mut self, entry: Entry) -> Option<Entry> {
+        self.deference.end();
         let task = Task { queue: Arc::clone(&self.queue), entry };
         match self.shared.pool.give(task) {
             Ok(()) => {

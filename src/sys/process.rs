@@ -38,6 +38,29 @@ pub fn waits_of_this_thread() -> i64 {
     }
 }
 
+/// Puts the calling thread into the scheduling class of what runs when nothing else wants to (`SCHED_IDLE`, sched(7)), or back
+/// into the ordinary one. Threads that it starts are in the ordinary one.
+///
+/// # Errors
+/// `EPERM`: it may not come back.
+pub fn run_in_idle_class(idle: bool) -> io::Result<()> {
+    let policy = if idle { libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK } else { libc::SCHED_OTHER };
+    // SAFETY: a structure of plain numbers, of which all may be 0.
+    let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the calling thread, and the structure lives as long as the call.
+    if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Whether the calling thread is in the class of [`run_in_idle_class`].
+#[cfg(test)]
+pub fn is_in_idle_class() -> bool {
+    // SAFETY: a number in, a number out.
+    unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK == libc::SCHED_IDLE }
+}
+
 /// Bytes beyond which this process may write to no file.
 pub fn file_size_limit() -> u64 {
     FILE_SIZE_LIMIT.load(Ordering::Relaxed)

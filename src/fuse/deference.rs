@@ -1,0 +1,120 @@
+//! Letting a caller stay where it is.
+//!
+//! A caller and the thread that serves it take turns: one of them always waits for the other. On one CPU that costs a switch
+//! of tasks each time; on two, an interrupt that wakes the other CPU, which takes far longer than most requests, most of all on a
+//! virtual machine. Requests come to the thread on their own CPU, but when it answers, the scheduler moves the caller to
+//! any CPU that is idle, since the thread is still running where the caller was. A CPU whose only task is of the class
+//! SCHED_IDLE counts as idle itself, and the caller stays.
+//!
+//! A thread of that class gets next to nothing where anybody else wants its CPU. So it is in it only as long as it serves one
+//! request after the other itself, and the machine has a CPU to spare: as looked up every so many turns.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::sync::thread;
+use crate::sys::process::run_in_idle_class;
+
+/// Turns between two looks at the machine.
+const TURNS: u32 = 16;
+const LOAD: &str = "/proc/loadavg";
+
+/// Whether the calling thread is in the idle class, and should be.
+pub(super) struct Deference {
+    /// Where the number of running tasks is to be read; none if this process may not leave the idle class again.
+    load: Option<File>,
+    cpus: usize,
+    defers: bool,
+    turns: u32,
+}
+
+impl Deference {
+    /// Of a thread in the ordinary class.
+    pub(super) fn new() -> Self {
+        let load = is_possible().then(|| File::open(Path::new(LOAD)).ok()).flatten();
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        Self { load, cpus, defers: false, turns: 0 }
+    }
+
+    /// The thread has served requests by itself.
+    pub(super) fn turn(&mut self) {
+        self.turns += 1;
+        if self.turns < TURNS {
+            return;
+        }
+        self.turns = 0;
+        if let Some(load) = &self.load {
+            let mut text = [0; 128];
+            let len = load.read_at(&mut text, 0).unwrap_or(0);
+            let running = std::str::from_utf8(&text[..len]).ok().and_then(running);
+            self.defer(running.is_some_and(|running| running < self.cpus));
+        }
+    }
+
+    /// Others work for it, or are about to.
+    pub(super) fn end(&mut self) {
+        self.turns = 0;
+        self.defer(false);
+    }
+
+    fn defer(&mut self, defers: bool) {
+        if self.defers == defers {
+            return;
+        }
+        match run_in_idle_class(defers) {
+            Ok(()) => self.defers = defers,
+            Err(error) => {
+                tracing::warn!("a thread that serves requests cannot change its scheduling class: {error}");
+                self.load = None;
+            }
+        }
+    }
+}
+
+/// Tasks that run or could run, of the text of `/proc/loadavg` (proc(5)).
+fn running(text: &str) -> Option<usize> {
+    text.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
+}
+
+/// Whether a thread of this process may leave the idle class again (sched(7): `RLIMIT_NICE`, `CAP_SYS_NICE`). A thread tries it.
+fn is_possible() -> bool {
+    let attempt = || run_in_idle_class(true).and_then(|()| run_in_idle_class(false)).is_ok();
+    thread::spawn(attempt).join().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_running_tasks() {
+        assert_eq!(running("0.20 0.18 0.12 1/80 11206\n"), Some(1));
+        assert_eq!(["", "0.20", "0.20 0.18 0.12 x/80 11206", "0.20 0.18 0.12 1"].map(running), [None; 4]);
+    }
+
+    #[test]
+    fn a_thread_defers_where_a_cpu_is_to_spare_and_only_there() {
+        let load = tempfile::NamedTempFile::new().expect("a file");
+        let says = |text: &str| std::fs::write(load.path(), text).expect("written");
+        let mut deference = Deference::new();
+        if deference.load.is_none() {
+            return; // Nobody may come back here.
+        }
+        deference.load = Some(load.reopen().expect("opened"));
+        deference.cpus = 2;
+        let mut after = |text: &str| {
+            says(text);
+            (0..TURNS).for_each(|_| deference.turn());
+            (deference.defers, crate::sys::process::is_in_idle_class())
+        };
+        assert_eq!(after("0 0 0 2/80 1"), (false, false));
+        assert_eq!(after("0 0 0 1/80 1"), (true, true));
+        assert_eq!(after("0 0 0 2/80 1"), (false, false));
+        assert_eq!(after("0 0 0 1/80 1"), (true, true));
+        assert_eq!(after("?"), (false, false));
+        assert_eq!(after("0 0 0 1/80 1"), (true, true));
+        deference.end();
+        assert!(!crate::sys::process::is_in_idle_class());
+    }
+}
