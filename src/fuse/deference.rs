@@ -7,7 +7,8 @@
 //! SCHED_IDLE counts as idle itself, and the caller stays.
 //!
 //! A thread of that class gets next to nothing where anybody else wants its CPU. So it is in it only as long as it serves one
-//! request after the other itself, and the machine has a CPU to spare: as looked up every so many turns.
+//! request after the other itself, and the machine has a CPU for everybody who wants one, itself included: as looked up every
+//! so many turns.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -48,7 +49,7 @@ impl Deference {
             let mut text = [0; 128];
             let len = load.read_at(&mut text, 0).unwrap_or(0);
             let running = std::str::from_utf8(&text[..len]).ok().and_then(running);
-            self.defer(running.is_some_and(|running| running < self.cpus));
+            self.defer(running.is_some_and(|running| running <= self.cpus));
         }
     }
 
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_defers_where_a_cpu_is_to_spare_and_only_there() {
+    fn a_thread_defers_where_there_is_a_cpu_for_everybody_and_only_there() {
         let load = tempfile::NamedTempFile::new().expect("a file");
         let says = |text: &str| std::fs::write(load.path(), text).expect("written");
         let mut deference = Deference::new();
@@ -108,9 +109,9 @@ mod tests {
             (0..TURNS).for_each(|_| deference.turn());
             (deference.defers, crate::sys::process::is_in_idle_class())
         };
-        assert_eq!(after("0 0 0 2/80 1"), (false, false));
-        assert_eq!(after("0 0 0 1/80 1"), (true, true));
-        assert_eq!(after("0 0 0 2/80 1"), (false, false));
+        assert_eq!(after("0 0 0 3/80 1"), (false, false));
+        assert_eq!(after("0 0 0 2/80 1"), (true, true));
+        assert_eq!(after("0 0 0 3/80 1"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));
         assert_eq!(after("?"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));

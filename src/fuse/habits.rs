@@ -9,10 +9,12 @@ use crate::sync::atomic::{AtomicI32, Ordering};
 const TRUSTED: i32 = 4;
 /// What one that waited for a disk, a lock or a key manager costs: so many more.
 const DISTRUST: i32 = -60;
-/// Reading or writing more than this takes a while in any case.
+/// Reading or writing more than this is a kind of its own.
 const SHORT_DATA: u32 = 32 << 10;
 /// More than any operation of the protocol has as its number; those behind share one place.
 const KINDS: usize = 64;
+/// The places of reading and writing much.
+const MUCH: usize = KINDS - 3;
 
 /// What of a request says how long it may take.
 pub(super) struct Kind {
@@ -32,6 +34,16 @@ impl Kind {
         };
         Self { opcode, bytes }
     }
+
+    /// Whether data is read or written.
+    pub(super) fn is_data(&self) -> bool {
+        matches!(self.opcode, opcode::READ | opcode::WRITE)
+    }
+
+    /// Whether much data is.
+    pub(super) fn is_much(&self) -> bool {
+        self.bytes > SHORT_DATA
+    }
 }
 
 /// What is known of each kind of request. Nothing is at first: then none is short.
@@ -44,11 +56,10 @@ impl Default for Habits {
 }
 
 impl Habits {
-    /// Whether a request will probably take some microseconds, less than it takes to wake somebody for it. Data is not,
-    /// where more requests follow: those can be served at the same time.
-    pub(super) fn is_short(&self, kind: &Kind, is_last: bool) -> bool {
-        let is_data = matches!(kind.opcode, opcode::READ | opcode::WRITE);
-        kind.bytes <= SHORT_DATA && (is_last || !is_data) && self.place(kind).load(Ordering::Relaxed) >= TRUSTED
+    /// Whether a request will probably take less than it takes to wake somebody for it; or, of much data, not wait for
+    /// anything.
+    pub(super) fn is_short(&self, kind: &Kind) -> bool {
+        self.place(kind).load(Ordering::Relaxed) >= TRUSTED
     }
 
     /// Takes note of a request that was served, and whether it waited for something.
@@ -62,7 +73,8 @@ impl Habits {
     }
 
     fn place(&self, kind: &Kind) -> &AtomicI32 {
-        &self.0[(kind.opcode as usize).min(KINDS - 1)]
+        let number = if kind.is_much() { MUCH + (kind.opcode == opcode::WRITE) as usize } else { kind.opcode as usize };
+        &self.0[number.min(KINDS - 1)]
     }
 }
 
@@ -78,23 +90,27 @@ mod tests {
     fn short_is_what_has_not_waited_for_a_while() {
         let habits = Habits::default();
         let (lookup, read) = (kind(opcode::LOOKUP, 0), kind(opcode::READ, 4096));
-        assert!(!habits.is_short(&lookup, true), "nothing is known of it");
+        assert!(!habits.is_short(&lookup), "nothing is known of it");
         (0..TRUSTED).for_each(|_| habits.learn(&lookup, false));
-        assert!(habits.is_short(&lookup, true) && habits.is_short(&lookup, false));
-        assert!(!habits.is_short(&read, true), "each kind for itself");
+        assert!(habits.is_short(&lookup));
+        assert!(!habits.is_short(&read), "each kind for itself");
         habits.learn(&lookup, true);
         (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false));
-        assert!(!habits.is_short(&lookup, true));
+        assert!(!habits.is_short(&lookup));
         habits.learn(&lookup, false);
-        assert!(habits.is_short(&lookup, true));
+        assert!(habits.is_short(&lookup));
     }
 
     #[test]
-    fn much_data_is_never_short_nor_several_pieces_at_once() {
+    fn little_and_much_data_are_different_kinds() {
         let habits = Habits::default();
-        (0..100).for_each(|_| habits.learn(&kind(opcode::READ, 4096), false));
-        let short = |bytes, is_last| habits.is_short(&kind(opcode::READ, bytes), is_last);
-        assert_eq!([short(4096, true), short(4096, false), short(SHORT_DATA + 1, true)], [true, false, false]);
-        assert!(!habits.is_short(&kind(4096, 0), true), "a number that no operation has");
+        let kinds = [opcode::READ, opcode::WRITE].map(|code| [SHORT_DATA, SHORT_DATA + 1].map(|len| kind(code, len)));
+        assert_eq!(kinds.each_ref().map(|sizes| sizes.each_ref().map(Kind::is_much)), [[false, true]; 2]);
+        for (number, learned) in kinds.iter().flatten().enumerate() {
+            (0..TRUSTED).for_each(|_| habits.learn(learned, false));
+            let short = kinds.iter().flatten().filter(|kind| habits.is_short(kind)).count();
+            assert_eq!(short, number + 1);
+        }
+        assert!(!habits.is_short(&kind(4096, 0)), "a number that no operation has");
     }
 }

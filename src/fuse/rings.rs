@@ -164,9 +164,10 @@ impl<B: Backing> Prepared<B> {
         let habits = Arc::new(Habits::default());
         let (serving, learning) = (Arc::clone(&dispatcher), Arc::clone(&habits));
         let pool = Pool::new(MOST_WORKERS, move |task: Task, scratch: &mut Scratch| {
-            let Task { queue, mut entry } = task;
-            let outcome = serve_entry(&serving, &learning, &mut entry, scratch);
-            queue.mailbox.post(Served { entry, outcome });
+            for mut entry in task.entries {
+                let outcome = serve_entry(&serving, &learning, &mut entry, scratch);
+                task.queue.mailbox.post(Served { entry, outcome });
+            }
         });
         let shared = Arc::new(Shared { dispatcher, habits, postponed, pool });
         let start = |First { go_on, thread }: First<B>| {
@@ -211,10 +212,10 @@ struct Queue {
     mailbox: Mailbox<Served>,
 }
 
-/// A request for somebody else than the queue's own thread.
+/// Requests for somebody else than the queue's own thread, one after the other.
 struct Task {
     queue: Arc<Queue>,
-    entry: Entry,
+    entries: Vec<Entry>,
 }
 
 /// A request that was served.
@@ -295,42 +296,42 @@ impl<B: Backing> Server<B> {
         }
     }
 
-    /// Serves requests, or has them served.
+    /// Serves requests, or has them served: what is not short; of much data, all that is not alone; of several pieces of little data,
+    /// every other one, together.
     fn take(&mut self, ready: &mut Vec<io::Result<Entry>>) {
-        let count = ready.len();
-        for (index, entry) in ready.drain(..).enumerate() {
-            let mut entry = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    tracing::error!(queue = self.queue.number, "the kernel does not take an entry of a ring: {error}");
-                    continue;
-                }
-            };
-            let is_last = index + 1 == count;
-            if !self.shared.habits.is_short(&kind(&entry), is_last) {
-                match self.give(entry) {
-                    None => continue,
-                    Some(back) => entry = back,
-                }
+        let refused = |entry: io::Result<Entry>| {
+            entry.inspect_err(|e| tracing::error!("the kernel does not take an entry of a ring: {e}")).ok()
+        };
+        let (mut own, mut half, mut pieces) = (Vec::new(), Vec::new(), 0);
+        let alone = ready.len() == 1 && self.places.away == 0;
+        for entry in ready.drain(..).filter_map(refused) {
+            let kind = kind(&entry);
+            pieces += usize::from(kind.is_data());
+            match self.shared.habits.is_short(&kind) && (alone || !kind.is_much()) {
+                false => own.extend(self.give(vec![entry])),
+                true if kind.is_data() && pieces % 2 == 0 => half.push(entry),
+                true => own.push(entry),
             }
+        }
+        if !half.is_empty() {
+            own.extend(self.give(half));
+        }
+        for mut entry in own {
             let outcome = serve_entry(&self.shared.dispatcher, &self.shared.habits, &mut entry, &mut self.scratch);
             self.answer(entry, outcome);
-            if !is_last && let Err(error) = self.places.ring.submit() {
-                tracing::error!(queue = self.queue.number, "an answer has to wait: {error}");
-            }
         }
     }
 
-    /// Gives a request to the pool, or back.
-    fn give(&mut self, entry: Entry) -> Option<Entry> {
+    /// Gives requests to a thread of the pool, or back.
+    fn give(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
         self.deference.end();
-        let task = Task { queue: Arc::clone(&self.queue), entry };
-        match self.shared.pool.give(task) {
+        let count = entries.len();
+        match self.shared.pool.give(Task { queue: Arc::clone(&self.queue), entries }) {
             Ok(()) => {
-                self.places.away += 1;
-                None
+                self.places.away += count;
+                Vec::new()
             }
-            Err(Task { entry, .. }) => Some(entry),
+            Err(Task { entries, .. }) => entries,
         }
     }
 

@@ -8,7 +8,7 @@ PARAMETER=/sys/module/fuse/parameters/enable_uring
 [ -e "$PARAMETER" ] || modprobe fuse 2> /dev/null
 [ -w "$PARAMETER" ] || { echo "skipped: no $PARAMETER, or not root: this kernel has no FUSE over io_uring"; echo "cases: 0 passed, 0 failed"; exit 0; }
 before=$(cat "$PARAMETER")
-work=$(mktemp -d "${SUITE_WORK:-/tmp}/rings.XXXXXX")
+work=$(mktemp -d "${SUITE_WORK:-/tmp}/rings.XXXXXX") || exit
 trap 'echo "$before" > "$PARAMETER"; "$K" umount "$work/mnt" > /dev/null 2>&1; rm -rf "$work"' EXIT
 # A mount turns it on itself, and off again.
 echo N > "$PARAMETER"
