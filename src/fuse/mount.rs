@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::operations::MAX_READ;
 use super::spec::MountSpec;
 
 /// The type of a mount that root makes reads `fuse.kmsfs`, by which mount(8) and `/etc/fstab` find the mount helper;
@@ -44,7 +45,7 @@ fn mount_directly(spec: &MountSpec) -> io::Result<OwnedFd> {
     let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     let root_mode = std::fs::metadata(&spec.mountpoint)?.mode() & libc::S_IFMT;
     let mut options = format!(
-        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions",
+        "fd={},rootmode={root_mode:o},user_id={},group_id={},default_permissions,max_read={MAX_READ}",
         device.as_raw_fd(),
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
@@ -107,6 +108,7 @@ fn helper_options(spec: &MountSpec) -> OsString {
     };
     add(&format!("subtype={SUBTYPE}"));
     add("default_permissions");
+    add(&format!("max_read={MAX_READ}"));
     add(if spec.read_only { "ro" } else { "rw" });
     add(if spec.suid { "suid" } else { "nosuid" });
     add(if spec.dev { "dev" } else { "nodev" });
@@ -172,7 +174,8 @@ mod tests {
             threads: 2,
             transport: super::super::Transport::Dev,
         };
-        let expected = b"fsname=/a\\,b\\\\c\xff,subtype=kmsfs,default_permissions,ro,nosuid,nodev,exec,allow_other";
+        let expected = b"fsname=/a\\,b\\\\c\xff,subtype=kmsfs,default_permissions,max_read=262144,\
+            ro,nosuid,nodev,exec,allow_other";
         assert_eq!(helper_options(&spec).as_bytes(), expected);
     }
 }

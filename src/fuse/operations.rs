@@ -19,8 +19,12 @@ const SHARED_TTL: Duration = Duration::from_secs(1);
 pub(super) const MAX_BACKGROUND: u16 = 64;
 /// From how many on it lets programs wait.
 pub(super) const CONGESTION_THRESHOLD: u16 = 48;
-/// Bytes of the largest READ and WRITE.
+/// Bytes of the largest WRITE, and of what a READ may ask for.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
+/// Bytes of the largest READ that the kernel is to send: a window of readahead, or a program's large direct read, then is several,
+/// which are served at once, and the first of them is there before the last is read. The numbers are in
+/// docs/PERFORMANCE.md; WRITEs gain nothing.
+pub(super) const MAX_READ: u32 = 256 << 10;
 /// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h: inode flags of chattr(1).
 const GET_FLAGS: u32 = 0x8008_6601;
 const SET_FLAGS: u32 = 0x4008_6602;
