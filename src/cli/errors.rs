@@ -192,7 +192,7 @@ pub fn lost_home(root: &std::path::Path, remote: bool) -> String {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::Sqlite(_) | StoreError::Locked { .. } => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
             StoreError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
             StoreError::Custody(e) => e.into(),
             _ => Self::new(Exit::Integrity, "StoreDamaged", error),
