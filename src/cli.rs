@@ -32,6 +32,7 @@ mod offline;
 pub mod operation;
 pub mod output;
 pub mod passphrase;
+mod place;
 pub mod policy;
 pub mod progress;
 mod recovery;

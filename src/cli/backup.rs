@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::exit::{CliResult, Exit};
+use super::place;
 use super::session::Session;
 use super::settings::Settings;
 use crate::env::{SystemEntropy, system_clock};
@@ -42,6 +43,7 @@ pub struct VerifyArgs {
 /// Makes a backup.
 pub fn backup(settings: &Settings, args: &BackupArgs) -> CliResult {
     let session = Session::open(settings)?;
+    place::not_opened_by(&session.engine, &args.file)?;
     let made = session.engine.backup(&session.caller, &args.file)?;
     let file = args.file.display();
     settings.out.result(&to_json(&made, &args.file), || format!("Wrote {file}: {}.", words(&made)));

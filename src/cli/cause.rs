@@ -8,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Resource;
 
+use super::errors::OTHERS_HOME;
 use super::exit::{CliError, Exit, remedy};
 
 /// More than any change of the key manager writes at once.
@@ -16,6 +17,8 @@ const TRIAL: usize = 256 * 1024;
 const LACKS: [i32; 5] = [libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE, libc::EROFS];
 /// SQLite's words for any file that cannot be opened.
 const CANNOT_OPEN: &str = "unable to open database file";
+/// And for one beside which it may make none.
+const READ_ONLY: &str = "attempt to write a readonly database";
 /// More files than any command but a mount has open.
 const ENOUGH: u64 = 64;
 
@@ -29,7 +32,12 @@ pub fn explained(error: CliError, home: &Path) -> CliError {
     {
         return CliError { hint: remedy(&cause).map(str::to_owned), ..error };
     }
+    let of_database = [CANNOT_OPEN, READ_ONLY].iter().any(|words| error.message.contains(words));
     let (what, cause) = match try_to_write(home) {
+        Err(cause) if of_database && cause.kind() == io::ErrorKind::PermissionDenied => {
+            let message = format!("{}: this user may not write in {}: {cause}", error.message, home.display());
+            return CliError::new(Exit::AccessDenied, "Io", message).hint(OTHERS_HOME);
+        }
         Err(cause) => (format!("nothing can be written in {}", home.display()), cause),
         Ok(()) if error.message.contains(CANNOT_OPEN) && files_allowed() < ENOUGH => {
             (format!("this process may have {} files open", files_allowed()), Errno::MFILE.into())

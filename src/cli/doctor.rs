@@ -222,7 +222,11 @@ fn clock() -> Check {
 fn key_manager(settings: &Settings) -> Vec<Check> {
     const NAME: &str = "key manager";
     let home = &settings.home;
-    if !Home::exists(home) {
+    let exists = match Home::exists(home) {
+        Ok(exists) => exists,
+        Err(error) => return vec![failed(NAME, error.into())],
+    };
+    if !exists {
         let found = format!("there is none at {}", home.display());
         let fix = "a first kmsfs init or kmsfs mount creates it. For volumes that exist already name the one that they were \
                    made with: --kms-home DIR or KMSFS_HOME; if it is lost, put it back from a backup (kmsfs kms restore FILE \

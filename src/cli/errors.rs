@@ -149,13 +149,17 @@ impl From<CustodyError> for CliError {
             }
             CustodyError::Refused(_) => (Exit::Failure, "Refused", None),
             CustodyError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                (Exit::AccessDenied, "Io", None)
+                (Exit::AccessDenied, "Io", Some(OTHERS_HOME))
             }
             CustodyError::Io { source, .. } => (Exit::KmsUnavailable, "Io", remedy(source)),
         };
         Self { hint: hint.map(str::to_owned), ..Self::new(exit, code, error) }
     }
 }
+
+/// The next step of a user who may not use the key manager's directory, or something in it.
+pub const OTHERS_HOME: &str = "run the command as the user that it belongs to, who alone has to be able to read and write it (chmod 700 for the \
+                               directory), or name another directory: --kms-home DIR or KMSFS_HOME";
 
 /// What may open a key manager that this secret does not open.
 const fn other_secret(kind: SlotKind) -> &'static str {
@@ -192,7 +196,9 @@ pub fn lost_home(root: &std::path::Path, remote: bool) -> String {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Sqlite(_) => Self::new(Exit::KmsUnavailable, "StoreUnavailable", error),
+            StoreError::Sqlite(_) | StoreError::Locked { .. } => {
+                Self::new(Exit::KmsUnavailable, "StoreUnavailable", error)
+            }
             StoreError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
             StoreError::Custody(e) => e.into(),
             _ => Self::new(Exit::Integrity, "StoreDamaged", error),
@@ -208,7 +214,13 @@ impl From<BackupError> for CliError {
             BackupError::Open(e) => (*e).into(),
             BackupError::Exists(_) | BackupError::Present(_) => Self::new(Exit::Failure, "Exists", error),
             BackupError::InUse(_) => Self::new(Exit::Busy, "Busy", error),
-            BackupError::Io { .. } => Self::new(Exit::Failure, "Io", error),
+            BackupError::Io { ref source, .. } => {
+                let exit = match source.kind() {
+                    std::io::ErrorKind::PermissionDenied => Exit::AccessDenied,
+                    _ => Exit::Failure,
+                };
+                Self { hint: remedy(source).map(str::to_owned), ..Self::new(exit, "Io", &error) }
+            }
         }
     }
 }
@@ -311,7 +323,7 @@ impl From<VolumeError> for CliError {
             VolumeError::NeedsMount(dir) => new(Exit::Failure, "NeedsMount")
                 .hint(format_args!("mount it, then run the same command: kmsfs mount {} MOUNTPOINT", dir.display())),
             VolumeError::Busy(_) => new(Exit::Busy, "VolumeBusy")
-                .hint("unmount it there first, or mount it with --ro; kmsfs status lists the mounts of this host"),
+                .hint("unmount it there first; kmsfs status lists the mounts of this host"),
             VolumeError::RecordBusy(_) => new(Exit::Busy, "RecordBusy").hint(
                 "wait for it, or unmount that copy first (kmsfs status lists the mounts of this host); what is in this one can be read \
                  meanwhile with: kmsfs verify DIR --salvage OUT",

@@ -10,6 +10,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::path_text;
 use super::session::{CreateFlags, Session, created_json, created_words};
 use super::settings::Settings;
+use super::slots::show_first_recovery;
 use crate::env::{SystemEntropy, system_clock};
 use crate::format::name::NameForm;
 use crate::kms::custody::RecoveryKey;
@@ -91,14 +92,15 @@ fn init(settings: &Settings, args: &InitArgs) -> CliResult {
         let message = format!("there is a key manager at {} already", settings.home.display());
         return Err(CliError::failure(message).hint("kmsfs init DIR makes a volume"));
     }
+    let is_new = recovery.is_some();
     let created = recovery.map(|key| Created::new(settings, &key, args.create.keyfile));
     let mut value = created.as_ref().map_or_else(|| json!({}), |c| c.json.clone());
     let mut words = created.map_or_else(String::new, |c| c.words);
     if let Some(dir) = &args.dir {
         let volume = make_volume(&session, &settings.home, dir, &args.volume).inspect_err(|_| {
             // The recovery key is shown only once: also when what follows it fails.
-            if !words.is_empty() {
-                settings.out.result(&value, || words.clone());
+            if is_new && let Err(unseen) = show_first_recovery(settings, &session, &value, words.clone()) {
+                settings.out.error(&unseen);
             }
         })?;
         add_volume(&mut value, dir, &volume);
@@ -107,7 +109,10 @@ fn init(settings: &Settings, args: &InitArgs) -> CliResult {
         }
         words.push_str(&volume_words(dir, &volume, args.volume.names()));
     }
-    settings.out.result(&value, || words);
+    match is_new {
+        true => show_first_recovery(settings, &session, &value, words)?,
+        false => settings.out.result(&value, || words),
+    }
     Ok(Exit::Ok)
 }
 

@@ -16,6 +16,7 @@ use super::mounts;
 use super::serving::Serving;
 use super::session::{CreateFlags, Session};
 use super::settings::Settings;
+use super::slots::show_first_recovery;
 use crate::ops::VolumeError;
 use crate::ops::init::check_empty;
 use crate::ops::lock::VolumeLock;
@@ -121,8 +122,9 @@ fn threads(asked: Option<u16>) -> usize {
     asked.map_or_else(|| (2 * available_parallelism().map_or(2, NonZero::get)).max(4), usize::from)
 }
 
-/// A read-only backing filesystem is no fault of the volume: it can still be read.
-fn not_writable(error: VolumeError, dir: &Path, mnt: &Path) -> CliError {
+/// A read-only backing filesystem is no fault of the volume: it can still be read. So can a volume that another process writes to,
+/// if it has no freshness record (`recorded`).
+fn not_locked(error: VolumeError, dir: &Path, mnt: &Path, recorded: bool) -> CliError {
     let (dir, mnt) = (dir.display(), mnt.display());
     match &error {
         VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
@@ -132,6 +134,13 @@ fn not_writable(error: VolumeError, dir: &Path, mnt: &Path) -> CliError {
         VolumeError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             CliError::from(error).hint(format_args!("if you may only read it: kmsfs mount --ro {dir} {mnt}"))
         }
+        VolumeError::Busy(_) if recorded => CliError::from(error).hint(
+            "unmount it there first (kmsfs status lists the mounts of this host): a volume with a freshness record has one mount at a \
+             time, a read-only one too",
+        ),
+        VolumeError::Busy(_) => CliError::from(error).hint(format_args!(
+            "unmount it there first (kmsfs status lists the mounts of this host), or read it beside that: kmsfs mount --ro {dir} {mnt}"
+        )),
         _ => error.into(),
     }
 }
@@ -161,7 +170,8 @@ fn open_or_make(
     match FoundVolume::find(dir) {
         Ok(found) => {
             // Nobody is asked for a passphrase for a volume that is in use.
-            let lock = lock(&found).map_err(|e| not_writable(e, dir, mnt))?;
+            let recorded = found.config().freshness();
+            let lock = lock(&found).map_err(|e| not_locked(e, dir, mnt, recorded))?;
             return Ok((Session::open_for(settings, dir)?, found, lock));
         }
         Err(VolumeError::NotAVolume(_)) => {}
@@ -183,7 +193,7 @@ fn open_or_make(
     let (session, recovery) = Session::open_or_create(settings, &args.create)?;
     if let Some(key) = recovery {
         let created = Created::new(settings, &key, args.create.keyfile);
-        settings.out.result(&created.json, || created.words);
+        show_first_recovery(settings, &session, &created.json, created.words)?;
     }
     make_volume(&session, &settings.home, dir, &args.volume)?;
     let found = FoundVolume::find(dir)?;

@@ -9,7 +9,7 @@ use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, 
 use serde::Serialize;
 use serde_json::json;
 
-use super::exit::{CliError, Exit};
+use super::exit::{CliError, CliResult, Exit};
 
 /// A path for JSON, which knows no other text than Unicode: bytes that are not UTF-8 become U+FFFD.
 pub fn path_text(path: &Path) -> Cow<'_, str> {
@@ -44,6 +44,18 @@ impl Output {
                 write_stdout(&text);
             }
         }
+    }
+
+    /// As [`Self::result`], of what is shown only once.
+    ///
+    /// # Errors
+    /// What keeps it from being shown: nobody has seen it then, and the caller takes back what is of no use without it.
+    pub fn result_once<T: Serialize + ?Sized>(self, value: &T, human: impl FnOnce() -> String) -> CliResult<()> {
+        let text = match self.json {
+            true => serde_json::to_string_pretty(value).expect("results have string keys"),
+            false => human(),
+        };
+        try_stdout(&text).map_err(|e| CliError::failure(format_args!("cannot write to stdout: {e}")))
     }
 
     /// One line of a stream: a JSON line, or what `human` says.
@@ -157,14 +169,35 @@ fn trim_lines(text: &str) -> String {
 /// Writes one line of data. A reader that went away (`kmsfs ... | head`) ends the process quietly, as it ends any
 /// program that is killed by SIGPIPE.
 pub fn write_stdout(text: &str) {
-    let mut out = io::stdout().lock();
-    let done = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    if let Err(e) = done {
+    if let Err(e) = try_stdout(text) {
         if e.kind() != io::ErrorKind::BrokenPipe {
             write_stderr(&format!("error: cannot write to stdout: {e}"));
         }
         std::process::exit(i32::from(Exit::Failure.code()));
     }
+}
+
+fn try_stdout(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())
+}
+
+/// Whether nobody gets what is written to stdout: it is /dev/null, which Rust also opens for a program that is started without one.
+pub fn stdout_is_null() -> bool {
+    let same = |null: rustix::fs::Stat| rustix::fs::fstat(io::stdout()).is_ok_and(|out| out.st_rdev == null.st_rdev);
+    rustix::fs::stat("/dev/null").is_ok_and(same)
+}
+
+/// Refuses to make `what`, a secret that is shown once, for nobody.
+///
+/// # Errors
+/// A wrong command line.
+pub fn somebody_sees(what: &str) -> CliResult<()> {
+    if !stdout_is_null() {
+        return Ok(());
+    }
+    Err(CliError::usage(format_args!("{what} is written to stdout, which is closed or /dev/null: nobody would see it"))
+        .hint("run the command on a terminal, or write its output to a pipe or a file"))
 }
 
 /// Writes one line for people. There is nobody to tell when that fails.

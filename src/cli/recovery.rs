@@ -8,8 +8,9 @@ use serde_json::json;
 use super::exit::{CliError, CliResult, Exit};
 use super::impact::scan;
 use super::offline::{self, Unlocked};
-use super::output::path_text;
+use super::output::{path_text, somebody_sees};
 use super::passphrase;
+use super::place;
 use super::session::Session;
 use super::settings::Settings;
 use crate::format::volume::{DefaultWrap, MAX_LEN, VolumeConfig};
@@ -55,7 +56,9 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
         ))
         .hint("back up that key manager, or move the volume to a local key first, without --kms-endpoint: kmsfs rewrap DIR --to KEY"));
     }
+    somebody_sees("the recovery key of the bundle")?;
     let found = FoundVolume::find(&args.dir)?;
+    place::not_locked_with(&found, ("--out", &args.out))?;
     let configuration =
         found.meta().read(VOLUME, MAX_LEN).map_err(|e| CliError::io(path_of(&args.dir, VOLUME), "read", &e))?;
     let Unlocked { session, opened, .. } = offline::unlock(settings, found, OpenOptions::default())?;
@@ -71,7 +74,7 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
             "key_arn": key.arn.as_str(), "state": key.state, "complete": key.complete,
         })).collect::<Vec<_>>(),
     });
-    settings.out.result(&value, || {
+    let shown = settings.out.result_once(&value, || {
         format!(
             "Wrote {}: {} keys of volume {volume}.\n\nRecovery key of this bundle (shown only now; print it and keep it apart from the bundle):\n\n    {}",
             args.out.display(),
@@ -79,6 +82,7 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
             *recovery
         )
     });
+    shown.map_err(|error| unseen(error, &args.out))?;
     for key in &made.keys {
         if key.state != KeyState::Enabled {
             settings.out.warning(format_args!("{} is {} in the bundle too", key.arn, key.state));
@@ -92,6 +96,16 @@ pub fn export(settings: &Settings, args: &ExportArgs) -> CliResult {
          destroy it then. What is written after a rotation or a rewrap to another key needs a new bundle",
     );
     Ok(Exit::Ok)
+}
+
+/// Removes a bundle whose recovery key could not be shown: nothing opens it.
+fn unseen(error: CliError, bundle: &Path) -> CliError {
+    let done = match std::fs::remove_file(bundle) {
+        Ok(()) => format!("so {} is removed", bundle.display()),
+        Err(e) => format!("and {} cannot be removed: {e}", bundle.display()),
+    };
+    CliError::failure(format_args!("{}: nobody has seen the recovery key of the bundle, {done}", error.message))
+        .hint("run the same command again where its output can be written")
 }
 
 /// The keys that go into the bundle. One that cannot is left out if nothing of the volume needs it.
@@ -143,10 +157,12 @@ pub fn recover(settings: &Settings, args: &RecoverArgs) -> CliResult {
     };
     let (home, _) = bundle.install(&settings.home, recovery_key(settings)?).map_err(|e| match e {
         // A home that a failed installation began is not there any more.
-        BundleError::Custody(e) if Home::exists(&settings.home) => CliError::from(e).hint(format_args!(
-            "make the new one in another directory: kmsfs --kms-home NEW recover {}",
-            args.bundle.display()
-        )),
+        BundleError::Custody(e) if Home::exists(&settings.home).unwrap_or(false) => {
+            CliError::from(e).hint(format_args!(
+                "make the new one in another directory: kmsfs --kms-home NEW recover {}",
+                args.bundle.display()
+            ))
+        }
         e => e.into(),
     })?;
     let session = Session::start(settings, home)?;

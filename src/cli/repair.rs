@@ -82,7 +82,7 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
     let plan = plan(&modes, &volume, options, &progress).map_err(read)?;
     if plan.interrupted {
         progress.finish();
-        return Err(progress.interrupted(&format!("kmsfs repair {}", args.dir.display())));
+        return Err(progress.interrupted(&again(args)));
     }
     let applied = match args.apply {
         true => Some(
@@ -115,6 +115,17 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
         }
     };
     Ok(if sound { Exit::Ok } else { Exit::Findings })
+}
+
+/// The command that goes on where this one stopped.
+fn again(args: &RepairArgs) -> String {
+    let mut text = format!("kmsfs repair {}", args.dir.display());
+    for (flag, given) in [("--apply", args.apply), ("--accept-single", args.accept_single)] {
+        if given {
+            text.push_str(&format!(" {flag}"));
+        }
+    }
+    text
 }
 
 fn show(settings: &Settings, args: &RepairArgs, plan: &Plan, applied: Option<&Applied>) {

@@ -51,6 +51,14 @@ pub fn run(settings: &Settings, args: &RewrapArgs) -> CliResult {
         Err(other) => return Err(other.into()),
     };
     progress.finish();
+    if summary.linked_elsewhere > 0 {
+        settings.out.warning(format_args!(
+            "{} files have names outside of {} as well, as generations of rsync --link-dest have them: whatever volumes those are in \
+             cannot open these files until they are rewrapped to the same key",
+            summary.linked_elsewhere,
+            args.dir.display()
+        ));
+    }
     show(settings, &args.dir, &summary);
     if summary.interrupted {
         return Err(progress.interrupted(&again(args)));
@@ -78,14 +86,6 @@ fn unmounted(settings: &Settings, args: &RewrapArgs, found: FoundVolume, progres
     let modes = modes_with_lock(offline::backing(&args.dir)?).map_err(read)?;
     let mut report = rewrap_files(&modes, &volume, &options, progress).map_err(read)?;
     report.root_key = root_key;
-    if report.linked_elsewhere > 0 {
-        settings.out.warning(format_args!(
-            "{} files have names outside of {} as well, as generations of rsync --link-dest have them: whatever volumes those are in \
-             cannot open these files until they are rewrapped to the same key",
-            report.linked_elsewhere,
-            args.dir.display()
-        ));
-    }
     Ok(RewrapSummary::new(&report, &options))
 }
 

@@ -1,11 +1,10 @@
 //! `kmsfs verify --salvage`: what authenticates of a damaged volume, written elsewhere.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::exit::{CliError, CliResult, Exit};
-use super::mounts;
 use super::offline::{self, finding_json, finding_words};
 use super::output::{bytes, path_text};
 use super::progress::Shown;
@@ -23,7 +22,6 @@ pub fn run(
     threads: usize,
     progress: &Shown,
 ) -> CliResult {
-    check_place(dir, out)?;
     let modes = modes_without_lock(offline::backing(dir)?, dir, "salvage");
     let report = salvage(&modes, volume, out, threads, progress).map_err(|e| match e {
         SalvageError::NotEmpty => CliError::usage(format_args!("--salvage {}: {e}", out.display())),
@@ -41,25 +39,6 @@ pub fn run(
     }
     let sound = report.incomplete.is_empty() && report.findings.is_empty();
     Ok(if sound { Exit::Ok } else { Exit::Findings })
-}
-
-/// Nothing is to be written into the volume, by way of its mount neither.
-fn check_place(dir: &Path, out: &Path) -> CliResult<()> {
-    let dir = std::fs::canonicalize(dir).map_err(|e| CliError::io(dir, "find", &e))?;
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let place = std::fs::canonicalize(out).or_else(|_| std::fs::canonicalize(parent));
-    let place = place.map_err(|e| CliError::io(parent, "find", &e))?;
-    let within = |above: &PathBuf| place.starts_with(above);
-    let mount = mounts::all().unwrap_or_default().into_iter().find(|mount| {
-        mount.is_kmsfs() && std::fs::canonicalize(&mount.source).is_ok_and(|s| s == dir) && within(&mount.mountpoint)
-    });
-    if within(&dir) || mount.is_some() {
-        return Err(CliError::usage(format_args!(
-            "--salvage {}: that lies within the volume; name a directory elsewhere",
-            out.display()
-        )));
-    }
-    Ok(())
 }
 
 fn to_json(dir: &Path, out: &Path, report: &SalvageReport) -> Value {

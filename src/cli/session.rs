@@ -64,7 +64,7 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// Opens the key manager of the settings; exit 10 if there is none.
     pub fn open(settings: &Settings) -> CliResult<Self> {
-        if !Home::exists(&settings.home) {
+        if !Home::exists(&settings.home)? {
             return Err(CustodyError::NotInitialised(settings.home.clone()).into());
         }
         let home = unlock(settings)?;
@@ -73,7 +73,7 @@ impl Session {
 
     /// As [`Self::open`], for the volume at `root`, which a new key manager could not open.
     pub fn open_for(settings: &Settings, root: &Path) -> CliResult<Self> {
-        if Home::exists(&settings.home) {
+        if Home::exists(&settings.home)? {
             return Self::open(settings);
         }
         let missing = CliError::from(CustodyError::NotInitialised(settings.home.clone()));
@@ -82,7 +82,7 @@ impl Session {
 
     /// As [`Self::open`], for a database that is not the one last written: the user restored it.
     pub fn open_accepting(settings: &Settings) -> CliResult<()> {
-        if !Home::exists(&settings.home) {
+        if !Home::exists(&settings.home)? {
             return Err(CustodyError::NotInitialised(settings.home.clone()).into());
         }
         Engine::start_accepting(unlock(settings)?, system_clock(), Arc::new(SystemEntropy))?;
@@ -91,7 +91,7 @@ impl Session {
 
     /// Gives the key manager's home a new root key; `announce` hears the recovery key that will open it, if it is new.
     pub fn rekey(settings: &Settings, announce: &dyn Fn(&RecoveryKey)) -> CliResult<Rekeyed> {
-        if !Home::exists(&settings.home) {
+        if !Home::exists(&settings.home)? {
             return Err(CustodyError::NotInitialised(settings.home.clone()).into());
         }
         let done = unlock_with(settings, |dir, unlock| {
@@ -107,7 +107,7 @@ impl Session {
 
     /// Opens the key manager, or creates it on first use; then the recovery key is in the result, to be shown once.
     pub fn open_or_create(settings: &Settings, flags: &CreateFlags) -> CliResult<(Self, Option<RecoveryKey>)> {
-        if Home::exists(&settings.home) {
+        if Home::exists(&settings.home)? {
             return Ok((Self::open(settings)?, None));
         }
         let region = parse_region(settings.region.as_deref().unwrap_or(DEFAULT_REGION))?;
@@ -126,9 +126,11 @@ impl Session {
     pub fn open_quietly(settings: &Settings) -> Option<CliResult<Self>> {
         let unlock = &settings.unlock;
         let silent = unlock.is_given() || credential().is_some() || Home::has_key_file(&settings.home);
-        let exists = Home::exists(&settings.home);
         lock_file::wait_briefly();
-        (exists && silent).then(|| Self::open(settings))
+        match Home::exists(&settings.home) {
+            Ok(exists) => (exists && silent).then(|| Self::open(settings)),
+            Err(error) => Some(Err(error.into())),
+        }
     }
 
     /// Opens the key manager in an unlocked home.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::backup::{self, BackupArgs, RestoreArgs, VerifyArgs};
 use super::exit::{CliError, CliResult, Exit};
 use super::operation::{self, OperationCommand};
-use super::output::{table, write_stdout};
+use super::output::{somebody_sees, stdout_is_null, table, write_stdout};
 use super::passphrase;
 use super::session::{Session, new_passphrase_slot};
 use super::settings::Settings;
@@ -99,7 +99,7 @@ pub fn run(settings: &Settings, command: &KmsCommand) -> CliResult {
 }
 
 fn list(settings: &Settings) -> CliResult {
-    if !Home::exists(&settings.home) {
+    if !Home::exists(&settings.home)? {
         return Err(CustodyError::NotInitialised(settings.home.clone()).into());
     }
     let slots = Home::list_slots(&settings.home)?;
@@ -114,6 +114,9 @@ fn list(settings: &Settings) -> CliResult {
 fn add(settings: &Settings, args: &AddArgs) -> CliResult {
     if args.new_passphrase_file.is_some() && args.kind != Kind::Passphrase {
         return Err(CliError::usage("--new-passphrase-file belongs to: kmsfs kms slots add passphrase"));
+    }
+    if args.kind == Kind::Recovery {
+        somebody_sees("the recovery key")?;
     }
     let session = Session::open(settings)?;
     let slot = match (args.kind, &args.new_passphrase_file) {
@@ -131,17 +134,48 @@ fn add(settings: &Settings, args: &AddArgs) -> CliResult {
     let (info, recovery) = session.engine.add_slot(&session.caller, slot)?;
     let recovery = recovery.map(|key| key.to_text());
     let mut value = slot_json(&info);
-    if let Some(text) = &recovery {
-        value["recovery_key"] = json!(text.as_str());
+    match &recovery {
+        Some(text) => {
+            value["recovery_key"] = json!(text.as_str());
+            let words = || format!("Added recovery key {}. It is shown only now:\n\n    {}\n", info.id, text.as_str());
+            settings.out.result_once(&value, words).map_err(|error| remove_unseen(&session, info.id, &error))?;
+        }
+        None => settings.out.result(&value, || format!("Added slot {} ({}).", info.id, word(info.kind))),
     }
-    settings.out.result(&value, || match &recovery {
-        Some(text) => format!("Added recovery key {}. It is shown only now:\n\n    {}\n", info.id, text.as_str()),
-        None => format!("Added slot {} ({}).", info.id, word(info.kind)),
-    });
     if args.kind == Kind::Keyfile {
         settings.out.warning("the key file is no protection against somebody who has this disk");
     }
     Ok(Exit::Ok)
+}
+
+/// Shows `value`, or `words`, with the recovery key of a key manager that was just made.
+///
+/// # Errors
+/// If it cannot be shown, and the slot of that key is gone.
+pub fn show_first_recovery(settings: &Settings, session: &Session, value: &Value, words: String) -> CliResult<()> {
+    let slots = session.engine.slots()?;
+    let id = slots.iter().find(|slot| slot.kind == SlotKind::Recovery).map_or(0, |slot| slot.id);
+    settings.out.result_once(value, || words).map_err(|error| remove_unseen(session, id, &error))?;
+    if stdout_is_null() {
+        settings.out.warning(format_args!(
+            "stdout is closed or /dev/null, so nobody has seen the recovery key: remove it with: kmsfs kms slots remove {id}; and add \
+             another with: kmsfs kms slots add recovery"
+        ));
+    }
+    Ok(())
+}
+
+/// Removes the slot of a recovery key that could not be shown: nobody has it.
+fn remove_unseen(session: &Session, id: u32, error: &CliError) -> CliError {
+    const NEXT: &str =
+        "what else was made stays; add a recovery key where it can be shown: kmsfs kms slots add recovery";
+    let unseen =
+        |what: String| CliError::failure(format_args!("{}: nobody has seen the recovery key, {what}", error.message));
+    match session.engine.remove_slot(&session.caller, id) {
+        Ok(()) => unseen(format!("so its slot {id} is removed")).hint(NEXT),
+        Err(e) => unseen(format!("and its slot {id} stays: {e}"))
+            .hint(format_args!("remove it with: kmsfs kms slots remove {id}; {NEXT}")),
+    }
 }
 
 fn remove(settings: &Settings, id: u32) -> CliResult {
@@ -153,6 +187,10 @@ fn remove(settings: &Settings, id: u32) -> CliResult {
 }
 
 fn rekey(settings: &Settings) -> CliResult {
+    // With --json the new recovery key is told on stderr, before anything changes.
+    if !settings.out.is_json() && settings.unlock.recovery_key_file.is_none() {
+        somebody_sees("the new recovery key")?;
+    }
     let made = RefCell::new(None);
     let Rekeyed { home, kept, gone } = Session::rekey(settings, &|key| {
         let text = key.to_text();

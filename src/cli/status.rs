@@ -30,21 +30,21 @@ pub fn run(settings: &Settings) -> CliResult {
             (mount, life)
         })
         .collect();
-    let exists = Home::exists(&settings.home);
+    let absent = matches!(Home::exists(&settings.home), Ok(false));
     let (session, silent) = match Session::open_quietly(settings).transpose() {
         // Mounts are shown whatever keeps the key manager from answering.
-        Err(error) if error.exit == Exit::KmsUnavailable => (None, Some(error.message)),
+        Err(error) if matches!(error.exit, Exit::KmsUnavailable | Exit::AccessDenied) => (None, Some(error.message)),
         session => (session?, None),
     };
     let unusable = match &session {
         Some(session) => Some(unusable_keys(session)?),
         None => None,
     };
-    let (word, state) = match (exists, &session, &silent) {
-        (false, _, _) => ("not-initialised", "not initialised".to_owned()),
-        (true, _, Some(why)) => ("unavailable", format!("gives no answer: {why}")),
-        (true, None, None) => ("locked", "locked (status asks for no passphrase)".to_owned()),
-        (true, Some(_), None) => ("unlocked", "unlocked".to_owned()),
+    let (word, state) = match (absent, &session, &silent) {
+        (true, _, _) => ("not-initialised", "not initialised".to_owned()),
+        (false, _, Some(why)) => ("unavailable", format!("gives no answer: {why}")),
+        (false, None, None) => ("locked", "locked (status asks for no passphrase)".to_owned()),
+        (false, Some(_), None) => ("unlocked", "unlocked".to_owned()),
     };
     let running = client::mounts(&settings.home);
     let value = json!({

@@ -11,6 +11,7 @@ use super::control::wire::VerifySummary;
 use super::exit::{CliError, CliResult, Exit};
 use super::offline::{self, Unlocked, finding_words};
 use super::output::{bytes, path_text};
+use super::place;
 use super::progress::Shown;
 use super::salvage;
 use super::settings::Settings;
@@ -48,6 +49,12 @@ pub struct VerifyArgs {
 pub fn run(settings: &Settings, args: &VerifyArgs) -> CliResult {
     let progress = Shown::start(settings.out, "verify")?;
     let found = FoundVolume::find(&args.dir)?;
+    for (option, out, name) in [
+        ("--salvage", &args.salvage, "name a directory elsewhere"),
+        ("--resume", &args.resume, "name a file elsewhere"),
+    ] {
+        out.as_deref().map_or(Ok(()), |out| place::outside_of(&args.dir, (option, out), name))?;
+    }
     let owner = lock::owner(&args.dir).map_err(|e| CliError::io(&args.dir, "query the lock of", &e))?;
     let in_use = owner.is_some();
     let options = OpenOptions {

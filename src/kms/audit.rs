@@ -15,7 +15,7 @@ mod outbox;
 mod recorder;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(in crate::kms) use canonical::{Canonical, Member};
 pub(in crate::kms) use event::{Event, EventKind, Ids, Rendered, ServiceEvent};
@@ -56,6 +56,14 @@ impl AuditError {
     /// Whether somebody changed the head of the chain: a finding, which a later attempt does not heal.
     fn is_broken_head(&self) -> bool {
         matches!(self, Self::ForgedHead | Self::MissingHead)
+    }
+
+    /// The same with who holds the database, if that is what is wrong.
+    fn with_holder(self, database: &Path) -> Self {
+        match self {
+            Self::Store(error) => Self::Store(error.with_holder(database)),
+            other => other,
+        }
     }
 
     /// Whether another process holds the log, for longer than anything takes.

@@ -4,6 +4,7 @@
 //! of the domain key in which it was made: when a key is deleted, the next epoch begins, and earlier backups end.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,7 +84,8 @@ pub fn backup(home: &Home, to: &Path) -> Result<Inspection, BackupError> {
         std::io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
         _ => io(to)(error),
     })?;
-    let copied = copy(&home.database(), to).and_then(|()| Ok(inspect(home, to)?));
+    let copied = copy(&home.database(), to).map_err(|error| of_target(error, &home.database(), to));
+    let copied = copied.and_then(|()| Ok(inspect(home, to)?));
     if copied.is_err()
         && let Err(error) = fs::remove_file(to)
     {
@@ -110,6 +112,25 @@ fn copy(from: &Path, to: &Path) -> Result<(), BackupError> {
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(to).and_then(|file| file.sync_all()).map_err(io(to))?;
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(io(parent))
+}
+
+/// What the system says of a copy that SQLite could not write: that tells neither which of the two files it is about, nor of a quota.
+fn of_target(error: BackupError, from: &Path, to: &Path) -> BackupError {
+    use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+    let BackupError::Store(StoreError::Sqlite(cause)) = &error else { return error };
+    let Some(code @ (DiskFull | SystemIoFailure)) = cause.sqlite_error_code() else { return error };
+    match fill(to, fs::metadata(from).map_or(0, |found| found.len())) {
+        Err(refusal) => io(to)(refusal),
+        Ok(()) if code == DiskFull => io(to)(rustix::io::Errno::NOSPC.into()),
+        Ok(()) => error,
+    }
+}
+
+/// Writes `len` bytes to a file that is of no use any more.
+fn fill(path: &Path, len: u64) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    std::io::copy(&mut std::io::repeat(0).take(len), &mut file)?;
+    file.sync_all()
 }
 
 /// Puts the backup `from` in the place of the database of `home`, and accepts it. The database that is there, sound or

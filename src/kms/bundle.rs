@@ -150,6 +150,15 @@ impl Engine {
         Ok(keys.iter().filter_map(|arn| Some((arn.clone(), row_of(&snapshot, arn).err()?))).collect())
     }
 
+    /// Whether any of `keys` is here.
+    ///
+    /// # Errors
+    /// What keeps the database from being read.
+    pub fn has_any(&self, keys: &[KeyArn]) -> Result<bool, BundleError> {
+        let absent = self.unexportable(keys)?;
+        Ok(absent.iter().filter(|(_, why)| matches!(why, BundleError::NoSuchKey(_))).count() < keys.len())
+    }
+
     /// Writes the recovery bundle of `volume` to the new file `to`, of mode 0600: with `keys`, all that the volume may use, and
     /// `configuration`, its volume file.
     ///

@@ -135,6 +135,13 @@ pub struct Held {
     waited: Duration,
 }
 
+impl Held {
+    /// Of what `pid` holds, if that is known, and somebody has waited for as long as the database is waited for.
+    pub(in crate::kms) fn by(pid: Option<u32>, path: &Path) -> Self {
+        Self { holder: Holder::by(pid, path), waited: patience_with_database() }
+    }
+}
+
 /// Who holds a file, as far as the file and the system tell.
 #[derive(Debug, PartialEq, Eq)]
 struct Holder {
@@ -149,7 +156,10 @@ struct Holder {
 impl Holder {
     fn of(path: &Path) -> Self {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let pid = text.trim_end().strip_prefix("pid=").and_then(|pid| pid.trim_end().parse().ok());
+        Self::by(text.trim_end().strip_prefix("pid=").and_then(|pid| pid.trim_end().parse().ok()), path)
+    }
+
+    fn by(pid: Option<u32>, path: &Path) -> Self {
         let stat = pid.and_then(|pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
         // `123 (name) T ...`, where the name may hold anything.
         let found = stat.as_deref().and_then(|stat| stat.split_once('(')?.1.rsplit_once(") "));

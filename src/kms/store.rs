@@ -20,7 +20,7 @@ mod shelves;
 mod snapshot;
 mod state;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(in crate::kms) use change::{Change, create};
 pub(in crate::kms) use identities::*;
@@ -35,6 +35,8 @@ pub(in crate::kms) use snapshot::{DueKind, Record, Snapshot, below};
 pub(in crate::kms) use state::Store;
 
 use crate::kms::custody::CustodyError;
+use crate::kms::lock_file::Held;
+use crate::sys::wal_file;
 
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +44,14 @@ pub enum StoreError {
     /// SQLite.
     #[error("the key manager's database: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// Another process is in the middle of a change, for longer than any takes (exit code 14).
+    #[error("the key manager's database {path} is locked: {held}")]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// By whom, and what to do about it.
+        held: Held,
+    },
     /// A row or secret is not what this key manager wrote (exit code 16).
     #[error("the key manager's database {path} is damaged or was changed from outside: {what}")]
     Damaged {
@@ -94,13 +104,25 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The same with who holds the database, if that is what is wrong.
+    pub(in crate::kms) fn with_holder(self, database: &Path) -> Self {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        match self {
+            Self::Sqlite(error) if matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked)) => {
+                Self::Locked { path: database.to_owned(), held: Held::by(wal_file::changer(database), database) }
+            }
+            other => other,
+        }
+    }
+
     /// The same of another file: a copy.
-    fn at(mut self, file: &std::path::Path) -> Self {
+    fn at(mut self, file: &Path) -> Self {
         match &mut self {
             Self::Damaged { path, .. }
             | Self::Newer { path, .. }
             | Self::NotCurrent { path, .. }
             | Self::InUse(path)
+            | Self::Locked { path, .. }
             | Self::EpochGone { path, .. } => *path = file.to_owned(),
             Self::Sqlite(_) | Self::Custody(_) => {}
         }

@@ -28,6 +28,8 @@ pub struct Entry {
     pub side: Option<Vec<u8>>,
     /// Its plaintext name, and the id that it verifies under, zero for a plain name without any.
     pub name: Option<(Vec<u8>, DirId)>,
+    /// The plaintext name that verifies and is another entry's here, so that it cannot be this one's.
+    pub displaced: Option<Vec<u8>>,
 }
 
 /// The id of a directory.
@@ -62,7 +64,7 @@ pub fn entries<B: Backing>(
             EntryKind::Long => read_meta(backing, dir, &side_entry(raw), MAX_SIDE)?.into_text(),
             _ => None,
         };
-        entries.push(Entry { raw: raw.to_owned(), kind, side, name: None });
+        entries.push(Entry { raw: raw.to_owned(), kind, side, name: None, displaced: None });
         Ok::<_, Errno>(true)
     })?;
     Ok(entries)
@@ -176,7 +178,9 @@ pub fn read_leniently(
     let mut taken = HashSet::new();
     for own in [true, false] {
         for entry in entries.iter_mut() {
-            entry.name.take_if(|(name, under)| (id == Some(*under)) == own && !taken.insert(name.clone()));
+            let displaced =
+                entry.name.take_if(|(name, under)| (id == Some(*under)) == own && !taken.insert(name.clone()));
+            entry.displaced = entry.displaced.take().or(displaced.map(|(name, _)| name));
         }
     }
     Identity { stored, id, votes, any_blob }

@@ -61,6 +61,8 @@ pub enum Action {
         name: Vec<u8>,
         /// Why.
         why: Outcome,
+        /// Its name verifies, but is that of another entry in its directory.
+        displaced: bool,
     },
 }
 
@@ -104,9 +106,15 @@ impl std::fmt::Display for Action {
             }
             Self::Rename { .. } => f.write_str("encrypt the name for this directory, as it was moved here below kmsfs"),
             Self::RemoveLeftover => f.write_str("remove what an interrupted operation left"),
-            Self::PutAside { into, name, why } => {
+            Self::PutAside { into, name, why, displaced } => {
                 let name = String::from_utf8_lossy(name).escape_debug().to_string();
-                write!(f, "move to {into}/{name} ({why})")
+                match displaced {
+                    true => write!(
+                        f,
+                        "move to {into}/{name}, as it was moved here below kmsfs, where another entry has its name"
+                    ),
+                    false => write!(f, "move to {into}/{name} ({why})"),
+                }
             }
         }
     }

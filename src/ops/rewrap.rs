@@ -1,6 +1,6 @@
 //! Moving every wrapped key of a volume to the current material of its key, or to another key (FORMAT 5.3).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -19,7 +19,7 @@ use crate::format::recipient::{AllowList, Recipient};
 use crate::format::volume::{DefaultWrap, OpenedVolume, VolumeConfig};
 use crate::keys::{KeyError, KeyService, RewrapJob};
 use crate::kms::registry::Registry;
-use crate::store::{Access, Backing, Modes};
+use crate::store::{Access, Backing, Modes, SEARCH, Target};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::KeyArn;
@@ -46,9 +46,9 @@ pub struct RewrapReport {
     pub root_key: bool,
     /// Files that could not be moved; the old key is still needed for them.
     pub findings: Vec<Finding>,
-    /// Rewrapped files with names outside of the volume, as in other generations of a backup, where nobody has the new key yet; 0 if
-    /// the job was stopped.
-    pub linked_elsewhere: u64,
+    /// Inode numbers of rewrapped files with names outside of the volume, as in other generations of a backup, where nobody has the new
+    /// key yet; none if the job was stopped.
+    pub linked_elsewhere: BTreeSet<u64>,
     /// The job was stopped before its end.
     pub interrupted: bool,
 }
@@ -199,10 +199,12 @@ pub fn rewrap_files_by<B: Backing>(
         root_key: false,
         findings,
         linked_elsewhere: match progress.is_cancelled() {
-            true => 0,
-            false => {
-                lock(&rewrapper.linked).values().filter(|(left, rewrapped)| *rewrapped && *left > 0).count() as u64
-            }
+            true => BTreeSet::new(),
+            false => lock(&rewrapper.linked)
+                .iter()
+                .filter(|(ino, linked)| linked.rewrapped && linked.names_now(modes, **ino) > Some(linked.met))
+                .map(|(ino, _)| *ino)
+                .collect(),
         },
         interrupted: progress.is_cancelled(),
     })
@@ -213,11 +215,35 @@ struct Rewrapper<'a, B: Backing> {
     progress: &'a dyn Progress,
     /// Inodes with several names that were handled under one of them.
     inodes: Mutex<HashSet<u64>>,
-    /// Of each inode with several names, how many were not met so far, and whether it was rewrapped.
-    linked: Mutex<HashMap<u64, (u64, bool)>>,
+    /// What was met of each inode with several names.
+    linked: Mutex<HashMap<u64, Linked>>,
     rewrapped: AtomicU64,
     unchanged: AtomicU64,
     findings: Mutex<Vec<Finding>>,
+}
+
+/// An inode with several names.
+#[derive(Default)]
+struct Linked {
+    /// How many of them.
+    met: u64,
+    /// Where the last of them lies.
+    path: Vec<u8>,
+    rewrapped: bool,
+}
+
+impl Linked {
+    /// How many names it has now, if it is still where it was met: on a mounted volume names come and go meanwhile.
+    fn names_now<B: Backing>(&self, modes: &Arc<Modes<B>>, ino: u64) -> Option<u64> {
+        let path = std::str::from_utf8(&self.path).ok()?;
+        let (above, entry) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut dir = modes.root(SEARCH).ok()?;
+        for part in above.split('/').filter(|part| !part.is_empty()) {
+            dir = modes.open_dir(&dir, part, SEARCH).ok()?;
+        }
+        let stat = modes.stat(Target::Named(&*dir, entry)).ok()?;
+        (stat.ino == ino).then_some(stat.nlink)
+    }
 }
 
 impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
@@ -243,8 +269,10 @@ impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
         }
         if linked {
             let mut inodes = lock(&self.linked);
-            let (left, was_rewrapped) = inodes.entry(file.stat.ino).or_insert((file.stat.nlink, false));
-            (*left, *was_rewrapped) = (left.saturating_sub(1), *was_rewrapped || rewrapped);
+            let linked = inodes.entry(file.stat.ino).or_default();
+            linked.met += 1;
+            linked.path.clone_from(&file.paths.ciphertext);
+            linked.rewrapped |= rewrapped;
         }
         self.progress.done(1, file.stat.size);
     }

@@ -18,6 +18,9 @@ use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 /// Where what has no name any more is shown, and moved to by `repair`.
 pub const LOST_AND_FOUND: &str = "lost+found";
 
+/// Longest name.
+const NAME_MAX: usize = 255;
+
 /// Files that wait for a thread at most, before directories are left for later: it bounds memory.
 const FILES_AHEAD: usize = 65_536;
 
@@ -277,8 +280,8 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             let name = entry.name.as_ref().map(|(name, _)| name.as_slice());
             let mut child = paths.child(entry.raw.as_bytes(), name);
             if name.is_none() && lenient.is_some() {
-                let lost = lost_name(self.modes, &dir, &entry.raw);
-                child.plaintext = Some(format!("{LOST_AND_FOUND}/{lost}").into_bytes());
+                let lost = lost_name(self.modes, &dir, &entry.raw, entry.displaced.as_deref());
+                child.plaintext = Some([LOST_AND_FOUND.as_bytes(), b"/", &lost].concat());
             }
             if stored.is_ok_and(|own| entry.name.as_ref().is_none_or(|(_, id)| *id != own)) {
                 self.report(&child, Outcome::BadName);
@@ -355,8 +358,17 @@ pub(super) fn was_replaced(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NXIO)
 }
 
-/// What an entry without a name is called in `lost+found` (FORMAT 8.5): its file id, else its inode number.
-pub fn lost_name<B: Backing>(modes: &Modes<B>, dir: &B::Dir, entry: &str) -> String {
+/// What an entry is called in `lost+found` (FORMAT 8.5): its file id, else its inode number, and behind it its `name`, if that is known
+/// and there is room for it.
+pub fn lost_name<B: Backing>(modes: &Modes<B>, dir: &B::Dir, entry: &str, name: Option<&[u8]>) -> Vec<u8> {
+    let id = lost_id(modes, dir, entry);
+    match name {
+        Some(name) if id.len() + 1 + name.len() <= NAME_MAX => [id.as_bytes(), b".", name].concat(),
+        _ => id.into_bytes(),
+    }
+}
+
+fn lost_id<B: Backing>(modes: &Modes<B>, dir: &B::Dir, entry: &str) -> String {
     let header = modes.open(dir, entry, Access::Read).ok().and_then(|file| {
         let mut header = [0; 48];
         let read = file.read_at(&mut header, 0).is_ok_and(|len| len == header.len());

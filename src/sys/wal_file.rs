@@ -25,11 +25,36 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// Whether some connection has the database open, which wrote its log again when it was opened: SQLite holds a lock on its index
 /// then. Where locks of others cannot be seen the answer is no.
 pub fn is_in_use(database: &Path) -> bool {
-    let Ok(index) = fs::metadata(beside(database, "-shm")) else { return false };
-    let (major, minor) = (rustix::fs::major(index.dev()), rustix::fs::minor(index.dev()));
-    let number = format!("{major:02x}:{minor:02x}:{}", index.ino());
+    let Some(number) = number_in_locks(&beside(database, "-shm")) else { return false };
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     locks.lines().any(|line| line.split_ascii_whitespace().any(|field| field == number))
+}
+
+/// The other process that keeps everybody from changing the database, as one in the middle of a commit does. Where locks of others
+/// cannot be seen there is none.
+pub fn changer(database: &Path) -> Option<u32> {
+    let files: Vec<String> =
+        ["-shm", ""].into_iter().filter_map(|suffix| number_in_locks(&beside(database, suffix))).collect();
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let holders = locks.lines().filter_map(writer).filter(|(_, file)| files.iter().any(|known| known == file));
+    // 0: one of another PID namespace.
+    holders.map(|(pid, _)| pid).find(|pid| ![0, std::process::id()].contains(pid))
+}
+
+/// A file as `/proc/locks` calls it.
+fn number_in_locks(path: &Path) -> Option<String> {
+    let found = fs::metadata(path).ok()?;
+    let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    Some(format!("{major:02x}:{minor:02x}:{}", found.ino()))
+}
+
+/// Who has locked which file for writing: `1: POSIX  ADVISORY  WRITE 123 fe:00:456 120 120`. Who waits for a lock has an arrow in front.
+fn writer(line: &str) -> Option<(u32, &str)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    match fields[..] {
+        [_, "POSIX", _, "WRITE", pid, file, ..] => Some((pid.parse().ok()?, file)),
+        _ => None,
+    }
 }
 
 /// Writes the log of a database that was just opened, and that nobody else uses, again and flushes it: what is taken from it is
@@ -89,6 +114,17 @@ mod tests {
         connection.pragma_update(None, "journal_mode", "WAL").expect("set");
         connection.execute_batch("CREATE TABLE IF NOT EXISTS t(n INTEGER)").expect("made");
         connection
+    }
+
+    #[test]
+    fn locks_for_writing_are_told_from_others() {
+        let lines = [
+            "1: POSIX  ADVISORY  WRITE 123 fe:00:456 120 120",
+            "2: POSIX  ADVISORY  READ 124 fe:00:456 128 128",
+            "2: -> POSIX  ADVISORY  WRITE 125 fe:00:456 120 120",
+            "3: FLOCK  ADVISORY  WRITE 126 fe:00:456 0 EOF",
+        ];
+        assert_eq!(lines.map(writer), [Some((123, "fe:00:456")), None, None, None]);
     }
 
     #[test]

@@ -180,6 +180,12 @@ impl<B: Backing> MovedFile<'_, B> {
         self.vfs.rewrap_inode(self.inode, open, job)
     }
 
+    /// Its inode number on the backing.
+    pub fn backing_number(&self) -> u64 {
+        // The same way back.
+        self.vfs.table.number_of(self.inode.number)
+    }
+
     /// Where it lies in the ciphertext directory at present, relative to the root; empty if it has no name any more.
     pub fn ciphertext_path(&self) -> Vec<u8> {
         ciphertext_path(self.inode)

@@ -22,6 +22,7 @@ mod key_store;
 mod model;
 mod modes;
 mod museum;
+mod once;
 mod ops;
 mod posix;
 mod promises;

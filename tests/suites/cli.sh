@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 volume_suite jq python3
 mkdir "$C"
-trap 'volume_cleanup "$WORK"/odd*.mnt "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small' EXIT
+trap 'volume_cleanup "$WORK"/odd*.mnt "$WORK"/copy.mnt "$WORK"/m2 "$WORK"/ro "$WORK"/backing "$WORK"/own/small' EXIT
 
 say() { printf '%s\n' "-- $*"; }
 open_fails_with() { # ERRNO-NAME FILE TEXT
@@ -71,6 +71,7 @@ fails "no plaintext name in the ciphertext" bash -c "find '$C' | grep -q secret-
 fails "no plaintext in the ciphertext" grep -rq 'a plain secret' "$C"
 mkdir -p "$WORK/m2"
 expect 11 "a second read-write mount is refused" "$K" mount --daemon "$C" "$WORK/m2"
+said "kmsfs mount --ro $C $WORK/m2\$" "says how to read it all the same"
 said "in use by process $(sed -n 's/^pid=//p' "$C/.kmsfs/lock") on host $(uname -n) \(mount $M\)" "names process, host and mountpoint"
 check "nothing is mounted there" bash -c "! mountpoint -q '$WORK/m2'"
 expect 0 "status" "$K" status --json
@@ -107,6 +108,28 @@ said 'is not empty' "says so"
 check "what is in it can be seen" test -e "$WORK/full/x"
 expect 0 "mount again" mount_it
 expect 0 "content has survived" cmp "$WORK/data" "$M/secret-name"
+for place in "$M/bundle" "$C/bundle"; do
+  expect 2 "a recovery bundle into $(dirname "$place")" "$K" export-recovery "$C" --out "$place"
+  said 'name a file elsewhere' "says what to do instead"
+  check "nothing is written" [ ! -e "$place" ]
+done
+expect 2 "a backup of the key manager into the mount of a volume that it opens" "$K" kms backup "$M/backup"
+said "lies in the mount $M" "says why not"
+said 'name a file elsewhere' "and what to do instead"
+check "nothing is written" [ ! -e "$M/backup" ]
+expect 0 "another key manager" env KMSFS_HOME="$WORK/kms.other" "$K" init --keyfile
+expect 0 "its backup may lie there" env KMSFS_HOME="$WORK/kms.other" "$K" kms backup "$M/backup"
+rm "$M/backup"
+for place in "$M/notes" "$C/notes"; do
+  expect 2 "notes of a verify in $(dirname "$place")" "$K" verify "$C" --resume "$place"
+  said 'name a file elsewhere' "says what to do instead"
+  check "nothing is written" [ ! -e "$place" ]
+done
+cp -a "$C" "$WORK/copy" && mkdir "$WORK/copy.mnt"
+expect 0 "a copy is mounted" "$K" mount --daemon "$WORK/copy" "$WORK/copy.mnt"
+expect 2 "a recovery bundle into the mount of a copy" "$K" export-recovery "$C" --out "$WORK/copy.mnt/bundle"
+expect 0 "unmount the copy" "$K" umount "$WORK/copy.mnt"
+expect 0 "the volume is where it was" "$K" verify "$C"
 
 say "keys"
 expect 0 "key list" "$K" key list --json
@@ -268,6 +291,12 @@ PYTHON
   expect 0 "works again when there is space" sh -c "echo x > '$WORK/m2/f' && sync '$WORK/m2/f'"
   expect 0 "unmount" "$K" umount "$WORK/m2"
   umount "$F/small"
+  mount -t tmpfs -o size=64k tmpfs "$F/small"
+  expect 1 "a backup of the key manager on a full device" "$K" kms backup "$F/small/backup"
+  said "small/backup: No space left on device" "says which"
+  said 'make room' "and what to do"
+  check "nothing half is left" [ ! -e "$F/small/backup" ]
+  umount "$F/small"
 fi
 export KMSFS_HOME=$WORK/kms
 
@@ -381,6 +410,8 @@ expect 0 "a volume under the first" "$K" init --key alias/first "$WORK/cipher4"
 expect 0 "mount" "$K" mount --daemon "$WORK/cipher4" "$WORK/m2"
 mkdir "$WORK/m2/dir" "$WORK/m2/other"
 for i in $(seq 200); do echo "file $i" > "$WORK/m2/dir/$i"; done
+echo shared > "$WORK/m2/shared"
+ln "$(find "$WORK/cipher4" -inum "$(stat -c %i "$WORK/m2/shared")")" "$WORK/of-another-generation"
 exec 8> "$WORK/m2/open"
 echo begin >&8
 expect 0 "status knows the open file" "$K" status --json
@@ -403,7 +434,8 @@ expect 2 "bench of an unknown job" "$K" bench --jobs seq-reed "$WORK/limits"
 expect 1 "bench where there is nothing" "$K" bench "$WORK/limits/none"
 expect 0 "rotate" "$K" key rotate "$FIRST"
 expect 0 "rewrap to the new material" "$K" rewrap --json "$WORK/cipher4"
-[ "$(field rewrapped "$WORK/out")" = 201 ] && pass "moves every file" || fail "not every file was moved"
+[ "$(field rewrapped "$OUT.data")" = 202 ] && pass "moves every file" || fail "not every file was moved"
+said "1 files have names outside of $WORK/cipher4" "warns of the one that is in another place too"
 sync && cp -a "$WORK/cipher4" "$WORK/backup4"
 ( for i in $(seq 300); do echo "line $i" >&8; done ) &
 writer=$!
@@ -417,6 +449,7 @@ echo later > "$WORK/m2/later"
 expect 0 "unmount" "$K" umount "$WORK/m2"
 [ -z "$(ls "$KMSFS_HOME/run")" ] && pass "no socket is left" || fail "a socket is left"
 expect 0 "mount without the old key" "$K" mount --daemon "$WORK/cipher4" "$WORK/m2"
+rm "$WORK/m2/shared"
 expect 0 "every file that was moved is readable" bash -c "[ \$(cat '$WORK/m2'/other/* | wc -l) = 200 ]"
 expect 0 "every file that was made is readable" bash -c "[ \$(cat '$WORK/m2'/dir/new* '$WORK/m2/later' | wc -l) = 201 ]"
 expect 0 "the file that was open has all its lines" bash -c "[ \$(wc -l < '$WORK/m2/open') = 301 ]"
@@ -653,6 +686,10 @@ for command in verify rewrap; do
   said "kmsfs $command" "names the command that goes on"
   expect 0 "which does" env KMSFS_HOME="$WORK/kms3" "$K" --passphrase-file "$WORK/pass" $command "$WORK/cipher3"
 done
+interrupted repair "$WORK/cipher3" --apply
+rc=$?
+[ $rc = 130 ] && pass "repair --apply that is interrupted ends with status 130" || fail "repair --apply that is interrupted: exit status $rc"
+said "resume with: kmsfs repair $WORK/cipher3 --apply\$" "names the command that goes on, and not the one that only looks"
 expect 14 "a key manager that is not there" env AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b "$K" --kms-endpoint http://127.0.0.1:9 kms ListKeys
 
 say "a terminal, and where settings come from"

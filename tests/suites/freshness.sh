@@ -185,6 +185,13 @@ refused() { # WHERE CODE
   expect "$2" "$1: nor is a file of it" "$K" accept "$copy" a
 }
 mount_it
+mkdir "$WORK/second"
+for ro in "" --ro; do
+  # shellcheck disable=SC2086  # a flag, or none
+  expect 11 "a second mount${ro:+ with $ro} of a mounted volume" "$K" mount $ro --daemon "$C" "$WORK/second"
+  said "one mount at a time, a read-only one too" "says that it has one"
+  unsaid "mount (it )?(with )?--ro" "and does not tell to mount it with --ro"
+done
 refused "beside the volume" 11
 expect 0 "beside the volume: a copy is verified" "$K" verify "$copy"
 expect 0 "beside the volume: and read" "$K" verify "$copy" --salvage "$WORK/salvaged"

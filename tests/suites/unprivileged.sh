@@ -82,6 +82,23 @@ check "salvage loses nothing" "$k" verify cipher --salvage saved
 check "what was salvaged has its content and its mode" bash -c 'test "$(stat -c %a saved/f200 saved/d000 | tr "\n" " ")" = "200 0 " && chmod 600 saved/f200 && grep -q 200 saved/f200'
 chmod -R u+rwX saved
 check "no mode is left to give back by jobs" bash -c '[ -z "$(ls -A cipher/.kmsfs/intent)" ]'
+home=$HOME/.local/share/kmsfs
+chmod 000 "$home"
+for command in "key list" "verify cipher" "kms slots list" "init other"; do
+  # shellcheck disable=SC2086  # words
+  expect 15 "a key manager's home that may not be entered: $command" "$k" $command
+  said "permission denied" "says so"
+  unsaid "there is no key manager" "and not that there is none"
+done
+expect 3 "doctor" "$k" doctor
+said "permission denied" "says so too"
+expect 0 "status" "$k" status
+said "permission denied" "and so does status"
+check "nothing was made" test ! -e other
+chmod 500 "$home"
+expect 15 "a key manager's home that may not be written" "$k" key list
+said "may not write in $home" "says so"
+chmod 700 "$home"
 check "mount again" "$k" mount --daemon cipher plain
 check "content is the same" cmp data plain/data
 for mode in 4755 2755 6711 6755; do check "mode $mode is stored" test "$(stat -c %a plain/corners/$mode)" = $mode; done

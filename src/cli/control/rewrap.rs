@@ -1,5 +1,6 @@
 //! `rewrap` within a mount.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -67,19 +68,22 @@ pub fn rewrap<B: Backing>(
     }
     let job = RewrapJob::new(options.from.clone(), options.to.clone());
     let one = |file: &Visit<'_, B>| served.vfs.rewrap(file.dir, file.entry, &job);
-    let mut rewrapped = 0;
+    let (mut rewrapped, mut linked_elsewhere) = (0, BTreeSet::new());
     for _ in 0..MAX_PASSES {
         let volume = keys.volume();
         let mut report = rewrap_files_by(served.vfs.modes(), &volume, options.threads, progress, &one)
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         let moved = watch.end();
         rewrap_moved(&moved, &job, progress, &mut report);
+        // Of a file that moved not every name may have been met.
+        let moved_files: Vec<u64> = moved.iter().map(|file| file.backing_number()).collect();
+        linked_elsewhere.extend(report.linked_elsewhere.iter().filter(|ino| !moved_files.contains(ino)));
         // What an earlier pass moved, this one found to need nothing.
         report.unchanged = report.unchanged.saturating_sub(rewrapped);
         rewrapped += report.rewrapped;
         report.interrupted = progress.is_cancelled();
         if report.interrupted || !moved.has_directories() {
-            return Ok(RewrapReport { rewrapped, root_key, ..report });
+            return Ok(RewrapReport { rewrapped, root_key, linked_elsewhere, ..report });
         }
         tracing::info!("directories were renamed during the rewrap: walking over the tree once more");
         watch = served.vfs.watch_moves().ok_or_else(under_way)?;

@@ -171,6 +171,9 @@ pub struct RewrapSummary {
     pub interrupted: bool,
     /// What could not be moved.
     pub findings: Vec<WireFinding>,
+    /// Rewrapped files with names outside of the volume; a mount of an earlier version does not tell.
+    #[serde(default)]
+    pub linked_elsewhere: u64,
 }
 
 /// What a verify found.
@@ -227,6 +230,7 @@ impl RewrapSummary {
             root_key: report.root_key,
             interrupted: report.interrupted,
             findings: report.findings.iter().map(WireFinding::from).collect(),
+            linked_elsewhere: report.linked_elsewhere.len() as u64,
         }
     }
 }
@@ -265,6 +269,7 @@ mod tests {
     #[test]
     fn answers_come_back() {
         let summary = RewrapSummary {
+            linked_elsewhere: 1,
             findings: vec![WireFinding { json: serde_json::json!({"path": null}), words: "a\nb".into() }],
             ..RewrapSummary::default()
         };

@@ -176,6 +176,7 @@ impl AuditLog {
             |forged, missing| self.tampering(forged, missing),
             |event, ids| usages.note(event, ids),
         );
+        let outcome = outcome.map_err(|error| self.with_holder(error));
         self.failing.store(outcome.is_err(), Ordering::Relaxed);
         self.broken.store(outcome.as_ref().is_err_and(AuditError::is_broken_head), Ordering::Relaxed);
         let set_aside = outcome.as_ref().is_err_and(AuditError::is_held) && self.set_aside(&events, &mut usages);
@@ -202,9 +203,14 @@ impl AuditLog {
         }
         let now = self.clock.now();
         if usages.is_due(now, USAGE_PERIOD) {
-            usages.save(log.connection(), self.store.audit_key(), now)?;
+            let saved = usages.save(log.connection(), self.store.audit_key(), now);
+            saved.map_err(|error| self.with_holder(error))?;
         }
         Ok(())
+    }
+
+    fn with_holder(&self, error: AuditError) -> AuditError {
+        error.with_holder(&self.store.home().database())
     }
 
     /// Has events wait in the database for whoever writes the log next, as the records of changes do. Whether that was possible.
@@ -228,7 +234,9 @@ impl AuditLog {
     /// same: without the records that are queued.
     fn flush_to_read(&self) -> Result<(), AuditError> {
         match self.flush() {
-            Err(error @ (AuditError::Io { .. } | AuditError::Store(StoreError::Sqlite(_)))) => {
+            Err(
+                error @ (AuditError::Io { .. } | AuditError::Store(StoreError::Sqlite(_) | StoreError::Locked { .. })),
+            ) => {
                 tracing::warn!(%error, "the audit log cannot be written; it is read as it stands on the disk");
                 Ok(())
             }
@@ -241,7 +249,7 @@ impl AuditLog {
         let written = self.flush();
         let mut log = lock(&self.log);
         let saved = lock(&self.usages).save(log.connection(), self.store.audit_key(), self.clock.now());
-        written.and(saved)
+        written.and(saved.map_err(|error| self.with_holder(error)))
     }
 
     /// The last successful cryptographic use of a key, in this process or as others have written it; and since when uses

@@ -78,8 +78,16 @@ pub struct Home {
 
 impl Home {
     /// Whether a key manager lives in `dir`, even a damaged one.
-    pub fn exists(dir: &Path) -> bool {
-        !dir.join(UNFINISHED).exists() && (root_file::path(dir).exists() || dir.join(DATABASE).exists())
+    ///
+    /// # Errors
+    /// [`CustodyError::Io`] if that cannot be seen, which does not mean that there is none.
+    pub fn exists(dir: &Path) -> Result<bool, CustodyError> {
+        let is_there = |path: PathBuf| match path.try_exists() {
+            // In what is no directory there is nothing.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+            found => found.map_err(|source| CustodyError::Io { path: dir.to_owned(), source }),
+        };
+        Ok(!is_there(dir.join(UNFINISHED))? && (is_there(root_file::path(dir))? || is_there(dir.join(DATABASE))?))
     }
 
     /// Whether [`Unlock::KeyFile`] can work.
@@ -412,7 +420,7 @@ impl Home {
 }
 
 fn load(dir: &Path) -> Result<root_file::Loaded, CustodyError> {
-    if !Home::exists(dir) {
+    if !Home::exists(dir)? {
         return Err(CustodyError::NotInitialised(dir.to_owned()));
     }
     let path = root_file::path(dir);
@@ -468,7 +476,7 @@ fn make_dir(dir: &Path) -> Result<(), CustodyError> {
 fn begin(dir: &Path) -> Result<HomeLock, CustodyError> {
     make_dir(dir)?;
     let lock = lock_dir(dir)?;
-    if Home::exists(dir) {
+    if Home::exists(dir)? {
         return Err(CustodyError::Refused(format!("{} already holds a key manager", dir.display())));
     }
     if !dir.join(UNFINISHED).exists()

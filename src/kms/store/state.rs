@@ -59,6 +59,11 @@ impl Store {
     /// one written last is accepted as it stands.
     pub fn open(home: Arc<Home>, entropy: Arc<dyn Entropy>, accept: bool) -> Result<Self, StoreError> {
         let path = home.database();
+        Self::try_open(home, entropy, accept).map_err(|error| error.with_holder(&path))
+    }
+
+    fn try_open(home: Arc<Home>, entropy: Arc<dyn Entropy>, accept: bool) -> Result<Self, StoreError> {
+        let path = home.database();
         let file_lock = home.lock()?;
         let mut connection = schema::connect(&path)?;
         schema::upgrade(&connection, &path)?;
@@ -185,10 +190,17 @@ impl Store {
         }
         let mut change = Change::new(&inner.cache, &*self.entropy);
         let answer = edit(&mut change)?;
-        change.commit(&mut inner, &self.home, &file_lock, &self.audit_key)?;
+        let done = change.commit(&mut inner, &self.home, &file_lock, &self.audit_key);
+        done.map_err(|error| error.with_holder(&self.home.database()))?;
         let header = self.published.load().header;
         self.publish(&inner, header);
         Ok(answer)
+    }
+
+    /// How long a change waits for another process that is in the middle of a commit.
+    #[cfg(test)]
+    pub fn set_patience(&self, time: std::time::Duration) {
+        lock(&self.inner).connection.busy_timeout(time).expect("set");
     }
 
     /// Reads the clock record and writes what `observe` makes of it. A full disk is no error: the observation then
@@ -197,7 +209,8 @@ impl Store {
         loop {
             let mut inner = lock(&self.inner);
             let Inner { connection, cache } = &mut *inner;
-            let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            let tx = begun.map_err(|error| StoreError::from(error).with_holder(&self.home.database()))?;
             if rows::meta("epoch", &tx)? != Some(cache.domain.epoch) {
                 drop(tx);
                 drop(inner);

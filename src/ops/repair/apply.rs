@@ -204,8 +204,9 @@ impl<B: Backing> Hand<'_, B> {
                     let renamed = || self.backing.rename(&dir, entry, &aside, new.entry(), RenameMode::NoReplace);
                     // A directory has to be changed itself for that: its `..` is another one then.
                     self.modes.despite_mode(Target::Named(&*dir, entry), CHANGE, renamed)?;
-                    self.remove_side(&dir, entry);
+                    // It is durable there before anything of it goes here.
                     self.backing.sync_dir(&aside)?;
+                    self.remove_side(&dir, entry);
                     return Ok(self.backing.sync_dir(&dir)?);
                 }
                 Err(Errno::EXIST.into())
@@ -266,9 +267,16 @@ impl<B: Backing> Hand<'_, B> {
     }
 
     /// An orphan harms nobody, and the next run removes it.
+    ///
+    /// Where metadata has no order, that the entry is gone has to be durable first, or it could be there without a name after a power
+    /// cut.
     fn remove_side(&self, dir: &B::Dir, entry: &str) {
-        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Long {
-            let _ = self.backing.unlink(dir, &side_entry(entry));
+        if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
+            return;
+        }
+        let kept = if self.meta_file { self.backing.sync_dir(dir) } else { Ok(()) };
+        if let Err(error) = kept.and_then(|()| self.backing.unlink(dir, &side_entry(entry))) {
+            tracing::debug!("a side entry stays behind: {error}");
         }
     }
 

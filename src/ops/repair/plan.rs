@@ -19,9 +19,6 @@ use crate::store::{Access, Backing, Modes, Stat};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::DirId;
 
-/// Longest name.
-const NAME_MAX: usize = 255;
-
 /// How to plan.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanOptions {
@@ -107,11 +104,9 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
                     self.repair(&child, Action::Rename { name: name.clone(), under: id });
                 }
                 (_, None, Some(_)) => {
-                    let paths = dir
-                        .paths
-                        .child(entry.raw.as_bytes(), Some(lost_name(dir.modes, dir.dir, &entry.raw).as_bytes()));
-                    lock(&self.nameless).insert(paths.ciphertext.clone(), true);
-                    self.put_aside(&paths, None, Outcome::BadName);
+                    let name = lost_name(dir.modes, dir.dir, &entry.raw, entry.displaced.as_deref());
+                    lock(&self.nameless).insert(child.ciphertext.clone(), true);
+                    self.put_aside(&child, (name, entry.displaced.is_some()), Outcome::BadName);
                 }
                 // In a directory whose id is not known: restored with it, the name comes back.
                 (_, None, None) => drop(lock(&self.nameless).insert(child.ciphertext, false)),
@@ -184,9 +179,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Plans a move to `lost+found`, unless it lies there already.
-    fn put_aside(&self, paths: &Paths, id: Option<String>, why: Outcome) {
-        let base = |path: &[u8]| path.rsplit(|b| *b == b'/').next().unwrap_or_default().to_vec();
+    /// Plans a move to `lost+found` under `name`, unless it lies there already. `displaced`: another entry has the name that it had.
+    fn put_aside(&self, paths: &Paths, (name, displaced): (Vec<u8>, bool), why: Outcome) {
         let Some((into, aside)) = lock(&self.aside).clone() else {
             return self.remains(Finding::new(paths, why.into()));
         };
@@ -195,16 +189,7 @@ impl Planner<'_> {
         if lies_there && why != Outcome::BadName {
             return self.remains(Finding::new(paths, why.into()));
         }
-        let name = base(paths.plaintext.as_deref().unwrap_or(&paths.ciphertext));
-        // What has no name is called by its id already.
-        let nameless = id.is_none();
-        let name = match id {
-            Some(id) if id.len() + 1 + name.len() <= NAME_MAX => [id.as_bytes(), b".", &name].concat(),
-            Some(id) => id.into_bytes(),
-            None => name,
-        };
-        let shown = if nameless { Paths { plaintext: None, ..paths.clone() } } else { paths.clone() };
-        self.repair(&shown, Action::PutAside { into, name, why });
+        self.repair(paths, Action::PutAside { into, name, why, displaced });
     }
 
     fn header<B: Backing>(&self, file: &Visit<'_, B>) {
@@ -251,10 +236,18 @@ impl Planner<'_> {
                     ) => self.remains(Finding::new(file.paths, why.into())),
                     Some(why) => {
                         let nameless = lock(&self.nameless).get(&file.paths.ciphertext).copied();
-                        let id = || lost_name(file.modes, file.dir, file.entry);
+                        let path = file.paths.plaintext.as_deref().unwrap_or(&file.paths.ciphertext);
+                        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
                         match nameless {
-                            None => self.put_aside(file.paths, Some(id()), why),
-                            Some(true) => self.put_aside(file.paths, None, why),
+                            None => {
+                                let name = lost_name(file.modes, file.dir, file.entry, Some(name));
+                                self.put_aside(file.paths, (name, false), why);
+                            }
+                            // The walk calls it as it is called there.
+                            Some(true) => {
+                                let paths = Paths { plaintext: None, ..file.paths.clone() };
+                                self.put_aside(&paths, (name.to_vec(), false), why);
+                            }
                             // Its entry is the only copy of its name.
                             Some(false) => self.remains(Finding::new(file.paths, why.into())),
                         }

@@ -222,6 +222,30 @@ fn one_rewrap_at_a_time_and_none_of_a_read_only_mount() {
     assert_eq!(error.exit, Exit::Busy);
 }
 
+#[test]
+fn files_with_names_outside_of_the_volume_are_counted() {
+    let mount = Mount::new();
+    let dirs = [mount.mkdir("a"), mount.mkdir("b")];
+    let named_twice = dirs.map(|dir| mount.file(dir, "file", b"content"));
+    for (ino, other) in named_twice.into_iter().zip([dirs[1], dirs[0]]) {
+        mount.vfs().link(ino, other, b"second name").expect("link");
+    }
+    let elsewhere = mount.file(mount.mkdir("c"), "file", b"content");
+    let generation = tempfile::TempDir::new().expect("temporary directory");
+    fs::hard_link(super::ciphertext(mount.dir.path(), elsewhere), generation.path().join("shared")).expect("link");
+    // A name that is removed, a file that moves, and a directory, so that there is a second walk.
+    let changes = Once::new(|| {
+        mount.vfs().unlink(dirs[0], b"second name").expect("unlink");
+        mv(mount.vfs(), dirs[1], "second name", ROOT, "moved");
+        mv(mount.vfs(), ROOT, "a", dirs[1], "a");
+    });
+    let report = to(&mount.served, &mount.new, 1, &changes);
+    assert_eq!((report.rewrapped, report.findings.len()), (3, 0));
+    assert_eq!(report.linked_elsewhere.into_iter().collect::<Vec<_>>(), [elsewhere]);
+    let again = to(&mount.served, &mount.new, 1, &Silent);
+    assert!(again.linked_elsewhere.is_empty(), "what is not rewrapped changes nothing elsewhere");
+}
+
 const FILES: u64 = 12;
 const ROUNDS: u64 = 40;
 

@@ -13,9 +13,10 @@ use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Finding, Silent};
 use kmsfs::store::{
     Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions, Modes, OpClass,
+    Record,
 };
 use kmsfs::types::Timestamp;
-use kmsfs::vfs::ROOT;
+use kmsfs::vfs::{ROOT, Vfs};
 use rustix::io::Errno;
 
 use super::host::{Host, ciphertext, codes, edit, plant_id};
@@ -217,6 +218,60 @@ fn a_damaged_file_without_a_name_is_moved_once() {
     assert_eq!(actions(&again), Vec::<String>::new());
 }
 
+/// FORMAT 8.5: the name is known, though its place is taken.
+#[test]
+fn what_was_moved_to_where_its_name_is_taken_keeps_it_in_lost_and_found() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let long = "l".repeat(200);
+    let names = ["f1", "f2", "f3", &long];
+    let dirs = ["a", "b"].map(|name| mounted.mkdir(ROOT, name));
+    let files = dirs.map(|dir| names.map(|name| mounted.write(dir, name, format!("{dir}/{name}").as_bytes())));
+    mounted.mkdir(dirs[0], "sub");
+    let [a, b] = dirs.map(|ino| ciphertext(root, ino));
+    let moved = [files[0][1], files[0][3]].map(|ino| ciphertext(root, ino));
+    drop(mounted);
+    for from in &moved {
+        let entry = from.file_name().and_then(|name| name.to_str()).expect("ASCII");
+        fs::rename(from, b.join(entry)).expect("rename");
+        let side = format!("{entry}.n");
+        if a.join(&side).symlink_metadata().is_ok() {
+            fs::rename(a.join(&side), b.join(&side)).expect("rename");
+        }
+    }
+    // As salvage calls them, repair does.
+    let out = tempfile::TempDir::new().expect("temporary directory");
+    super::salvage::run(&host, root, out.path());
+    let list = |dir: &Path| -> Vec<String> {
+        let entries = fs::read_dir(dir).expect("read").map(|entry| entry.expect("entry").file_name());
+        let mut names: Vec<String> = entries.map(|name| name.into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    let salvaged = list(&out.path().join("lost+found"));
+    let planned = repair(&host, root, OPTIONS);
+    assert_eq!(actions(&planned), ["PutAside ?", "PutAside ?"]);
+    let mounted = host.mount(root);
+    let aside = mounted.0.lookup(ROOT, b"lost+found").expect("made").ino;
+    let mut endings = Vec::new();
+    for name in &salvaged {
+        let file = mounted.0.lookup(aside, name.as_bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let opened = mounted.0.open(file.ino, false).expect("open");
+        let content = mounted.0.read(opened.handle, 0, 1000, <[u8]>::to_vec).expect("read");
+        mounted.0.release(opened.handle);
+        let (id, ending) = name.split_once('.').expect("an id and a name");
+        assert_eq!((id.len(), content), (32, format!("{}/{ending}", dirs[0]).into_bytes()), "{name}");
+        endings.push(ending.to_owned());
+    }
+    endings.sort();
+    assert_eq!(endings, ["f2", &long]);
+    drop(mounted);
+    assert!(planned.repairs.iter().all(|r| r.action.to_string().ends_with("where another entry has its name")));
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
 #[test]
 fn a_move_is_undone_by_moving_back() {
     let host = Host::new();
@@ -254,10 +309,9 @@ fn keys_that_may_not_be_used_are_no_damage() {
     assert_eq!((actions(&planned), codes(&planned.remaining)), (vec![], vec!["KeyUnavailable file".to_owned()]));
 }
 
-/// Every file that the volume has, by its content: the path under which a mount shows it.
-fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
-    let vfs = fixture.mount();
-    let mut found = BTreeMap::new();
+/// Everything that a mount shows: its path, what it is, and its number.
+fn tree(vfs: &Vfs<Faulty<Memory>>) -> Vec<(String, FileKind, u64)> {
+    let mut found = Vec::new();
     let mut waiting = vec![(ROOT, String::new())];
     while let Some((dir, path)) = waiting.pop() {
         let opened = vfs.open_dir(dir).expect("open");
@@ -272,11 +326,24 @@ fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
             let attr = vfs.lookup(dir, name).expect("it was listed");
             let path = format!("{path}/{}", String::from_utf8_lossy(name));
             if *kind == FileKind::Directory {
-                waiting.push((attr.ino, path));
-            } else if let Ok(file) = vfs.open(attr.ino, false) {
-                let content = vfs.read(file.handle, 0, 1 << 20, <[u8]>::to_vec).expect("read");
-                found.insert(content, path);
+                waiting.push((attr.ino, path.clone()));
             }
+            found.push((path, *kind, attr.ino));
+        }
+    }
+    found
+}
+
+/// Every file that the volume has, by its content: the path under which a mount shows it.
+fn contents(fixture: &Fixture<Faulty<Memory>>) -> BTreeMap<Vec<u8>, String> {
+    let vfs = fixture.mount();
+    let mut found = BTreeMap::new();
+    for (path, kind, ino) in tree(&vfs) {
+        if kind != FileKind::Directory
+            && let Ok(file) = vfs.open(ino, false)
+        {
+            let content = vfs.read(file.handle, 0, 1 << 20, <[u8]>::to_vec).expect("read");
+            found.insert(content, path);
         }
     }
     found
@@ -366,6 +433,72 @@ fn every_flush_that_fails_within_a_repair_is_told() {
         let told = applied.is_err() || last_failed || applied.is_ok_and(|applied| applied.failed.len() == 1);
         assert!(told, "flush {after}");
     }
+}
+
+/// Every path in the volume.
+fn paths(fixture: &Fixture<Faulty<Memory>>) -> Vec<String> {
+    let mut found: Vec<String> = tree(&fixture.mount()).into_iter().map(|(path, ..)| path).collect();
+    found.sort();
+    found
+}
+
+/// The log of btrfs has the end of a side entry that somebody flushed from the next flush of anything on, and that of an entry only
+/// when it or its directory is flushed.
+#[test]
+fn a_power_cut_within_a_repair_takes_no_long_name_beside_others_that_flush() {
+    let clock = || Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+    let options = MemoryOptions { ordered_metadata: false, ..MemoryOptions::default() };
+    let backing = Faulty::new(Memory::with_options(clock(), options), FaultPlan::new());
+    backing.start_recording();
+    let fixture = Fixture::new(backing.clone(), clock());
+    let vfs = fixture.mount();
+    let write = |name: &str| {
+        let (attr, opened) = vfs.create(ROOT, name.as_bytes(), 0o644, &ROOT_USER).expect("create");
+        vfs.write(opened.handle, 0, name.as_bytes()).expect("write");
+        vfs.fsync(opened.handle, false).expect("fsync");
+        vfs.release(opened.handle);
+        attr.ino
+    };
+    let [moved, forged] = ["m", "f"].map(|letter| write(&letter.repeat(200)));
+    let neighbour = write("neighbour");
+    let target = vfs.mkdir(ROOT, b"d", 0o755, &ROOT_USER).expect("mkdir").ino;
+    vfs.mkdir(target, b"a name that proves its id", 0o755, &ROOT_USER).expect("mkdir");
+    let root = backing.root().expect("root");
+    let [moved, forged, target] = [moved, forged, target].map(|ino| entry_of(&backing, ino));
+    let target = backing.open_dir(&root, &target).expect("d");
+    for entry in [moved.clone(), format!("{moved}.n")] {
+        backing.rename(&root, &entry, &target, &entry, kmsfs::store::RenameMode::Replace).expect("rename");
+    }
+    let file = backing.open(&root, &forged, Access::ReadWrite).expect("open");
+    file.write_at(&[0xff; 4], 50).expect("forged");
+    drop(vfs);
+    backing.sync_all().expect("sync");
+    let base = backing.stop_recording();
+    backing.start_recording();
+    for (dir, entry) in [(&target, &moved), (&root, &forged)] {
+        let side = backing.open(dir, &format!("{entry}.n"), Access::ReadWrite).expect("its name");
+        side.sync(true).expect("flushed");
+    }
+    let mut codes = actions(&repaired(&fixture));
+    codes.iter_mut().for_each(|action| action.truncate(action.find(' ').expect("a path")));
+    assert_eq!(codes, ["PutAside", "Rename"]);
+    let whole = paths(&fixture);
+    let mut records = base.clone();
+    for record in backing.stop_recording() {
+        records.extend([record, Record::Sync { ino: neighbour, data_only: false }]);
+    }
+    let disk = Disk::new(records.clone(), base.len());
+    let mut states = 0;
+    for done in base.len()..=records.len() {
+        for seed in 0..4 {
+            let cut = Cut { done, journal: disk.committed(done), log: Some(seed) };
+            states += 1;
+            let after = fixture.on(disk.image(cut, &Pages::Newest, clock(), false));
+            repaired(&after);
+            assert_eq!(paths(&after), whole, "cut at {done}: {:?}", records[..done].last_chunk::<2>());
+        }
+    }
+    assert!(states > 200, "{states} states");
 }
 
 #[test]

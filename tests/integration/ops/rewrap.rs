@@ -140,10 +140,10 @@ fn files_with_names_elsewhere_are_counted() {
     let shared = generation.path().join("shared");
     fs::hard_link(ciphertext(dir.path(), elsewhere), &shared).expect("link");
     let report = rewrap(&host, dir.path(), Some(&old), Some(&new), &Silent);
-    assert_eq!((report.rewrapped, report.findings.len(), report.linked_elsewhere), (3, 0, 1));
+    assert_eq!((report.rewrapped, report.findings.len(), report.linked_elsewhere.len()), (3, 0, 1));
     // What is not rewrapped changes nothing elsewhere.
     let nothing = rewrap(&host, dir.path(), Some(&old), Some(&new), &Silent);
-    assert_eq!((nothing.rewrapped, nothing.linked_elsewhere), (0, 0));
+    assert_eq!((nothing.rewrapped, nothing.linked_elsewhere.len()), (0, 0));
 }
 
 #[test]

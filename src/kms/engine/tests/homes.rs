@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::kms::custody::{CustodyError, SlotKind};
+use crate::sys::failing_disk::{FailingDisk, Left};
 
 fn open(bench: &Bench, unlock: &Unlock) -> Result<(), OpenError> {
     Engine::open(&bench.home(), unlock, bench.clock.clone(), Arc::new(SystemEntropy)).map(drop)
@@ -89,10 +90,10 @@ fn an_unfinished_creation_is_begun_anew() {
     for name in ["creating", "kms.db"] {
         fs::write(dir.join(name), b"").expect("written");
     }
-    assert!(!Home::exists(&dir));
+    assert!(!Home::exists(&dir).expect("looked"));
     let new = NewHome::with_slots(vec![NewSlot::Passphrase("new".into(), CHEAP)]);
     Home::create(&dir, new, &*bench.clock, &SystemEntropy).expect("created");
-    assert!(Home::exists(&dir));
+    assert!(Home::exists(&dir).expect("looked"));
     Home::unlock(&dir, &passphrase("new")).expect("unlocked");
 }
 
@@ -207,5 +208,43 @@ fn no_secret_stands_in_the_home_in_the_clear() {
         for secret in [material.secret().expect("there").expose(), b"a plaintext to look for", b"secret\n"] {
             assert!(!bytes.windows(secret.len()).any(|window| window == secret), "{}", path.display());
         }
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_absent() {
+    let dir = directory();
+    let home = dir.path().join("kms");
+    // Nobody can enter it, root included.
+    std::os::unix::fs::symlink(&home, &home).expect("linked");
+    let unseen = Home::exists(&home).expect_err("it leads to itself");
+    assert!(matches!(&unseen, CustodyError::Io { path, .. } if *path == home), "{unseen}");
+    let refused = Home::unlock(&home, &Unlock::KeyFile).map(drop).expect_err("not seen");
+    assert!(matches!(refused, CustodyError::Io { .. }), "{refused}");
+    // In what is no directory there is none.
+    fs::write(dir.path().join("file"), "").expect("written");
+    assert!(!Home::exists(&dir.path().join("file/kms")).expect("looked"));
+}
+
+#[test]
+fn a_key_file_that_was_removed_does_not_come_back_with_a_power_cut() {
+    let dir = directory();
+    let disk = FailingDisk::below(dir.path());
+    disk.record();
+    let home = dir.path().join("kms");
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(0)));
+    let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+    let (made, _) = Home::create(&home, new, &*clock, &SystemEntropy).expect("created");
+    let engine = Engine::start(made, clock, Arc::new(SystemEntropy)).expect("started");
+    let slots = engine.slots().expect("there");
+    let slot = slots.iter().find(|slot| slot.kind == SlotKind::KeyFile).expect("a key file");
+    let before = disk.moments();
+    engine.remove_slot(&engine.local_caller("alice"), slot.id).expect("removed");
+    let after = disk.moments();
+    let history = disk.history();
+    for (moment, is_there) in [(before, true), (after, false)] {
+        let copy = directory();
+        history.cut(moment, &Left::Oldest, copy.path());
+        assert_eq!(copy.path().join("kms/domain.key").exists(), is_there, "moment {moment} of {after}");
     }
 }

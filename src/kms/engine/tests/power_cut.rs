@@ -116,7 +116,7 @@ fn check(home: &Path, done: &[Acknowledged], moment: usize, what: &str) {
     let acknowledged = done.iter().rposition(|step| step.moments <= moment);
     let Some(last) = acknowledged else {
         // Nothing was ever kept in it.
-        if !Home::exists(home) {
+        if !Home::exists(home).expect("looked") {
             let clock = ManualClock::new(Timestamp::from_secs(START));
             let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
             Home::create(home, new, &clock, &SystemEntropy).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -124,7 +124,7 @@ fn check(home: &Path, done: &[Acknowledged], moment: usize, what: &str) {
         let scene = Scene::try_open(home, START).unwrap_or_else(|error| panic!("{what}: {error}"));
         return assert_eq!(summary(&scene), done[0].summary, "{what}");
     };
-    assert!(Home::exists(home), "{what}: the key manager is there");
+    assert!(Home::exists(home).expect("looked"), "{what}: the key manager is there");
     let allowed = &done[last..done.len().min(last + 2)];
     let time = allowed.last().expect("one at least").time;
     let scene = Scene::try_open(home, time).unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -1,6 +1,9 @@
 //! Several engines on one home, as several processes have them.
 
+use std::process::{Child, Command};
+
 use super::*;
+use crate::kms::store::connect;
 use crate::sync::thread;
 
 #[test]
@@ -125,4 +128,65 @@ fn what_others_do_while_the_log_is_held_is_recorded_all_the_same() {
     let last = engine.get_key_last_usage(&alice, key.as_str().into()).expect("looked up");
     let used = format!("{:?}", last.key_last_usage);
     assert_ne!(used, format!("{:?}", KeyLastUsageData::default()), "what waited in the database counts as a use");
+}
+
+const DATABASE: &str = "KMSFS_TEST_HELD_DATABASE";
+
+/// A process that does not outlive its test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Stopped {
+    /// One that is stopped in the middle of a commit of the database at `path`.
+    fn in_a_commit(path: &std::path::Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("known"));
+        command.args(["--exact", "kms::engine::tests::processes::the_process_that_is_stopped", "--test-threads=1"]);
+        let child = command.env(DATABASE, path).stdout(std::process::Stdio::null()).spawn().expect("started");
+        let stopped = Self(child);
+        let stat = format!("/proc/{}/stat", stopped.0.id());
+        while !std::fs::read_to_string(&stat)
+            .expect("it lives")
+            .rsplit_once(") ")
+            .is_some_and(|(_, s)| s.starts_with('T'))
+        {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        stopped
+    }
+}
+
+/// Runs in a process of its own.
+#[test]
+fn the_process_that_is_stopped() {
+    let Some(path) = std::env::var_os(DATABASE) else { return };
+    let database = connect(path.as_ref()).expect("opened");
+    database.execute_batch("BEGIN IMMEDIATE").expect("begun");
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
+        .expect("one may stop oneself");
+    // Another thread may be the one to notice first.
+    thread::sleep(std::time::Duration::from_secs(60));
+    drop(database);
+}
+
+#[test]
+fn who_waits_in_vain_for_a_commit_of_another_process_is_told_which() {
+    let bench = Bench::new();
+    let key = bench.key();
+    let other = Stopped::in_a_commit(&bench.home().join("kms.db"));
+    // Patience is not what this is about.
+    bench.engine.shared.store.set_patience(std::time::Duration::ZERO);
+    let told = |words: String| {
+        let pid = other.0.id();
+        assert!(words.contains("kms.db is locked: process") && words.contains(&format!("kill -CONT {pid}")), "{words}");
+    };
+    told(bench.engine.maintain().expect_err("locked").to_string());
+    told(bench.engine.disable_key(&bench.alice, key.as_str().into()).expect_err("locked").to_string());
+    drop(other);
+    bench.engine.disable_key(&bench.alice, key.as_str().into()).expect("it goes on when that one is gone");
 }
