@@ -1,6 +1,9 @@
 //! Threads for work that others are not to wait for.
 
+use std::collections::VecDeque;
 use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 
@@ -8,6 +11,8 @@ use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 pub(super) struct Pool<T> {
     shared: Arc<Shared<T>>,
     most: usize,
+    /// Where its threads may run: a thread begins with the CPUs of the one that started it, which may be bound to one.
+    cpus: Option<CpuSet>,
 }
 
 struct Shared<T> {
@@ -17,7 +22,7 @@ struct Shared<T> {
 }
 
 struct State<T> {
-    tasks: std::collections::VecDeque<T>,
+    tasks: VecDeque<T>,
     /// Threads that wait for a task.
     idle: usize,
     threads: Vec<thread::JoinHandle<()>>,
@@ -34,11 +39,11 @@ pub(super) struct Scratch {
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// A pool of at most so many threads, which does `work` with each task.
+    /// A pool of at most so many threads, which does `work` with each task, where the calling thread may run.
     pub(super) fn new(most: usize, work: impl Fn(T, &mut Scratch) + Send + Sync + 'static) -> Self {
-        let state = State { tasks: std::collections::VecDeque::new(), idle: 0, threads: Vec::new(), ended: false };
+        let state = State { tasks: VecDeque::new(), idle: 0, threads: Vec::new(), ended: false };
         let shared = Shared { state: Mutex::new(state), more: Condvar::new(), work: Box::new(work) };
-        Self { shared: Arc::new(shared), most }
+        Self { shared: Arc::new(shared), most, cpus: sched_getaffinity(None).ok() }
     }
 
     /// Gives a task to the pool.
@@ -68,7 +73,15 @@ impl<T: Send + 'static> Pool<T> {
 
     fn start(&self, number: usize) -> io::Result<thread::JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
-        thread::Builder::new().name(format!("kmsfs-work-{number}")).spawn(move || shared.run())
+        let cpus = self.cpus;
+        thread::Builder::new().name(format!("kmsfs-work-{number}")).spawn(move || {
+            if let Some(cpus) = cpus
+                && let Err(error) = sched_setaffinity(None, &cpus)
+            {
+                tracing::debug!("a thread stays on the CPU of the one that started it: {error}");
+            }
+            shared.run();
+        })
     }
 
     /// Ends the threads when they have done what there is.
@@ -112,6 +125,25 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn threads_run_where_the_pool_was_made_not_where_a_task_came_from() {
+        let everywhere = sched_getaffinity(None).expect("a set");
+        let (sender, done) = channel();
+        let pool = Pool::new(1, move |(), _: &mut Scratch| {
+            sender.send(sched_getaffinity(None).expect("a set")).expect("awaited");
+        });
+        thread::spawn(move || {
+            let mut one = CpuSet::new();
+            one.set((0..CpuSet::MAX_CPU).find(|&cpu| everywhere.is_set(cpu)).expect("a CPU"));
+            sched_setaffinity(None, &one).expect("bound");
+            pool.give(()).expect("a thread");
+            pool.join();
+        })
+        .join()
+        .expect("it ends");
+        assert_eq!(done.recv().expect("a set"), everywhere);
+    }
 
     #[test]
     fn tasks_are_done_side_by_side_and_all_of_them_before_the_end() {
