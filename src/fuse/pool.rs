@@ -18,8 +18,10 @@ pub(super) struct Pool<T> {
 struct Shared<T> {
     state: Mutex<State<T>>,
     more: Condvar,
-    work: Box<dyn Fn(T, &mut Scratch) + Send + Sync>,
+    work: Box<Work<T>>,
 }
+
+type Work<T> = dyn Fn(T, &mut Scratch) + Send + Sync;
 
 struct State<T> {
     tasks: VecDeque<T>,
