@@ -13,17 +13,17 @@ use super::abi::{
 use super::operations::MAX_WRITE;
 use super::reply::Sink;
 use crate::sync::Arc;
-use crate::sys::page::{PAGE, Page};
+use crate::sys::page::{PAGE, Pages};
 
 /// What stands in front of a WRITE's data.
 const WRITE_FRONT: usize = size_of::<InHeader>() + size_of::<WriteIn>();
 
 /// Where a thread reads its requests to: so that the data of a WRITE, which follows 80 bytes of request, begins at a page.
-pub(super) struct RequestBuffer(Vec<Page>);
+pub(super) struct RequestBuffer(Pages);
 
 impl RequestBuffer {
     pub(super) fn new() -> io::Result<Self> {
-        Page::zeroed(PAGE + MAX_WRITE as usize).map(Self)
+        Pages::new(PAGE + MAX_WRITE as usize).map(Self)
     }
 
     fn bytes(&mut self) -> &mut [u8] {

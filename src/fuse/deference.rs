@@ -7,8 +7,7 @@
 //! SCHED_IDLE counts as idle itself, and the caller stays.
 //!
 //! A thread of that class gets next to nothing where anybody else wants its CPU. So it is in it only as long as it serves one
-//! request after the other itself, and the machine has a CPU for everybody who wants one, itself included: as looked up every
-//! so many turns.
+//! request after the other itself, and the machine has a CPU to spare: as looked up every so many turns.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -31,10 +30,9 @@ pub(super) struct Deference {
 }
 
 impl Deference {
-    /// Of a thread in the ordinary class.
-    pub(super) fn new() -> Self {
-        let load = is_possible().then(|| File::open(Path::new(LOAD)).ok()).flatten();
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
+    /// Of a thread in the ordinary class, which shares `cpus` CPUs with everybody else; `possible`: [`is_possible`].
+    pub(super) fn new(possible: bool, cpus: usize) -> Self {
+        let load = possible.then(|| File::open(Path::new(LOAD)).ok()).flatten();
         Self { load, cpus, defers: false, turns: 0 }
     }
 
@@ -49,7 +47,7 @@ impl Deference {
             let mut text = [0; 128];
             let len = load.read_at(&mut text, 0).unwrap_or(0);
             let running = std::str::from_utf8(&text[..len]).ok().and_then(running);
-            self.defer(running.is_some_and(|running| running <= self.cpus));
+            self.defer(running.is_some_and(|running| running < self.cpus));
         }
     }
 
@@ -79,9 +77,9 @@ fn running(text: &str) -> Option<usize> {
 }
 
 /// Whether a thread of this process may leave the idle class again (sched(7): `RLIMIT_NICE`, `CAP_SYS_NICE`). A thread tries it.
-fn is_possible() -> bool {
+pub(super) fn is_possible() -> bool {
     let attempt = || run_in_idle_class(true).and_then(|()| run_in_idle_class(false)).is_ok();
-    thread::spawn(attempt).join().unwrap_or(false)
+    thread::Builder::new().spawn(attempt).is_ok_and(|attempt| attempt.join().unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -95,23 +93,22 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_defers_where_there_is_a_cpu_for_everybody_and_only_there() {
+    fn a_thread_defers_where_a_cpu_is_to_spare_and_only_there() {
         let load = tempfile::NamedTempFile::new().expect("a file");
         let says = |text: &str| std::fs::write(load.path(), text).expect("written");
-        let mut deference = Deference::new();
-        if deference.load.is_none() {
+        if !is_possible() {
             return; // Nobody may come back here.
         }
+        let mut deference = Deference::new(true, 2);
         deference.load = Some(load.reopen().expect("opened"));
-        deference.cpus = 2;
         let mut after = |text: &str| {
             says(text);
             (0..TURNS).for_each(|_| deference.turn());
             (deference.defers, crate::sys::process::is_in_idle_class())
         };
-        assert_eq!(after("0 0 0 3/80 1"), (false, false));
-        assert_eq!(after("0 0 0 2/80 1"), (true, true));
-        assert_eq!(after("0 0 0 3/80 1"), (false, false));
+        assert_eq!(after("0 0 0 2/80 1"), (false, false));
+        assert_eq!(after("0 0 0 1/80 1"), (true, true));
+        assert_eq!(after("0 0 0 2/80 1"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));
         assert_eq!(after("?"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));

@@ -1,5 +1,7 @@
 //! Which requests are short, by what those before them did.
 
+use std::time::Duration;
+
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, ReadIn, opcode};
@@ -9,6 +11,9 @@ use crate::sync::atomic::{AtomicI32, Ordering};
 const TRUSTED: i32 = 4;
 /// What one that waited for a disk, a lock or a key manager costs: so many more.
 const DISTRUST: i32 = -60;
+/// What one costs that waited as long as this, such as for a key manager that does not answer: others stood behind it.
+const LONG: Duration = Duration::from_millis(20);
+const DISTRUST_FOR_LONG: i32 = -20_000;
 /// Reading or writing more than this is a kind of its own.
 const SHORT_DATA: u32 = 32 << 10;
 /// More than any operation of the protocol has as its number; those behind share one place.
@@ -62,11 +67,12 @@ impl Habits {
         self.place(kind).load(Ordering::Relaxed) >= TRUSTED
     }
 
-    /// Takes note of a request that was served, and whether it waited for something.
-    pub(super) fn learn(&self, kind: &Kind, waited: bool) {
+    /// Takes note of a request that was served in `took`, and whether it waited for something.
+    pub(super) fn learn(&self, kind: &Kind, waited: bool, took: Duration) {
         let place = self.place(kind);
         if waited {
-            place.store(DISTRUST, Ordering::Relaxed);
+            let cost = if took < LONG { DISTRUST } else { DISTRUST_FOR_LONG };
+            place.fetch_min(cost, Ordering::Relaxed);
         } else if place.load(Ordering::Relaxed) < TRUSTED {
             place.fetch_add(1, Ordering::Relaxed);
         }
@@ -82,6 +88,8 @@ impl Habits {
 mod tests {
     use super::*;
 
+    const QUICK: Duration = Duration::from_micros(10);
+
     fn kind(opcode: u32, bytes: u32) -> Kind {
         Kind { opcode, bytes }
     }
@@ -91,14 +99,18 @@ mod tests {
         let habits = Habits::default();
         let (lookup, read) = (kind(opcode::LOOKUP, 0), kind(opcode::READ, 4096));
         assert!(!habits.is_short(&lookup), "nothing is known of it");
-        (0..TRUSTED).for_each(|_| habits.learn(&lookup, false));
+        (0..TRUSTED).for_each(|_| habits.learn(&lookup, false, QUICK));
         assert!(habits.is_short(&lookup));
         assert!(!habits.is_short(&read), "each kind for itself");
-        habits.learn(&lookup, true);
-        (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false));
+        habits.learn(&lookup, true, QUICK);
+        (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false, QUICK));
         assert!(!habits.is_short(&lookup));
-        habits.learn(&lookup, false);
+        habits.learn(&lookup, false, QUICK);
         assert!(habits.is_short(&lookup));
+        habits.learn(&lookup, true, LONG);
+        habits.learn(&lookup, true, QUICK);
+        (0..1000).for_each(|_| habits.learn(&lookup, false, QUICK));
+        assert!(!habits.is_short(&lookup), "what has waited for long is not tried again soon");
     }
 
     #[test]
@@ -107,7 +119,7 @@ mod tests {
         let kinds = [opcode::READ, opcode::WRITE].map(|code| [SHORT_DATA, SHORT_DATA + 1].map(|len| kind(code, len)));
         assert_eq!(kinds.each_ref().map(|sizes| sizes.each_ref().map(Kind::is_much)), [[false, true]; 2]);
         for (number, learned) in kinds.iter().flatten().enumerate() {
-            (0..TRUSTED).for_each(|_| habits.learn(learned, false));
+            (0..TRUSTED).for_each(|_| habits.learn(learned, false, QUICK));
             let short = kinds.iter().flatten().filter(|kind| habits.is_short(kind)).count();
             assert_eq!(short, number + 1);
         }

@@ -3,16 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
+use crate::sys::process::run_like_the_first_thread;
 
 /// Threads that work through a queue of tasks. They are started as they are needed, and stay.
 pub(super) struct Pool<T> {
     shared: Arc<Shared<T>>,
     most: usize,
-    /// Where its threads may run: a thread begins with the CPUs of the one that started it, which may be bound to one.
-    cpus: Option<CpuSet>,
 }
 
 struct Shared<T> {
@@ -41,11 +38,11 @@ pub(super) struct Scratch {
 }
 
 impl<T: Send + 'static> Pool<T> {
-    /// A pool of at most so many threads, which does `work` with each task, where the calling thread may run.
+    /// A pool of at most so many threads, which does `work` with each task.
     pub(super) fn new(most: usize, work: impl Fn(T, &mut Scratch) + Send + Sync + 'static) -> Self {
         let state = State { tasks: VecDeque::new(), idle: 0, threads: Vec::new(), ended: false };
         let shared = Shared { state: Mutex::new(state), more: Condvar::new(), work: Box::new(work) };
-        Self { shared: Arc::new(shared), most, cpus: sched_getaffinity(None).ok() }
+        Self { shared: Arc::new(shared), most }
     }
 
     /// Gives a task to the pool.
@@ -75,13 +72,8 @@ impl<T: Send + 'static> Pool<T> {
 
     fn start(&self, number: usize) -> io::Result<thread::JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
-        let cpus = self.cpus;
         thread::Builder::new().name(format!("kmsfs-work-{number}")).spawn(move || {
-            if let Some(cpus) = cpus
-                && let Err(error) = sched_setaffinity(None, &cpus)
-            {
-                tracing::debug!("a thread stays on the CPU of the one that started it: {error}");
-            }
+            run_like_the_first_thread();
             shared.run();
         })
     }
@@ -126,25 +118,31 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
     use super::*;
+    use crate::sys::process::{is_in_idle_class, run_in_idle_class};
 
     #[test]
-    fn threads_run_where_the_pool_was_made_not_where_a_task_came_from() {
+    fn threads_do_not_run_like_the_one_that_gave_the_first_task() {
         let everywhere = sched_getaffinity(None).expect("a set");
         let (sender, done) = channel();
         let pool = Pool::new(1, move |(), _: &mut Scratch| {
-            sender.send(sched_getaffinity(None).expect("a set")).expect("awaited");
+            sender.send((sched_getaffinity(None).expect("a set"), is_in_idle_class())).expect("awaited");
         });
         thread::spawn(move || {
             let mut one = CpuSet::new();
             one.set((0..CpuSet::MAX_CPU).find(|&cpu| everywhere.is_set(cpu)).expect("a CPU"));
             sched_setaffinity(None, &one).expect("bound");
+            run_in_idle_class(true).expect("allowed to everybody");
             pool.give(()).expect("a thread");
             pool.join();
         })
         .join()
         .expect("it ends");
-        assert_eq!(done.recv().expect("a set"), everywhere);
+        // Who may not leave the class stays in it.
+        let may_leave = super::super::deference::is_possible();
+        assert_eq!(done.recv().expect("a set"), (everywhere, !may_leave));
     }
 
     #[test]

@@ -2,23 +2,26 @@
 //! waits on that CPU answers it and takes the next one by one system call, without waking another CPU.
 //!
 //! Each possible CPU has a queue; the kernel holds every request back until each queue has an entry. All entries of a queue
-//! belong to its one thread, which serves what is short itself and gives everything else to a pool ([`Habits`] knows
-//! what is short): so a slow request delays none that follows, and a short one is never served elsewhere. A thread with
-//! an entry of its own beside it would be no help: the kernel takes the entry that became free last. Requests that have
-//! no answer (FORGET) still come through the device.
+//! belong to its one thread, which serves what is short itself and gives everything else to a pool. What is short [`Habits`] knows from
+//! the requests before: the first of a kind that turns out slow delays those behind it on its CPU. Threads with entries of their
+//! own beside it would be no help: the kernel takes the entry that became free last, which soon is never the bound thread's.
+//! Requests that have no answer (FORGET) still come through the device.
 
 use std::fs;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::mpsc::{Sender, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SendError, Sender, channel};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
+use zerocopy::FromBytes;
 
-use super::abi::{OutHeader, opcode};
+use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
-use super::deference::Deference;
+use super::deference::{self, Deference};
 use super::dispatch::Dispatcher;
 use super::habits::{Habits, Kind};
 use super::mailbox::Mailbox;
@@ -40,7 +43,7 @@ const PAYLOAD: Range<usize> = UNIT..UNIT + MAX_WRITE as usize;
 const ENTRIES: usize = 8;
 /// Of them, those that are kept for other requests than those that wait for the kernel's own write-back: it comes through them.
 const FOR_OTHERS: usize = 2;
-/// Threads that serve what the queues' own threads do not.
+/// Threads that serve what the queues' own threads do not: so many, or twice the CPUs where that is more.
 const MOST_WORKERS: usize = 8;
 /// Each possible CPU needs a queue with a thread, of which a mount that was not asked for rings takes no more than this.
 const MOST_QUEUES_UNASKED: u16 = 64;
@@ -130,6 +133,8 @@ impl<B: Backing> Prepared<B> {
     /// Why one of them has none: too many threads or descriptors, no memory.
     pub(super) fn make(device: &Device) -> io::Result<Self> {
         let (made, all) = channel();
+        // Asked here: the threads themselves are bound to a CPU, and may fail at nothing once the kernel counts on them.
+        let (may_defer, cpus) = (deference::is_possible(), thread::available_parallelism().map_or(1, usize::from));
         let firsts = (0..possible_cpus()?)
             .map(|number| {
                 let queue = Arc::new(Queue { number, mailbox: Mailbox::new()? });
@@ -145,7 +150,7 @@ impl<B: Backing> Prepared<B> {
                     let _ = made.send(Ok(()));
                     drop(made);
                     if let Ok(shared) = word.recv() {
-                        let deference = Deference::new();
+                        let deference = Deference::new(may_defer, cpus);
                         Server { shared, queue, places, scratch: Scratch::default(), deference }.serve();
                     }
                 })?;
@@ -163,7 +168,7 @@ impl<B: Backing> Prepared<B> {
     pub(super) fn start(self, dispatcher: Arc<Dispatcher<B>>, postponed: Arc<Mutex<Sender<Job>>>) -> Rings<B> {
         let habits = Arc::new(Habits::default());
         let (serving, learning) = (Arc::clone(&dispatcher), Arc::clone(&habits));
-        let pool = Pool::new(MOST_WORKERS, move |task: Task, scratch: &mut Scratch| {
+        let pool = Pool::new(MOST_WORKERS.max(2 * self.0.len()), move |task: Task, scratch: &mut Scratch| {
             for mut entry in task.entries {
                 let outcome = serve_entry(&serving, &learning, &mut entry, scratch);
                 task.queue.mailbox.post(Served { entry, outcome });
@@ -299,12 +304,17 @@ impl<B: Backing> Server<B> {
     /// Serves requests, or has them served: what is not short; of much data, all that is not alone; of several pieces of little data,
     /// every other one, together.
     fn take(&mut self, ready: &mut Vec<io::Result<Entry>>) {
-        let refused = |entry: io::Result<Entry>| {
-            entry.inspect_err(|e| tracing::error!("the kernel does not take an entry of a ring: {e}")).ok()
-        };
         let (mut own, mut half, mut pieces) = (Vec::new(), Vec::new(), 0);
         let alone = ready.len() == 1 && self.places.away == 0;
-        for entry in ready.drain(..).filter_map(refused) {
+        for entry in ready.drain(..) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.places.entries -= 1;
+                    tracing::error!(queue = self.queue.number, "the kernel does not take an entry of a ring: {error}");
+                    continue;
+                }
+            };
             let kind = kind(&entry);
             pieces += usize::from(kind.is_data());
             match self.shared.habits.is_short(&kind) && (alone || !kind.is_much()) {
@@ -316,9 +326,17 @@ impl<B: Backing> Server<B> {
         if !half.is_empty() {
             own.extend(self.give(half));
         }
+        let mut left = own.len();
         for mut entry in own {
             let outcome = serve_entry(&self.shared.dispatcher, &self.shared.habits, &mut entry, &mut self.scratch);
             self.answer(entry, outcome);
+            left -= 1;
+            // An answer does not wait for the next one.
+            if left > 0
+                && let Err(error) = self.places.ring.submit()
+            {
+                tracing::debug!(queue = self.queue.number, "an answer has to wait: {error}");
+            }
         }
     }
 
@@ -346,6 +364,7 @@ impl<B: Backing> Server<B> {
             Outcome::Waits(pending) => return self.postpone(entry, pending),
         };
         if let Err(error) = self.places.ring.hand_over(entry, len) {
+            self.places.entries -= 1;
             tracing::error!(queue = self.queue.number, "an answer did not reach the kernel: {error}");
         }
     }
@@ -365,6 +384,7 @@ impl<B: Backing> Server<B> {
             let len = sink.len;
             return self.answer(entry, Outcome::Answered(len));
         }
+        self.deference.end();
         self.places.away += 1;
         self.places.waiting += 1;
         let (queue, dispatcher) = (Arc::clone(&self.queue), Arc::clone(&self.shared.dispatcher));
@@ -375,8 +395,11 @@ impl<B: Backing> Server<B> {
             let outcome = Outcome::Waited(sink.len);
             queue.mailbox.post(Served { entry, outcome });
         };
-        // Its receiver lives as long as the connection.
-        let _ = lock(&self.shared.postponed).send(Job { ino, serve: Box::new(serve) });
+        let sent = lock(&self.shared.postponed).send(Job { ino, serve: Box::new(serve) });
+        if let Err(SendError(job)) = sent {
+            // At the end of the connection: whoever waits is to get an answer.
+            (job.serve)();
+        }
     }
 }
 
@@ -392,10 +415,17 @@ fn serve_entry<B: Backing>(
     entry: &mut Entry,
     scratch: &mut Scratch,
 ) -> Outcome {
-    let kind = kind(entry);
-    let before = waits_of_this_thread();
-    let outcome = answer(dispatcher, entry, kind.opcode == opcode::WRITE, scratch);
-    habits.learn(&kind, waits_of_this_thread() != before);
+    let (kind, began, before) = (kind(entry), Instant::now(), waits_of_this_thread());
+    let unique = InHeader::read_from_prefix(entry.request().0).map_or(0, |(header, _)| header.unique);
+    let served = || answer(dispatcher, entry, kind.opcode == opcode::WRITE, scratch);
+    // An entry that got lost would be missed for ever.
+    let outcome = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+        tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
+        let mut sink = InPlace::of(entry);
+        Reply::new(unique, &mut sink).error(Errno::IO);
+        Outcome::Answered(sink.len)
+    });
+    habits.learn(&kind, waits_of_this_thread() != before, began.elapsed());
     outcome
 }
 

@@ -15,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock, thread};
+use crate::sys::process::run_like_the_first_thread;
 
 /// How long somebody waits.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +97,7 @@ impl LockFile {
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
     let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
     thread::Builder::new().name("kms-lock".to_owned()).spawn(move || {
+        run_like_the_first_thread();
         let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
         let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
     })?;

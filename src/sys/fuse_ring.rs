@@ -8,12 +8,14 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use io_uring::opcode::{PollAdd, UringCmd80};
 use io_uring::{IoUring, cqueue, squeue, types::Fd};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::page::{PAGE, Page};
+use super::page::{PAGE, Pages};
 
 /// `FUSE_IO_URING_CMD_REGISTER`: here is memory for a first request.
 const REGISTER: u32 = 1;
@@ -25,6 +27,8 @@ pub const PART: usize = 128;
 const COMMANDS: u32 = 16;
 /// What the completion of the alarm's poll is known by; an entry's by its number.
 const ALARM: u64 = u64::MAX;
+/// How long a thread waits when the kernel lacks memory.
+const SHORTAGE: Duration = Duration::from_millis(1);
 
 /// `struct fuse_uring_req_header`.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -65,7 +69,7 @@ struct Vector {
 pub struct Entry {
     number: usize,
     header: Box<Header>,
-    pages: Vec<Page>,
+    pages: Pages,
     /// What of the pages is the kernel's.
     payload: Range<usize>,
     /// Of header and payload, for `REGISTER`; until then the kernel knows nothing of the entry.
@@ -75,7 +79,7 @@ pub struct Entry {
 impl Entry {
     /// The request's header, its first argument, and what follows that.
     pub fn request(&self) -> (&[u8; PART], &[u8; PART], &[u8]) {
-        let payload = &self.pages.as_slice().as_bytes()[self.payload.clone()];
+        let payload = &self.pages.as_bytes()[self.payload.clone()];
         let len = (self.header.payload_len as usize).min(payload.len());
         (&self.header.in_out, &self.header.operation, &payload[..len])
     }
@@ -83,7 +87,7 @@ impl Entry {
     /// Where the answer's header belongs, and the memory with the place for the rest of it. The request is not needed any
     /// more.
     pub fn answer(&mut self) -> (&mut [u8; PART], &mut [u8]) {
-        (&mut self.header.in_out, self.pages.as_mut_slice().as_mut_bytes())
+        (&mut self.header.in_out, self.pages.as_mut_bytes())
     }
 }
 
@@ -131,9 +135,9 @@ impl Ring {
     /// No memory.
     pub fn entry(&mut self, size: usize, payload: Range<usize>) -> io::Result<Entry> {
         let mut header = Header::new_box_zeroed().map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let mut pages = Page::zeroed(size)?;
+        let mut pages = Pages::new(size)?;
         let vector = |bytes: &mut [u8]| Vector { address: bytes.as_mut_ptr() as u64, len: bytes.len() as u64 };
-        let place = pages.as_mut_slice().as_mut_bytes().get_mut(payload.clone()).ok_or(io::ErrorKind::InvalidInput)?;
+        let place = pages.as_mut_bytes().get_mut(payload.clone()).ok_or(io::ErrorKind::InvalidInput)?;
         let vectors = Some(Box::new([vector(header.as_mut_bytes()), vector(place)]));
         self.with_kernel.push(None);
         Ok(Entry { number: self.with_kernel.len() - 1, header, pages, payload, vectors })
@@ -149,7 +153,7 @@ impl Ring {
     /// [`Self::submit`] or [`Self::wait`].
     ///
     /// # Errors
-    /// The answer is too long, or the kernel takes no commands.
+    /// The answer is too long, or the kernel takes no commands. The entry is lost.
     pub fn hand_over(&mut self, mut entry: Entry, payload: usize) -> io::Result<()> {
         entry.header.payload_len = u32::try_from(payload).map_err(|_| io::ErrorKind::InvalidInput)?;
         let vectors = entry.vectors.take();
@@ -160,9 +164,11 @@ impl Ring {
         let command = command.user_data(entry.number as u64);
         // Until the kernel has read them.
         entry.vectors = vectors;
+        // It holds nothing that moves.
+        self.push(command)?;
         let place = entry.number;
         self.with_kernel[place] = Some(entry);
-        self.push(command)
+        Ok(())
     }
 
     /// Makes the kernel take what was handed over.
@@ -191,8 +197,17 @@ impl Ring {
         loop {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    // Too little memory at the moment, or completions to be taken first.
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => {
+                        if !self.ring.completion().is_empty() {
+                            break;
+                        }
+                        thread::sleep(SHORTAGE);
+                    }
+                    _ => return Err(error),
+                },
             }
         }
         while let Some(completed) = self.ring.completion().next() {
@@ -213,10 +228,11 @@ impl Ring {
     }
 
     fn push(&mut self, command: squeue::Entry128) -> io::Result<()> {
-        if self.ring.submission().is_full() {
+        while self.ring.submission().is_full() {
             self.submit()?;
         }
-        // SAFETY: what the command points to lives until its completion was seen: in `with_kernel`, whose entries `drop` keeps.
+        // SAFETY: what the command points to lives until its completion was seen: nothing is submitted before the entry is in
+        // `with_kernel`, whose entries `drop` keeps.
         unsafe { self.ring.submission().push(&command) }.map_err(io::Error::other)
     }
 

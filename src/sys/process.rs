@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit};
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 /// What [`raise_file_size_limit`] left.
 static FILE_SIZE_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -39,12 +40,12 @@ pub fn waits_of_this_thread() -> i64 {
 }
 
 /// Puts the calling thread into the scheduling class of what runs when nothing else wants to (`SCHED_IDLE`, sched(7)), or back
-/// into the ordinary one. Threads that it starts are in the ordinary one.
+/// into the ordinary one. Threads that it starts begin as it is at that moment.
 ///
 /// # Errors
 /// `EPERM`: it may not come back.
 pub fn run_in_idle_class(idle: bool) -> io::Result<()> {
-    let policy = if idle { libc::SCHED_IDLE | libc::SCHED_RESET_ON_FORK } else { libc::SCHED_OTHER };
+    let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
     // SAFETY: a structure of plain numbers, of which all may be 0.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: 0 is the calling thread, and the structure lives as long as the call.
@@ -54,11 +55,22 @@ pub fn run_in_idle_class(idle: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the calling thread run where the first thread of this process may, and in the ordinary class: a thread begins as the one that
+/// started it is. Where that is not allowed it stays as it is.
+pub fn run_like_the_first_thread() {
+    if let Err(error) = run_in_idle_class(false) {
+        tracing::debug!("the scheduling class of a new thread stays: {error}");
+    }
+    if let Err(error) = sched_getaffinity(Some(getpid())).and_then(|cpus| sched_setaffinity(None, &cpus)) {
+        tracing::debug!("the CPUs of a new thread stay: {error}");
+    }
+}
+
 /// Whether the calling thread is in the class of [`run_in_idle_class`].
 #[cfg(test)]
 pub fn is_in_idle_class() -> bool {
     // SAFETY: a number in, a number out.
-    unsafe { libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK == libc::SCHED_IDLE }
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_IDLE }
 }
 
 /// Bytes beyond which this process may write to no file.
