@@ -9,6 +9,7 @@
 #   OUT/costs.md                        what grows with files, their sizes and time: times, memory, processor time, mounting
 #   OUT/verify.md                       verify beside cat of the ciphertext, on the disk, with nothing in memory
 #   OUT/freshness.md                    what a freshness record costs, on the disk
+#   OUT/latency.md                      how long one small request takes, by where both sides run
 #   OUT/report.md                       all of it as tables, with machine and versions
 #
 # --quick: one short round of each. Otherwise five rounds, an hour or more. Needs root, for cold caches. Installs fio and the
