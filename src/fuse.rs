@@ -5,6 +5,7 @@
 //! reference transport, `reference`, shares it.
 
 mod abi;
+mod admission;
 mod connection;
 mod deference;
 mod device;

@@ -11,6 +11,7 @@ pub mod page;
 pub mod peer;
 pub mod prefetch;
 pub mod process;
+pub mod reserve;
 pub mod user;
 pub mod wal_file;
 pub mod wal_index;

@@ -107,6 +107,12 @@ impl CliError {
         Self { hint: remedy(error).map(str::to_owned), ..failed }
     }
 
+    /// A thread that could not be started.
+    pub fn no_thread(error: &std::io::Error) -> Self {
+        let failed = Self::failure(format_args!("cannot start a thread: {error}"));
+        Self { hint: thread_remedy(error).map(str::to_owned), ..failed }
+    }
+
     /// The error as scripts get it.
     pub fn to_json(&self) -> Value {
         let mut object = json!({
@@ -153,12 +159,22 @@ pub fn remedy(error: &std::io::Error) -> Option<&'static str> {
         libc::EMFILE => "raise the limit of open files: ulimit -n, or LimitNOFILE= of a systemd unit",
         libc::ENFILE => "the system has as many files open as it may: close some, or raise fs.file-max (sysctl)",
         libc::ENOMEM => {
-            "there is too little memory: end other programs, or raise the limit (ulimit -v, ulimit -l, MemoryMax=)"
+            "there is too little memory: end other programs, or raise the limit (ulimit -v, ulimit -d, ulimit -l, MemoryMax=)"
         }
         libc::EROFS => "that filesystem is mounted read-only",
         libc::EIO => "the disk reports an error: look for it with dmesg",
         _ => return None,
     })
+}
+
+/// As [`remedy`], where threads are started.
+pub fn thread_remedy(error: &std::io::Error) -> Option<&'static str> {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => Some(
+            "a thread could not be started: raise the limit of threads (ulimit -u, TasksMax= of a systemd unit, the pids of a container) or of memory (ulimit -v, ulimit -d)",
+        ),
+        _ => remedy(error),
+    }
 }
 
 /// What a command returns: its exit code, or why it failed.

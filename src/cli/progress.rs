@@ -39,14 +39,15 @@ impl Shown {
         let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM])
             .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
         let flag = Arc::clone(&cancelled);
-        thread::spawn(move || {
+        let stop = move || {
             // What ends the process while it asks at the terminal is for whoever asks.
             let _ = SignalSet::block(&[libc::SIGHUP, libc::SIGQUIT]);
             terminal::end_if_asked(signals.wait());
             flag.store(true, Ordering::SeqCst);
             signals.wait();
             std::process::exit(i32::from(Exit::Interrupted.code()));
-        });
+        };
+        thread::Builder::new().spawn(stop).map_err(|e| CliError::no_thread(&e))?;
         let terminal = !out.is_json() && std::io::stderr().is_terminal();
         let bar = terminal.then(|| {
             let style =

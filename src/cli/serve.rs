@@ -109,7 +109,7 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     announce(settings, tcp.as_ref(), tls.is_some(), args.unix.as_deref());
     let stop = Stop::new();
     let stopping = stop.clone();
-    thread::spawn(move || {
+    let end = move || {
         signals.wait();
         tracing::info!("stopping on a signal");
         notify_systemd("STOPPING=1");
@@ -117,7 +117,8 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
         signals.wait();
         tracing::error!("ended by a second signal");
         std::process::exit(i32::from(Exit::Failure.code()));
-    });
+    };
+    thread::Builder::new().spawn(end).map_err(|e| CliError::no_thread(&e))?;
     let limits = limits(args.max_connections);
     let server = Server { engine: session.engine.clone(), clock: system_clock(), tcp, tls, unix, limits };
     notify_systemd("READY=1");

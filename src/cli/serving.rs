@@ -12,7 +12,7 @@ use serde_json::json;
 use super::control::rewrap::Served;
 use super::control::server::ControlSocket;
 use super::daemon::{self, Readiness, notify_systemd};
-use super::exit::{CliError, CliResult, Exit, remedy};
+use super::exit::{CliError, CliResult, Exit, thread_remedy};
 use super::mount_options::MountOptions;
 use super::mounts;
 use super::offline::{self, Unlocked};
@@ -30,6 +30,7 @@ use crate::store::LocalDir;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
+use crate::sys::reserve;
 use crate::vfs::{Options, Vfs};
 
 /// How long names and versions may have changed before they are settled in the freshness record (ADR 12).
@@ -73,6 +74,8 @@ impl Serving<'_> {
     ) -> CliResult {
         let root = found.root().to_owned();
         let mut read_only = self.options.read_only;
+        // Before anything that is larger the longer it serves.
+        reserve::of_this_process().hold().map_err(|e| self.unserved(&e))?;
         let Unlocked { session, service, opened } = offline::unlock_with(session, found, accepted)?;
         if opened.config.read_only() && !read_only {
             self.settings.out.warning("the volume uses a feature that this version may only read: mounting read-only");
@@ -93,9 +96,10 @@ impl Serving<'_> {
         let keys = keys.remembering_for(self.options.key_cache);
         let volume = offline::files(keys, attempts, record);
         let swept = Arc::clone(&volume);
-        let sweeper = Every::start(SWEEP_EVERY, move || {
+        let sweep = move || {
             swept.keys.sweep();
-        });
+        };
+        let sweeper = Every::start(SWEEP_EVERY, sweep).map_err(|e| self.unserved(&e))?;
         let strict_ids = self.options.strict_ids;
         let privileged = rustix::process::geteuid().is_root();
         let options = Options { read_only, privileged, strict_ids, fetch_ahead: true };
@@ -129,6 +133,7 @@ impl Serving<'_> {
             .inspect_err(|e| tracing::warn!("no control socket, so rewrap needs an unmount: {e}"));
         let settled = Arc::clone(&vfs);
         let settler = settles.then(|| Every::start(SETTLE_EVERY, move || settle(&settled)));
+        let settler = settler.transpose().map_err(|e| self.unserved(&e))?;
         let served = self.serve(Arc::clone(&vfs), &root, read_only, statistics, session.engine.clone());
         drop((settler, sweeper));
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
@@ -143,6 +148,10 @@ impl Serving<'_> {
         tracing::info!(volume = %volume_id, "unmounted {}", root.display());
         drop((record_lock, volume_lock));
         served
+    }
+
+    fn unserved(&self, error: &io::Error) -> CliError {
+        not_mounted(&self.mountpoint, error, self.options.allow_other)
     }
 
     fn look_every(&self) -> Duration {
@@ -179,7 +188,6 @@ impl Serving<'_> {
         let last = LastWord::default();
         let ended = last.clone();
         let served = serve(vfs, &spec, statistics, move |pages| {
-            flag.store(true, Ordering::SeqCst);
             let (stored, cache) = (Arc::clone(&watched), pages.clone());
             let store = move || {
                 let failed = stored.store_all(&|ino| cache.drop_pages(ino));
@@ -188,22 +196,24 @@ impl Serving<'_> {
                 failed
             };
             if let Some(time) = look_every {
-                *lock(&started) = Some(Warden::start(time, watched, pages));
+                *lock(&started) = Some(Warden::start(time, watched, pages)?);
             }
+            let waiting = mountpoint.clone();
+            thread::Builder::new().name("kmsfs-signals".to_owned()).spawn(move || {
+                let mount = mounts::at(&waiting).ok().flatten();
+                Stop { signals, mountpoint: waiting, engine, last, mount }.on_signal(store);
+            })?;
+            flag.store(true, Ordering::SeqCst);
             let value =
                 json!({"message_type": "mounted", "source": path_text(root), "mountpoint": path_text(&mountpoint)});
             out.note(format_args!("Mounted {} at {}.", root.display(), mountpoint.display()));
             if out.is_json() {
                 out.line(&value, String::new);
             }
-            let waiting = mountpoint.clone();
-            thread::spawn(move || {
-                let mount = mounts::at(&waiting).ok().flatten();
-                Stop { signals, mountpoint: waiting, engine, last, mount }.on_signal(store);
-            });
             if let Err(e) = ready.announce(log) {
                 tracing::error!("cannot leave the terminal: {e}");
             }
+            Ok(())
         });
         ended.take();
         lock(&warden).take();
@@ -223,10 +233,14 @@ struct Every {
 }
 
 impl Every {
-    fn start(time: Duration, work: impl Fn() + Send + 'static) -> Self {
+    /// Does `work` every `time`, in a thread of its own.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    fn start(time: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&ended);
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().name("kmsfs-every".to_owned()).spawn(move || {
             let (flag, wake) = &*shared;
             let mut ended = lock(flag);
             while !*ended {
@@ -238,8 +252,8 @@ impl Every {
                     ended = lock(flag);
                 }
             }
-        });
-        Self { ended, thread: Some(thread) }
+        })?;
+        Ok(Self { ended, thread: Some(thread) })
     }
 }
 
@@ -262,18 +276,22 @@ struct Warden {
 impl Warden {
     /// Looks every `time`. What was written to files whose keys are gone is flushed by a thread of its own: a slow disk delays
     /// neither the next look nor the next key.
-    fn start(time: Duration, vfs: Arc<Vfs<LocalDir>>, pages: PageCache) -> Self {
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    fn start(time: Duration, vfs: Arc<Vfs<LocalDir>>, pages: PageCache) -> io::Result<Self> {
         let (sender, closed) = channel();
         let flushed = Arc::clone(&vfs);
-        let flushing = thread::spawn(move || closed.into_iter().for_each(|files| flushed.flush(files)));
+        let flush = move || closed.into_iter().for_each(|files| flushed.flush(files));
+        let flushing = thread::Builder::new().name("kmsfs-flush".to_owned()).spawn(flush)?;
         let looking = Every::start(time, move || {
             let unflushed = vfs.enforce_keys(&|ino| pages.drop_pages(ino));
             if !unflushed.is_empty() {
                 // It is received as long as this thread lives.
                 let _ = sender.send(unflushed);
             }
-        });
-        Self { looking: Some(looking), flushing: Some(flushing) }
+        })?;
+        Ok(Self { looking: Some(looking), flushing: Some(flushing) })
     }
 }
 
@@ -306,7 +324,7 @@ fn refused(root: &Path, error: &crate::vfs::Error) -> CliError {
 fn not_mounted(mountpoint: &Path, e: &io::Error, allow_other: bool) -> CliError {
     let error =
         CliError::new(Exit::Mountpoint, "MountFailed", format_args!("cannot mount at {}: {e}", mountpoint.display()));
-    if let Some(next) = remedy(e) {
+    if let Some(next) = thread_remedy(e) {
         return error.hint(next);
     }
     if allow_other && !rustix::process::geteuid().is_root() {

@@ -27,13 +27,15 @@ pub fn kept<T>(ask: impl FnOnce() -> T) -> T {
     *lock(&ASKED) = Some(found);
     let answered = AtomicBool::new(false);
     let answer = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let watch = || {
             while !answered.load(Ordering::Acquire) {
                 if let Some(signal) = signals.wait_for(LOOK) {
                     end_if_asked(signal);
                 }
             }
-        });
+        };
+        // Without the thread a signal ends the process when the answer is there.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, watch);
         let answer = ask();
         answered.store(true, Ordering::Release);
         answer

@@ -63,9 +63,14 @@ impl<B: Backing> Server<B> {
         Ok((server, prepared.filter(|_| agreed.has_rings())))
     }
 
-    /// Serves with `threads` threads until the mount ends. `ready` is called when they serve. With rings these threads
+    /// Serves with `threads` threads until the mount ends, or `ready` fails, which is called when they serve. With rings these threads
     /// serve what the kernel does not send through rings, and all of it if it gives the rings up.
-    pub(super) fn run(self, rings: Option<Prepared<B>>, threads: usize, ready: impl FnOnce(PageCache)) -> Ended {
+    pub(super) fn run(
+        self,
+        rings: Option<Prepared<B>>,
+        threads: usize,
+        ready: impl FnOnce(PageCache) -> io::Result<()>,
+    ) -> Ended {
         let start = |number| {
             let (server, mut buffer) = (self.clone(), RequestBuffer::new()?);
             thread::Builder::new().name(format!("kmsfs-fuse-{number}")).spawn(move || server.serve(&mut buffer))
@@ -75,7 +80,9 @@ impl<B: Backing> Server<B> {
             Err(error) => return Ended { outcome: Err(error), unmounted: false },
         };
         let rings = rings.map(|rings| rings.start(Arc::clone(&self.dispatcher), Arc::clone(&self.postponed)));
-        ready(PageCache::new(Some(self.device.clone())));
+        if let Err(error) = ready(PageCache::new(Some(self.device.clone()))) {
+            return Ended { outcome: Err(error), unmounted: false };
+        }
         let mut ended = Ended { outcome: Ok(()), unmounted: false };
         for thread in started {
             let one = thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread that serves requests panicked")));

@@ -12,6 +12,7 @@ use super::abi::{
     FSYNC_FDATASYNC, GetxattrOut, InHeader, InitIn, IoctlOut, OPEN_KILL_SUIDGID, OffsetOut, SETXATTR_ACL_KILL_SGID,
     SetattrIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
+use super::admission::{Admission, Need};
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
 use super::notices::Notice;
@@ -22,6 +23,7 @@ use super::statistics::Statistics;
 use super::writeback::Pending;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
+use crate::sys::reserve::Reserve;
 use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
 
 /// The handle of a directory that was not opened. [`Vfs`] gives none that number.
@@ -52,6 +54,14 @@ impl<B: Backing> Dispatcher<B> {
             statistics: Arc::default(),
             notices: None,
         }
+    }
+
+    /// The same, which refuses requests while that reserve is short, and not the one of this process.
+    pub fn living_on(mut self, reserve: &'static Reserve) -> Self {
+        if let Some(operations) = Arc::get_mut(&mut self.operations) {
+            operations.admission = Admission::by(reserve);
+        }
+        self
     }
 
     /// The same, which counts what it serves there.
@@ -99,7 +109,7 @@ impl<B: Backing> Dispatcher<B> {
         };
         let mut reply = Reply::new(request.header.unique, sink);
         let began = Instant::now();
-        let served = catch_unwind(AssertUnwindSafe(|| match self.serve(&request, scratch, &mut reply) {
+        let served = catch_unwind(AssertUnwindSafe(|| match self.admit_and_serve(&request, scratch, &mut reply) {
             Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
                 // It has changed nothing, or what may be done again: once more, with all the descriptors that nobody needs.
                 self.listings.close_idle(&self.operations.vfs);
@@ -178,6 +188,16 @@ impl<B: Backing> Dispatcher<B> {
             Ok(Waited::XattrSet) => reply.ok(),
             Err(error) => reply.error(error.errno()),
         }
+    }
+
+    fn admit_and_serve<S: Sink>(
+        &self,
+        request: &Request<'_>,
+        scratch: &mut Vec<u8>,
+        reply: &mut Reply<'_, S>,
+    ) -> Result<Option<Pending>> {
+        self.operations.admission.admit(need(&request.operation))?;
+        self.serve(request, scratch, reply)
     }
 
     /// Serves one request. An error is still to be answered; without one an answer was given, unless there is none.
@@ -362,6 +382,49 @@ impl<B: Backing> Dispatcher<B> {
     /// What was agreed on, once `INIT` was answered.
     pub(super) fn agreed(&self) -> Option<Agreed> {
         self.agreed.get().copied()
+    }
+}
+
+/// What a request needs memory for.
+fn need(operation: &Operation<'_>) -> Need {
+    match operation {
+        Operation::Lookup(_)
+        | Operation::Symlink { .. }
+        | Operation::Mknod(..)
+        | Operation::Mkdir(..)
+        | Operation::Link(..)
+        | Operation::Open(_)
+        | Operation::Create(..)
+        | Operation::Tmpfile(_)
+        | Operation::Opendir
+        | Operation::Readdir { .. } => Need::Lasting,
+        Operation::Statx
+        | Operation::Setattr(_)
+        | Operation::Readlink
+        | Operation::Rename { .. }
+        | Operation::Read(_)
+        | Operation::Write(..)
+        | Operation::Setxattr(..)
+        | Operation::Getxattr(..)
+        | Operation::Listxattr(_)
+        | Operation::Removexattr(_)
+        | Operation::Fallocate(_)
+        | Operation::Ioctl(..)
+        | Operation::Lseek(_)
+        | Operation::CopyFileRange { .. } => Need::Passing,
+        Operation::Forget(_)
+        | Operation::BatchForget(_)
+        | Operation::Getattr
+        | Operation::Unlink(_)
+        | Operation::Rmdir(_)
+        | Operation::Release(_)
+        | Operation::Fsync(_)
+        | Operation::Releasedir(_)
+        | Operation::Fsyncdir(_)
+        | Operation::Statfs
+        | Operation::Init(_)
+        | Operation::Destroy
+        | Operation::Unknown => Need::Little,
     }
 }
 

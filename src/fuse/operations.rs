@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::abi::fopen;
+use super::admission::Admission;
 use crate::store::{Backing, FileKind, RenameMode, XattrMode};
 use crate::sync::Arc;
 use crate::vfs::{Attr, Caller, FallocateMode, Opened, Result, SetAttr, Vfs};
@@ -47,6 +48,8 @@ pub(super) struct Operations<B: Backing> {
     pub(super) read_only: bool,
     /// How long the kernel may keep what it is told.
     pub(super) ttl: Duration,
+    /// Which requests are served while memory is short.
+    pub(super) admission: Admission,
     /// Whether the kernel labels files.
     labels: bool,
 }
@@ -100,7 +103,7 @@ pub(super) enum Sized {
 impl<B: Backing> Operations<B> {
     pub(super) fn new(vfs: Arc<Vfs<B>>, read_only: bool) -> Self {
         let ttl = if read_only { SHARED_TTL } else { EXCLUSIVE_TTL };
-        Self { vfs, read_only, ttl, labels: Path::new(SELINUX_MOUNTED).exists() }
+        Self { vfs, read_only, ttl, admission: Admission::new(), labels: Path::new(SELINUX_MOUNTED).exists() }
     }
 
     /// The entry of a name; `None` if there is none, which the kernel may remember.

@@ -15,6 +15,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use super::admission::Need;
 use super::mount;
 use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
 use super::spec::MountSpec;
@@ -22,10 +23,14 @@ use super::tune::tune;
 use super::writeback::{self, Job};
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
-use crate::vfs::{Attr, Caller, Error, Result, SetAttr, Vfs};
+use crate::vfs::{Attr, Caller, DirEntry, Error, Result, SetAttr, Vfs};
 
 /// Mounts and serves until somebody unmounts.
-pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl FnOnce()) -> io::Result<()> {
+pub(super) fn serve<B: Backing>(
+    vfs: Arc<Vfs<B>>,
+    spec: &MountSpec,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     let (sender, jobs) = writeback::queue();
     let operations = Arc::new(Operations::new(vfs, spec.read_only));
     let adapter = Adapter { operations: Arc::clone(&operations), postponed: Mutex::new(sender) };
@@ -38,7 +43,7 @@ pub(super) fn serve<B: Backing>(vfs: Arc<Vfs<B>>, spec: &MountSpec, ready: impl 
     let notifier = session.notifier();
     writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
     tune(spec.mountpoint.clone(), spec.write_through);
-    ready();
+    ready().inspect_err(|_| mount::abandon(spec))?;
     session.run()
 }
 
@@ -181,6 +186,12 @@ impl<B: Backing> Adapter<B> {
         }
     }
 
+    /// Serves a request, if it is to be served while memory is short.
+    fn admitted<T>(&self, need: Need, serve: impl FnOnce(&Operations<B>) -> Result<T>) -> Result<T> {
+        self.operations.admission.admit(need)?;
+        serve(&self.operations)
+    }
+
     /// Has a request served after write-back. A reply that is dropped tells the kernel `EIO`.
     fn postpone(&self, ino: u64, wanted: Wanted, answer: impl FnOnce(Result<Waited>) + Send + 'static) {
         let operations = Arc::clone(&self.operations);
@@ -222,10 +233,12 @@ impl<B: Backing> Filesystem for Adapter<B> {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || match self.operations.lookup(parent.0, name.as_bytes()) {
-            Ok(None) => reply.entry(&self.operations.ttl, &blank(0, FileKind::Regular), Generation(0)),
-            Ok(Some(attr)) => self.entry(reply, Ok(attr)),
-            Err(error) => reply.error(errno(error)),
+        guarded("lookup", || {
+            match self.admitted(Need::Lasting, |operations| operations.lookup(parent.0, name.as_bytes())) {
+                Ok(None) => reply.entry(&self.operations.ttl, &blank(0, FileKind::Regular), Generation(0)),
+                Ok(Some(attr)) => self.entry(reply, Ok(attr)),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 
@@ -270,13 +283,18 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         guarded("mknod", || {
-            self.entry(reply, self.operations.mknod(parent.0, name.as_bytes(), mode, rdev, &caller(req, umask)));
+            let caller = caller(req, umask);
+            let mknod = |operations: &Operations<B>| operations.mknod(parent.0, name.as_bytes(), mode, rdev, &caller);
+            self.entry(reply, self.admitted(Need::Lasting, mknod));
         });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         guarded("mkdir", || {
-            self.entry(reply, self.vfs().mkdir(parent.0, name.as_bytes(), mode & 0o7777, &caller(req, umask)));
+            let caller = caller(req, umask);
+            let mkdir =
+                |operations: &Operations<B>| operations.vfs.mkdir(parent.0, name.as_bytes(), mode & 0o7777, &caller);
+            self.entry(reply, self.admitted(Need::Lasting, mkdir));
         });
     }
 
@@ -291,7 +309,9 @@ impl<B: Backing> Filesystem for Adapter<B> {
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         guarded("symlink", || {
             let target = target.as_os_str().as_bytes();
-            self.entry(reply, self.vfs().symlink(parent.0, name.as_bytes(), target, &caller(req, 0)));
+            let symlink =
+                |operations: &Operations<B>| operations.vfs.symlink(parent.0, name.as_bytes(), target, &caller(req, 0));
+            self.entry(reply, self.admitted(Need::Lasting, symlink));
         });
     }
 
@@ -312,12 +332,18 @@ impl<B: Backing> Filesystem for Adapter<B> {
     }
 
     fn link(&self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        guarded("link", || self.entry(reply, self.vfs().link(ino.0, newparent.0, newname.as_bytes())));
+        guarded("link", || {
+            let link = |operations: &Operations<B>| operations.vfs.link(ino.0, newparent.0, newname.as_bytes());
+            self.entry(reply, self.admitted(Need::Lasting, link));
+        });
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         // This crate does not ask to empty files while they are opened, so the kernel leaves O_TRUNC out.
-        guarded("open", || opened(reply, self.operations.open(ino.0, flags.0.cast_unsigned(), false)));
+        guarded("open", || {
+            let open = |operations: &Operations<B>| operations.open(ino.0, flags.0.cast_unsigned(), false);
+            opened(reply, self.admitted(Need::Lasting, open));
+        });
     }
 
     fn create(
@@ -330,7 +356,10 @@ impl<B: Backing> Filesystem for Adapter<B> {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", || match self.vfs().create(parent.0, name.as_bytes(), mode & 0o7777, &caller(req, umask)) {
+        let create = |operations: &Operations<B>| {
+            operations.vfs.create(parent.0, name.as_bytes(), mode & 0o7777, &caller(req, umask))
+        };
+        guarded("create", || match self.admitted(Need::Lasting, create) {
             Ok((attr, opened)) => {
                 let (handle, flags) = self.operations.opened(&opened);
                 let flags = FopenFlags::from_bits_truncate(flags);
@@ -360,10 +389,12 @@ impl<B: Backing> Filesystem for Adapter<B> {
         guarded("read", || {
             // The reply goes into the closure by way of an option: only one of the two uses happens.
             let mut reply = Some(reply);
-            let done = self.vfs().read(fh.0, offset, size as usize, |bytes| {
-                if let Some(reply) = reply.take() {
-                    reply.data(bytes);
-                }
+            let done = self.admitted(Need::Passing, |operations| {
+                operations.vfs.read(fh.0, offset, size as usize, |bytes| {
+                    if let Some(reply) = reply.take() {
+                        reply.data(bytes);
+                    }
+                })
             });
             if let (Err(error), Some(reply)) = (done, reply) {
                 reply.error(errno(error));
@@ -383,7 +414,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || match self.operations.write(ino.0, fh.0, offset, data, false) {
+        let write = |operations: &Operations<B>| operations.write(ino.0, fh.0, offset, data, false);
+        guarded("write", || match self.admitted(Need::Passing, write) {
             Ok(size) => reply.written(size),
             Err(error) => reply.error(errno(error)),
         });
@@ -414,15 +446,16 @@ impl<B: Backing> Filesystem for Adapter<B> {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || opened(reply, self.operations.opendir(ino.0)));
+        guarded("opendir", || opened(reply, self.admitted(Need::Lasting, |operations| operations.opendir(ino.0))));
     }
 
     fn readdir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         guarded("readdir", || {
-            let done = self.vfs().read_dir(fh.0, offset, false, |entry| {
+            let add = |entry: &DirEntry| {
                 let name = OsStr::from_bytes(&entry.name);
                 !reply.add(INodeNo(entry.ino), entry.next, file_type(entry.kind), name)
-            });
+            };
+            let done = self.admitted(Need::Lasting, |operations| operations.vfs.read_dir(fh.0, offset, false, add));
             match done {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),
@@ -432,7 +465,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn readdirplus(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         guarded("readdirplus", || {
-            let done = self.vfs().read_dir(fh.0, offset, true, |entry| {
+            let add = |entry: &DirEntry| {
                 let name = OsStr::from_bytes(&entry.name);
                 let (ttl, attr, generation) = match &entry.attr {
                     Some(attr) => (self.operations.ttl, file_attr(attr), attr.generation),
@@ -441,7 +474,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
                 // Node 0 without attributes: the kernel shows the name and asks for the rest when it needs it.
                 let node = if entry.attr.is_some() { attr.ino } else { INodeNo(0) };
                 !reply.add(node, entry.next, name, &ttl, &attr, Generation(generation))
-            });
+            };
+            let done = self.admitted(Need::Lasting, |operations| operations.vfs.read_dir(fh.0, offset, true, add));
             match done {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(errno(error)),

@@ -21,7 +21,7 @@ use crate::vfs::Vfs;
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Mounts and serves until somebody unmounts. `ready` is called when the mount is usable, with what
-/// drops the kernel's cache. What is served is counted in
+/// drops the kernel's cache; if it fails, the mount is taken away again. What is served is counted in
 /// `statistics`, except by the reference transport.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub fn serve<B: Backing>(
     vfs: Arc<Vfs<B>>,
     spec: &MountSpec,
     statistics: Arc<Statistics>,
-    ready: impl FnOnce(PageCache),
+    ready: impl FnOnce(PageCache) -> io::Result<()>,
 ) -> io::Result<()> {
     if spec.transport == Transport::Fuser {
         return reference::serve(vfs, spec, || ready(PageCache::new(None)));
@@ -49,7 +49,7 @@ pub fn serve<B: Backing>(
             drop(offer);
         }
         tune(mountpoint, spec.write_through);
-        ready(pages);
+        ready(pages)
     });
     if ended.unmounted {
         unserved.0 = None;

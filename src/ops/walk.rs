@@ -14,6 +14,7 @@ use crate::format::name::NameCodec;
 use crate::format::{symlink, xattr};
 use crate::store::{self, Access, Backing, BackingFile, FileKind, LIST, Modes, OpenDir, Stat, Target};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
+use crate::sys::reserve::room_for_a_thread;
 
 /// Where what has no name any more is shown, and moved to by `repair`.
 pub const LOST_AND_FOUND: &str = "lost+found";
@@ -104,9 +105,16 @@ pub fn walk<B: Backing, V: Visitor<B>>(
     let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() }, directories);
     let walker = Walker { modes, how, visitor, progress, queue: &queue };
     thread::scope(|scope| {
-        for _ in 0..how.threads.max(1) {
-            scope.spawn(|| walker.run());
+        // This thread is one of them. With fewer than there should be it takes longer.
+        for _ in 1..how.threads {
+            let started =
+                room_for_a_thread().and_then(|()| thread::Builder::new().spawn_scoped(scope, || walker.run()));
+            if let Err(error) = started {
+                tracing::warn!("no further thread for the walk: {error}");
+                break;
+            }
         }
+        walker.run();
     });
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::format::dirid;
 use crate::format::name::EntryKind;
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::waits_of_this_thread;
+use crate::sys::reserve;
 
 /// Entries fetched for one that was asked for.
 const FACTOR: usize = 4;
@@ -182,6 +183,9 @@ impl<B: Backing> Fetcher<B> {
     ///
     /// `parent` is any number that names the directory, `dir` its handle.
     pub fn note(&self, what: Ahead, parent: u64, dir: &Arc<B::Dir>, entry: &str) {
+        if reserve::of_this_process().is_short() {
+            return;
+        }
         let mut walks = lock(&self.shared.walks);
         if !walks.paused(Instant::now()) {
             walks.note(what, parent, dir, entry);

@@ -7,6 +7,8 @@
 use std::ptr::{self, NonNull};
 use std::sync::{Mutex, MutexGuard};
 
+use super::reserve;
+
 /// Bytes of one slot: the longest key of the format (AES-256-SIV).
 pub const SLOT_LEN: usize = 64;
 
@@ -109,13 +111,27 @@ impl Arena {
 fn map_chunk() -> (NonNull<u8>, bool) {
     let total = CHUNK_LEN + 2 * GUARD_LEN;
     // SAFETY: a fresh private mapping without access; nothing else refers to it.
-    let reserve =
-        unsafe { libc::mmap(ptr::null_mut(), total, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
-    assert!(reserve != libc::MAP_FAILED, "out of memory for keys");
+    let reserve = with_reserve(|| unsafe {
+        libc::mmap(ptr::null_mut(), total, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    });
     // SAFETY: within the reservation.
     let base = unsafe { reserve.cast::<u8>().add(GUARD_LEN) };
     let locked = map_secret(base) || map_locked(base);
     (NonNull::new(base).expect("mmap succeeded"), locked)
+}
+
+/// What `map` maps, if need be where the reserve was.
+///
+/// # Panics
+/// If there is nothing.
+fn with_reserve(map: impl Fn() -> *mut libc::c_void) -> *mut libc::c_void {
+    loop {
+        let mapped = map();
+        if mapped != libc::MAP_FAILED {
+            return mapped;
+        }
+        assert!(reserve::of_this_process().release(), "out of memory for keys");
+    }
 }
 
 /// Puts `memfd_secret` pages at `base`; false if the kernel refuses.
@@ -148,15 +164,8 @@ fn map_secret(base: *mut u8) -> bool {
 fn map_locked(base: *mut u8) -> bool {
     // SAFETY: the range is our own reservation.
     unsafe {
-        let mapped = libc::mmap(
-            base.cast(),
-            CHUNK_LEN,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
-            -1,
-            0,
-        );
-        assert!(mapped != libc::MAP_FAILED, "out of memory for keys");
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        with_reserve(|| libc::mmap(base.cast(), CHUNK_LEN, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0));
         libc::madvise(base.cast(), CHUNK_LEN, libc::MADV_DONTDUMP);
         libc::madvise(base.cast(), CHUNK_LEN, libc::MADV_WIPEONFORK);
         libc::mlock(base.cast(), CHUNK_LEN) == 0

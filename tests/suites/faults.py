@@ -442,9 +442,11 @@ def memory(mnt, pid):
     for path, data in kept.items():
         write_durably(path, data)
     refused, stored = [], {}
+    # What the arenas of the allocator reserve counts in VmSize long before it is used, and in VmData only then: RLIMIT_DATA is what refuses.
     with open(f"/proc/{pid}/status") as status:
-        size = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmSize:"))
-    before = resource.prlimit(pid, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+        sizes = dict(line.split(":", 1) for line in status)
+    limits = {resource.RLIMIT_DATA: "VmData", resource.RLIMIT_AS: "VmSize"}
+    before = {limit: resource.prlimit(pid, limit, (int(sizes[name].split()[0]) << 10, resource.RLIM_INFINITY)) for limit, name in limits.items()}
     held = []
 
     def busy(number):
@@ -470,7 +472,8 @@ def memory(mnt, pid):
         for thread in threads:
             thread.join()
     finally:
-        resource.prlimit(pid, resource.RLIMIT_AS, before)
+        for limit, was in before.items():
+            resource.prlimit(pid, limit, was)
     assert refused and set(refused) <= {errno.ENOMEM, errno.EIO, errno.EAGAIN}, f"refused: {collections.Counter(refused)}"
     for fd in held:
         try:

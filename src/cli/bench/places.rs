@@ -139,6 +139,7 @@ impl Mounted {
             serve(Arc::new(vfs), &spec, Arc::new(Statistics::default()), move |_| {
                 // Who waits for it is there until it has come.
                 let _ = ready.send(());
+                Ok(())
             })
         });
         let mut mounting = Self { name, mountpoint, thread: Some(thread) };

@@ -29,6 +29,7 @@ use crate::store::Backing;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::peer::peer_uid;
+use crate::sys::reserve::room_for_a_thread;
 use crate::types::{KeyArn, VolumeId};
 
 /// A client must have sent its request by then.
@@ -92,7 +93,9 @@ impl ControlSocket {
             connections: AtomicUsize::new(0),
             rewrapping: AtomicBool::new(false),
         };
-        let thread = thread::spawn(move || context.accept(&listener, &sleep));
+        let accept = move || context.accept(&listener, &sleep);
+        let thread = thread::Builder::new().name("kmsfs-control".to_owned()).spawn(accept);
+        let thread = thread.inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(Self { dir, name, stop, wake: Some(wake), thread: Some(thread) })
     }
 }
@@ -131,10 +134,17 @@ impl<B: Backing> Context<B> {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
-                        scope.spawn(move || {
+                        let serve = move || {
                             self.connection(stream, number);
                             self.connections.fetch_sub(1, Ordering::SeqCst);
-                        });
+                        };
+                        let started =
+                            room_for_a_thread().and_then(|()| thread::Builder::new().spawn_scoped(scope, serve));
+                        if let Err(e) = started {
+                            // The client, whose connection went with the thread's work, can try again.
+                            self.connections.fetch_sub(1, Ordering::SeqCst);
+                            tracing::warn!("no thread for a connection to the control socket: {e}");
+                        }
                     }
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                     Err(e) => {
@@ -255,13 +265,18 @@ impl<B: Backing> Context<B> {
     }
 
     /// Does a job, and tells the client how far it is.
-    fn job<R>(&self, client: &Client, reader: &UnixStream, work: impl FnOnce(&Job<'_>) -> R) -> R {
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    fn job<R>(&self, client: &Client, reader: &UnixStream, work: impl FnOnce(&Job<'_>) -> R) -> CliResult<R> {
         let job = Job::new(client, &self.stop);
         thread::scope(|scope| {
-            scope.spawn(|| job.watch(reader));
+            room_for_a_thread()
+                .and_then(|()| thread::Builder::new().spawn_scoped(scope, || job.watch(reader)))
+                .map_err(|e| CliError::no_thread(&e))?;
             let done = work(&job);
             job.ended.store(true, Ordering::SeqCst);
-            done
+            Ok(done)
         })
     }
 
@@ -273,7 +288,7 @@ impl<B: Backing> Context<B> {
         };
         tracing::info!(volume = %self.volume, "verify begins");
         let report = self
-            .job(client, reader, |job| verify_by(served.vfs.modes(), &served.volume, how, job, &|_| {}, &open))
+            .job(client, reader, |job| verify_by(served.vfs.modes(), &served.volume, how, job, &|_| {}, &open))?
             .map_err(|e| CliError::io(&served.root, "read", &e.into()))?;
         tracing::info!(volume = %self.volume, findings = report.findings.len(), "verify ended");
         Ok(VerifySummary::from(&report))
@@ -281,7 +296,7 @@ impl<B: Backing> Context<B> {
 
     fn impact(&self, client: &Client, reader: &UnixStream, key: &str) -> CliResult<Impact> {
         let key: KeyArn = key.parse().map_err(|e| CliError::usage(format_args!("{key} is no key ARN: {e}")))?;
-        let found = self.job(client, reader, |job| impact(self.served.vfs.modes(), &key, job));
+        let found = self.job(client, reader, |job| impact(self.served.vfs.modes(), &key, job))?;
         found.map_err(|e| CliError::io(&self.served.root, "read", &e.into()))
     }
 
@@ -299,7 +314,7 @@ impl<B: Backing> Context<B> {
         tracing::info!(volume = %self.volume, "rewrap begins");
         let report = self.job(client, reader, |job| rewrap(&self.served, &options, job));
         self.rewrapping.store(false, Ordering::SeqCst);
-        let report = report.inspect_err(|e| tracing::warn!(volume = %self.volume, "rewrap failed: {e}"))?;
+        let report = report?.inspect_err(|e| tracing::warn!(volume = %self.volume, "rewrap failed: {e}"))?;
         let (rewrapped, left) = (report.rewrapped, report.findings.len());
         tracing::info!(volume = %self.volume, rewrapped, left, interrupted = report.interrupted, "rewrap ended");
         Ok(RewrapSummary::new(&report, &options))

@@ -72,11 +72,17 @@ impl Store {
         let mut body = home.read_root()?;
         // Both read all of the database.
         let (structure, cache) = std::thread::scope(|threads| {
-            let structure = threads.spawn(|| schema::check_structure(&path));
+            let check = || schema::check_structure(&path);
+            // Without a thread for it, one after the other.
+            let structure = std::thread::Builder::new().spawn_scoped(threads, check);
             let cache = load(&tx, &home, &body, None);
-            (structure.join(), cache)
+            let structure = structure.map_or_else(
+                |_| check(),
+                |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
+            (structure, cache)
         });
-        structure.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        structure?;
         let cache = cache?;
         let secret = |name: &str| internal_key(name, &tx, &cache.domain, &path);
         let (audit_key, marker_key) = (secret("audit")?, secret("marker")?);
