@@ -15,6 +15,7 @@ use super::umount::{unmount_at, words};
 use crate::kms::Engine;
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
+use crate::sys::reserve;
 
 /// How long a mount that is in use stays after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
@@ -121,6 +122,8 @@ impl Stop {
         let work = move || {
             let _ = done.send(stored(&mountpoint, &connection, store));
         };
+        // Nothing is held back for later any more.
+        while reserve::of_this_process().release() {}
         thread::Builder::new().name("kmsfs-store".to_owned()).spawn(work).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + STORE;
         loop {

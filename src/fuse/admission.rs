@@ -34,12 +34,7 @@ pub(super) struct Admission {
 impl Admission {
     /// By the reserve of this process.
     pub(super) fn new() -> Self {
-        Self::by(reserve::of_this_process())
-    }
-
-    /// By this reserve.
-    pub(super) fn by(reserve: &'static Reserve) -> Self {
-        Self { reserve, said: Mutex::new(None) }
+        Self { reserve: reserve::of_this_process(), said: Mutex::new(None) }
     }
 
     /// Whether a request is to be served.

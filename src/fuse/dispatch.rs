@@ -12,7 +12,7 @@ use super::abi::{
     FSYNC_FDATASYNC, GetxattrOut, InHeader, InitIn, IoctlOut, OPEN_KILL_SUIDGID, OffsetOut, SETXATTR_ACL_KILL_SGID,
     SetattrIn, StatfsOut, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteOut, fattr,
 };
-use super::admission::{Admission, Need};
+use super::admission::Need;
 use super::listings::Listings;
 use super::negotiate::{Agreed, agree};
 use super::notices::Notice;
@@ -23,7 +23,6 @@ use super::statistics::Statistics;
 use super::writeback::Pending;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
-use crate::sys::reserve::Reserve;
 use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
 
 /// The handle of a directory that was not opened. [`Vfs`] gives none that number.
@@ -54,14 +53,6 @@ impl<B: Backing> Dispatcher<B> {
             statistics: Arc::default(),
             notices: None,
         }
-    }
-
-    /// The same, which refuses requests while that reserve is short, and not the one of this process.
-    pub fn living_on(mut self, reserve: &'static Reserve) -> Self {
-        if let Some(operations) = Arc::get_mut(&mut self.operations) {
-            operations.admission = Admission::by(reserve);
-        }
-        self
     }
 
     /// The same, which counts what it serves there.

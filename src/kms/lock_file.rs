@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock, thread};
 use crate::sys::process::run_like_the_first_thread;
+use crate::sys::reserve::room_for_a_thread;
 
 /// How long somebody waits.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +97,7 @@ impl LockFile {
 /// Waits in a thread, which has a place in the kernel's queue; if nobody waits for it any more it lets go of the file at once.
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
     let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
+    room_for_a_thread()?;
     thread::Builder::new().name("kms-lock".to_owned()).spawn(move || {
         run_like_the_first_thread();
         let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));

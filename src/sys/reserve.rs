@@ -24,8 +24,8 @@ pub const RESERVE: usize = PART * PARTS;
 const FEW: isize = PARTS as isize / 2;
 /// Bytes of what is asked for to learn how much memory there is: too little for a mapping of its own.
 const BLOCK: usize = 64 << 10;
-/// What a thread needs to begin: its stack, and that of its signals, without which the process ends.
-const THREAD: usize = (2 << 20) + (256 << 10);
+/// What there must be for a thread to be started: its stack, and as much for the stack of its signals and what others take in the meantime.
+const THREAD: usize = 4 << 20;
 
 thread_local! {
     static DOES_WITHOUT: Cell<bool> = const { Cell::new(false) };
@@ -157,7 +157,7 @@ pub fn doing_without<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Whether a thread could be started now. One that lacks memory in its first moment ends the process.
+/// Whether a thread can be started now: one that lacks memory in its first moment, for the stack of its signals, ends the process.
 ///
 /// # Errors
 /// `ENOMEM`.

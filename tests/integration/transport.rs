@@ -6,8 +6,10 @@ use std::sync::Arc;
 use kmsfs::env::ManualClock;
 use kmsfs::fuse::{Dispatcher, Pending, Sink};
 use kmsfs::store::{Fault, FaultPlan, Faulty, Memory, OpClass};
+use kmsfs::sys::reserve::of_this_process;
 use kmsfs::types::Timestamp;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::fixture::Fixture;
 
@@ -414,6 +416,82 @@ fn a_request_that_lacks_a_descriptor_is_served_once_more_and_done_once() {
     lack(&[OpClass::SetAttr], 0);
     let set = mount.ask(SETXATTR, node, &[&create, b"system.posix_acl_access\0", &acl]);
     assert_eq!(set, Err(Errno::MFILE), "not what the second try would find");
+}
+
+const SHORT_OF_MEMORY: &str = "KMSFS_TEST_SHORT_OF_MEMORY";
+
+#[test]
+fn without_memory_what_would_keep_some_is_refused_and_has_changed_nothing() {
+    let this = "transport::a_process_that_is_short_of_memory";
+    let mut child = std::process::Command::new(std::env::current_exe().expect("known"));
+    let child = child
+        .args(["--exact", this, "--test-threads=1"])
+        .env(SHORT_OF_MEMORY, "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .expect("started");
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
+
+/// Runs in a process of its own, whose limit it lowers.
+#[test]
+fn a_process_that_is_short_of_memory() {
+    if std::env::var_os(SHORT_OF_MEMORY).is_none() {
+        return;
+    }
+    let mount = Mount::new();
+    let (node, handle) = mount.create(b"f", 0o644);
+    mount.write(node, handle, b"hello", 0).expect("written");
+    mount.read(node, handle).expect("read");
+    let reserve = of_this_process();
+    reserve.hold().expect("memory");
+    let give_back = |parts| assert!((0..parts).all(|_| reserve.release()) && reserve.is_short());
+    // Less than the reserve needs to regain any part of it.
+    let limit = |some: bool| {
+        let status = std::fs::read_to_string("/proc/self/status").expect("read");
+        let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("there");
+        let bytes = data.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024 + (768 << 10);
+        let current = some.then_some(bytes);
+        setrlimit(Resource::Data, Rlimit { current, maximum: None }).expect("set");
+    };
+    let parent = longs(&[1]);
+    let keeping = || {
+        [
+            mount.ask(LOOKUP, 1, &[b"f\0"]),
+            mount.ask(CREATE, 1, &[&words(&[2, 0o644, 0, 0]), b"g\0"]),
+            mount.ask(TMPFILE, 1, &[&words(&[2, 0o644, 0, 0])]),
+            mount.ask(MKDIR, 1, &[&words(&[0o755, 0]), b"d\0"]),
+            mount.ask(LINK, 1, &[&longs(&[node]), b"l\0"]),
+            mount.ask(OPEN, node, &[&words(&[0, 0])]),
+            mount.ask(OPENDIR, 1, &[&words(&[0, 0])]),
+            mount.ask(READDIR, 1, &[&longs(&[0, 0]), &words(&[4096, 0]), &longs(&[0]), &words(&[0, 0])]),
+        ]
+    };
+    let flush = || mount.ask(FSYNC, node, &[&longs(&[handle]), &words(&[0, 0])]).expect("flushed");
+
+    give_back(4);
+    limit(true);
+    let refused = keeping();
+    // What is open goes on.
+    let (written, read) = (mount.write(node, handle, b"HELLO", 0), mount.read(node, handle));
+    flush();
+    give_back(8);
+    limit(true);
+    let hardly = [keeping()[1].clone(), mount.read(node, handle), mount.write(node, handle, b"lost!", 0)];
+    flush();
+    let forgotten = mount.raw(&frame(FORGET, node, 0, &[&parent])).0.len();
+    let attributes = mount.attributes(node).0;
+    limit(false);
+
+    assert_eq!(refused, [const { Err(Errno::NOMEM) }; 8]);
+    assert_eq!((written, read), (Ok(words(&[5, 0])), Ok(b"HELLO".to_vec())));
+    assert_eq!(hardly, [const { Err(Errno::NOMEM) }; 3]);
+    assert_eq!((forgotten, attributes), (0, 5));
+    // With memory everything works: each was not done before.
+    let served = keeping();
+    assert!(served.iter().all(Result::is_ok), "{served:?}");
+    assert!(!reserve.is_short());
+    assert_eq!(mount.read(node, handle), Ok(b"HELLO".to_vec()));
 }
 
 /// Owner rwx, group r, others rx: the entries of an ACL as the kernel passes them.
