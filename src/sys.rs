@@ -12,6 +12,7 @@ pub mod peer;
 pub mod prefetch;
 pub mod process;
 pub mod reserve;
+pub mod threads;
 pub mod user;
 pub mod wal_file;
 pub mod wal_index;

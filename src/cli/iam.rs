@@ -10,7 +10,7 @@ use serde_json::json;
 use super::aws::to_json;
 use super::exit::{CliError, CliResult, Exit};
 use super::key::parse_tag;
-use super::output::table;
+use super::output::{fields, somebody_sees, table, write_stdout_once};
 use super::session::Session;
 use super::settings::Settings;
 use crate::kms::KmsError;
@@ -137,6 +137,9 @@ pub struct AccessKeyId {
 
 /// Runs one of the commands.
 pub fn run(settings: &Settings, command: &IamCommand) -> CliResult {
+    if matches!(command, IamCommand::CreateAccessKey(_)) {
+        somebody_sees("the secret access key")?;
+    }
     let session = Session::open(settings)?;
     let Session { engine, caller, .. } = &session;
     let out = settings.out;
@@ -228,26 +231,43 @@ fn create_access_key(settings: &Settings, session: &Session, args: &AccessKeyArg
     };
     let made = engine.create_access_key(caller, &principal).map_err(iam_error)?;
     let (id, secret, region) = (&made.access_key_id, &*made.secret_access_key, caller.region());
-    if args.shell {
-        let lines = format!(
+    let shown = if args.shell {
+        write_stdout_once(&format!(
             "export AWS_ACCESS_KEY_ID={id}\nexport AWS_SECRET_ACCESS_KEY={secret}\nexport AWS_REGION={region}\n\
              export AWS_DEFAULT_REGION={region}"
-        );
-        super::output::write_stdout(&lines);
+        ))
+    } else {
+        let value = json!({
+            "AccessKeyId": id, "SecretAccessKey": secret, "Arn": principal.arn(), "Region": region.as_str(),
+        });
+        let words = || {
+            fields(&[
+                ("access key id", id.clone()),
+                ("secret access key", secret.clone()),
+                ("principal", principal.to_string()),
+            ])
+        };
+        settings.out.result_once(&value, words)
+    };
+    shown.map_err(|error| delete_unseen(session, id, &error))?;
+    if args.shell {
         return Ok(Exit::Ok);
     }
-    let value = json!({
-        "AccessKeyId": id, "SecretAccessKey": secret, "Arn": principal.arn(), "Region": region.as_str(),
-    });
-    settings.out.result(&value, || {
-        super::output::fields(&[
-            ("access key id", id.clone()),
-            ("secret access key", secret.clone()),
-            ("principal", principal.to_string()),
-        ])
-    });
     settings.out.note("The secret is shown only now.");
     Ok(Exit::Ok)
+}
+
+/// Deletes an access key whose secret could not be shown: nobody has it.
+fn delete_unseen(session: &Session, id: &str, error: &CliError) -> CliError {
+    let unseen = |what: String| {
+        CliError::failure(format_args!("{}: nobody has seen the secret of the access key, {what}", error.message))
+    };
+    match session.engine.delete_access_key(&session.caller, id) {
+        Ok(()) => unseen(format!("so {id} is deleted")).hint("make one where its secret can be shown"),
+        Err(e) => unseen(format!("and {id} stays: {e}")).hint(format_args!(
+            "delete it with: kmsfs iam delete-access-key {id}; and make one where its secret can be shown"
+        )),
+    }
 }
 
 /// A document from a file or from standard input.

@@ -55,7 +55,7 @@ impl Output {
             true => serde_json::to_string_pretty(value).expect("results have string keys"),
             false => human(),
         };
-        try_stdout(&text).map_err(|e| CliError::failure(format_args!("cannot write to stdout: {e}")))
+        write_stdout_once(&text)
     }
 
     /// One line of a stream: a JSON line, or what `human` says.
@@ -175,6 +175,14 @@ pub fn write_stdout(text: &str) {
         }
         std::process::exit(i32::from(Exit::Failure.code()));
     }
+}
+
+/// As [`write_stdout`], of what is shown only once.
+///
+/// # Errors
+/// As of [`Output::result_once`].
+pub fn write_stdout_once(text: &str) -> CliResult<()> {
+    try_stdout(text).map_err(|e| CliError::failure(format_args!("cannot write to stdout: {e}")))
 }
 
 fn try_stdout(text: &str) -> io::Result<()> {

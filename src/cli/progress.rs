@@ -11,8 +11,9 @@ use super::output::{Output, write_stderr, write_stdout};
 use super::terminal;
 use crate::ops::Progress;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, lock, thread};
+use crate::sync::{Arc, Mutex, lock};
 use crate::sys::process::SignalSet;
+use crate::sys::threads;
 
 /// Time between two JSON lines.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Shown {
             signals.wait();
             std::process::exit(i32::from(Exit::Interrupted.code()));
         };
-        thread::Builder::new().spawn(stop).map_err(|e| CliError::no_thread(&e))?;
+        threads::spawn("kmsfs-signals", stop).map_err(|e| CliError::no_thread(&e))?;
         let terminal = !out.is_json() && std::io::stderr().is_terminal();
         let bar = terminal.then(|| {
             let style =

@@ -16,8 +16,8 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
 use crate::server::{Certificate, Limits, Server, ServerError, Stop, TlsError};
-use crate::sync::thread;
 use crate::sys::process::SignalSet;
+use crate::sys::threads;
 
 /// Files that a server has open besides its connections, and some more.
 const OWN_FILES: usize = 64;
@@ -118,7 +118,7 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
         tracing::error!("ended by a second signal");
         std::process::exit(i32::from(Exit::Failure.code()));
     };
-    thread::Builder::new().spawn(end).map_err(|e| CliError::no_thread(&e))?;
+    threads::spawn("kmsfs-signals", end).map_err(|e| CliError::no_thread(&e))?;
     let limits = limits(args.max_connections);
     let server = Server { engine: session.engine.clone(), clock: system_clock(), tcp, tls, unix, limits };
     notify_systemd("READY=1");

@@ -31,6 +31,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::SignalSet;
 use crate::sys::reserve;
+use crate::sys::threads;
 use crate::vfs::{Options, Vfs};
 
 /// How long names and versions may have changed before they are settled in the freshness record (ADR 12).
@@ -199,7 +200,7 @@ impl Serving<'_> {
                 *lock(&started) = Some(Warden::start(time, watched, pages)?);
             }
             let waiting = mountpoint.clone();
-            thread::Builder::new().name("kmsfs-signals".to_owned()).spawn(move || {
+            threads::spawn("kmsfs-signals", move || {
                 let mount = mounts::at(&waiting).ok().flatten();
                 Stop { signals, mountpoint: waiting, engine, last, mount }.on_signal(store);
             })?;
@@ -240,7 +241,7 @@ impl Every {
     fn start(time: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
         let ended = Arc::new((Mutex::new(false), Condvar::new()));
         let shared = Arc::clone(&ended);
-        let thread = thread::Builder::new().name("kmsfs-every".to_owned()).spawn(move || {
+        let thread = threads::spawn("kmsfs-every", move || {
             let (flag, wake) = &*shared;
             let mut ended = lock(flag);
             while !*ended {
@@ -283,7 +284,7 @@ impl Warden {
         let (sender, closed) = channel();
         let flushed = Arc::clone(&vfs);
         let flush = move || closed.into_iter().for_each(|files| flushed.flush(files));
-        let flushing = thread::Builder::new().name("kmsfs-flush".to_owned()).spawn(flush)?;
+        let flushing = threads::spawn("kmsfs-flush", flush)?;
         let looking = Every::start(time, move || {
             let unflushed = vfs.enforce_keys(&|ino| pages.drop_pages(ino));
             if !unflushed.is_empty() {

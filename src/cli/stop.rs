@@ -13,9 +13,10 @@ use super::exit::Exit;
 use super::mounts::{self, Mount};
 use super::umount::{unmount_at, words};
 use crate::kms::Engine;
-use crate::sync::{Arc, Mutex, lock, thread};
+use crate::sync::{Arc, Mutex, lock};
 use crate::sys::process::SignalSet;
 use crate::sys::reserve;
+use crate::sys::threads;
 
 /// How long a mount that is in use stays after the first signal.
 const GRACE: Duration = Duration::from_secs(10);
@@ -124,7 +125,7 @@ impl Stop {
         };
         // Nothing is held back for later any more.
         while reserve::of_this_process().release() {}
-        thread::Builder::new().name("kmsfs-store".to_owned()).spawn(work).map_err(|e| e.to_string())?;
+        threads::spawn("kmsfs-store", work).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + STORE;
         loop {
             match wait.recv_timeout(PAUSE) {

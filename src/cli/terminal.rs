@@ -8,6 +8,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::process::{SignalMask, SignalSet, end_by};
+use crate::sys::threads;
 
 /// What ends a process that asks for a passphrase.
 const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
@@ -35,7 +36,7 @@ pub fn kept<T>(ask: impl FnOnce() -> T) -> T {
             }
         };
         // Without the thread a signal ends the process when the answer is there.
-        let _ = std::thread::Builder::new().spawn_scoped(scope, watch);
+        let _ = threads::spawn_scoped(scope, watch);
         let answer = ask();
         answered.store(true, Ordering::Release);
         answer

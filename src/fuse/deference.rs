@@ -13,8 +13,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::sync::thread;
 use crate::sys::process::run_in_idle_class;
+use crate::sys::threads;
 
 /// Turns between two looks at the machine.
 const TURNS: u32 = 16;
@@ -79,7 +79,7 @@ fn running(text: &str) -> Option<usize> {
 /// Whether a thread of this process may leave the idle class again (sched(7): `RLIMIT_NICE`, `CAP_SYS_NICE`). A thread tries it.
 pub(super) fn is_possible() -> bool {
     let attempt = || run_in_idle_class(true).and_then(|()| run_in_idle_class(false)).is_ok();
-    thread::Builder::new().spawn(attempt).is_ok_and(|attempt| attempt.join().unwrap_or(false))
+    threads::spawn("kmsfs-try", attempt).is_ok_and(|attempt| attempt.join().unwrap_or(false))
 }
 
 #[cfg(test)]

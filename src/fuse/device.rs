@@ -13,7 +13,8 @@ use super::reply::Reply;
 use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
-use crate::sync::{Arc, Mutex, lock, thread};
+use crate::sync::{Arc, Mutex, lock};
+use crate::sys::threads;
 
 /// Serves a connection until it ends.
 pub(super) struct Server<B: Backing> {
@@ -73,7 +74,7 @@ impl<B: Backing> Server<B> {
     ) -> Ended {
         let start = |number| {
             let (server, mut buffer) = (self.clone(), RequestBuffer::new()?);
-            thread::Builder::new().name(format!("kmsfs-fuse-{number}")).spawn(move || server.serve(&mut buffer))
+            threads::spawn(&format!("kmsfs-fuse-{number}"), move || server.serve(&mut buffer))
         };
         let started = match (0..threads).map(start).collect::<io::Result<Vec<_>>>() {
             Ok(started) => started,

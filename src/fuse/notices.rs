@@ -11,7 +11,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::connection::Device;
-use crate::sync::thread;
+use crate::sys::threads;
 
 /// What the kernel is to let go of.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) fn queue() -> (Sender<Notice>, Receiver<Notice>) {
 
 /// Starts the thread, which ends when the queue's senders are gone.
 pub(super) fn start(notices: Receiver<Notice>, device: Device) -> io::Result<()> {
-    thread::Builder::new().name("kmsfs-notices".to_owned()).spawn(move || {
+    threads::spawn("kmsfs-notices", move || {
         for notice in notices {
             let sent = match &notice {
                 Notice::Pages { ino, offset, len } => device.invalidate(*ino, *offset, *len),

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::sync::{Arc, Condvar, Mutex, lock, thread};
 use crate::sys::process::run_like_the_first_thread;
-use crate::sys::reserve::room_for_a_thread;
+use crate::sys::threads;
 
 /// Threads that work through a queue of tasks. They are started as they are needed, and stay.
 pub(super) struct Pool<T> {
@@ -72,9 +72,8 @@ impl<T: Send + 'static> Pool<T> {
     }
 
     fn start(&self, number: usize) -> io::Result<thread::JoinHandle<()>> {
-        room_for_a_thread()?;
         let shared = Arc::clone(&self.shared);
-        thread::Builder::new().name(format!("kmsfs-work-{number}")).spawn(move || {
+        threads::spawn(&format!("kmsfs-work-{number}"), move || {
             run_like_the_first_thread();
             shared.run();
         })

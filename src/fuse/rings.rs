@@ -35,6 +35,7 @@ use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::fuse_ring::{self, Entry, PART, Ring};
 use crate::sys::process::waits_of_this_thread;
+use crate::sys::threads;
 
 /// Where in an entry's memory the kernel puts what a request has behind its headers, and takes that of an answer.
 const PAYLOAD: Range<usize> = UNIT..UNIT + MAX_WRITE as usize;
@@ -141,7 +142,7 @@ impl<B: Backing> Prepared<B> {
                 let (go_on, word) = channel::<Arc<Shared<B>>>();
                 let (made, device) = (made.clone(), device.clone());
                 let name = format!("kmsfs-ring-{number}");
-                let thread = thread::Builder::new().name(name).spawn(move || {
+                let thread = threads::spawn(&name, move || {
                     run_on(number);
                     let places = match Places::make(&device, &queue) {
                         Ok(places) => places,

@@ -14,7 +14,8 @@ use super::statistics::Statistics;
 use super::tune::tune;
 use super::{mount, reference, rings};
 use crate::store::Backing;
-use crate::sync::{Arc, thread};
+use crate::sync::Arc;
+use crate::sys::threads;
 use crate::vfs::Vfs;
 
 /// How long a new mount may take for its first answer.
@@ -73,7 +74,7 @@ impl Drop for Unserved<'_> {
 fn wait_for_answer(mountpoint: &Path) {
     let mountpoint = mountpoint.to_owned();
     let (answered, answer) = channel();
-    let asked = thread::Builder::new().name("kmsfs-first".to_owned()).spawn(move || {
+    let asked = threads::spawn("kmsfs-first", move || {
         let _ = answered.send(rustix::fs::statfs(&mountpoint).map_err(io::Error::from));
     });
     let answer = asked.and_then(|_| answer.recv_timeout(FIRST_ANSWER).unwrap_or_else(|e| Err(io::Error::other(e))));

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::sync::thread;
+use crate::sys::threads;
 
 /// Raises the kernel's readahead from 128 KiB to 1 MiB, and the share of memory that dirty pages of the mount may take,
 /// where that is allowed (root). A mount that writes through has dirty pages of shared mappings only, and is to be rid of them at any
@@ -29,7 +29,7 @@ pub(super) fn tune(mountpoint: PathBuf, write_through: bool) {
             }
         }
     };
-    if let Err(error) = thread::Builder::new().name("kmsfs-tune".to_owned()).spawn(work) {
+    if let Err(error) = threads::spawn("kmsfs-tune", work) {
         tracing::debug!("the mount stays at the kernel's defaults: {error}");
     }
 }

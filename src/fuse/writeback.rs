@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::operations::Wanted;
-use crate::sync::thread;
+use crate::sys::threads;
 
 /// A request that waits for write-back.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) fn start(
     jobs: Receiver<Job>,
     invalidate: impl Fn(u64) -> io::Result<()> + Send + 'static,
 ) -> io::Result<()> {
-    thread::Builder::new().name("kmsfs-writeback".to_owned()).spawn(move || {
+    threads::spawn("kmsfs-writeback", move || {
         for job in jobs {
             write_back(job.ino, &invalidate);
             // Its answer is on its way, or dropped; others wait for this thread.

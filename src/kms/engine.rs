@@ -55,6 +55,7 @@ use crate::kms::store::{DueKind, Snapshot, Store, Times};
 use crate::kms::{KmsError, OpenError, lock_file};
 use crate::sync::atomic::{AtomicI64, Ordering};
 use crate::sync::{Arc, Mutex, OnceLock, lock, thread};
+use crate::sys::threads;
 use crate::types::{AccountId, KeyArn, Region, Timestamp, VolumeId};
 
 /// How often an idle engine looks for due work and for changes of other processes.
@@ -155,9 +156,7 @@ impl Engine {
             Ok(()) => {}
         }
         let background = shared.clone();
-        let thread = thread::Builder::new()
-            .name("kms".into())
-            .spawn(move || background.work())
+        let thread = threads::spawn("kms", move || background.work())
             .map_err(|error| KmsError::Internal(format!("cannot start a thread: {error}")))?;
         let worker = Arc::new(Worker { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
         Ok(Self { shared, _worker: worker })

@@ -14,9 +14,9 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, lock, thread};
+use crate::sync::{Mutex, lock};
 use crate::sys::process::run_like_the_first_thread;
-use crate::sys::reserve::room_for_a_thread;
+use crate::sys::threads;
 
 /// How long somebody waits.
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +97,7 @@ impl LockFile {
 /// Waits in a thread, which has a place in the kernel's queue; if nobody waits for it any more it lets go of the file at once.
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
     let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
-    room_for_a_thread()?;
-    thread::Builder::new().name("kms-lock".to_owned()).spawn(move || {
+    threads::spawn("kms-lock", move || {
         run_like_the_first_thread();
         let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
         let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
@@ -196,6 +195,7 @@ impl fmt::Display for Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::thread;
 
     const SHORT: Patience = Patience { quiet: Duration::from_millis(20), more: Duration::from_millis(20) };
 

@@ -13,8 +13,8 @@ use crate::format::keys::VolumeKeys;
 use crate::format::name::NameCodec;
 use crate::format::{symlink, xattr};
 use crate::store::{self, Access, Backing, BackingFile, FileKind, LIST, Modes, OpenDir, Stat, Target};
-use crate::sync::{Arc, Condvar, Mutex, lock, thread};
-use crate::sys::reserve::room_for_a_thread;
+use crate::sync::{Arc, Condvar, Mutex, lock};
+use crate::sys::threads;
 
 /// Where what has no name any more is shown, and moved to by `repair`.
 pub const LOST_AND_FOUND: &str = "lost+found";
@@ -104,12 +104,10 @@ pub fn walk<B: Backing, V: Visitor<B>>(
     let directories = DIRECTORIES_AHEAD.min(descriptors / 8).max(1) as usize;
     let queue = Queue::new(Job::Dir { parent: root, entry: None, paths: Paths::root() }, directories);
     let walker = Walker { modes, how, visitor, progress, queue: &queue };
-    thread::scope(|scope| {
+    std::thread::scope(|scope| {
         // This thread is one of them. With fewer than there should be it takes longer.
         for _ in 1..how.threads {
-            let started =
-                room_for_a_thread().and_then(|()| thread::Builder::new().spawn_scoped(scope, || walker.run()));
-            if let Err(error) = started {
+            if let Err(error) = threads::spawn_scoped(scope, || walker.run()) {
                 tracing::warn!("no further thread for the walk: {error}");
                 break;
             }

@@ -17,9 +17,10 @@ use super::tree::read_meta;
 use super::{Backing, BackingFile, FileKind, RawEntry, Target};
 use crate::format::dirid;
 use crate::format::name::EntryKind;
-use crate::sync::{Arc, Condvar, Mutex, lock, thread};
+use crate::sync::{Arc, Condvar, Mutex, lock};
 use crate::sys::process::waits_of_this_thread;
 use crate::sys::reserve;
+use crate::sys::threads;
 
 /// Entries fetched for one that was asked for.
 const FACTOR: usize = 4;
@@ -174,7 +175,7 @@ impl<B: Backing> Fetcher<B> {
         let fetcher = Self { shared: Arc::new(shared) };
         for number in 0..THREADS {
             let shared = Arc::clone(&fetcher.shared);
-            thread::Builder::new().name(format!("kmsfs-ahead-{number}")).spawn(move || shared.work())?;
+            threads::spawn(&format!("kmsfs-ahead-{number}"), move || shared.work())?;
         }
         Ok(fetcher)
     }
@@ -284,6 +285,7 @@ mod tests {
 
     use super::*;
     use crate::store::LocalDir;
+    use crate::sync::thread;
 
     fn names(range: std::ops::Range<usize>) -> Vec<String> {
         range.map(|i| format!("n{i:03}")).collect()

@@ -24,8 +24,6 @@ pub const RESERVE: usize = PART * PARTS;
 const FEW: isize = PARTS as isize / 2;
 /// Bytes of what is asked for to learn how much memory there is: too little for a mapping of its own.
 const BLOCK: usize = 64 << 10;
-/// What there must be for a thread to be started: its stack, and as much for the stack of its signals and what others take in the meantime.
-const THREAD: usize = 4 << 20;
 
 thread_local! {
     static DOES_WITHOUT: Cell<bool> = const { Cell::new(false) };
@@ -155,14 +153,6 @@ pub fn doing_without<R>(work: impl FnOnce() -> R) -> R {
     let result = work();
     DOES_WITHOUT.set(before);
     result
-}
-
-/// Whether a thread can be started now: one that lacks memory in its first moment, for the stack of its signals, ends the process.
-///
-/// # Errors
-/// `ENOMEM`.
-pub fn room_for_a_thread() -> io::Result<()> {
-    super::page::Pages::new(THREAD).map(drop)
 }
 
 /// An allocator that draws on a reserve where there is nothing else.

@@ -85,3 +85,28 @@ fn who_throws_the_first_recovery_key_away_is_told() {
     assert!(status == Some(0) && words.contains("kmsfs kms slots remove 1"), "{status:?} {words}");
     assert_eq!(told(&run(dir.path(), &["verify", "volume"], Stdio::piped())).0, Some(0));
 }
+
+#[test]
+fn an_access_key_whose_secret_nobody_saw_does_not_stay() {
+    let dir = volume();
+    let keys = || {
+        let listed = run(dir.path(), &["--json", "iam", "list"], Stdio::piped());
+        let value: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        let identities = value["Identities"].as_array().expect("a list").clone();
+        identities.iter().map(|one| one["AccessKeyIds"].as_array().expect("a list").len()).sum::<usize>()
+    };
+    for args in [
+        &["iam", "create-access-key"][..],
+        &["iam", "create-access-key", "--shell"],
+        &["--json", "iam", "create-access-key"],
+    ] {
+        let (status, words) = told(&run(dir.path(), args, full()));
+        assert!(status == Some(1) && words.contains("nobody has seen the secret of the access key, so"), "{words}");
+        assert_eq!(keys(), 0, "{words}");
+        let (status, words) = told(&run(dir.path(), args, Stdio::null()));
+        assert!(status == Some(2) && words.contains("nobody would see it"), "{status:?} {words}");
+        assert_eq!(keys(), 0);
+    }
+    assert_eq!(told(&run(dir.path(), &["iam", "create-access-key"], Stdio::piped())).0, Some(0));
+    assert_eq!(keys(), 1);
+}

@@ -225,6 +225,21 @@ check "no memory: verify finds nothing" "$K" verify "$C"
 # shellcheck disable=SC2016
 check "no memory for threads: a mount that cannot be served is no mount" \
   bash -c 'ulimit -v 500000; "$0" mount --daemon --threads 250 "$1" "$2"; [ $? = 20 ] && ls "$2" && ! mountpoint -q "$2"' "$K" "$C" "$M"
+# From too little for the reserve to enough for everything, in steps smaller than a thread: each may be the one that lacks memory.
+scarce() {
+  local kib rc served=0
+  for kib in $(seq 12000 700 60000); do
+    rc=0
+    (ulimit -d "$kib"; RUST_BACKTRACE=0 exec timeout 30 "$K" mount --daemon --threads 8 "$C" "$M") || rc=$?
+    case $rc in
+      0) served=$((served + 1)); "$K" umount "$M" || return 1 ;;
+      20) ! mountpoint -q "$M" || return 1 ;;
+      *) echo "with $kib KiB: exit code $rc"; return 1 ;;
+    esac
+  done
+  [ "$served" -gt 0 ]
+}
+check "scarce memory: a mount is served, or says why it is not" scarce
 
 # The ciphertext directory vanishes under the mount.
 mount_it

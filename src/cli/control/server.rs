@@ -29,7 +29,7 @@ use crate::store::Backing;
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::peer::peer_uid;
-use crate::sys::reserve::room_for_a_thread;
+use crate::sys::threads;
 use crate::types::{KeyArn, VolumeId};
 
 /// A client must have sent its request by then.
@@ -94,7 +94,7 @@ impl ControlSocket {
             rewrapping: AtomicBool::new(false),
         };
         let accept = move || context.accept(&listener, &sleep);
-        let thread = thread::Builder::new().name("kmsfs-control".to_owned()).spawn(accept);
+        let thread = threads::spawn("kmsfs-control", accept);
         let thread = thread.inspect_err(|_| drop(fs::remove_file(&path)))?;
         Ok(Self { dir, name, stop, wake: Some(wake), thread: Some(thread) })
     }
@@ -125,7 +125,7 @@ fn remove_dead(dir: &RunDir) {
 
 impl<B: Backing> Context<B> {
     fn accept(&self, listener: &UnixListener, sleep: &OwnedFd) {
-        thread::scope(|scope| {
+        std::thread::scope(|scope| {
             while !self.stop.load(Ordering::SeqCst) {
                 let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(sleep, PollFlags::IN)];
                 if poll(&mut fds, None).is_err() {
@@ -138,9 +138,7 @@ impl<B: Backing> Context<B> {
                             self.connection(stream, number);
                             self.connections.fetch_sub(1, Ordering::SeqCst);
                         };
-                        let started =
-                            room_for_a_thread().and_then(|()| thread::Builder::new().spawn_scoped(scope, serve));
-                        if let Err(e) = started {
+                        if let Err(e) = threads::spawn_scoped(scope, serve) {
                             // The client, whose connection went with the thread's work, can try again.
                             self.connections.fetch_sub(1, Ordering::SeqCst);
                             tracing::warn!("no thread for a connection to the control socket: {e}");
@@ -270,10 +268,8 @@ impl<B: Backing> Context<B> {
     /// Those of starting a thread.
     fn job<R>(&self, client: &Client, reader: &UnixStream, work: impl FnOnce(&Job<'_>) -> R) -> CliResult<R> {
         let job = Job::new(client, &self.stop);
-        thread::scope(|scope| {
-            room_for_a_thread()
-                .and_then(|()| thread::Builder::new().spawn_scoped(scope, || job.watch(reader)))
-                .map_err(|e| CliError::no_thread(&e))?;
+        std::thread::scope(|scope| {
+            threads::spawn_scoped(scope, || job.watch(reader)).map_err(|e| CliError::no_thread(&e))?;
             let done = work(&job);
             job.ended.store(true, Ordering::SeqCst);
             Ok(done)

@@ -16,6 +16,7 @@ use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
 use crate::kms::{KmsError, seal};
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::threads;
 use crate::sys::wal_index::{WalHeader, WalIndex};
 
 /// The snapshot with what is needed to bring it up to date and to prove it. Cheap to clone.
@@ -71,10 +72,10 @@ impl Store {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
         let mut body = home.read_root()?;
         // Both read all of the database.
-        let (structure, cache) = std::thread::scope(|threads| {
+        let (structure, cache) = std::thread::scope(|scope| {
             let check = || schema::check_structure(&path);
             // Without a thread for it, one after the other.
-            let structure = std::thread::Builder::new().spawn_scoped(threads, check);
+            let structure = threads::spawn_scoped(scope, check);
             let cache = load(&tx, &home, &body, None);
             let structure = structure.map_or_else(
                 |_| check(),
