@@ -228,7 +228,7 @@ check "no memory for threads: a mount that cannot be served is no mount" \
 # From too little for the reserve to enough for everything, in steps smaller than a thread: each may be the one that lacks memory.
 scarce() {
   local kib rc served=0
-  for kib in $(seq 12000 700 60000); do
+  for kib in $(seq 12000 1100 120000); do
     rc=0
     (ulimit -d "$kib"; RUST_BACKTRACE=0 exec timeout 30 "$K" mount --daemon --threads 8 "$C" "$M") || rc=$?
     case $rc in
