@@ -124,7 +124,7 @@ impl Stop {
             let _ = done.send(stored(&mountpoint, &connection, store));
         };
         // Nothing is held back for later any more.
-        while reserve::of_this_process().release() {}
+        reserve::of_this_process().give_up();
         threads::spawn("kmsfs-store", work).map_err(|e| e.to_string())?;
         let deadline = Instant::now() + STORE;
         loop {

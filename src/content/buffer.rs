@@ -12,12 +12,9 @@ use super::Result;
 use crate::format::size::UNIT;
 use crate::sync::thread_local;
 use crate::sys::page::Page;
-use crate::sys::reserve::doing_without;
 
 /// Buffers above this size are given back when the request is done: only O_DIRECT requests of many MiB need them.
 const KEEP_PAGES: usize = 320;
-/// So many are a small allocation.
-const FEW_PAGES: usize = 8;
 
 thread_local! {
     static BULK: RefCell<Vec<Page>> = const { RefCell::new(Vec::new()) };
@@ -42,10 +39,8 @@ pub(super) fn with_edge<R>(work: impl FnOnce(&mut [u8; UNIT]) -> Result<R>) -> R
 
 fn with<R>(pages: &mut Vec<Page>, units: usize, work: impl FnOnce(&mut [u8]) -> Result<R>) -> Result<R> {
     if let Some(more) = units.checked_sub(pages.len()) {
-        // The one large allocation of a request: without memory the request fails, and leaves the reserve to what cannot.
-        let reserve = |pages: &mut Vec<Page>| pages.try_reserve_exact(more);
-        let reserved = if more > FEW_PAGES { doing_without(|| reserve(pages)) } else { reserve(pages) };
-        reserved.map_err(|_| Errno::NOMEM)?;
+        // The one large allocation of a request: without memory the request fails.
+        pages.try_reserve_exact(more).map_err(|_| Errno::NOMEM)?;
         pages.resize(units, Page::new_zeroed());
     }
     let result = work(pages[..units].as_mut_bytes());

@@ -11,6 +11,8 @@ use crate::sync::{Mutex, lock};
 use crate::sys::reserve::{self, Reserve};
 use crate::vfs::Result;
 
+/// How long nothing more is freed for the sake of requests that are refused.
+const FREED_FOR: Duration = Duration::from_secs(1);
 /// How long nothing more is said of requests that are refused.
 const SAID_FOR: Duration = Duration::from_secs(60);
 
@@ -29,12 +31,13 @@ pub(super) enum Need {
 pub(super) struct Admission {
     reserve: &'static Reserve,
     said: Mutex<Option<Instant>>,
+    freed: Mutex<Option<Instant>>,
 }
 
 impl Admission {
     /// By the reserve of this process.
     pub(super) fn new() -> Self {
-        Self { reserve: reserve::of_this_process(), said: Mutex::new(None) }
+        Self { reserve: reserve::of_this_process(), said: Mutex::new(None), freed: Mutex::new(None) }
     }
 
     /// Whether a request is to be served.
@@ -47,21 +50,35 @@ impl Admission {
 
     #[cold]
     fn admit_by_need(&self, need: Need) -> Result<()> {
-        let goes_on = match need {
+        let goes_on = || match need {
             Need::Little => true,
             Need::Passing => !self.reserve.is_nearly_gone(),
             Need::Lasting => false,
         };
-        if goes_on || self.reserve.has_room() {
+        // Some of it may be whole again after a look.
+        if goes_on() || self.reserve.has_room() || goes_on() {
             return Ok(());
         }
-        let mut said = lock(&self.said);
-        if said.is_none_or(|at| at.elapsed() > SAID_FOR) {
-            *said = Some(Instant::now());
+        if is_due(&self.said, SAID_FOR) {
             tracing::warn!(
                 "no memory: requests that need more are refused until there is some (ulimit -d, ulimit -v, vm.overcommit_memory)"
             );
         }
         Err(Errno::NOMEM.into())
     }
+
+    /// Whether, a request being refused, it is time to free what can be freed for it.
+    pub(super) fn is_time_to_free(&self) -> bool {
+        is_due(&self.freed, FREED_FOR)
+    }
+}
+
+/// Whether something was not done for that long, and is done now.
+fn is_due(last: &Mutex<Option<Instant>>, pause: Duration) -> bool {
+    let mut last = lock(last);
+    let due = last.is_none_or(|at| at.elapsed() > pause);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
 }

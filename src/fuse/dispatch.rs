@@ -23,6 +23,7 @@ use super::statistics::Statistics;
 use super::writeback::Pending;
 use crate::store::{Backing, FileTime, SetTime};
 use crate::sync::{Arc, OnceLock};
+use crate::sys::reserve;
 use crate::vfs::{Caller, DirEntry, Result, SetAttr, Vfs};
 
 /// The handle of a directory that was not opened. [`Vfs`] gives none that number.
@@ -103,8 +104,7 @@ impl<B: Backing> Dispatcher<B> {
         let served = catch_unwind(AssertUnwindSafe(|| match self.admit_and_serve(&request, scratch, &mut reply) {
             Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
                 // It has changed nothing, or what may be done again: once more, with all the descriptors that nobody needs.
-                self.listings.close_idle(&self.operations.vfs);
-                self.operations.vfs.close_idle();
+                self.close_idle();
                 self.serve(&request, scratch, &mut reply)
             }
             served => served,
@@ -187,8 +187,22 @@ impl<B: Backing> Dispatcher<B> {
         scratch: &mut Vec<u8>,
         reply: &mut Reply<'_, S>,
     ) -> Result<Option<Pending>> {
-        self.operations.admission.admit(need(&request.operation))?;
+        let (admission, need) = (&self.operations.admission, need(&request.operation));
+        if let Err(error) = admission.admit(need) {
+            if !admission.is_time_to_free() {
+                return Err(error);
+            }
+            self.close_idle();
+            reserve::trim();
+            admission.admit(need)?;
+        }
         self.serve(request, scratch, reply)
+    }
+
+    /// Closes what is open only to be faster.
+    fn close_idle(&self) {
+        self.listings.close_idle(&self.operations.vfs);
+        self.operations.vfs.close_idle();
     }
 
     /// Serves one request. An error is still to be answered; without one an answer was given, unless there is none.
@@ -376,9 +390,15 @@ impl<B: Backing> Dispatcher<B> {
     }
 }
 
+/// What the kernel sets when it writes back a file's times.
+const WRITTEN_BACK: u32 = fattr::MTIME | fattr::CTIME | fattr::FH;
+
 /// What a request needs memory for.
 fn need(operation: &Operation<'_>) -> Need {
     match operation {
+        // The kernel writes back what was acknowledged long ago, and does not try again.
+        Operation::Write(write, _) if write.write_flags & WRITE_CACHE != 0 => Need::Little,
+        Operation::Setattr(set) if set.valid & !WRITTEN_BACK == 0 => Need::Little,
         Operation::Lookup(_)
         | Operation::Symlink { .. }
         | Operation::Mknod(..)

@@ -7,11 +7,10 @@
 //! [`Reserve::has_room`] again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::ptr;
-use std::sync::atomic::{AtomicIsize, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -22,12 +21,11 @@ const PARTS: usize = 16;
 pub const RESERVE: usize = PART * PARTS;
 /// With so many parts gone there is none to spare for requests that keep nothing, either.
 const FEW: isize = PARTS as isize / 2;
-/// Bytes of what is asked for to learn how much memory there is: too little for a mapping of its own.
+/// Parts that are enough for a while.
+const ENOUGH: usize = 4;
+/// What is larger can fail: the last half of the reserve is not for it. Also the bytes of what is asked for to learn how much
+/// memory there is: too little for a mapping of its own.
 const BLOCK: usize = 64 << 10;
-
-thread_local! {
-    static DOES_WITHOUT: Cell<bool> = const { Cell::new(false) };
-}
 
 static OF_THIS_PROCESS: Reserve = Reserve::new();
 
@@ -41,6 +39,7 @@ pub struct Reserve {
     parts: [AtomicPtr<c_void>; PARTS],
     /// Parts that went back to the system. Below zero for a moment, where one is regained before it is counted.
     gone: AtomicIsize,
+    given_up: AtomicBool,
 }
 
 impl Default for Reserve {
@@ -52,7 +51,11 @@ impl Default for Reserve {
 impl Reserve {
     /// One that holds nothing yet.
     pub const fn new() -> Self {
-        Self { parts: [const { AtomicPtr::new(ptr::null_mut()) }; PARTS], gone: AtomicIsize::new(0) }
+        Self {
+            parts: [const { AtomicPtr::new(ptr::null_mut()) }; PARTS],
+            gone: AtomicIsize::new(0),
+            given_up: AtomicBool::new(false),
+        }
     }
 
     /// Holds [`RESERVE`] bytes from now on. To be called once.
@@ -71,18 +74,26 @@ impl Reserve {
 
     /// Whether a part of it went back to the system.
     pub fn is_short(&self) -> bool {
-        self.gone.load(Ordering::Relaxed) > 0
+        self.gone.load(Ordering::Relaxed) > 0 && !self.given_up.load(Ordering::Relaxed)
     }
 
     /// Whether so little of it is left that nothing should be begun which needs memory even for a moment.
     pub fn is_nearly_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed) > FEW
+        self.gone.load(Ordering::Relaxed) > FEW && !self.given_up.load(Ordering::Relaxed)
     }
 
     /// Whether there is memory again: what went back to the system can be held again, or this thread finds as much in what was
-    /// freed and did not go back.
+    /// freed and did not go back, or enough for a while.
     pub fn has_room(&self) -> bool {
-        !self.is_short() || self.regain() || has_free(self.gone.load(Ordering::Relaxed).unsigned_abs() * PART)
+        !self.is_short()
+            || self.regain()
+            || has_free(self.gone.load(Ordering::Relaxed).unsigned_abs().min(ENOUGH) * PART)
+    }
+
+    /// Gives all of it back to the system, for good: nothing is refused any more.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        while self.release() {}
     }
 
     /// Gives a part back to the system; false if none is left.
@@ -93,6 +104,9 @@ impl Reserve {
             let released = !at.is_null() && unsafe { munmap(at, PART) }.is_ok();
             if released {
                 self.gone.fetch_add(1, Ordering::Relaxed);
+            } else if !at.is_null() {
+                // It cannot be split off from what lies beside it: too many mappings.
+                part.store(at, Ordering::Release);
             }
             released
         })
@@ -120,6 +134,12 @@ impl Reserve {
     }
 }
 
+/// Has the allocator give back to the system what it holds free.
+pub fn trim() {
+    // SAFETY: it touches what is free, only.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Whether this thread could allocate so many bytes in small blocks.
 fn has_free(bytes: usize) -> bool {
     let layout = Layout::from_size_align(BLOCK, align_of::<*mut u8>()).expect("constants");
@@ -145,14 +165,6 @@ fn has_free(bytes: usize) -> bool {
         }
     }
     found >= bytes
-}
-
-/// Allocates by `work`, which can do without: the reserve is not for it.
-pub fn doing_without<R>(work: impl FnOnce() -> R) -> R {
-    let before = DOES_WITHOUT.replace(true);
-    let result = work();
-    DOES_WITHOUT.set(before);
-    result
 }
 
 /// An allocator that draws on a reserve where there is nothing else.
@@ -187,7 +199,8 @@ impl<A> Reserving<A> {
 
     #[cold]
     fn makes_room(&self, size: usize) -> bool {
-        size <= RESERVE && !DOES_WITHOUT.get() && self.reserve.release()
+        let may_fail = size > BLOCK;
+        size <= RESERVE && !(may_fail && self.reserve.is_nearly_gone()) && self.reserve.release()
     }
 }
 
@@ -268,17 +281,28 @@ mod tests {
     }
 
     #[test]
-    fn who_can_do_without_does_not_draw_on_it() {
+    fn what_may_fail_leaves_half_of_it() {
         let reserve = held();
-        let allocator = Reserving { inner: Full { reserve, needs: 1 }, reserve };
-        let layout = Layout::new::<u64>();
-        // SAFETY: the layouts are not empty; nothing is given.
+        let allocator = Reserving { inner: Full { reserve, needs: PARTS as isize }, reserve };
+        let much = |bytes| Layout::array::<u8>(bytes).expect("less than all");
+        // SAFETY: the layouts are not empty; nothing is given but to the last.
         unsafe {
-            assert!(doing_without(|| allocator.alloc(layout)).is_null());
-            let much = Layout::array::<u8>(RESERVE + 1).expect("less than all");
-            assert!(allocator.alloc_zeroed(much).is_null());
+            assert!(allocator.alloc_zeroed(much(RESERVE + 1)).is_null());
+            assert!(!reserve.is_short());
+            assert!(allocator.alloc(much(BLOCK + 1)).is_null());
+            assert_eq!(reserve.gone.load(Ordering::Relaxed), FEW + 1);
+            let at = allocator.alloc(much(BLOCK));
+            assert!(!at.is_null());
+            allocator.dealloc(at, much(BLOCK));
         }
-        assert!(!reserve.is_short());
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_held_again() {
+        let reserve = held();
+        reserve.give_up();
+        assert!(!reserve.is_short() && !reserve.is_nearly_gone() && reserve.has_room() && !reserve.release());
+        assert!(reserve.parts.iter().all(|part| part.load(Ordering::Relaxed).is_null()));
     }
 
     #[test]
