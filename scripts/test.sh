@@ -215,6 +215,7 @@ mounted freshness $S/freshness.sh
 mounted recovery $S/recovery.sh
 mounted strict $S/strict.sh
 mounted held $S/held.sh
+root_mounted alone python3 $S/alone.sh
 root_mounted secrets openssl $S/secrets.py
 mounted unprivileged $S/unprivileged.sh
 mounted remote $S/remote.sh

@@ -1,7 +1,7 @@
 //! FUSE: requests of the kernel, each one call of [`crate::vfs`] and one answer.
 //!
 //! The own transport is made of layers: `abi` (structures), `request` and `reply` (bytes in and out), `dispatch` (one
-//! request), `connection` (`/dev/fuse`), `device` (threads on it), `rings` (threads on io_uring). `operations` says what numbers and flags of the protocol mean; the
+//! request), `connection` (`/dev/fuse`), `device` (threads on it; `readers` says how many read), `rings` (threads on io_uring). `operations` says what numbers and flags of the protocol mean; the
 //! reference transport, `reference`, shares it.
 
 mod abi;
@@ -10,6 +10,7 @@ mod connection;
 mod deference;
 mod device;
 mod dispatch;
+mod follow;
 mod habits;
 mod listings;
 mod mailbox;
@@ -18,6 +19,7 @@ mod negotiate;
 mod notices;
 mod operations;
 mod pool;
+mod readers;
 mod reference;
 mod reply;
 mod request;

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -51,6 +52,13 @@ impl Device {
                 Err(other) => return Err(other.into()),
             }
         }
+    }
+
+    /// Whether there is a request that nobody has read.
+    pub(super) fn has_more(&self) -> bool {
+        let mut device = [PollFd::new(&*self.0, PollFlags::IN)];
+        poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+            && device[0].revents().contains(PollFlags::IN)
     }
 
     /// The open device, for commands on it.

@@ -13,11 +13,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::sys::process::run_in_idle_class;
+use crate::sys::process::{is_in_ordinary_class, run_in_idle_class};
 use crate::sys::threads;
 
 /// Turns between two looks at the machine.
-const TURNS: u32 = 16;
+pub(super) const TURNS: u32 = 16;
 const LOAD: &str = "/proc/loadavg";
 
 /// Whether the calling thread is in the idle class, and should be.
@@ -38,17 +38,29 @@ impl Deference {
 
     /// The thread has served requests by itself.
     pub(super) fn turn(&mut self) {
+        if self.is_time_to_look(TURNS) {
+            let defers = self.has_a_cpu_to_spare();
+            self.defer(defers);
+        }
+    }
+
+    /// Counts a turn; whether so many have gone by since the last look at the machine.
+    pub(super) fn is_time_to_look(&mut self, turns: u32) -> bool {
         self.turns += 1;
-        if self.turns < TURNS {
-            return;
+        let time = self.turns >= turns;
+        if time {
+            self.turns = 0;
         }
-        self.turns = 0;
-        if let Some(load) = &self.load {
-            let mut text = [0; 128];
-            let len = load.read_at(&mut text, 0).unwrap_or(0);
-            let running = std::str::from_utf8(&text[..len]).ok().and_then(running);
-            self.defer(running.is_some_and(|running| running < self.cpus));
-        }
+        time
+    }
+
+    /// Whether there is a CPU for somebody else, and the thread may come back.
+    pub(super) fn has_a_cpu_to_spare(&self) -> bool {
+        let Some(load) = &self.load else { return false };
+        let mut text = [0; 128];
+        let len = load.read_at(&mut text, 0).unwrap_or(0);
+        let running = std::str::from_utf8(&text[..len]).ok().and_then(running);
+        running.is_some_and(|running| running < self.cpus)
     }
 
     /// Others work for it, or are about to.
@@ -57,11 +69,12 @@ impl Deference {
         self.defer(false);
     }
 
-    fn defer(&mut self, defers: bool) {
+    /// Puts the thread into the idle class, or back.
+    pub(super) fn defer(&mut self, defers: bool) {
         if self.defers == defers {
             return;
         }
-        match run_in_idle_class(defers) {
+        match run_in_idle_class(None, defers) {
             Ok(()) => self.defers = defers,
             Err(error) => {
                 tracing::warn!("a thread that serves requests cannot change its scheduling class: {error}");
@@ -76,10 +89,11 @@ fn running(text: &str) -> Option<usize> {
     text.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
 }
 
-/// Whether a thread of this process may leave the idle class again (sched(7): `RLIMIT_NICE`, `CAP_SYS_NICE`). A thread tries it.
+/// Whether a thread of this process may leave the idle class again (sched(7): `RLIMIT_NICE`, `CAP_SYS_NICE`), for the one it is in now. A
+/// thread tries it; not where somebody chose another class for this process.
 pub(super) fn is_possible() -> bool {
-    let attempt = || run_in_idle_class(true).and_then(|()| run_in_idle_class(false)).is_ok();
-    threads::spawn("kmsfs-try", attempt).is_ok_and(|attempt| attempt.join().unwrap_or(false))
+    let attempt = || run_in_idle_class(None, true).and_then(|()| run_in_idle_class(None, false)).is_ok();
+    is_in_ordinary_class() && threads::spawn("kmsfs-try", attempt).is_ok_and(|attempt| attempt.join().unwrap_or(false))
 }
 
 #[cfg(test)]

@@ -2,25 +2,35 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use super::connection::{Device, PageCache, RequestBuffer};
+use super::deference::{self, Deference};
 use super::dispatch::Dispatcher;
+use super::follow::Follower;
+use super::habits::{Habits, Kind};
 use super::notices;
+use super::readers::{Place, Readers};
 use super::reply::Reply;
 use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::threads;
+
+/// What reading a request takes less than if it was there already.
+const SLEEP: Duration = Duration::from_micros(5);
 
 /// Serves a connection until it ends.
 pub(super) struct Server<B: Backing> {
     dispatcher: Arc<Dispatcher<B>>,
     device: Device,
     postponed: Arc<Mutex<Sender<Job>>>,
+    habits: Arc<Habits>,
 }
 
 /// The end of serving.
@@ -30,10 +40,18 @@ pub(super) struct Ended {
     pub(super) unmounted: bool,
 }
 
+/// What a thread that reads has.
+struct Reader {
+    place: Place,
+    follower: Follower,
+    /// For listings.
+    scratch: Vec<u8>,
+}
+
 impl<B: Backing> Clone for Server<B> {
     fn clone(&self) -> Self {
         let (dispatcher, postponed) = (Arc::clone(&self.dispatcher), Arc::clone(&self.postponed));
-        Self { dispatcher, device: self.device.clone(), postponed }
+        Self { dispatcher, device: self.device.clone(), postponed, habits: Arc::clone(&self.habits) }
     }
 }
 
@@ -51,9 +69,11 @@ impl<B: Backing> Server<B> {
         let (notices, noticed) = notices::queue();
         let dispatcher = dispatcher.noticing(notices);
         let (sender, jobs) = writeback::queue();
-        let server = Self { dispatcher: Arc::new(dispatcher), device, postponed: Arc::new(Mutex::new(sender)) };
+        let postponed = Arc::new(Mutex::new(sender));
+        let server = Self { dispatcher: Arc::new(dispatcher), device, postponed, habits: Arc::default() };
         let mut buffer = RequestBuffer::new()?;
-        let answered = server.serve_one(&mut buffer, &mut Vec::new())?;
+        let first = server.device.read(&mut buffer)?;
+        let answered = first.map(|request| server.answer(request, &mut Vec::new())).is_some();
         let agreed = server.dispatcher.agreed().filter(|_| answered);
         let agreed = agreed.ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "the kernel and kmsfs have no FUSE version in common")
@@ -72,9 +92,16 @@ impl<B: Backing> Server<B> {
         threads: usize,
         ready: impl FnOnce(PageCache) -> io::Result<()>,
     ) -> Ended {
+        // Through rings nearly nothing comes here.
+        let may_follow = rings.is_none() && deference::is_possible();
+        let readers = Arc::new(Readers::new(threads, may_follow));
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
         let start = |number| {
-            let (server, mut buffer) = (self.clone(), RequestBuffer::new()?);
-            threads::spawn(&format!("kmsfs-fuse-{number}"), move || server.serve(&mut buffer))
+            let (server, mut buffer, readers) = (self.clone(), RequestBuffer::new()?, Arc::clone(&readers));
+            threads::spawn(&format!("kmsfs-fuse-{number}"), move || {
+                let follower = Follower::new(Deference::new(may_follow, cpus));
+                server.serve(&mut buffer, &readers, follower)
+            })
         };
         let started = match (0..threads).map(start).collect::<io::Result<Vec<_>>>() {
             Ok(started) => started,
@@ -96,19 +123,74 @@ impl<B: Backing> Server<B> {
         ended
     }
 
-    fn serve(&self, buffer: &mut RequestBuffer) -> io::Result<()> {
-        let mut scratch = Vec::new();
-        while self.serve_one(buffer, &mut scratch)? {}
+    /// Serves requests until the end of the mount.
+    fn serve(&self, buffer: &mut RequestBuffer, readers: &Readers, follower: Follower) -> io::Result<()> {
+        let mut reader = Reader { place: Place::default(), follower, scratch: Vec::new() };
+        while readers.enter(&mut reader.place, || self.device.has_more()) {
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve_all(buffer, readers, &mut reader)));
+            served.unwrap_or_else(|panic| {
+                // Its place is for those that are left.
+                readers.leave(&mut reader.place);
+                resume_unwind(panic)
+            })?;
+        }
         Ok(())
     }
 
-    /// Serves one request; false at the end of the mount.
-    fn serve_one(&self, buffer: &mut RequestBuffer, scratch: &mut Vec<u8>) -> io::Result<bool> {
-        let Some(request) = self.device.read(buffer)? else { return Ok(false) };
+    /// Serves requests as long as the thread may read.
+    fn serve_all(&self, buffer: &mut RequestBuffer, readers: &Readers, reader: &mut Reader) -> io::Result<()> {
+        while self.serve_one(buffer, readers, reader)? {}
+        Ok(())
+    }
+
+    /// Serves one request; whether the thread may read the next one.
+    fn serve_one(&self, buffer: &mut RequestBuffer, readers: &Readers, reader: &mut Reader) -> io::Result<bool> {
+        let Reader { place, follower, scratch } = reader;
+        let began = Instant::now();
+        let request = match self.device.read(buffer) {
+            Ok(Some(request)) => request,
+            Ok(None) => {
+                readers.end();
+                return Ok(false);
+            }
+            Err(error) => {
+                readers.leave(place);
+                return Err(error);
+            }
+        };
+        if !readers.adapt() {
+            self.answer(request, scratch);
+            return Ok(true);
+        }
+        let slept = began.elapsed() >= SLEEP;
+        let kind = Kind::of_bytes(request);
+        let short = self.habits.is_short(&kind);
+        let taken = readers.take(place, &kind, short, || self.device.has_more());
+        if readers.may_defer(place) {
+            // Before the answer: the caller is where it asked, and does not count as running.
+            follower.turn(kind.caller, slept);
+        } else {
+            follower.end();
+        }
+        // To ask what a request waited for takes as long as some requests do.
+        if short && !place.is_time_to_ask() {
+            self.answer(request, scratch);
+        } else {
+            self.habits.observe(&kind, || self.answer(request, scratch));
+        }
+        let left = taken.left;
+        drop(taken);
+        let goes_on = !left && readers.stay(place);
+        if !place.is_only() {
+            follower.end();
+        }
+        Ok(goes_on)
+    }
+
+    fn answer(&self, request: &[u8], scratch: &mut Vec<u8>) {
         if let Some(pending) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
             self.postpone(pending);
         }
-        Ok(true)
     }
 
     fn postpone(&self, pending: Pending) {

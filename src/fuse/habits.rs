@@ -1,11 +1,12 @@
 //! Which requests are short, by what those before them did.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, ReadIn, opcode};
 use crate::sync::atomic::{AtomicI32, Ordering};
+use crate::sys::process::waits_of_this_thread;
 
 /// So many requests of a kind in a row that waited for nothing make it short.
 const TRUSTED: i32 = 4;
@@ -24,20 +25,34 @@ const MUCH: usize = KINDS - 3;
 /// What of a request says how long it may take.
 pub(super) struct Kind {
     pub(super) opcode: u32,
+    /// The thread that asks; 0 if it is none, or cannot be seen from here.
+    pub(super) caller: u32,
     /// Bytes to be read or written.
-    bytes: u32,
+    pub(super) bytes: u32,
 }
 
 impl Kind {
     /// Of a request with this header and this first argument.
     pub(super) fn of(header: &[u8], structure: &[u8]) -> Self {
-        let opcode = InHeader::read_from_prefix(header).map_or(0, |(header, _)| header.opcode);
+        let (opcode, caller) =
+            InHeader::read_from_prefix(header).map_or((0, 0), |(header, _)| (header.opcode, header.pid));
         // A WRITE's size stands where a READ's does.
         let bytes = match opcode {
             opcode::READ | opcode::WRITE => ReadIn::read_from_prefix(structure).map_or(0, |(read, _)| read.size),
             _ => 0,
         };
-        Self { opcode, bytes }
+        Self { opcode, caller, bytes }
+    }
+
+    /// Of a request that comes in one piece.
+    pub(super) fn of_bytes(request: &[u8]) -> Self {
+        let (header, structure) = request.split_at(size_of::<InHeader>().min(request.len()));
+        Self::of(header, structure)
+    }
+
+    /// Whether somebody waits for its end.
+    pub(super) fn is_awaited(&self) -> bool {
+        !matches!(self.opcode, opcode::FORGET | opcode::BATCH_FORGET)
     }
 
     /// Whether data is read or written.
@@ -67,8 +82,16 @@ impl Habits {
         self.place(kind).load(Ordering::Relaxed) >= TRUSTED
     }
 
+    /// Serves a request, and takes note of whether it waited for something.
+    pub(super) fn observe<T>(&self, kind: &Kind, serve: impl FnOnce() -> T) -> T {
+        let (began, before) = (Instant::now(), waits_of_this_thread());
+        let served = serve();
+        self.learn(kind, waits_of_this_thread() != before, began.elapsed());
+        served
+    }
+
     /// Takes note of a request that was served in `took`, and whether it waited for something.
-    pub(super) fn learn(&self, kind: &Kind, waited: bool, took: Duration) {
+    fn learn(&self, kind: &Kind, waited: bool, took: Duration) {
         let place = self.place(kind);
         if waited {
             let cost = if took < LONG { DISTRUST } else { DISTRUST_FOR_LONG };
@@ -91,7 +114,7 @@ mod tests {
     const QUICK: Duration = Duration::from_micros(10);
 
     fn kind(opcode: u32, bytes: u32) -> Kind {
-        Kind { opcode, bytes }
+        Kind { opcode, caller: 0, bytes }
     }
 
     #[test]

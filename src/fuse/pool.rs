@@ -74,7 +74,7 @@ impl<T: Send + 'static> Pool<T> {
     fn start(&self, number: usize) -> io::Result<thread::JoinHandle<()>> {
         let shared = Arc::clone(&self.shared);
         threads::spawn(&format!("kmsfs-work-{number}"), move || {
-            run_like_the_first_thread();
+            run_like_the_first_thread(None);
             shared.run();
         })
     }
@@ -135,7 +135,7 @@ mod tests {
             let mut one = CpuSet::new();
             one.set((0..CpuSet::MAX_CPU).find(|&cpu| everywhere.is_set(cpu)).expect("a CPU"));
             sched_setaffinity(None, &one).expect("bound");
-            run_in_idle_class(true).expect("allowed to everybody");
+            run_in_idle_class(None, true).expect("allowed to everybody");
             pool.give(()).expect("a thread");
             pool.join();
         })

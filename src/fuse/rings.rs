@@ -13,7 +13,6 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SendError, Sender, channel};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -34,7 +33,6 @@ use crate::format::size::UNIT;
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::fuse_ring::{self, Entry, PART, Ring};
-use crate::sys::process::waits_of_this_thread;
 use crate::sys::threads;
 
 /// Where in an entry's memory the kernel puts what a request has behind its headers, and takes that of an answer.
@@ -416,18 +414,16 @@ fn serve_entry<B: Backing>(
     entry: &mut Entry,
     scratch: &mut Scratch,
 ) -> Outcome {
-    let (kind, began, before) = (kind(entry), Instant::now(), waits_of_this_thread());
+    let kind = kind(entry);
     let unique = InHeader::read_from_prefix(entry.request().0).map_or(0, |(header, _)| header.unique);
     let served = || answer(dispatcher, entry, kind.opcode == opcode::WRITE, scratch);
     // An entry that got lost would be missed for ever.
-    let outcome = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+    habits.observe(&kind, || catch_unwind(AssertUnwindSafe(served))).unwrap_or_else(|_| {
         tracing::error!("a request failed by a bug in kmsfs and was answered with EIO; please report it");
         let mut sink = InPlace::of(entry);
         Reply::new(unique, &mut sink).error(Errno::IO);
         Outcome::Answered(sink.len)
-    });
-    habits.learn(&kind, waits_of_this_thread() != before, began.elapsed());
-    outcome
+    })
 }
 
 fn answer<B: Backing>(

@@ -98,7 +98,7 @@ impl LockFile {
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
     let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
     threads::spawn("kms-lock", move || {
-        run_like_the_first_thread();
+        run_like_the_first_thread(None);
         let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
         let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
     })?;

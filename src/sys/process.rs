@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit};
-use rustix::thread::{sched_getaffinity, sched_setaffinity};
+use rustix::process::{Pid, Resource, Rlimit, getpid, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// What [`raise_file_size_limit`] left.
 static FILE_SIZE_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -39,35 +39,69 @@ pub fn waits_of_this_thread() -> i64 {
     }
 }
 
-/// Puts the calling thread into the scheduling class of what runs when nothing else wants to (`SCHED_IDLE`, sched(7)), or back
-/// into the ordinary one. Threads that it starts begin as it is at that moment.
+/// Puts a thread of this process, or the calling one, into the scheduling class of what runs when nothing else wants to
+/// (`SCHED_IDLE`, sched(7)), or back into the ordinary one. Threads that it starts begin as it is at that moment.
 ///
 /// # Errors
 /// `EPERM`: it may not come back.
-pub fn run_in_idle_class(idle: bool) -> io::Result<()> {
+pub fn run_in_idle_class(thread: Option<Pid>, idle: bool) -> io::Result<()> {
     let policy = if idle { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
     // SAFETY: a structure of plain numbers, of which all may be 0.
     let parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     // SAFETY: 0 is the calling thread, and the structure lives as long as the call.
-    if unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } != 0 {
+    if unsafe { libc::sched_setscheduler(Pid::as_raw(thread), policy, &raw const parameters) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
 
-/// Lets the calling thread run where the first thread of this process may, and in the ordinary class: a thread begins as the one that
-/// started it is. Where that is not allowed it stays as it is.
-pub fn run_like_the_first_thread() {
-    if let Err(error) = run_in_idle_class(false) {
-        tracing::debug!("the scheduling class of a new thread stays: {error}");
+/// Lets a thread of this process, or the calling one, run where the first thread may, and in the ordinary class: a thread begins as the
+/// one that started it is. Where that is not allowed it stays as it is.
+pub fn run_like_the_first_thread(thread: Option<Pid>) {
+    if let Err(error) = run_in_idle_class(thread, false) {
+        tracing::debug!("the scheduling class of a thread stays: {error}");
     }
-    if let Err(error) = sched_getaffinity(Some(getpid())).and_then(|cpus| sched_setaffinity(None, &cpus)) {
-        tracing::debug!("the CPUs of a new thread stay: {error}");
+    if let Err(error) = sched_getaffinity(Some(getpid())).and_then(|cpus| sched_setaffinity(thread, &cpus)) {
+        tracing::debug!("the CPUs of a thread stay: {error}");
     }
 }
 
+/// Does `work`, during which the calling thread, and every thread that it starts, runs like the first one.
+pub fn ordinarily<T>(work: impl FnOnce() -> T) -> T {
+    let _as_before = Scheduled::of_this_thread();
+    run_like_the_first_thread(None);
+    work()
+}
+
+/// How the calling thread was scheduled, and is again when this is dropped.
+struct Scheduled {
+    idle: bool,
+    cpus: rustix::io::Result<CpuSet>,
+}
+
+impl Scheduled {
+    fn of_this_thread() -> Self {
+        Self { idle: is_in_idle_class(), cpus: sched_getaffinity(None) }
+    }
+}
+
+impl Drop for Scheduled {
+    fn drop(&mut self) {
+        let class = if self.idle { run_in_idle_class(None, true) } else { Ok(()) };
+        let cpus = self.cpus.and_then(|cpus| sched_setaffinity(None, &cpus));
+        if let Err(error) = class.and(cpus.map_err(io::Error::from)) {
+            tracing::debug!("a thread is not scheduled as before: {error}");
+        }
+    }
+}
+
+/// Whether the calling thread is in the class that threads are in if nobody has put them into another.
+pub fn is_in_ordinary_class() -> bool {
+    // SAFETY: a number in, a number out.
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
+}
+
 /// Whether the calling thread is in the class of [`run_in_idle_class`].
-#[cfg(test)]
 pub fn is_in_idle_class() -> bool {
     // SAFETY: a number in, a number out.
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_IDLE }
@@ -187,6 +221,25 @@ mod tests {
     fn a_closed_descriptor_is_refused() {
         assert_eq!(inherited_fd(-1).expect_err("not open").raw_os_error(), Some(libc::EBADF));
         assert_eq!(inherited_fd(1_000_000).expect_err("not open").raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn what_is_done_ordinarily_is_done_like_the_first_thread_does_it() {
+        let everywhere = sched_getaffinity(Some(getpid())).expect("a set");
+        let mut one = CpuSet::new();
+        one.set((0..CpuSet::MAX_CPU).find(|&cpu| everywhere.is_set(cpu)).expect("a CPU"));
+        let scheduled = || (sched_getaffinity(None).expect("a set"), is_in_idle_class());
+        std::thread::spawn(move || {
+            sched_setaffinity(None, &one).expect("bound");
+            run_in_idle_class(None, true).expect("allowed to everybody");
+            let (here, started) = ordinarily(|| (scheduled(), std::thread::spawn(scheduled).join().expect("ends")));
+            // Who may not leave the class stays in it.
+            let stays = here.1;
+            assert_eq!((here, started), ((everywhere, stays), (everywhere, stays)));
+            assert_eq!(scheduled(), (one, true));
+        })
+        .join()
+        .expect("it ends");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::credentials::{Credentials, CredentialsError, Source};
 use crate::crypto::sigv4::{ALGORITHM, Request, Scope, SigningKey, iso_basic};
 use crate::env::Clock;
 use crate::sync::{Arc, thread};
+use crate::sys::process::ordinarily;
 use crate::types::Region;
 
 /// For a call with all its attempts: an application waits for it in a system call.
@@ -195,7 +196,8 @@ impl Client {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let request = request.config().timeout_global(Some(left)).build();
-        let mut response = request.send(body.as_bytes()).map_err(silent)?;
+        // It starts a thread to look the name up.
+        let mut response = ordinarily(|| request.send(body.as_bytes())).map_err(silent)?;
         let status = response.status();
         let answer = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec().map_err(silent)?;
         let answer = Zeroizing::new(answer);
