@@ -12,6 +12,8 @@ use crate::sys::process::waits_of_this_thread;
 const TRUSTED: i32 = 4;
 /// What one that waited for a disk, a lock or a key manager costs: so many more.
 const DISTRUST: i32 = -60;
+/// To wake somebody for it takes as long, so one that waits less, as for a lock that was in use, is short all the same.
+const BRIEF: Duration = Duration::from_micros(50);
 /// What one costs that waited as long as this, such as for a key manager that does not answer: others stood behind it.
 const LONG: Duration = Duration::from_millis(20);
 const DISTRUST_FOR_LONG: i32 = -20_000;
@@ -93,6 +95,9 @@ impl Habits {
     /// Takes note of a request that was served in `took`, and whether it waited for something.
     fn learn(&self, kind: &Kind, waited: bool, took: Duration) {
         let place = self.place(kind);
+        if waited && took < BRIEF {
+            return;
+        }
         if waited {
             let cost = if took < LONG { DISTRUST } else { DISTRUST_FOR_LONG };
             place.fetch_min(cost, Ordering::Relaxed);
@@ -112,6 +117,7 @@ mod tests {
     use super::*;
 
     const QUICK: Duration = Duration::from_micros(10);
+    const DISK: Duration = Duration::from_micros(100);
 
     fn kind(opcode: u32, bytes: u32) -> Kind {
         Kind { opcode, caller: 0, bytes }
@@ -126,12 +132,14 @@ mod tests {
         assert!(habits.is_short(&lookup));
         assert!(!habits.is_short(&read), "each kind for itself");
         habits.learn(&lookup, true, QUICK);
+        assert!(habits.is_short(&lookup), "not worth waking somebody");
+        habits.learn(&lookup, true, DISK);
         (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false, QUICK));
         assert!(!habits.is_short(&lookup));
         habits.learn(&lookup, false, QUICK);
         assert!(habits.is_short(&lookup));
         habits.learn(&lookup, true, LONG);
-        habits.learn(&lookup, true, QUICK);
+        habits.learn(&lookup, true, DISK);
         (0..1000).for_each(|_| habits.learn(&lookup, false, QUICK));
         assert!(!habits.is_short(&lookup), "what has waited for long is not tried again soon");
     }
