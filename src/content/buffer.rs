@@ -12,6 +12,7 @@ use super::Result;
 use crate::format::size::UNIT;
 use crate::sync::thread_local;
 use crate::sys::page::Page;
+use crate::sys::reserve::what_can_fail;
 
 /// Buffers above this size are given back when the request is done: only O_DIRECT requests of many MiB need them.
 const KEEP_PAGES: usize = 320;
@@ -40,7 +41,7 @@ pub(super) fn with_edge<R>(work: impl FnOnce(&mut [u8; UNIT]) -> Result<R>) -> R
 fn with<R>(pages: &mut Vec<Page>, units: usize, work: impl FnOnce(&mut [u8]) -> Result<R>) -> Result<R> {
     if let Some(more) = units.checked_sub(pages.len()) {
         // The one large allocation of a request: without memory the request fails.
-        pages.try_reserve_exact(more).map_err(|_| Errno::NOMEM)?;
+        what_can_fail(|| pages.try_reserve_exact(more)).map_err(|_| Errno::NOMEM)?;
         pages.resize(units, Page::new_zeroed());
     }
     let result = work(pages[..units].as_mut_bytes());

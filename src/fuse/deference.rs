@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::sys::process::{is_in_ordinary_class, run_in_idle_class};
+use crate::sys::process::{is_in_ordinary_class, run_in_idle_class, was_made_ordinary};
 use crate::sys::threads;
 
 /// Turns between two looks at the machine.
@@ -71,15 +71,16 @@ impl Deference {
 
     /// Puts the thread into the idle class, or back.
     pub(super) fn defer(&mut self, defers: bool) {
+        if was_made_ordinary() {
+            self.defers = false;
+        }
         if self.defers == defers {
             return;
         }
-        match run_in_idle_class(None, defers) {
-            Ok(()) => self.defers = defers,
-            Err(error) => {
-                tracing::warn!("a thread that serves requests cannot change its scheduling class: {error}");
-                self.load = None;
-            }
+        self.defers = defers;
+        if let Err(error) = run_in_idle_class(None, defers) {
+            tracing::warn!("a thread that serves requests cannot change its scheduling class: {error}");
+            self.load = None;
         }
     }
 }
@@ -118,7 +119,7 @@ mod tests {
         let mut after = |text: &str| {
             says(text);
             (0..TURNS).for_each(|_| deference.turn());
-            (deference.defers, crate::sys::process::is_in_idle_class())
+            (deference.defers, crate::sys::process::is_in_idle_class(None))
         };
         assert_eq!(after("0 0 0 2/80 1"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));
@@ -127,6 +128,6 @@ mod tests {
         assert_eq!(after("?"), (false, false));
         assert_eq!(after("0 0 0 1/80 1"), (true, true));
         deference.end();
-        assert!(!crate::sys::process::is_in_idle_class());
+        assert!(!crate::sys::process::is_in_idle_class(None));
     }
 }

@@ -196,7 +196,11 @@ impl<B: Backing> Dispatcher<B> {
             reserve::trim();
             admission.admit(need)?;
         }
-        self.serve(request, scratch, reply)
+        match request.operation {
+            // The kernel does not try again.
+            Operation::Write(..) if need == Need::Little => reserve::urgently(|| self.serve(request, scratch, reply)),
+            _ => self.serve(request, scratch, reply),
+        }
     }
 
     /// Closes what is open only to be faster.
@@ -396,7 +400,7 @@ const WRITTEN_BACK: u32 = fattr::MTIME | fattr::CTIME | fattr::FH;
 /// What a request needs memory for.
 fn need(operation: &Operation<'_>) -> Need {
     match operation {
-        // The kernel writes back what was acknowledged long ago, and does not try again.
+        // The kernel writes back what was acknowledged long ago.
         Operation::Write(write, _) if write.write_flags & WRITE_CACHE != 0 => Need::Little,
         Operation::Setattr(set) if set.valid & !WRITTEN_BACK == 0 => Need::Little,
         Operation::Lookup(_)

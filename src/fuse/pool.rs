@@ -129,7 +129,7 @@ mod tests {
         let everywhere = sched_getaffinity(None).expect("a set");
         let (sender, done) = channel();
         let pool = Pool::new(1, move |(), _: &mut Scratch| {
-            sender.send((sched_getaffinity(None).expect("a set"), is_in_idle_class())).expect("awaited");
+            sender.send((sched_getaffinity(None).expect("a set"), is_in_idle_class(None))).expect("awaited");
         });
         thread::spawn(move || {
             let mut one = CpuSet::new();

@@ -187,6 +187,7 @@ impl Readers {
             return taken;
         }
         if self.allowed.load(Ordering::Relaxed) > 1 {
+            place.only = false;
             self.count(lone && short && !kind.is_much());
             return taken;
         }
@@ -304,8 +305,8 @@ impl Readers {
         state.stuck = if more && !progress { state.stuck + 1 } else { 0 };
         state.slow = if serves && !progress { state.slow.saturating_add(1) } else { 0 };
         state.idle = if more || progress || serves { 0 } else { state.idle + 1 };
-        if state.slow == 2 && state.stuck < 2 {
-            // Who waits for it alone is not to wait for everybody else.
+        if state.slow % 4 == 2 && state.stuck < 2 {
+            // Who waits for it alone is not to wait for everybody else. Again and again: it may just have begun to defer.
             self.relieve(state);
         }
         if state.stuck < 2 && state.idle < IDLE {

@@ -1,5 +1,6 @@
 //! Signals and descriptors of this process.
 
+use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -55,10 +56,12 @@ pub fn run_in_idle_class(thread: Option<Pid>, idle: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets a thread of this process, or the calling one, run where the first thread may, and in the ordinary class: a thread begins as the
+/// Lets a thread of this process, or the calling one, run where the first thread may, and not in the idle class: a thread begins as the
 /// one that started it is. Where that is not allowed it stays as it is.
 pub fn run_like_the_first_thread(thread: Option<Pid>) {
-    if let Err(error) = run_in_idle_class(thread, false) {
+    if is_in_idle_class(thread)
+        && let Err(error) = run_in_idle_class(thread, false)
+    {
         tracing::debug!("the scheduling class of a thread stays: {error}");
     }
     if let Err(error) = sched_getaffinity(Some(getpid())).and_then(|cpus| sched_setaffinity(thread, &cpus)) {
@@ -66,31 +69,31 @@ pub fn run_like_the_first_thread(thread: Option<Pid>) {
     }
 }
 
-/// Does `work`, during which the calling thread, and every thread that it starts, runs like the first one.
+thread_local! {
+    static MADE_ORDINARY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does `work`, which may take long, and during which the calling thread, and every thread that it starts, runs like the first one. It
+/// is not in the idle class afterwards, which [`was_made_ordinary`] says; where it runs is as before.
 pub fn ordinarily<T>(work: impl FnOnce() -> T) -> T {
-    let _as_before = Scheduled::of_this_thread();
+    let _back = Bound(sched_getaffinity(None));
+    MADE_ORDINARY.set(MADE_ORDINARY.get() || is_in_idle_class(None));
     run_like_the_first_thread(None);
     work()
 }
 
-/// How the calling thread was scheduled, and is again when this is dropped.
-struct Scheduled {
-    idle: bool,
-    cpus: rustix::io::Result<CpuSet>,
+/// Whether [`ordinarily`] has taken the calling thread out of the idle class since it asked last.
+pub fn was_made_ordinary() -> bool {
+    MADE_ORDINARY.replace(false)
 }
 
-impl Scheduled {
-    fn of_this_thread() -> Self {
-        Self { idle: is_in_idle_class(), cpus: sched_getaffinity(None) }
-    }
-}
+/// Where the calling thread runs, and runs again when this is dropped.
+struct Bound(rustix::io::Result<CpuSet>);
 
-impl Drop for Scheduled {
+impl Drop for Bound {
     fn drop(&mut self) {
-        let class = if self.idle { run_in_idle_class(None, true) } else { Ok(()) };
-        let cpus = self.cpus.and_then(|cpus| sched_setaffinity(None, &cpus));
-        if let Err(error) = class.and(cpus.map_err(io::Error::from)) {
-            tracing::debug!("a thread is not scheduled as before: {error}");
+        if let Err(error) = self.0.and_then(|cpus| sched_setaffinity(None, &cpus)) {
+            tracing::debug!("a thread runs elsewhere than before: {error}");
         }
     }
 }
@@ -101,10 +104,10 @@ pub fn is_in_ordinary_class() -> bool {
     unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
 }
 
-/// Whether the calling thread is in the class of [`run_in_idle_class`].
-pub fn is_in_idle_class() -> bool {
+/// Whether a thread of this process, or the calling one, is in the class of [`run_in_idle_class`].
+pub fn is_in_idle_class(thread: Option<Pid>) -> bool {
     // SAFETY: a number in, a number out.
-    unsafe { libc::sched_getscheduler(0) == libc::SCHED_IDLE }
+    unsafe { libc::sched_getscheduler(Pid::as_raw(thread)) == libc::SCHED_IDLE }
 }
 
 /// Bytes beyond which this process may write to no file.
@@ -228,7 +231,7 @@ mod tests {
         let everywhere = sched_getaffinity(Some(getpid())).expect("a set");
         let mut one = CpuSet::new();
         one.set((0..CpuSet::MAX_CPU).find(|&cpu| everywhere.is_set(cpu)).expect("a CPU"));
-        let scheduled = || (sched_getaffinity(None).expect("a set"), is_in_idle_class());
+        let scheduled = || (sched_getaffinity(None).expect("a set"), is_in_idle_class(None));
         std::thread::spawn(move || {
             sched_setaffinity(None, &one).expect("bound");
             run_in_idle_class(None, true).expect("allowed to everybody");
@@ -236,7 +239,8 @@ mod tests {
             // Who may not leave the class stays in it.
             let stays = here.1;
             assert_eq!((here, started), ((everywhere, stays), (everywhere, stays)));
-            assert_eq!(scheduled(), (one, true));
+            assert_eq!(scheduled(), (one, stays));
+            assert!(was_made_ordinary() && !was_made_ordinary());
         })
         .join()
         .expect("it ends");

@@ -7,10 +7,12 @@
 //! [`Reserve::has_room`] again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicPtr, Ordering};
+use std::thread::LocalKey;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -23,9 +25,13 @@ pub const RESERVE: usize = PART * PARTS;
 const FEW: isize = PARTS as isize / 2;
 /// Parts that are enough for a while.
 const ENOUGH: usize = 4;
-/// What is larger can fail: the last half of the reserve is not for it. Also the bytes of what is asked for to learn how much
-/// memory there is: too little for a mapping of its own.
+/// Bytes of what is asked for to learn how much memory there is: too little for a mapping of its own.
 const BLOCK: usize = 64 << 10;
+
+thread_local! {
+    static CAN_FAIL: Cell<bool> = const { Cell::new(false) };
+    static IS_URGENT: Cell<bool> = const { Cell::new(false) };
+}
 
 static OF_THIS_PROCESS: Reserve = Reserve::new();
 
@@ -104,9 +110,12 @@ impl Reserve {
             let released = !at.is_null() && unsafe { munmap(at, PART) }.is_ok();
             if released {
                 self.gone.fetch_add(1, Ordering::Relaxed);
-            } else if !at.is_null() {
+            } else if !at.is_null()
                 // It cannot be split off from what lies beside it: too many mappings.
-                part.store(at, Ordering::Release);
+                && part.compare_exchange(ptr::null_mut(), at, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            {
+                // Another thread has regained it meanwhile, and counted it once too often.
+                self.gone.fetch_add(1, Ordering::Relaxed);
             }
             released
         })
@@ -167,6 +176,33 @@ fn has_free(bytes: usize) -> bool {
     found >= bytes
 }
 
+/// Allocates by `work` what can fail: the last half of the reserve is not for it, unless it is urgent.
+pub fn what_can_fail<R>(work: impl FnOnce() -> R) -> R {
+    let _marked = Marked::by(&CAN_FAIL);
+    work()
+}
+
+/// Does `work`, whose failure would lose data: all of the reserve is for it.
+pub fn urgently<R>(work: impl FnOnce() -> R) -> R {
+    let _marked = Marked::by(&IS_URGENT);
+    work()
+}
+
+/// A mark on the calling thread, which is taken away when this is dropped.
+struct Marked(&'static LocalKey<Cell<bool>>, bool);
+
+impl Marked {
+    fn by(mark: &'static LocalKey<Cell<bool>>) -> Self {
+        Self(mark, mark.replace(true))
+    }
+}
+
+impl Drop for Marked {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
 /// An allocator that draws on a reserve where there is nothing else.
 pub struct Reserving<A = System> {
     inner: A,
@@ -199,8 +235,8 @@ impl<A> Reserving<A> {
 
     #[cold]
     fn makes_room(&self, size: usize) -> bool {
-        let may_fail = size > BLOCK;
-        size <= RESERVE && !(may_fail && self.reserve.is_nearly_gone()) && self.reserve.release()
+        let spares = CAN_FAIL.get() && !IS_URGENT.get() && self.reserve.gone.load(Ordering::Relaxed) >= FEW;
+        size <= RESERVE && !spares && self.reserve.release()
     }
 }
 
@@ -281,20 +317,21 @@ mod tests {
     }
 
     #[test]
-    fn what_may_fail_leaves_half_of_it() {
+    fn what_can_fail_leaves_half_of_it_if_it_is_not_urgent() {
         let reserve = held();
         let allocator = Reserving { inner: Full { reserve, needs: PARTS as isize }, reserve };
         let much = |bytes| Layout::array::<u8>(bytes).expect("less than all");
-        // SAFETY: the layouts are not empty; nothing is given but to the last.
+        // SAFETY: the layouts are not empty; what was given is given back.
         unsafe {
             assert!(allocator.alloc_zeroed(much(RESERVE + 1)).is_null());
             assert!(!reserve.is_short());
-            assert!(allocator.alloc(much(BLOCK + 1)).is_null());
-            assert_eq!(reserve.gone.load(Ordering::Relaxed), FEW + 1);
-            let at = allocator.alloc(much(BLOCK));
-            assert!(!at.is_null());
-            allocator.dealloc(at, much(BLOCK));
+            assert!(what_can_fail(|| allocator.alloc(much(PART))).is_null());
+            assert!(reserve.gone.load(Ordering::Relaxed) == FEW && !reserve.is_nearly_gone());
+            let at = urgently(|| what_can_fail(|| allocator.alloc(much(PART))));
+            assert!(!at.is_null() && reserve.is_nearly_gone());
+            allocator.dealloc(at, much(PART));
         }
+        assert!(!CAN_FAIL.get() && !IS_URGENT.get());
     }
 
     #[test]
