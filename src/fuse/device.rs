@@ -19,7 +19,7 @@ use super::reply::Reply;
 use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
-use crate::sync::{Arc, Mutex, lock, thread};
+use crate::sync::{Arc, Mutex, lock};
 use crate::sys::threads;
 
 /// What reading a request takes less than if it was there already.
@@ -95,7 +95,7 @@ impl<B: Backing> Server<B> {
         // Through rings nearly nothing comes here.
         let may_follow = rings.is_none() && deference::is_possible();
         let readers = Arc::new(Readers::new(threads, may_follow));
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let start = |number| {
             let (server, mut buffer, readers) = (self.clone(), RequestBuffer::new()?, Arc::clone(&readers));
             threads::spawn(&format!("kmsfs-fuse-{number}"), move || {

@@ -133,7 +133,7 @@ impl<B: Backing> Prepared<B> {
     pub(super) fn make(device: &Device) -> io::Result<Self> {
         let (made, all) = channel();
         // Asked here: the threads themselves are bound to a CPU, and may fail at nothing once the kernel counts on them.
-        let (may_defer, cpus) = (deference::is_possible(), thread::available_parallelism().map_or(1, usize::from));
+        let (may_defer, cpus) = (deference::is_possible(), std::thread::available_parallelism().map_or(1, usize::from));
         let firsts = (0..possible_cpus()?)
             .map(|number| {
                 let queue = Arc::new(Queue { number, mailbox: Mailbox::new()? });

@@ -221,9 +221,9 @@ mod tests {
         let held = LockFile::acquire(&path).expect("free");
         let waiting = {
             let path = path.clone();
-            thread::spawn(move || LockFile::acquire(&path).map(drop))
+            std::thread::spawn(move || LockFile::acquire(&path).map(drop))
         };
-        thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         assert!(!waiting.is_finished());
         drop(held);
         waiting.join().expect("no panic").expect("free");
