@@ -101,13 +101,15 @@ impl<B: Backing> Dispatcher<B> {
         };
         let mut reply = Reply::new(request.header.unique, sink);
         let began = Instant::now();
-        let served = catch_unwind(AssertUnwindSafe(|| match self.admit_and_serve(&request, scratch, &mut reply) {
-            Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
-                // It has changed nothing, or what may be done again: once more, with all the descriptors that nobody needs.
-                self.close_idle();
-                self.serve(&request, scratch, &mut reply)
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            match self.admit(need(&request.operation)).and_then(|()| self.serve(&request, scratch, &mut reply)) {
+                Err(error) if matches!(error.errno(), Errno::MFILE | Errno::NFILE) => {
+                    // It has changed nothing, or what may be done again: once more, with all the descriptors that nobody needs.
+                    self.close_idle();
+                    self.serve(&request, scratch, &mut reply)
+                }
+                served => served,
             }
-            served => served,
         }));
         let bytes = match &request.operation {
             Operation::Read(_) => reply.length() as u64,
@@ -181,26 +183,17 @@ impl<B: Backing> Dispatcher<B> {
         }
     }
 
-    fn admit_and_serve<S: Sink>(
-        &self,
-        request: &Request<'_>,
-        scratch: &mut Vec<u8>,
-        reply: &mut Reply<'_, S>,
-    ) -> Result<Option<Pending>> {
-        let (admission, need) = (&self.operations.admission, need(&request.operation));
-        if let Err(error) = admission.admit(need) {
+    /// Whether a request is to be served, if need be after something was freed for it.
+    fn admit(&self, need: Need) -> Result<()> {
+        let admission = &self.operations.admission;
+        admission.admit(need).or_else(|error| {
             if !admission.is_time_to_free() {
                 return Err(error);
             }
             self.close_idle();
             reserve::trim();
-            admission.admit(need)?;
-        }
-        match request.operation {
-            // The kernel does not try again.
-            Operation::Write(..) if need == Need::Little => reserve::urgently(|| self.serve(request, scratch, reply)),
-            _ => self.serve(request, scratch, reply),
-        }
+            admission.admit(need)
+        })
     }
 
     /// Closes what is open only to be faster.
@@ -289,7 +282,8 @@ impl<B: Backing> Dispatcher<B> {
             Operation::Write(write, data) => {
                 let kill = write.write_flags & WRITE_KILL_SUIDGID != 0;
                 let size = match write.write_flags & WRITE_CACHE != 0 {
-                    true => operations.write_back(write.fh, write.offset, data)?,
+                    // The kernel does not try again.
+                    true => reserve::urgently(|| operations.write_back(write.fh, write.offset, data))?,
                     false => operations.write(node, write.fh, write.offset, data, kill)?,
                 };
                 reply.structure(&WriteOut { size, padding: 0 });

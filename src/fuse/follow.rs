@@ -4,10 +4,10 @@
 use std::fs;
 
 use rustix::process::getpid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 use super::deference::{self, Deference};
-use crate::sys::process::run_like_the_first_thread;
+use crate::sys::process::{run_like_the_first_thread, run_on};
 
 /// Turns between two looks where caller and thread are on one CPU: a look takes as long as a request, and somebody watches the thread.
 const TURNS_TOGETHER: u32 = 64;
@@ -67,9 +67,7 @@ impl Follower {
         if !sched_getaffinity(Some(getpid())).is_ok_and(|home| cpu < CpuSet::MAX_CPU && home.is_set(cpu)) {
             return false;
         }
-        let mut cpus = CpuSet::new();
-        cpus.set(cpu);
-        let bound = sched_setaffinity(None, &cpus).is_ok();
+        let bound = run_on(cpu).is_ok();
         if bound {
             self.at = Some(cpu);
         }
@@ -93,6 +91,8 @@ fn processor(stat: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::sched_setaffinity;
+
     use super::*;
     use crate::sync::thread;
 

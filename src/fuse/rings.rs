@@ -15,7 +15,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SendError, Sender, channel};
 
 use rustix::io::Errno;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use zerocopy::FromBytes;
 
 use super::abi::{InHeader, OutHeader, opcode};
@@ -33,6 +32,7 @@ use crate::format::size::UNIT;
 use crate::store::Backing;
 use crate::sync::{Arc, Mutex, lock, thread};
 use crate::sys::fuse_ring::{self, Entry, PART, Ring};
+use crate::sys::process::run_on;
 use crate::sys::threads;
 
 /// Where in an entry's memory the kernel puts what a request has behind its headers, and takes that of an answer.
@@ -141,7 +141,11 @@ impl<B: Backing> Prepared<B> {
                 let (made, device) = (made.clone(), device.clone());
                 let name = format!("kmsfs-ring-{number}");
                 let thread = threads::spawn(&name, move || {
-                    run_on(number);
+                    // Where the requests of its queue come from, so that no other CPU is woken for one.
+                    if let Err(error) = run_on(usize::from(number)) {
+                        // A CPU that is not there, or not for this process: the thread runs where it began.
+                        tracing::debug!(number, "the CPU of a ring's thread cannot be set: {error}");
+                    }
                     let places = match Places::make(&device, &queue) {
                         Ok(places) => places,
                         Err(error) => return drop(made.send(Err(error))),
@@ -452,16 +456,6 @@ fn answer<B: Backing>(
     match dispatcher.handle_parsed(request, names, &mut sink) {
         Some(pending) => Outcome::Waits(pending),
         None => Outcome::Answered(sink.len),
-    }
-}
-
-/// Lets this thread run on one CPU: where the requests of its queue come from, so that no other CPU is woken for one.
-fn run_on(cpu: u16) {
-    let mut cpus = CpuSet::new();
-    cpus.set(usize::from(cpu));
-    if let Err(error) = sched_setaffinity(None, &cpus) {
-        // A CPU that is not there, or not for this process: the thread runs where it began.
-        tracing::debug!(cpu, "the CPU of a ring's thread cannot be set: {error}");
     }
 }
 

@@ -69,6 +69,19 @@ pub fn run_like_the_first_thread(thread: Option<Pid>) {
     }
 }
 
+/// Lets the calling thread run on one CPU only.
+///
+/// # Errors
+/// `EINVAL`: it is not there, or not for this process.
+pub fn run_on(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    Ok(sched_setaffinity(None, &cpus)?)
+}
+
 thread_local! {
     static MADE_ORDINARY: Cell<bool> = const { Cell::new(false) };
 }
