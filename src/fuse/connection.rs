@@ -41,6 +41,13 @@ impl Device {
         Self(Arc::new(connection))
     }
 
+    /// Sends an answer.
+    pub(super) fn answer(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        // The kernel takes an answer whole or not at all.
+        rustix::io::retry_on_intr(|| rustix::io::writev(&*self.0, parts))?;
+        Ok(())
+    }
+
     /// The next request; `None` at the end of the mount.
     pub(super) fn read<'a>(&self, buffer: &'a mut RequestBuffer) -> io::Result<Option<&'a [u8]>> {
         loop {
@@ -108,9 +115,7 @@ impl PageCache {
 
 impl Sink for Device {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        // The kernel takes an answer whole or not at all.
-        rustix::io::retry_on_intr(|| rustix::io::writev(&*self.0, parts))?;
-        Ok(())
+        self.answer(parts)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The threads that serve a connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::Sender;
@@ -12,10 +12,10 @@ use super::connection::{Device, PageCache, RequestBuffer};
 use super::deference::{self, Deference};
 use super::dispatch::Dispatcher;
 use super::follow::Follower;
-use super::habits::{Habits, Kind};
+use super::habits::{Expected, Habits, Kind};
 use super::notices;
-use super::readers::{Place, Readers};
-use super::reply::Reply;
+use super::readers::{Place, Readers, Taken};
+use super::reply::{Reply, Sink};
 use super::rings::Prepared;
 use super::writeback::{self, Job, Pending};
 use crate::store::Backing;
@@ -48,6 +48,19 @@ struct Reader {
     scratch: Vec<u8>,
 }
 
+/// Where the answer to a request goes.
+struct Answer<'a> {
+    device: &'a Device,
+    taken: &'a Taken<'a>,
+}
+
+impl Sink for Answer<'_> {
+    fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.taken.answered();
+        self.device.answer(parts)
+    }
+}
+
 impl<B: Backing> Clone for Server<B> {
     fn clone(&self) -> Self {
         let (dispatcher, postponed) = (Arc::clone(&self.dispatcher), Arc::clone(&self.postponed));
@@ -73,7 +86,8 @@ impl<B: Backing> Server<B> {
         let server = Self { dispatcher: Arc::new(dispatcher), device, postponed, habits: Arc::default() };
         let mut buffer = RequestBuffer::new()?;
         let first = server.device.read(&mut buffer)?;
-        let answered = first.map(|request| server.answer(request, &mut Vec::new())).is_some();
+        let answered =
+            first.map(|request| server.answer(request, &mut Vec::new(), &mut server.device.clone())).is_some();
         let agreed = server.dispatcher.agreed().filter(|_| answered);
         let agreed = agreed.ok_or_else(|| {
             io::Error::new(io::ErrorKind::Unsupported, "the kernel and kmsfs have no FUSE version in common")
@@ -159,13 +173,13 @@ impl<B: Backing> Server<B> {
             }
         };
         if !readers.adapt() {
-            self.answer(request, scratch);
+            self.answer(request, scratch, &mut self.device.clone());
             return Ok(true);
         }
         let slept = began.elapsed() >= SLEEP;
         let kind = Kind::of_bytes(request);
-        let short = self.habits.is_short(&kind);
-        let taken = readers.take(place, &kind, short, || self.device.has_more());
+        let expected = self.habits.expect(&kind);
+        let taken = readers.take(place, &kind, expected, || self.device.has_more());
         if readers.may_defer(place) {
             // Before the answer: the caller is where it asked, and does not count as running.
             follower.turn(kind.caller, slept);
@@ -173,10 +187,11 @@ impl<B: Backing> Server<B> {
             follower.end();
         }
         // To ask what a request waited for takes as long as some requests do.
-        if short && !place.is_time_to_ask() {
-            self.answer(request, scratch);
+        let mut answer = Answer { device: &self.device, taken: &taken };
+        if expected == Expected::Short && !place.is_time_to_ask() {
+            self.answer(request, scratch, &mut answer);
         } else {
-            self.habits.observe(&kind, || self.answer(request, scratch));
+            self.habits.observe(&kind, || self.answer(request, scratch, &mut answer));
         }
         let left = taken.left;
         drop(taken);
@@ -187,8 +202,8 @@ impl<B: Backing> Server<B> {
         Ok(goes_on)
     }
 
-    fn answer(&self, request: &[u8], scratch: &mut Vec<u8>) {
-        if let Some(pending) = self.dispatcher.handle(request, scratch, &mut self.device.clone()) {
+    fn answer(&self, request: &[u8], scratch: &mut Vec<u8>, sink: &mut impl Sink) {
+        if let Some(pending) = self.dispatcher.handle(request, scratch, sink) {
             self.postpone(pending);
         }
     }

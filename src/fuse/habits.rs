@@ -68,7 +68,18 @@ impl Kind {
     }
 }
 
-/// What is known of each kind of request. Nothing is at first: then none is short.
+/// How long a request will probably take, by what those of its kind took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expected {
+    /// Less than it takes to wake somebody for it; or, of much data, it waits for nothing.
+    Short,
+    /// Too few were seen.
+    Unknown,
+    /// It waits for something.
+    Long,
+}
+
+/// What is known of each kind of request. Nothing is at first.
 pub(super) struct Habits([AtomicI32; KINDS]);
 
 impl Default for Habits {
@@ -78,10 +89,13 @@ impl Default for Habits {
 }
 
 impl Habits {
-    /// Whether a request will probably take less than it takes to wake somebody for it; or, of much data, not wait for
-    /// anything.
-    pub(super) fn is_short(&self, kind: &Kind) -> bool {
-        self.place(kind).load(Ordering::Relaxed) >= TRUSTED
+    /// How long a request will probably take.
+    pub(super) fn expect(&self, kind: &Kind) -> Expected {
+        match self.place(kind).load(Ordering::Relaxed) {
+            ..0 => Expected::Long,
+            0..TRUSTED => Expected::Unknown,
+            TRUSTED.. => Expected::Short,
+        }
     }
 
     /// Serves a request, and takes note of whether it waited for something.
@@ -127,21 +141,23 @@ mod tests {
     fn short_is_what_has_not_waited_for_a_while() {
         let habits = Habits::default();
         let (lookup, read) = (kind(opcode::LOOKUP, 0), kind(opcode::READ, 4096));
-        assert!(!habits.is_short(&lookup), "nothing is known of it");
+        assert_eq!(habits.expect(&lookup), Expected::Unknown, "nothing is known of it");
         (0..TRUSTED).for_each(|_| habits.learn(&lookup, false, QUICK));
-        assert!(habits.is_short(&lookup));
-        assert!(!habits.is_short(&read), "each kind for itself");
+        assert_eq!(habits.expect(&lookup), Expected::Short);
+        assert_eq!(habits.expect(&read), Expected::Unknown, "each kind for itself");
         habits.learn(&lookup, true, QUICK);
-        assert!(habits.is_short(&lookup), "not worth waking somebody");
+        assert_eq!(habits.expect(&lookup), Expected::Short, "not worth waking somebody");
         habits.learn(&lookup, true, DISK);
-        (0..TRUSTED - DISTRUST - 1).for_each(|_| habits.learn(&lookup, false, QUICK));
-        assert!(!habits.is_short(&lookup));
+        (0..-DISTRUST - 1).for_each(|_| habits.learn(&lookup, false, QUICK));
+        assert_eq!(habits.expect(&lookup), Expected::Long);
+        (0..TRUSTED).for_each(|_| habits.learn(&lookup, false, QUICK));
+        assert_eq!(habits.expect(&lookup), Expected::Unknown);
         habits.learn(&lookup, false, QUICK);
-        assert!(habits.is_short(&lookup));
+        assert_eq!(habits.expect(&lookup), Expected::Short);
         habits.learn(&lookup, true, LONG);
         habits.learn(&lookup, true, DISK);
         (0..1000).for_each(|_| habits.learn(&lookup, false, QUICK));
-        assert!(!habits.is_short(&lookup), "what has waited for long is not tried again soon");
+        assert_eq!(habits.expect(&lookup), Expected::Long, "what has waited for long is not tried again soon");
     }
 
     #[test]
@@ -151,9 +167,9 @@ mod tests {
         assert_eq!(kinds.each_ref().map(|sizes| sizes.each_ref().map(Kind::is_much)), [[false, true]; 2]);
         for (number, learned) in kinds.iter().flatten().enumerate() {
             (0..TRUSTED).for_each(|_| habits.learn(learned, false, QUICK));
-            let short = kinds.iter().flatten().filter(|kind| habits.is_short(kind)).count();
+            let short = kinds.iter().flatten().filter(|kind| habits.expect(kind) == Expected::Short).count();
             assert_eq!(short, number + 1);
         }
-        assert!(!habits.is_short(&kind(4096, 0)), "a number that no operation has");
+        assert_eq!(habits.expect(&kind(4096, 0)), Expected::Unknown, "a number that no operation has");
     }
 }

@@ -9,11 +9,12 @@
 //! every [`TICK`] whether requests lie there that nobody takes, and lets all threads read. It sleeps when there are no requests, and
 //! the only reader is an ordinary thread then.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::habits::Kind;
+use super::habits::{Expected, Kind};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::sys::process::run_like_the_first_thread;
@@ -44,9 +45,9 @@ pub(super) struct Readers {
     state: Mutex<State>,
     /// There is something new for those that wait.
     changed: Condvar,
-    /// Requests that were read and are not served yet.
+    /// Requests that were read and are not answered yet.
     under_way: AtomicUsize,
-    /// Short requests since one that was not or was not alone; below 0 after something that one thread was not enough for.
+    /// Short requests since a long one or one that was not alone; below 0 after something that one thread was not enough for.
     alone: AtomicI32,
     /// Requests that the only reader has read.
     turns: AtomicU32,
@@ -106,12 +107,24 @@ impl Place {
 pub(super) struct Taken<'a> {
     /// It serves what it has read before it comes back here.
     pub(super) left: bool,
+    /// It counts among those under way.
+    counts: Cell<bool>,
     readers: &'a Readers,
 }
 
+impl Taken<'_> {
+    /// Its answer is about to be sent. Not behind that: who waited for it then may take the CPU, and ask again, first.
+    pub(super) fn answered(&self) {
+        if self.counts.replace(false) {
+            self.readers.under_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Taken<'_> {
+    /// Not every request is answered, or by who took it.
     fn drop(&mut self) {
-        self.readers.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.answered();
     }
 }
 
@@ -179,18 +192,26 @@ impl Readers {
         true
     }
 
-    /// Takes note of a request that this thread has read, and whether it is `short`. `has_more` as of [`Self::enter`].
-    pub(super) fn take(&self, place: &mut Place, kind: &Kind, short: bool, has_more: impl Fn() -> bool) -> Taken<'_> {
+    /// Takes note of a request that this thread has read, and of what is `expected` of it. `has_more` as of [`Self::enter`].
+    pub(super) fn take(
+        &self,
+        place: &mut Place,
+        kind: &Kind,
+        expected: Expected,
+        has_more: impl Fn() -> bool,
+    ) -> Taken<'_> {
         let lone = self.under_way.fetch_add(1, Ordering::Relaxed) == 0;
-        let mut taken = Taken { left: false, readers: self };
+        let mut taken = Taken { left: false, counts: Cell::new(true), readers: self };
         if !self.adapts {
             return taken;
         }
         if self.allowed.load(Ordering::Relaxed) > 1 {
             place.only = false;
-            self.count(lone && short && !kind.is_much());
+            let resets = !lone || kind.is_much() || expected == Expected::Long;
+            self.count(resets, expected);
             return taken;
         }
+        let short = expected == Expected::Short;
         // The only one, or one of those that will leave as soon as they have served what they waited for.
         let turns = self.turns.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         if !self.watched.load(Ordering::SeqCst) {
@@ -251,14 +272,14 @@ impl Readers {
         state.only = only.then(rustix::thread::gettid);
     }
 
-    /// Counts a request while all threads read.
-    fn count(&self, lone: bool) {
-        if !lone {
+    /// Counts a request while all threads read; or it `resets` the count.
+    fn count(&self, resets: bool, expected: Expected) {
+        if resets {
             // Not written to where it says so already: all threads look at it.
             if self.alone.load(Ordering::Relaxed) > 0 {
                 self.alone.fetch_min(0, Ordering::Relaxed);
             }
-        } else if self.alone.fetch_add(1, Ordering::Relaxed) + 1 >= ALONE {
+        } else if expected == Expected::Short && self.alone.fetch_add(1, Ordering::Relaxed) + 1 >= ALONE {
             self.allowed.store(1, Ordering::Relaxed);
             self.watch();
         }
@@ -355,7 +376,7 @@ mod tests {
         assert!(places.iter_mut().all(|place| readers.enter(place, nothing)), "all may read");
         for turn in 0..ALONE as usize {
             assert!(places.iter_mut().all(|place| readers.stay(place)), "one after the other so far");
-            let taken = readers.take(&mut places[turn % threads], &LOOKUP, true, nothing);
+            let taken = readers.take(&mut places[turn % threads], &LOOKUP, Expected::Short, nothing);
             assert!(!taken.left);
         }
         let mut only: Vec<Place> = places.into_iter().filter_map(|mut p| readers.stay(&mut p).then_some(p)).collect();
@@ -384,7 +405,7 @@ mod tests {
     }
 
     fn take_one(readers: &Readers, place: &mut Place, kind: &Kind, more: bool) -> bool {
-        readers.take(place, kind, true, || more).left
+        readers.take(place, kind, Expected::Short, || more).left
     }
 
     #[test]
@@ -415,21 +436,53 @@ mod tests {
         assert!(places.iter_mut().all(|place| readers.enter(place, nothing)));
         let [first, second] = &mut places;
         for _ in 0..10 * ALONE {
-            let one = readers.take(first, &LOOKUP, true, nothing);
-            drop(readers.take(second, &LOOKUP, true, nothing));
+            let one = readers.take(first, &LOOKUP, Expected::Short, nothing);
+            drop(readers.take(second, &LOOKUP, Expected::Short, nothing));
             drop(one);
             // Neither do those that are not short, nor streams.
-            drop(readers.take(first, &LOOKUP, false, nothing));
-            drop(readers.take(first, &STREAM, true, nothing));
+            drop(readers.take(first, &LOOKUP, Expected::Long, nothing));
+            drop(readers.take(first, &STREAM, Expected::Short, nothing));
         }
         assert!(places.iter_mut().all(|place| readers.stay(place) && !place.is_only()));
+    }
+
+    #[test]
+    fn what_a_caller_asks_next_is_alone_though_who_answered_it_does_not_run_yet() {
+        let readers = Readers::new(2, true);
+        let mut places = [Place::default(), Place::default()];
+        assert!(places.iter_mut().all(|place| readers.enter(place, nothing)));
+        let [first, second] = &mut places;
+        let mut before = readers.take(first, &LOOKUP, Expected::Short, nothing);
+        for _ in 0..ALONE / 2 {
+            before.answered();
+            let taken = readers.take(second, &LOOKUP, Expected::Short, nothing);
+            drop(before);
+            taken.answered();
+            before = readers.take(first, &LOOKUP, Expected::Short, nothing);
+        }
+        drop(before);
+        assert_eq!(readers.allowed.load(Ordering::Relaxed), 1);
+        assert_eq!(readers.under_way.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_not_known_yet_neither_counts_nor_ends_the_count() {
+        let readers = Readers::new(2, true);
+        let mut place = Place::default();
+        assert!(readers.enter(&mut place, nothing));
+        for expected in [Expected::Short, Expected::Unknown, Expected::Long, Expected::Short] {
+            drop(readers.take(&mut place, &LOOKUP, expected, nothing));
+        }
+        assert_eq!(readers.alone.load(Ordering::Relaxed), 1);
+        drop(readers.take(&mut place, &LOOKUP, Expected::Unknown, nothing));
+        assert_eq!(readers.alone.load(Ordering::Relaxed), 1);
     }
 
     #[test]
     fn another_one_reads_while_something_is_served_that_is_not_short() {
         let (readers, mut only) = readers(2);
         let other = comes(&readers, nothing);
-        let taken = readers.take(&mut only, &LOOKUP, false, nothing);
+        let taken = readers.take(&mut only, &LOOKUP, Expected::Long, nothing);
         assert!(taken.left && !only.is_only());
         assert_eq!(other.recv_timeout(SOON), Ok((true, true)));
     }
@@ -445,7 +498,7 @@ mod tests {
         // It waited for a request all the time, and has not learned that it is the only one now.
         assert!(!readers.stay(&mut first));
         let other = comes(&readers, nothing);
-        let taken = readers.take(&mut last, &LOOKUP, false, nothing);
+        let taken = readers.take(&mut last, &LOOKUP, Expected::Long, nothing);
         assert_eq!(other.recv_timeout(SOON), Ok((true, true)));
         assert!(taken.left);
     }
@@ -459,9 +512,9 @@ mod tests {
             take_one(&readers, &mut first, &LOOKUP, false);
         }
         // It begins while all may read, and another thread finds that one is enough.
-        let change = readers.take(&mut first, &LOOKUP, true, nothing);
+        let change = readers.take(&mut first, &LOOKUP, Expected::Short, nothing);
         drop(change);
-        let _serving = readers.take(&mut last, &LOOKUP, true, nothing);
+        let _serving = readers.take(&mut last, &LOOKUP, Expected::Short, nothing);
         assert!(!readers.stay(&mut first));
         assert_eq!(comes(&readers, || true).recv_timeout(SOON), Ok((true, false)));
     }
@@ -470,7 +523,7 @@ mod tests {
     fn who_is_slow_is_made_an_ordinary_thread_and_stays_the_only_one() {
         let (readers, mut only) = readers(2);
         let other = comes(&readers, nothing);
-        let taken = readers.take(&mut only, &LOOKUP, true, nothing);
+        let taken = readers.take(&mut only, &LOOKUP, Expected::Short, nothing);
         until(|| readers.was_relieved());
         assert!(other.try_recv().is_err() && readers.watched.load(Ordering::SeqCst));
         drop(taken);
@@ -523,7 +576,7 @@ mod tests {
         let (readers, mut only) = readers(2);
         let other = comes(&readers, || true);
         // It serves this one for ever.
-        let taken = readers.take(&mut only, &LOOKUP, true, nothing);
+        let taken = readers.take(&mut only, &LOOKUP, Expected::Short, nothing);
         assert_eq!(other.recv_timeout(SOON), Ok((true, false)));
         assert!(readers.was_relieved() && !readers.was_relieved());
         drop(taken);

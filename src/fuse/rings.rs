@@ -21,7 +21,7 @@ use super::abi::{InHeader, OutHeader, opcode};
 use super::connection::Device;
 use super::deference::{self, Deference};
 use super::dispatch::Dispatcher;
-use super::habits::{Habits, Kind};
+use super::habits::{Expected, Habits, Kind};
 use super::mailbox::Mailbox;
 use super::operations::MAX_WRITE;
 use super::pool::{Pool, Scratch};
@@ -320,7 +320,7 @@ impl<B: Backing> Server<B> {
             };
             let kind = kind(&entry);
             pieces += usize::from(kind.is_data());
-            match self.shared.habits.is_short(&kind) && (alone || !kind.is_much()) {
+            match self.shared.habits.expect(&kind) == Expected::Short && (alone || !kind.is_much()) {
                 false => own.extend(self.give(vec![entry])),
                 true if kind.is_data() && pieces % 2 == 0 => half.push(entry),
                 true => own.push(entry),
