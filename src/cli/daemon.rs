@@ -24,10 +24,13 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use sha2::{Digest, Sha256};
 
 use super::exit::{CliError, CliResult, Exit};
-use crate::sys::process::{file_size_limit, inherited_fd, raise, raise_file_size_limit};
+use crate::sys::process::{file_size_limit, inherited_fd, make_room_for_descriptors, raise, raise_file_size_limit};
 
 /// The variable that gives the child its end of the pipe.
 const READY_FD: &str = "KMSFS_READY_FD";
+/// Descriptors that a process which serves has room for from the beginning, 8 bytes of the kernel's memory each: the directories that a
+/// mount keeps open, and some thousand files.
+const DESCRIPTORS: RawFd = 8192;
 
 /// Starts the child and waits until it is ready or has ended. Returns the exit code of the command.
 /// `args` is the command line as it was understood.
@@ -187,6 +190,15 @@ pub fn harden() {
 pub fn raise_nofile() {
     if let Err(e) = raise(Resource::Nofile) {
         tracing::warn!("cannot raise the number of open files: {e}");
+    }
+}
+
+/// As [`raise_nofile`], for a process that has no other threads yet and will have many files open: nothing it does later waits for the
+/// table of descriptors to grow.
+pub fn prepare_descriptors() {
+    raise_nofile();
+    if let Err(e) = make_room_for_descriptors(DESCRIPTORS) {
+        tracing::warn!("the table of open files stays small: {e}");
     }
 }
 

@@ -95,6 +95,7 @@ pub fn run(settings: &Settings, args: &MountArgs, argv: &[OsString]) -> CliResul
         (false, _) => Readiness::foreground(),
     };
     let (dir, mnt) = mountpoint::check(&args.dir, &args.mountpoint)?;
+    daemon::prepare_descriptors();
     // Before the first thread: only the thread that waits for them gets these signals.
     let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
         .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;

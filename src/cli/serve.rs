@@ -93,6 +93,7 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
         return Err(CliError::usage(format_args!("{address} is reached from other computers, and there is no certificate"))
             .hint("give --tls-cert FILE and --tls-key FILE, or listen on 127.0.0.1; if something else encrypts: --allow-plaintext"));
     }
+    daemon::prepare_descriptors();
     // Before the first thread: only the thread that waits for them gets these signals.
     let signals = SignalSet::block(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])
         .map_err(|e| CliError::failure(format_args!("cannot handle signals: {e}")))?;
@@ -105,7 +106,6 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     if args.quota == Quota::Aws {
         session.engine.limit_requests();
     }
-    daemon::raise_nofile();
     announce(settings, tcp.as_ref(), tls.is_some(), args.unix.as_deref());
     let stop = Stop::new();
     let stopping = stop.clone();

@@ -137,6 +137,19 @@ pub fn raise(resource: Resource) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
+/// Makes the table of descriptors large enough for `descriptors` of them, or as many as this process may have; until then the
+/// kernel doubles it whenever it is full. Call it before other threads exist: with them each doubling waits for a grace period of
+/// RCU (`expand_fdtable` in the kernel's fs/file.c), which takes 5 to 20 ms, and who needs the descriptor waits as long.
+///
+/// # Errors
+/// No memory, or no descriptor left.
+pub fn make_room_for_descriptors(descriptors: RawFd) -> io::Result<()> {
+    let most = getrlimit(Resource::Nofile).current.and_then(|most| RawFd::try_from(most).ok()).unwrap_or(RawFd::MAX);
+    // Its number makes the table grow; nothing else is wanted of it.
+    drop(rustix::io::fcntl_dupfd_cloexec(io::stdin(), descriptors.min(most) - 1)?);
+    Ok(())
+}
+
 /// A set of signals that a thread of its own waits for.
 #[derive(Clone, Copy)]
 pub struct SignalSet(libc::sigset_t);
@@ -232,6 +245,17 @@ pub fn inherited_fd(fd: RawFd) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_descriptors_grows_at_once() {
+        let slots = || {
+            let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+            let slots = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("a size");
+            slots.trim().parse::<RawFd>().expect("a number")
+        };
+        make_room_for_descriptors(700).expect("room");
+        assert!(slots() >= 700);
+    }
 
     #[test]
     fn a_closed_descriptor_is_refused() {
