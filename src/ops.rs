@@ -26,4 +26,4 @@ pub use error::VolumeError;
 pub use finding::{Finding, Paths, Reason};
 pub use modes::{modes_with_lock, modes_without_lock};
 pub use progress::{Progress, Silent};
-pub use walk::Visit;
+pub use walk::{LOST_AND_FOUND, Visit};

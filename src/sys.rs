@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod dirs;
 #[cfg(test)]
 pub mod failing_disk;
 pub mod file;

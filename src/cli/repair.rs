@@ -13,11 +13,11 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
 use crate::format::Outcome;
-use crate::ops::modes_with_lock;
 use crate::ops::open::{FoundVolume, OpenOptions};
 use crate::ops::repair::{
     Action, Applied, ConfigCopy, Plan, PlanOptions, Repair, apply, compare_config, plan, restore_config,
 };
+use crate::ops::{Finding, LOST_AND_FOUND, modes_with_lock};
 
 /// Show what can be put right in a volume, and put it right with --apply
 #[derive(Debug, Args)]
@@ -109,10 +109,7 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
     }
     let sound = match &applied {
         None => plan.repairs.is_empty() && plan.remaining.is_empty(),
-        Some(applied) => {
-            let aside = |r: &Repair| matches!(&r.action, Action::PutAside { why, .. } if *why != Outcome::BadName);
-            applied.failed.is_empty() && plan.remaining.is_empty() && !plan.repairs.iter().any(aside)
-        }
+        Some(applied) => applied.failed.is_empty() && plan.remaining.is_empty() && !plan.repairs.iter().any(puts_aside),
     };
     Ok(if sound { Exit::Ok } else { Exit::Findings })
 }
@@ -167,7 +164,21 @@ fn show(settings: &Settings, args: &RepairArgs, plan: &Plan, applied: Option<&Ap
     if applied.is_some_and(|applied| applied.done > 0) {
         settings.out.note("What was moved or replaced is noted in .kmsfs/repairs.");
     }
+    if plan.repairs.iter().any(puts_aside) || plan.remaining.iter().any(is_aside) {
+        settings.out.note(
+            "What lies in lost+found and cannot be read stays a finding until it is removed, or its header is put back from a backup.",
+        );
+    }
     settings.out.note("Contents were not read: kmsfs verify does that.");
+}
+
+/// Whether it moves what nobody can read, and not what has no name alone.
+fn puts_aside(repair: &Repair) -> bool {
+    matches!(&repair.action, Action::PutAside { why, .. } if *why != Outcome::BadName)
+}
+
+fn is_aside(finding: &Finding) -> bool {
+    finding.paths.plaintext.as_deref().is_some_and(|path| path.starts_with(LOST_AND_FOUND.as_bytes()))
 }
 
 fn place(path: &[u8]) -> String {

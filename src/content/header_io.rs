@@ -14,8 +14,8 @@ use crate::format::header::{STATIC_LEN, without_newest_slot};
 use crate::format::record::{Record, valid_records};
 use crate::format::size::unit_count;
 use crate::keys::RewrapJob;
-use crate::store::{Backing, BackingFile, SetTime, Target, XattrMode};
-use crate::sync::{read, write};
+use crate::store::{Allocate, Backing, BackingFile, SetTime, Target, XattrMode};
+use crate::sync::{Arc, read, write};
 use crate::types::FileId;
 
 const CAPABILITY: &str = "security.capability";
@@ -305,6 +305,42 @@ impl<B: Backing> Content<B> {
             self.noted(self.file().sync(true))?;
         }
         Ok(())
+    }
+
+    /// Gives a file of which only the size survived ([`Outcome::NeverSynced`]) a header, under which it is what it reads as
+    /// already: zeros. Durable when this returns, and until then the file is as it was or as it will be: nothing but the header is
+    /// written, since all else is zero.
+    ///
+    /// # Errors
+    /// Key outcomes, or the backing's error; the file is then what it was.
+    pub fn give_header(&self) -> Result<()> {
+        let mut state = write(&self.state);
+        let Body::NeverSynced = state.body else { return Ok(()) };
+        let new = self.volume.keys.new_header(true)?;
+        let file = self.file();
+        let live = self.volume.live.enter(new.header.file_id(), file.stat()?.ino);
+        if let Err(error) = self.write_quietly(0, &new.bytes) {
+            // A part of it would make the file unreadable.
+            self.clear_header(new.bytes.len(), self.volume.geometry.stored_size(state.size)?)?;
+            return Err(error);
+        }
+        state.body = Body::Units {
+            life: Arc::new(Life::new(&new.bytes, live, new.keys, new.key)),
+            record: new.record,
+            durable: DurableRecord::ALL,
+            unfinished_rewrap: false,
+        };
+        drop(state);
+        self.sync(true)
+    }
+
+    /// Takes away what was written of a header in a file of `stored` bytes that holds nothing else.
+    fn clear_header(&self, header: usize, stored: u64) -> Result<()> {
+        let file = self.file();
+        match file.allocate(Allocate::PunchHole, 0, header as u64) {
+            Err(Errno::OPNOTSUPP) => Ok(file.set_len(0).and_then(|()| file.set_len(stored))?),
+            cleared => Ok(cleared?),
+        }
     }
 
     /// Overwrites the newer of two valid slots with zeros, after the older one was found to open and the newer one was told

@@ -14,6 +14,7 @@ use super::error::Error;
 use crate::crypto::kdf::{ct_eq, mac16};
 use crate::crypto::secret::SecretKey;
 use crate::format::unit::Epoch;
+use crate::sys::dirs::flush_names_to;
 use crate::sys::wal_file;
 use crate::types::{DirId, FileId, VolumeId};
 
@@ -198,10 +199,8 @@ impl Table {
             "INSERT INTO volume VALUES (1, ?1, ?2, ?3)",
             params![volume.as_bytes(), root.as_bytes(), table.mac(b"volume", &[volume.as_bytes(), root.as_bytes()])],
         )?;
-        // A commit in the journal does not make the file's own name durable.
-        if let Some(parent) = path.parent() {
-            std::fs::File::open(parent).and_then(|dir| dir.sync_all()).map_err(create)?;
-        }
+        // A commit in the journal does not make the file's own name durable, nor that of its directory, which may be as new.
+        flush_names_to(path).map_err(create)?;
         Ok(table)
     }
 

@@ -24,6 +24,7 @@ use crate::keys::KeyService;
 use crate::kms::registry::{Registry, VolumeRecord};
 use crate::store::tree::make_meta;
 use crate::store::{Backing, LocalDir};
+use crate::sys::dirs::flush_names_to;
 use crate::types::{DirId, KeyArn, VolumeId};
 
 /// Shortest `NAME_MAX` that holds a side entry (47 characters, FORMAT 8.2) and a short name of 16 bytes.
@@ -110,6 +111,8 @@ pub fn init_volume(
     let root_id = DirId::from_bytes(random(entropy));
     write_root_id(&backing, &config, &keys, root_id)
         .map_err(|e| VolumeError::io(root.join(dirid::ENTRY), "write", e))?;
+    // The directory may have been made for this.
+    flush_names_to(root).map_err(|e| VolumeError::io(root, "flush the name of", e))?;
     if let Some(home) = &options.record_in {
         Freshness::create(&record_path(home, &volume_id), &keys, volume_id, root_id)?;
     }
@@ -194,6 +197,43 @@ fn write_root_id(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::{ManualClock, SystemEntropy};
+    use crate::keys::embedded::EmbeddedKms;
+    use crate::kms::Engine;
+    use crate::kms::custody::{Home, NewHome, NewSlot};
+    use crate::sync::Arc;
+    use crate::sys::failing_disk::{FailingDisk, Left};
+    use crate::types::Timestamp;
+
+    /// The key manager, the record and the volume are in directories that were made for them: none of these is forgotten.
+    #[test]
+    fn what_init_has_made_is_where_it_was_made_after_a_power_cut() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let disk = FailingDisk::below(dir.path());
+        disk.record();
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+        let (home, root) = (dir.path().join("share/new/kms"), dir.path().join("data/new/volume"));
+        let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
+        let (made, _) = Home::create(&home, new, &*clock, &SystemEntropy).expect("created");
+        let engine = Engine::start(made, clock.clone(), Arc::new(SystemEntropy)).expect("started");
+        fs::create_dir_all(&root).expect("made");
+        let id = new_volume_id(&SystemEntropy);
+        let options = InitOptions {
+            key: "alias/aws/kmsfs".into(),
+            label: None,
+            record_in: Some(home),
+            names: NameForm::Encrypted,
+            aead: Backend::Ring,
+        };
+        let service = EmbeddedKms::new(engine.clone(), &id);
+        init_volume(&root, id, &service, &engine.registry(), &options, &*clock, &SystemEntropy).expect("made");
+        let copy = tempfile::tempdir().expect("temporary directory");
+        let history = disk.history();
+        history.cut(history.moments(), &Left::Oldest, copy.path());
+        for path in ["share/new/kms/root.json", &format!("share/new/kms/freshness/{id}.db"), "data/new/volume"] {
+            assert!(copy.path().join(path).exists(), "{path}");
+        }
+    }
 
     #[test]
     fn short_names_fit_the_backing() {

@@ -37,6 +37,11 @@ pub enum Action {
     OlderSlot,
     /// The second record of the header is written anew from the first.
     MirrorRecord,
+    /// A file of which only the size survived a crash gets a header, under which it reads as zeros, as it does without.
+    WriteHeader {
+        /// Bytes that it reads as.
+        size: u64,
+    },
     /// The stored size becomes one that a file can have, with everything that its units hold.
     SetSize {
         /// Bytes of the ciphertext file.
@@ -53,6 +58,11 @@ pub enum Action {
     },
     /// An interrupted operation's leftover, with nothing of a user in it, goes.
     RemoveLeftover,
+    /// An attribute that cannot be read goes; its stored name and value are kept in the log.
+    RemoveAttribute {
+        /// Its name on the backing.
+        stored: String,
+    },
     /// It moves to `lost+found`, or where that is something else, to a directory beside it.
     PutAside {
         /// This one.
@@ -75,9 +85,11 @@ impl Action {
             Self::FinishRewrap => "FinishRewrap",
             Self::OlderSlot => "OlderSlot",
             Self::MirrorRecord => "MirrorRecord",
+            Self::WriteHeader { .. } => "WriteHeader",
             Self::SetSize { .. } => "SetSize",
             Self::Rename { .. } => "Rename",
             Self::RemoveLeftover => "RemoveLeftover",
+            Self::RemoveAttribute { .. } => "RemoveAttribute",
             Self::PutAside { .. } => "PutAside",
         }
     }
@@ -101,11 +113,23 @@ impl std::fmt::Display for Action {
             Self::FinishRewrap => f.write_str("finish an interrupted rewrap"),
             Self::OlderSlot => f.write_str("go back to the wrapped key before the last, as that does not open"),
             Self::MirrorRecord => f.write_str("write the header's second record anew from the first"),
+            Self::WriteHeader { size } => {
+                write!(
+                    f,
+                    "write a header: a crash left nothing of the file but its size, and it stays {size} zero bytes"
+                )
+            }
             Self::SetSize { from, to } => {
                 write!(f, "set the stored size from {from} to {to} bytes, which a file can have")
             }
             Self::Rename { .. } => f.write_str("encrypt the name for this directory, as it was moved here below kmsfs"),
             Self::RemoveLeftover => f.write_str("remove what an interrupted operation left"),
+            Self::RemoveAttribute { stored } => {
+                write!(
+                    f,
+                    "remove the attribute that is stored as {stored}, as nobody can read it, and keep its bytes in .kmsfs/repairs"
+                )
+            }
             Self::PutAside { into, name, why, displaced } => {
                 let name = String::from_utf8_lossy(name).escape_debug().to_string();
                 match displaced {

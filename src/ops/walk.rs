@@ -36,6 +36,10 @@ pub trait Visitor<B: Backing>: Send + Sync {
     fn directory(&self, _dir: &DirVisit<'_, B>) {}
     /// Anything else: a symlink, fifo, socket or device.
     fn other(&self, _object: &Visit<'_, B>) {}
+    /// An encrypted attribute of an object, of which `stored` is the name on the backing, that does not decode.
+    fn attribute(&self, object: (&Paths, &Stat), _stored: &str, outcome: Outcome) {
+        self.finding(Finding::new(object.0, outcome.into()));
+    }
     /// Something is wrong.
     fn finding(&self, finding: Finding);
 }
@@ -301,7 +305,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
             Ok(stat) => stat,
             Err(e) => return self.failed(&paths, e),
         };
-        self.attributes(dir, entry, &paths, stat.kind);
+        self.attributes(dir, entry, &paths, &stat);
         match stat.kind {
             FileKind::Directory => {
                 self.queue.push(Job::Dir { parent: Arc::clone(dir), entry: Some(entry.to_owned()), paths });
@@ -326,8 +330,8 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
     }
 
     /// The encrypted attributes of an object (FORMAT 8.4).
-    fn attributes(&self, dir: &B::Dir, entry: &str, paths: &Paths, kind: FileKind) {
-        if kind == FileKind::Symlink {
+    fn attributes(&self, dir: &B::Dir, entry: &str, paths: &Paths, stat: &Stat) {
+        if stat.kind == FileKind::Symlink {
             // Linux has no user attributes there.
             return;
         }
@@ -352,7 +356,7 @@ impl<B: Backing, V: Visitor<B>> Walker<'_, B, V> {
                 name.and_then(|name| xattr::decode_value(self.how.keys, &name, &value).map(drop))
             };
             if let Err(outcome) = decoded {
-                self.report(paths, outcome);
+                self.visitor.attribute((paths, stat), disk, outcome);
             }
         }
     }

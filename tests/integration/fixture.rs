@@ -254,6 +254,12 @@ impl<B: Backing + Clone> Fixture<B> {
         }
     }
 
+    /// The same volume on the same backing, as one that keeps no record sees it.
+    #[must_use]
+    pub fn without_record(&self) -> Self {
+        Self { record: None, ..self.on(self.backing.clone()) }
+    }
+
     /// Enables or disables the one key.
     pub fn set_key_enabled(&self, enabled: bool) {
         self.service.disabled.store(!enabled, Ordering::SeqCst);

@@ -3,6 +3,7 @@
 
 mod damage;
 pub mod host;
+mod mended;
 mod open;
 mod plain_names;
 pub mod recovery;

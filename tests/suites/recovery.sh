@@ -89,4 +89,27 @@ expect 0 "unmount" "$K" umount "$M"
 notes=$WORK/notes
 expect 3 "a run that notes what is sound" "$K" verify "$C" --resume "$notes"
 check "the notes of a complete run are gone" [ ! -e "$notes" ]
+
+echo "-- what is found comes to an end"
+find "$C" -samefile "$big" -delete
+expect 0 "mount" "$K" mount --daemon "$C" "$M"
+head -c 9000 /dev/zero > "$M/only-its-size"
+head -c 5000 /dev/urandom > "$M/headless"
+expect 0 "unmount" "$K" umount "$M"
+stored=$(find "$C" -type f -size 17256c)
+truncate -s 0 "$stored" && truncate -s 17256 "$stored"
+dd if=/dev/zero of="$(find "$C" -type f -size 13224c)" bs=4096 count=1 conv=notrunc status=none
+expect 3 "verify" "$K" --json verify "$C"
+check "finds both" jq -e '[.findings[].outcome] | sort == ["HeaderLost","NeverSynced"]' "$OUT.data"
+expect 3 "repair puts one of them right and the other aside" "$K" repair "$C" --apply
+said "What lies in lost.found and cannot be read stays a finding" "and says what becomes of it"
+expect 3 "verify" "$K" --json verify "$C"
+check "finds what was put aside only" jq -e '.findings | length == 1 and (.[0].path | startswith("lost+found/"))' "$OUT.data"
+expect 0 "mount" "$K" mount --daemon "$C" "$M"
+check "a file of which only the size was left is the zeros that it was" cmp -n 9000 "$M/only-its-size" /dev/zero
+check "and as long" [ "$(stat -c %s "$M/only-its-size")" = 9000 ]
+rm "$M"/lost+found/*.headless
+expect 0 "unmount" "$K" umount "$M"
+expect 0 "nothing is found any more" "$K" verify "$C"
+expect 0 "nor to be repaired" "$K" repair "$C"
 cases_end

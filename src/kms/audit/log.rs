@@ -98,6 +98,12 @@ struct Appender<'l> {
     at: u64,
 }
 
+/// Makes the names durable of the files in the log, and that of the log, which may be as new.
+fn flush_names(dir: &Path) -> std::io::Result<()> {
+    crash::flush(&File::open(dir)?, false)?;
+    dir.parent().map_or(Ok(()), |home| crash::flush(&File::open(home)?, false))
+}
+
 impl Appender<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), AuditError> {
         let (first, rest) = bytes.split_at(bytes.len() / 2);
@@ -115,7 +121,7 @@ impl Appender<'_> {
             return self.undo(error);
         }
         let Self { dir, path, .. } = self;
-        let durable = dir.map_or(Ok(()), |dir| crash::flush(&File::open(dir)?, false));
+        let durable = dir.map_or(Ok(()), flush_names);
         durable.map_err(|source| AuditError::Io { path, source })
     }
 
@@ -408,7 +414,7 @@ impl Log {
             let file = OpenOptions::new().write(true).open(path)?;
             file.write_all_at(records, at)?;
             crash::flush(&file, true)?;
-            crash::flush(&File::open(&self.dir)?, false)
+            flush_names(&self.dir)
         };
         keep().map_err(|source| AuditError::Io { path: path.to_owned(), source })
     }

@@ -14,6 +14,7 @@ use crate::crypto::secret::SecretKey;
 use crate::env::{Clock, Entropy, random};
 use crate::kms::lock_file::LockFile;
 use crate::kms::seal;
+use crate::sys::dirs::flush_names_to;
 use crate::types::{AccountId, Region, Timestamp};
 
 const KEY_FILE: &str = "domain.key";
@@ -469,7 +470,7 @@ fn make_dir(dir: &Path) -> Result<(), CustodyError> {
         let dir = dir.display();
         return Err(CustodyError::Refused(format!("{dir} can be entered by others; for the keys: chmod 700 {dir}")));
     }
-    Ok(())
+    flush_names_to(dir).map_err(io)
 }
 
 /// Begins to make a home in `dir`, which is made if absent; until [`end`] what is in it is unfinished.

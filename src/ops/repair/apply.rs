@@ -13,7 +13,9 @@ use crate::format::volume::{MAX_LEN, OpenedVolume};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
 use crate::store::tree::{each_entry, make_meta, read_meta, replace};
-use crate::store::{Access, Backing, BackingFile, CHANGE, FileKind, LIST, Modes, OpenDir, RenameMode, SEARCH, Target};
+use crate::store::{
+    Access, Backing, BackingFile, CHANGE, FileKind, LIST, Modes, OpenDir, READ_WRITE, RenameMode, SEARCH, Target,
+};
 use crate::sync::Arc;
 use crate::types::DirId;
 
@@ -154,7 +156,11 @@ impl<B: Backing> Hand<'_, B> {
                 self.replace_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, *id))?;
                 Ok(self.backing.sync_dir(&dir)?)
             }
-            Action::FinishRewrap | Action::MirrorRecord | Action::OlderSlot | Action::SetSize { .. } => {
+            Action::FinishRewrap
+            | Action::MirrorRecord
+            | Action::OlderSlot
+            | Action::WriteHeader { .. }
+            | Action::SetSize { .. } => {
                 let (dir, entry) = self.find(path)?;
                 let file = self.modes.open(&dir, entry, Access::ReadWrite)?;
                 match repair.action {
@@ -168,11 +174,20 @@ impl<B: Backing> Hand<'_, B> {
                             Content::open_damaged(Arc::clone(self.backing), Arc::clone(self.volume), file)?;
                         content.drop_newest_slot(|slot| note("was", json!(data_encoding::HEXLOWER.encode(slot))))
                     }
-                    _ => {
-                        let (backing, volume) = (Arc::clone(self.backing), Arc::clone(self.volume));
-                        Content::open(backing, volume, file, Access::ReadWrite)?.mend_header()
+                    Action::WriteHeader { size } => {
+                        note("size", json!(size))?;
+                        self.open(file)?.give_header()
                     }
+                    _ => self.open(file)?.mend_header(),
                 }
+            }
+            Action::RemoveAttribute { stored } => {
+                let (dir, entry) = self.find(path)?;
+                let target = Target::Named(&*dir, entry);
+                let value = self.modes.get_xattr(target, stored)?;
+                note("was", json!({ "name": stored, "value": data_encoding::HEXLOWER.encode(&value) }))?;
+                let remove = || self.backing.remove_xattr(target, stored);
+                Ok(self.modes.despite_mode(target, READ_WRITE, remove)?)
             }
             Action::Rename { name, under } => {
                 let (dir, entry) = self.find(path)?;
@@ -212,6 +227,10 @@ impl<B: Backing> Hand<'_, B> {
                 Err(Errno::EXIST.into())
             }
         }
+    }
+
+    fn open(&self, file: B::File) -> content::Result<Content<B>> {
+        Content::open(Arc::clone(self.backing), Arc::clone(self.volume), file, Access::ReadWrite)
     }
 
     /// `lost+found` with its id and ciphertext path; made if it is missing.

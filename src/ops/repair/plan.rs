@@ -10,12 +10,13 @@ use crate::content::{self, Content, Volume};
 use crate::env::random_nonzero;
 use crate::format::Outcome;
 use crate::format::name::{EntryKind, NameCodec, side_entry};
+use crate::format::symlink;
 use crate::ops::finding::{Finding, Paths, Reason};
 use crate::ops::names::{Entry, Identity, LiveDirs};
 use crate::ops::progress::Progress;
 use crate::ops::verify::check_copy;
 use crate::ops::walk::{DirVisit, Visit, Visitor, Walk, lost_name, walk};
-use crate::store::{Access, Backing, Modes, Stat};
+use crate::store::{Access, Backing, FileKind, Modes, Stat, Target};
 use crate::sync::{Arc, Mutex, lock};
 use crate::types::DirId;
 
@@ -49,6 +50,7 @@ pub fn plan<B: Backing>(
         progress,
         aside: Mutex::new(None),
         inodes: Mutex::new(HashSet::new()),
+        attributes: Mutex::new(HashSet::new()),
         nameless: Mutex::new(HashMap::new()),
         plan: Mutex::new(Plan::default()),
     };
@@ -80,6 +82,8 @@ struct Planner<'a> {
     aside: Mutex<Option<(String, Vec<u8>)>>,
     /// Files with several names whose header was looked at.
     inodes: Mutex<HashSet<u64>>,
+    /// Attributes that cannot be read, by the inode and the name on the backing: a file with several names is met under each.
+    attributes: Mutex<HashSet<(u64, String)>>,
     /// Ciphertext paths of entries whose names nothing tells, with whether each is put aside for that.
     nameless: Mutex<HashMap<Vec<u8>, bool>>,
     plan: Mutex<Plan>,
@@ -122,11 +126,33 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
         self.progress.done(1, file.stat.size);
     }
 
+    fn other(&self, object: &Visit<'_, B>) {
+        if object.stat.kind != FileKind::Symlink {
+            return;
+        }
+        let target = Target::Named(object.dir, object.entry);
+        // That it cannot be looked at the walk has told.
+        if let Ok(text) = object.modes.backing().read_link(target)
+            && let Err(why) = symlink::decode(&self.volume.keys.volume().keys, &text)
+        {
+            self.put_damaged_aside(object, why);
+        }
+    }
+
+    fn attribute(&self, (paths, stat): (&Paths, &Stat), stored: &str, _outcome: Outcome) {
+        if lock(&self.attributes).insert((stat.ino, stored.to_owned())) {
+            self.repair(paths, Action::RemoveAttribute { stored: stored.to_owned() });
+        }
+    }
+
     fn finding(&self, finding: Finding) {
-        // What is wrong with ids and names is judged with the directory, but for entries that no operation can name.
+        // What is wrong with ids and names is judged with the directory, but for entries that no operation can name; what is wrong with
+        // symlinks when they are met.
         let judged = matches!(
             finding.reason,
-            Reason::Format(Outcome::NoDirId | Outcome::BadDirId | Outcome::WrongDirId | Outcome::BadName)
+            Reason::Format(
+                Outcome::NoDirId | Outcome::BadDirId | Outcome::WrongDirId | Outcome::BadName | Outcome::SymlinkAuth
+            )
         ) && std::str::from_utf8(&finding.paths.ciphertext).is_ok();
         if !judged {
             self.remains(finding);
@@ -174,7 +200,11 @@ impl Planner<'_> {
     fn leftover<B: Backing>(&self, dir: &DirVisit<'_, B>, entry: &Entry, paths: Paths) {
         match super::apply::is_leftover(dir.modes, dir.dir, &entry.raw) {
             Ok(true) => self.repair(&paths, Action::RemoveLeftover),
-            Ok(false) => self.remains(Finding::new(&paths, Outcome::BadName.into())),
+            // Its name hides it, and keeps the directory above it from being removed.
+            Ok(false) => {
+                let name = lost_name(dir.modes, dir.dir, &entry.raw, None);
+                self.put_aside(&paths, (name, false), Outcome::BadName);
+            }
             Err(e) => self.remains(Finding::new(&paths, Reason::Os(e))),
         }
     }
@@ -216,13 +246,27 @@ impl Planner<'_> {
                 Err(e) => self.remains(Finding::new(file.paths, content::Error::into(e))),
             },
             ([], None) => {}
-            ([Outcome::BadSize], None) if first && content.size() > 0 => {
-                self.size(file.paths, file.stat, content.size())
+            ([Outcome::BadSize], None) if content.size() > 0 => {
+                if first {
+                    self.size(file.paths, file.stat, content.size());
+                }
             }
-            ([Outcome::HeaderAuth], None) if first => self.repair(file.paths, Action::OlderSlot),
-            ([Outcome::BadSize | Outcome::HeaderAuth], None) => {}
-            // It reads as zeros, and a crash alone can make it.
-            (_, Some(Outcome::NeverSynced)) => self.remains(Finding::new(file.paths, Outcome::NeverSynced.into())),
+            ([Outcome::HeaderAuth], None) => {
+                if first {
+                    self.repair(file.paths, Action::OlderSlot);
+                }
+            }
+            // A crash alone can make it.
+            (flaws, Some(Outcome::NeverSynced)) if first => {
+                let size = content.size();
+                if flaws.contains(&Outcome::BadSize) {
+                    self.size(file.paths, file.stat, size);
+                }
+                if size > 0 {
+                    self.repair(file.paths, Action::WriteHeader { size });
+                }
+            }
+            (_, Some(Outcome::NeverSynced)) => {}
             (flaws, damage) => {
                 let unreadable =
                     flaws.iter().find(|f| matches!(f, Outcome::RecordAuth | Outcome::Truncated | Outcome::BadSize));
@@ -234,27 +278,30 @@ impl Planner<'_> {
                         | Outcome::KeyServiceTimeout
                         | Outcome::UnknownFeature),
                     ) => self.remains(Finding::new(file.paths, why.into())),
-                    Some(why) => {
-                        let nameless = lock(&self.nameless).get(&file.paths.ciphertext).copied();
-                        let path = file.paths.plaintext.as_deref().unwrap_or(&file.paths.ciphertext);
-                        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-                        match nameless {
-                            None => {
-                                let name = lost_name(file.modes, file.dir, file.entry, Some(name));
-                                self.put_aside(file.paths, (name, false), why);
-                            }
-                            // The walk calls it as it is called there.
-                            Some(true) => {
-                                let paths = Paths { plaintext: None, ..file.paths.clone() };
-                                self.put_aside(&paths, (name.to_vec(), false), why);
-                            }
-                            // Its entry is the only copy of its name.
-                            Some(false) => self.remains(Finding::new(file.paths, why.into())),
-                        }
-                    }
+                    Some(why) => self.put_damaged_aside(file, why),
                     None => flaws.iter().for_each(|f| self.remains(Finding::new(file.paths, (*f).into()))),
                 }
             }
+        }
+    }
+
+    /// Plans the move of what nobody can read.
+    fn put_damaged_aside<B: Backing>(&self, object: &Visit<'_, B>, why: Outcome) {
+        let nameless = lock(&self.nameless).get(&object.paths.ciphertext).copied();
+        let path = object.paths.plaintext.as_deref().unwrap_or(&object.paths.ciphertext);
+        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        match nameless {
+            None => {
+                let name = lost_name(object.modes, object.dir, object.entry, Some(name));
+                self.put_aside(object.paths, (name, false), why);
+            }
+            // The walk calls it as it is called there.
+            Some(true) => {
+                let paths = Paths { plaintext: None, ..object.paths.clone() };
+                self.put_aside(&paths, (name.to_vec(), false), why);
+            }
+            // Its entry is the only copy of its name.
+            Some(false) => self.remains(Finding::new(object.paths, why.into())),
         }
     }
 

@@ -2,10 +2,10 @@
 //! power is cut at any moment.
 //!
 //! Of a SQLite file each sector of 512 bytes holds any version since the last flush of the file; so does one of another file, of which
-//! the version at its last flush and the present one count. The names in a directory are those of its last flush or of any moment
-//! since, whatever others have. What was written behind the place where a file was cut off is lost with the cut: it stands elsewhere.
+//! the version at its last flush and the present one count. The names in a directory, those of directories too, are those of its last
+//! flush or of any moment since, whatever others have: a flush of what has the name makes no name durable. What was written behind the place where a file was cut off is lost with the cut: it stands elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -93,6 +93,7 @@ pub(super) fn look(root: &Path) -> Event {
             // What is gone meanwhile was not seen.
             let Ok(meta) = path.symlink_metadata() else { continue };
             if meta.is_dir() {
+                found.insert(path.clone(), meta.ino());
                 waiting.push(path);
                 continue;
             }
@@ -120,10 +121,20 @@ impl History {
     pub fn cut(&self, after: usize, left: &Left, copy: &Path) {
         let moment = self.moment(after);
         let pick = Pick::new(left);
+        // A directory is there if the one above it has its name, which comes before it here.
+        let mut there = HashSet::from([&*self.root]);
         for (dir, seen) in &moment.names {
             let place = copy.join(dir.strip_prefix(&self.root).expect("it is below"));
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&place).expect("made");
+            if !there.contains(dir) {
+                continue;
+            }
             for (path, ino) in seen[pick.one_of(seen.len())] {
+                if moment.names.contains_key(&**path) {
+                    there.insert(path);
+                    let inner = place.join(path.file_name().expect("a name"));
+                    fs::DirBuilder::new().mode(0o700).create(inner).expect("made");
+                    continue;
+                }
                 let bytes = match (moment.databases.get(&**path), moment.contents.get(ino)) {
                     (Some(database), _) => database.left(&pick),
                     (None, Some(content)) => content.left(&pick),

@@ -13,7 +13,7 @@ use kmsfs::ops::verify::{VerifyOptions, verify};
 use kmsfs::ops::{Finding, Silent};
 use kmsfs::store::{
     Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, LocalDir, Memory, MemoryOptions, Modes, OpClass,
-    Record,
+    Record, Target, XattrMode,
 };
 use kmsfs::types::Timestamp;
 use kmsfs::vfs::{ROOT, Vfs};
@@ -524,7 +524,8 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
         for name in ["one", "two", LONGEST] {
             write(dir, name);
         }
-        let [border, moved, stray, forged] = ["border", "moved", "stray", "forged"].map(|name| write(ROOT, name));
+        let [border, moved, stray, forged, size] =
+            ["border", "moved", "stray", "forged", "size"].map(|name| write(ROOT, name));
         let root = backing.root().expect("root");
         let entry_of = |ino: u64| entry_of(&backing, ino);
         let (d, e) = (entry_of(dir), entry_of(empty));
@@ -534,6 +535,10 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
         file.set_len((HEADER + UNIT) as u64).expect("cut");
         let file = backing.open(&root, &entry_of(forged), Access::ReadWrite).expect("open");
         file.write_at(&[0xff; 4], 50).expect("forged");
+        let file = backing.open(&root, &entry_of(size), Access::ReadWrite).expect("open");
+        let stored = file.stat().expect("stat").size;
+        file.set_len(0).and_then(|()| file.set_len(stored)).expect("all but its size is lost");
+        backing.set_xattr(Target::Dir(&inner), "user.kmsfs.planted", b"value", XattrMode::Create).expect("planted");
         let rename = |from: &str, to: &_, name: &str| {
             backing.rename(&root, from, to, name, kmsfs::store::RenameMode::Replace).expect("rename");
         };
@@ -545,7 +550,7 @@ fn a_power_cut_within_a_repair_leaves_something_to_repair() {
         let base = backing.stop_recording();
         backing.start_recording();
         let planned = repaired(&fixture);
-        assert_eq!(planned.repairs.len(), 6, "{:?}", actions(&planned));
+        assert_eq!(planned.repairs.len(), 8, "{:?}", actions(&planned));
         let whole = contents(&fixture);
         let mut records = base.clone();
         records.extend(backing.stop_recording());

@@ -9,6 +9,9 @@ use crate::kms::audit::AuditFilter;
 use crate::kms::custody::SlotKind;
 use crate::sys::failing_disk::{FailingDisk, History, Left};
 
+/// Where the home is made, with the directory above it.
+const HOME: &str = "share/kms";
+
 /// What was done when a step was acknowledged.
 struct Acknowledged {
     /// So many moments had passed.
@@ -82,7 +85,7 @@ fn record() -> (History, Vec<Acknowledged>) {
     let dir = directory();
     let disk = FailingDisk::below(dir.path());
     disk.record();
-    let home = dir.path().join("kms");
+    let home = dir.path().join(HOME);
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(START)));
     let new = NewHome::with_slots(vec![NewSlot::KeyFile]);
     let (made, _) = Home::create(&home, new, &*clock, &SystemEntropy).expect("created");
@@ -158,7 +161,7 @@ fn what_was_acknowledged_survives_a_power_cut_at_every_write() {
             };
             let copy = directory();
             history.cut(moment, &left, copy.path());
-            check(&copy.path().join("kms"), &done, moment, &format!("moment {moment}, {left:?}"));
+            check(&copy.path().join(HOME), &done, moment, &format!("moment {moment}, {left:?}"));
             states += 1;
         }
     }

@@ -248,7 +248,9 @@ fn a_file_of_the_log_is_not_relied_on_before_its_name_is_durable() {
     crash::flushed();
     bench.describe(&key).expect("there");
     audit.flush().expect("flushed");
-    assert!(crash::flushed().contains(&log), "the name of the file that was found");
+    let flushed = crash::flushed();
+    assert!(flushed.contains(&log), "the name of the file that was found");
+    assert!(flushed.contains(&bench.home()), "the name of the log, which may be as new");
     crash::fail_flush_of(&log);
     bench.describe(&key).expect("there");
     audit.flush().expect_err("the flush of the directory failed");

@@ -1,0 +1,337 @@
+//! What `verify` finds comes to an end with a repair: it finds nothing any more, or what lies in `lost+found`, until that is removed.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use kmsfs::env::{ManualClock, SystemClock};
+use kmsfs::ops::Silent;
+use kmsfs::ops::repair::{Action, Plan, PlanOptions, apply, plan};
+use kmsfs::ops::verify::{VerifyOptions, verify};
+use kmsfs::store::{
+    Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, LocalDir, Memory, Modes, OpClass, RawEntry,
+    XattrMode,
+};
+use kmsfs::types::Timestamp;
+use kmsfs::vfs::{ROOT, SetAttr, Vfs};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::host::{Host, Mounted, ciphertext, edit};
+use crate::fixture::{Fixture, ROOT_USER};
+
+const UNIT: usize = 4096;
+const DATA: usize = 4064;
+const HEADER: usize = 4096;
+
+fn planned(host: &Host, root: &Path) -> Plan {
+    let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
+    plan(&tree, &host.files(root), PlanOptions { threads: 2, accept_single: false }, &Silent).expect("planned")
+}
+
+/// Repairs, and answers what was done as `code path`, sorted; behind it nothing is left to do.
+fn repaired(host: &Host, root: &Path) -> Vec<String> {
+    let plan = planned(host, root);
+    let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
+    let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
+    assert_eq!((applied.done, applied.failed, applied.flushed), (plan.repairs.len(), vec![], Ok(())));
+    assert_eq!(planned(host, root).repairs, []);
+    assert_eq!(plan.remaining, []);
+    let path =
+        |path: &Option<Vec<u8>>| path.as_deref().map_or("?".into(), |path| String::from_utf8_lossy(path).into_owned());
+    let line =
+        |repair: &kmsfs::ops::repair::Repair| format!("{} {}", repair.action.code(), path(&repair.paths.plaintext));
+    let mut done: Vec<String> = plan.repairs.iter().map(line).collect();
+    done.sort();
+    done
+}
+
+fn log(root: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(root.join(".kmsfs/repairs")).expect("the log");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Leaves of a file nothing but its size, as a crash may.
+fn lose_all_but_size(file: &Path) {
+    let size = fs::metadata(file).expect("there").len();
+    let file = File::options().write(true).open(file).expect("open");
+    file.set_len(0).and_then(|()| file.set_len(size)).expect("cut and grown");
+}
+
+fn remove(mounted: &Mounted, dir: u64, name: &str) {
+    mounted.0.unlink(dir, name.as_bytes()).expect("removed");
+}
+
+/// The one entry of `lost+found`.
+fn put_aside(mounted: &Mounted) -> (u64, String) {
+    let dir = mounted.0.lookup(ROOT, b"lost+found").expect("made").ino;
+    let opened = mounted.0.open_dir(dir).expect("open");
+    let mut names = Vec::new();
+    let listed = mounted.0.read_dir(opened, 0, false, |entry| {
+        names.push(String::from_utf8(entry.name.to_vec()).expect("text"));
+        true
+    });
+    listed.expect("listed");
+    mounted.0.release_dir(opened);
+    names.retain(|name| name != "." && name != "..");
+    assert_eq!(names.len(), 1, "{names:?}");
+    (dir, names.remove(0))
+}
+
+#[test]
+fn a_file_of_which_only_the_size_survived_is_a_file_of_zeros_for_good() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let size = 3 * DATA + 77;
+    let file = ciphertext(root, mounted.write(ROOT, "file", &vec![7; size]));
+    let linked = mounted.0.lookup(ROOT, b"file").expect("there").ino;
+    let sub = mounted.mkdir(ROOT, "sub");
+    mounted.0.link(linked, sub, b"second name").expect("linked");
+    let stored = ciphertext(root, mounted.write(ROOT, "stored", &vec![7; DATA]));
+    drop(mounted);
+    lose_all_but_size(&file);
+    // Some filesystems do not know holes.
+    edit(&stored, |bytes| bytes.fill(0));
+    let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000));
+    File::options().write(true).open(&file).expect("open").set_times(times).expect("set");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o6751)).expect("changed");
+    let before = fs::metadata(&file).expect("there");
+    // The one with two names under either.
+    let found = host.findings(root);
+    assert!(found.len() == 2 && found.iter().all(|finding| finding.starts_with("NeverSynced")), "{found:?}");
+    let zeros = vec![0; size];
+    assert_eq!(host.mount(root).read("file").expect("zeros"), zeros);
+
+    let done = repaired(&host, root);
+    assert_eq!(done.len(), 2, "{done:?}");
+    assert!(done.iter().all(|done| done.starts_with("WriteHeader")), "{done:?}");
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let after = fs::metadata(&file).expect("there");
+    let kept = |meta: &fs::Metadata| (meta.ino(), meta.mode(), meta.nlink(), meta.len(), meta.mtime());
+    assert_eq!(kept(&after), kept(&before));
+    assert!(log(root).iter().any(|line| line["action"] == "WriteHeader" && line["size"] == size));
+    let mounted = host.mount(root);
+    assert_eq!(mounted.read("file").expect("as before"), zeros);
+    assert_eq!(mounted.read("stored").expect("as before"), vec![0; DATA]);
+    let opened = mounted.0.open(linked, true).expect("open");
+    mounted.0.write(opened.handle, 10, b"written").expect("as any file");
+    mounted.0.fsync(opened.handle, false).expect("flushed");
+    mounted.0.release(opened.handle);
+    assert_eq!(mounted.read("file").expect("read")[..20], *b"\0\0\0\0\0\0\0\0\0\0written\0\0\0");
+    drop(mounted);
+    // What a repair has flushed cannot be cut off unnoticed.
+    edit(&stored, |bytes| bytes.truncate(HEADER + UNIT + 50));
+    assert_eq!(host.findings(root), ["Truncated stored"]);
+}
+
+/// A header that is written in part makes unreadable what reads as zeros.
+#[test]
+fn a_header_that_cannot_be_written_leaves_the_file_as_it_is() {
+    let mut failed = 0;
+    for (after, punches) in (0..4).flat_map(|after| [(after, true), (after, false)]) {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
+        let backing = Faulty::new(Memory::new(clock.clone()), FaultPlan::new());
+        let fixture = Fixture::new(backing.clone(), clock);
+        let vfs = fixture.mount();
+        let (_, opened) = vfs.create(ROOT, b"file", 0o644, &ROOT_USER).expect("created");
+        vfs.write(opened.handle, 0, &[7; 3 * DATA]).expect("written");
+        vfs.release(opened.handle);
+        drop(vfs);
+        let (root, mut entries) = (backing.root().expect("root"), Vec::new());
+        backing.read_list(&mut backing.list(&root).expect("list"), 0, &mut entries).expect("read");
+        let is_it = |entry: &RawEntry| entry.kind == Some(FileKind::Regular) && !entry.name.starts_with(b".");
+        let entry = String::from_utf8(entries.into_iter().find(is_it).expect("there").name).expect("ASCII");
+        let file = backing.open(&root, &entry, Access::ReadWrite).expect("open");
+        let size = file.stat().expect("stat").size;
+        file.set_len(0).and_then(|()| file.set_len(size)).expect("all but its size is lost");
+
+        let repair = || {
+            let (tree, volume) = (Modes::new(Arc::new(backing.clone()), false), Arc::new(fixture.volume()));
+            let plan =
+                plan(&tree, &volume, PlanOptions { threads: 1, accept_single: false }, &Silent).expect("planned");
+            apply(&tree, &volume, &plan, &SystemClock)
+        };
+        let full = Fault::once(&[OpClass::Write], after, Errno::NOSPC).with_partial_write(1000);
+        backing.plan().inject(full);
+        if !punches {
+            backing.plan().inject(Fault::from(&[OpClass::Allocate], 0, Errno::OPNOTSUPP));
+        }
+        let is_done = repair().is_ok_and(|applied| applied.failed.is_empty());
+        failed += usize::from(!is_done);
+        backing.plan().heal();
+        let read = |vfs: &Vfs<_>| {
+            let opened = vfs.open(vfs.lookup(ROOT, b"file").expect("there").ino, false).expect("open");
+            let read = vfs.read(opened.handle, 0, 1 << 20, <[u8]>::to_vec).expect("read");
+            vfs.release(opened.handle);
+            read
+        };
+        assert_eq!(read(&fixture.mount()), [0; 3 * DATA], "write {after}");
+        // It may have failed at the record behind the flush only.
+        let applied = repair().expect("repaired");
+        assert!(applied.failed.is_empty() && applied.done <= usize::from(!is_done), "{applied:?}");
+        assert_eq!(repair().map(|again| again.done), Ok(0));
+        let (tree, volume) = (Modes::new(Arc::new(backing.clone()), false), Arc::new(fixture.volume()));
+        let options = VerifyOptions { threads: 1, in_use: false, resume: None };
+        assert_eq!(verify(&tree, &volume, options, &Silent, &|_| ()).expect("verified").findings, []);
+        assert_eq!(read(&fixture.mount()), [0; 3 * DATA], "write {after}");
+        assert_eq!(file.stat().expect("stat").size, size);
+    }
+    assert!(failed >= 4, "the log and the header, {failed}");
+}
+
+#[test]
+fn a_size_that_no_file_can_have_is_mended_with_the_header() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let [border, short] = ["border", "short"].map(|name| ciphertext(root, mounted.write(ROOT, name, &[7; 2 * DATA])));
+    drop(mounted);
+    for (file, size) in [(&border, HEADER + UNIT), (&short, 100)] {
+        edit(file, |bytes| *bytes = vec![0; size]);
+    }
+    assert_eq!(host.findings(root), ["BadSize border", "BadSize short"]);
+    assert_eq!(repaired(&host, root), ["SetSize border", "SetSize short", "WriteHeader border"]);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let mounted = host.mount(root);
+    assert_eq!(mounted.read("border").expect("a unit"), [0; DATA]);
+    assert_eq!(mounted.read("short").expect("empty"), b"");
+}
+
+#[test]
+fn a_header_with_less_than_a_unit_behind_it_is_put_aside() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let (_, opened) = mounted.0.create(ROOT, b"file", 0o644, &ROOT_USER).expect("created");
+    mounted.0.write(opened.handle, 0, b"never flushed").expect("written");
+    mounted.0.release(opened.handle);
+    let file = ciphertext(root, mounted.0.lookup(ROOT, b"file").expect("there").ino);
+    drop(mounted);
+    edit(&file, |bytes| bytes.truncate(HEADER + UNIT - 1));
+    assert_eq!(host.findings(root), ["BadSize file"]);
+    assert_eq!(repaired(&host, root), ["PutAside file"]);
+    let mounted = host.mount(root);
+    let (aside, name) = put_aside(&mounted);
+    assert_eq!(host.findings(root), [format!("BadSize lost+found/{name}")]);
+    remove(&mounted, aside, &name);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
+#[test]
+fn an_attribute_that_nobody_can_read_goes_into_the_log() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let ino = mounted.write(ROOT, "file", b"content");
+    mounted.0.link(ino, ROOT, b"second name").expect("linked");
+    mounted.0.set_xattr(ino, b"user.kept", b"one", XattrMode::Set).expect("set");
+    mounted.0.set_xattr(ino, b"user.lost", b"two", XattrMode::Set).expect("set");
+    let file = ciphertext(root, ino);
+    drop(mounted);
+    let mut buffer = vec![0; 4096];
+    let len = rustix::fs::listxattr(&file, &mut buffer[..]).expect("listed");
+    let names = buffer[..len].split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
+    let names: Vec<&str> = names.map(|name| std::str::from_utf8(name).expect("ASCII")).collect();
+    // Which of the two it is only the key tells.
+    rustix::fs::setxattr(&file, names[0], b"forged", XattrFlags::empty()).expect("set");
+    rustix::fs::setxattr(&file, "user.kmsfs.planted", b"value", XattrFlags::empty()).expect("set");
+    let mut found: Vec<String> = host.findings(root);
+    found.dedup_by_key(|finding| finding.split(' ').next().map(str::to_owned));
+    assert_eq!(found.len(), 2, "BadName and XattrAuth: {found:?}");
+
+    let done = repaired(&host, root);
+    assert_eq!(done.iter().map(|done| done.split(' ').next()).collect::<Vec<_>>(), [Some("RemoveAttribute"); 2]);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+    let mut kept: Vec<_> = log(root).into_iter().map(|line| line["was"].clone()).collect();
+    kept.sort_by_key(|was| was["value"].to_string());
+    assert_eq!(
+        kept,
+        [
+            serde_json::json!({ "name": names[0], "value": hex(b"forged") }),
+            serde_json::json!({ "name": "user.kmsfs.planted", "value": hex(b"value") }),
+        ]
+    );
+    let mounted = host.mount(root);
+    let ino = mounted.0.lookup(ROOT, b"file").expect("there").ino;
+    assert_eq!(mounted.0.list_xattrs(ino, true).expect("listed").len(), 1, "the other one stays");
+}
+
+#[test]
+fn a_symlink_that_nobody_can_read_is_put_aside_as_it_is() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    mounted.symlink(ROOT, "link", "target");
+    let link = ciphertext(root, mounted.0.lookup(ROOT, b"link").expect("there").ino);
+    drop(mounted);
+    fs::remove_file(&link).expect("removed");
+    std::os::unix::fs::symlink("forged", &link).expect("planted");
+    assert_eq!(host.findings(root), ["SymlinkAuth link"]);
+    assert_eq!(repaired(&host, root), ["PutAside link"]);
+    let to = log(root).pop().expect("a line")["to"].as_str().expect("a path").to_owned();
+    assert_eq!(fs::read_link(root.join(to)).expect("there"), Path::new("forged"));
+    let mounted = host.mount(root);
+    let (aside, name) = put_aside(&mounted);
+    assert!(name.ends_with(".link"), "{name}");
+    assert_eq!(host.findings(root), [format!("SymlinkAuth lost+found/{name}")]);
+    remove(&mounted, aside, &name);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_hidden_name_hides_comes_to_light() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let parent = mounted.mkdir(ROOT, "parent");
+    let hidden = mounted.mkdir(parent, "hidden");
+    mounted.write(hidden, "inside", b"content");
+    let hidden = ciphertext(root, hidden);
+    drop(mounted);
+    fs::rename(&hidden, hidden.with_file_name("~T0123456789")).expect("renamed below kmsfs");
+    let plan = planned(&host, root);
+    assert!(matches!(&plan.repairs[..], [one] if matches!(one.action, Action::PutAside { .. })), "{plan:?}");
+    repaired(&host, root);
+    let mounted = host.mount(root);
+    let (aside, name) = put_aside(&mounted);
+    let found = mounted.0.lookup(aside, name.as_bytes()).expect("there").ino;
+    let inside = mounted.0.lookup(found, b"inside").expect("its names are bound to it, not to its place").ino;
+    let opened = mounted.0.open(inside, false).expect("open");
+    assert_eq!(mounted.0.read(opened.handle, 0, 100, <[u8]>::to_vec).expect("read"), b"content");
+    mounted.0.release(opened.handle);
+    mounted.0.rmdir(ROOT, b"parent").expect("nothing is left in it");
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
+/// The units of a file without a header are of no use to anybody, unless somebody has a copy of the header.
+#[test]
+fn what_is_put_aside_comes_back_with_its_header() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let file = ciphertext(root, mounted.write(ROOT, "file", b"content"));
+    drop(mounted);
+    let header = fs::read(&file).expect("read")[..HEADER].to_vec();
+    edit(&file, |bytes| bytes[..HEADER].fill(0));
+    assert_eq!(host.findings(root), ["HeaderLost file"]);
+    assert_eq!(repaired(&host, root), ["PutAside file"]);
+    let line = log(root).pop().expect("a line");
+    let moved = root.join(line["to"].as_str().expect("a path"));
+    edit(&moved, |bytes| bytes[..HEADER].copy_from_slice(&header));
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let mounted = host.mount(root);
+    let (aside, name) = put_aside(&mounted);
+    let ino = mounted.0.lookup(aside, name.as_bytes()).expect("there").ino;
+    mounted.0.setattr(ino, None, &SetAttr { size: Some(0), ..Default::default() }).expect("an end too");
+    assert_eq!(host.findings(root), Vec::<String>::new());
+}
