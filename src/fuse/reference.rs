@@ -24,8 +24,11 @@ use super::tune::tune;
 use super::writeback::{self, Job};
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
-use crate::sys::reserve;
+use crate::sys::{reserve, threads};
 use crate::vfs::{Attr, Caller, DirEntry, Error, Result, SetAttr, Vfs};
+
+/// Threads that `ready` starts at most: who waits for signals, and who looks at the keys.
+const STARTED_BY_READY: usize = 2;
 
 /// Mounts and serves until somebody unmounts.
 pub(super) fn serve<B: Backing>(
@@ -33,15 +36,27 @@ pub(super) fn serve<B: Backing>(
     spec: &MountSpec,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
+    let connection = mount::mount(spec)?;
+    serve_mount(vfs, spec, connection, ready).inspect_err(|_| mount::abandon(spec))
+}
+
+fn serve_mount<B: Backing>(
+    vfs: Arc<Vfs<B>>,
+    spec: &MountSpec,
+    connection: OwnedFd,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     let (sender, jobs) = writeback::queue();
     let adapter = Adapter::new(vfs, spec.read_only, sender);
     let acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let connection = mount::mount(spec)?;
-    let session = session(adapter, connection, acl, spec.threads.max(2)).inspect_err(|_| mount::abandon(spec))?;
+    let count = spec.threads.max(2);
+    let session = session(adapter, connection, acl, count)?;
     let notifier = session.notifier();
     writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
     tune(spec.mountpoint.clone(), spec.write_through);
-    ready().inspect_err(|_| mount::abandon(spec))?;
+    // The session starts its own when the mount was said to be there.
+    threads::check(count + STARTED_BY_READY)?;
+    ready()?;
     session.run()
 }
 
