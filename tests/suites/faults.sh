@@ -307,7 +307,8 @@ few_for_serve() {
 if GROUP=$(pids_group); then
   check "no threads: a mount is served, or says why it is not and is no mount" few_threads
   no_more_threads
-  check "no threads: a mount that has its own goes on under load without another" py load "$M"
+  mkdir "$M/busy"
+  check "no threads: a mount that has its own goes on under load without another" py load "$M/busy"
   check "no threads: and is asked for its state" timeout 30 "$K" stats "$M"
   check "no threads: unmount" "$K" umount "$M"
   check "no threads: the same through fuser" few_threads --transport=fuser
