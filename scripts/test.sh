@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # test.sh [--quick | --long] [--no-install] [STEP...]: runs all tests, and installs what they need.
 #
-#   (default)   everything, bounded: about 20 minutes on two cores
+#   (default)   everything, bounded: less than half an hour on two cores
 #   --quick     no application suites, fewer operations
-#   --long      fsx with 100,000 operations and many seeds, all torture tests, longer applications (hours)
+#   --long      fsx with 100,000 operations and many seeds, more rounds of everything, longer applications (hours)
 #   --no-install   use what is there; steps whose tools are missing are skipped
 #   STEP        run only these (a test needs the steps `build` before it)
 #
@@ -157,12 +157,12 @@ fi
 step unit-tests cargo test --release --locked --lib --config profile.release.package.kmsfs.opt-level=0
 step integration cargo test --release --locked --test integration
 step doc-tests cargo test --release --locked --doc
-# Its own build: the scheduler takes the place of every lock.
 if [ "$MODE" = long ]; then
   # Power cuts, with what is drawn at random drawn anew: the logs say from which seeds.
   step cuts env PROPTEST_CASES=2000 KMSFS_TEST_CUTS=10 cargo test --release --locked --test integration -- crash::
   step cuts-kms env KMSFS_TEST_CUTS="20:$RANDOM" cargo test --release --locked --lib --config profile.release.package.kmsfs.opt-level=0 -- power_cut
-  step shuttle cargo test --release --locked --features shuttle --lib shuttle
+  # Random changes of the corpora, others in each run.
+  step mutations env KMSFS_TEST_FUZZ=20 cargo test --release --locked --test integration -- fuzz::mutations
   if cargo +nightly fuzz --version > /dev/null 2>&1; then
     step fuzz fuzz_smoke
   else
@@ -208,6 +208,14 @@ fi
 if [ "$MODE" != quick ] && wanted fuzz-targets; then
   beside fuzz-targets env CUSTOM_LIBFUZZER_PATH=/nonexistent/libfuzzer.a \
     cargo check --locked --manifest-path fuzz/Cargo.toml --target-dir "$(target_dir)/fuzz"
+fi
+# Interleavings of threads: its own build, in which a scheduler takes the place of every lock, as the unit tests are built. The suites
+# run meanwhile; the one that asks cargo comes long after it was compiled.
+if [ "$MODE" != quick ] && wanted shuttle; then
+  times=1
+  [ "$MODE" != long ] || times=20
+  beside shuttle env KMSFS_TEST_INTERLEAVINGS=$times cargo test --release --locked --lib --features shuttle \
+    --config profile.release.package.kmsfs.opt-level=0 shuttle_tests
 fi
 mounted cli $S/cli.sh
 mounted interrupted $S/interrupted.sh
@@ -260,7 +268,7 @@ case $MODE in
 esac
 case $MODE in
   quick) skip torture "left out by --quick" ;;
-  normal) root_mounted torture mkfs.ext4 env ROUNDS=2 python3 tests/torture/torture.py kmsfs kill9_overwrite power_overwrite torn_overwrite power_replace kill9_namespace enospc tamper damaged_ops ;;
+  normal) root_mounted torture mkfs.ext4 env ROUNDS=2 python3 tests/torture/torture.py kmsfs ;;
   long) root_mounted torture mkfs.ext4 env ROUNDS=8 python3 tests/torture/torture.py kmsfs ;;
 esac
 root_mounted demo-volume losetup scripts/demo-volume.sh
@@ -285,6 +293,8 @@ else
 fi
 
 [ -z "${BESIDE[fuzz-targets]:-}" ] || step fuzz-targets collect fuzz-targets
+if [ "$MODE" = quick ]; then skip shuttle "left out by --quick"
+elif wanted shuttle; then step shuttle collect shuttle; fi
 
 # ---- the end ------------------------------------------------------------------------------------------------------
 [ ${#SKIPPED[@]} = 0 ] || printf 'skipped steps (%d): %s\n' ${#SKIPPED[@]} "${SKIPPED[*]}"

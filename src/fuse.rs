@@ -32,6 +32,7 @@ mod writeback;
 
 pub use connection::PageCache;
 pub use dispatch::Dispatcher;
+pub use reference::serve_connection as serve_reference;
 pub use reply::Sink;
 pub use rings::available as rings_available;
 pub use session::serve;

@@ -32,10 +32,13 @@ pub fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Runs a test under many interleavings of its threads: random ones, and ones in which few switches do the harm.
+/// Runs a test under many interleavings of its threads: random ones, and ones in which few switches do the harm; others in each run,
+/// and `KMSFS_TEST_INTERLEAVINGS` times as many. What fails tells its schedule.
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) fn explore(interleavings: usize, test: impl Fn() + Clone + Send + Sync + 'static) {
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    let times = std::env::var("KMSFS_TEST_INTERLEAVINGS").map_or(1, |times| times.parse().expect("a number"));
+    let interleavings = interleavings * times;
     let mut config = shuttle::Config::new();
     // The default is too small for the ciphers of a debug build.
     config.stack_size = 1 << 20;

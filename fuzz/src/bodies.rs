@@ -1,5 +1,5 @@
-//! What each fuzz target does with its input. `cargo test` runs the same functions on the committed corpus and on
-//! damaged copies of it (`tests/integration/fuzz.rs`).
+//! What each fuzz target does with its input. `cargo test` runs the same functions on the committed corpus, on damaged
+//! copies of it and on random changes of it (`tests/integration/fuzz.rs`).
 //!
 //! Each answers whether the input was accepted; a parser that accepts something must give it back unchanged where its
 //! form is canonical. Anything else that is wrong panics.

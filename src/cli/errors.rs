@@ -2,7 +2,7 @@
 
 use data_encoding::HEXLOWER;
 
-use super::exit::{CliError, Exit, remedy};
+use super::exit::{CliError, Exit, NO_THREAD, remedy};
 use super::mounts;
 use crate::format::Outcome;
 use crate::keys::KeyError;
@@ -47,6 +47,7 @@ impl From<KmsError> for CliError {
             KmsError::KeyUnavailable { .. } => {
                 (Exit::KmsUnavailable, Some("kmsfs key-store describe shows the key store's connection".to_owned()))
             }
+            KmsError::NoThread(_) => (Exit::KmsUnavailable, Some(NO_THREAD.to_owned())),
             KmsError::Internal(_) => (Exit::KmsUnavailable, Some("kmsfs doctor looks for the cause".to_owned())),
             KmsError::AlreadyExists(_)
             | KmsError::InvalidKeyUsage(_)

@@ -167,12 +167,13 @@ pub fn remedy(error: &std::io::Error) -> Option<&'static str> {
     })
 }
 
+/// What to do where a thread could not be started.
+pub const NO_THREAD: &str = "a thread could not be started: raise the limit of threads (ulimit -u, TasksMax= of a systemd unit, the pids of a container) or of memory (ulimit -v, ulimit -d)";
+
 /// As [`remedy`], where threads are started.
 pub fn thread_remedy(error: &std::io::Error) -> Option<&'static str> {
     match error.raw_os_error() {
-        Some(libc::EAGAIN) => Some(
-            "a thread could not be started: raise the limit of threads (ulimit -u, TasksMax= of a systemd unit, the pids of a container) or of memory (ulimit -v, ulimit -d)",
-        ),
+        Some(libc::EAGAIN) => Some(NO_THREAD),
         _ => remedy(error),
     }
 }

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::json;
 
 use super::daemon::{self, notify_systemd};
-use super::exit::{CliError, CliResult, Exit};
+use super::exit::{CliError, CliResult, Exit, thread_remedy};
 use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
@@ -106,7 +106,7 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     if args.quota == Quota::Aws {
         session.engine.limit_requests();
     }
-    announce(settings, tcp.as_ref(), tls.is_some(), args.unix.as_deref());
+    let endpoint = endpoint(tcp.as_ref(), tls.is_some());
     let stop = Stop::new();
     let stopping = stop.clone();
     let end = move || {
@@ -121,8 +121,11 @@ pub fn run(settings: &Settings, args: &ServeArgs) -> CliResult {
     threads::spawn("kmsfs-signals", end).map_err(|e| CliError::no_thread(&e))?;
     let limits = limits(args.max_connections);
     let server = Server { engine: session.engine.clone(), clock: system_clock(), tcp, tls, unix, limits };
-    notify_systemd("READY=1");
-    let served = server.run(&stop);
+    let ready = || {
+        announce(settings, endpoint.as_deref(), args.unix.as_deref());
+        notify_systemd("READY=1");
+    };
+    let served = server.run(&stop, ready);
     if let Some(path) = &args.unix {
         let _ = fs::remove_file(path);
     }
@@ -145,9 +148,12 @@ fn limits(wanted: usize) -> Limits {
     Limits { connections, local_connections, ..Limits::default() }
 }
 
-fn announce(settings: &Settings, tcp: Option<&TcpListener>, tls: bool, unix: Option<&Path>) {
+fn endpoint(tcp: Option<&TcpListener>, tls: bool) -> Option<String> {
     let address = tcp.and_then(|listener| listener.local_addr().ok());
-    let endpoint = address.map(|address| format!("{}://{address}", if tls { "https" } else { "http" }));
+    address.map(|address| format!("{}://{address}", if tls { "https" } else { "http" }))
+}
+
+fn announce(settings: &Settings, endpoint: Option<&str>, unix: Option<&Path>) {
     let out = settings.out;
     if out.is_json() {
         out.line(&json!({ "message_type": "serving", "endpoint": endpoint, "unix": unix }), String::new);
@@ -193,6 +199,8 @@ impl From<TlsError> for CliError {
 
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> Self {
-        Self::failure(error)
+        let ServerError::Io { source, .. } = &error;
+        let hint = thread_remedy(source).map(str::to_owned);
+        Self { hint, ..Self::failure(error) }
     }
 }

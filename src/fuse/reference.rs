@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,7 +24,11 @@ use super::tune::tune;
 use super::writeback::{self, Job};
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::{reserve, threads};
 use crate::vfs::{Attr, Caller, DirEntry, Error, Result, SetAttr, Vfs};
+
+/// Threads that `ready` starts at most: who waits for signals, and who looks at the keys.
+const STARTED_BY_READY: usize = 2;
 
 /// Mounts and serves until somebody unmounts.
 pub(super) fn serve<B: Backing>(
@@ -31,20 +36,50 @@ pub(super) fn serve<B: Backing>(
     spec: &MountSpec,
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    let (sender, jobs) = writeback::queue();
-    let operations = Arc::new(Operations::new(vfs, spec.read_only));
-    let adapter = Adapter { operations: Arc::clone(&operations), postponed: Mutex::new(sender) };
-    let mut config = Config::default();
-    config.acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(spec.threads.max(2));
     let connection = mount::mount(spec)?;
-    let session = Session::from_fd(adapter, connection, config.acl, config);
-    let session = session.inspect_err(|_| mount::abandon(spec))?;
+    serve_mount(vfs, spec, connection, ready).inspect_err(|_| mount::abandon(spec))
+}
+
+fn serve_mount<B: Backing>(
+    vfs: Arc<Vfs<B>>,
+    spec: &MountSpec,
+    connection: OwnedFd,
+    ready: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
+    let (sender, jobs) = writeback::queue();
+    let adapter = Adapter::new(vfs, spec.read_only, sender);
+    let acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let count = spec.threads.max(2);
+    let session = session(adapter, connection, acl, count)?;
     let notifier = session.notifier();
     writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
     tune(spec.mountpoint.clone(), spec.write_through);
-    ready().inspect_err(|_| mount::abandon(spec))?;
+    // The session starts its own when the mount was said to be there.
+    threads::check(count + STARTED_BY_READY)?;
+    ready()?;
     session.run()
+}
+
+/// Serves the requests of a connection that somebody else has made, one after the other, until it ends; nobody is asked to write
+/// anything back.
+///
+/// # Errors
+/// A connection that ends before `INIT`, or fails.
+pub fn serve_connection<B: Backing>(vfs: Arc<Vfs<B>>, connection: OwnedFd) -> io::Result<()> {
+    let (sender, _no_jobs) = writeback::queue();
+    session(Adapter::new(vfs, false, sender), connection, SessionACL::All, 1)?.run()
+}
+
+fn session<B: Backing>(
+    adapter: Adapter<B>,
+    connection: OwnedFd,
+    acl: SessionACL,
+    threads: usize,
+) -> io::Result<Session<Adapter<B>>> {
+    let mut config = Config::default();
+    config.acl = acl;
+    config.n_threads = Some(threads);
+    Session::from_fd(adapter, connection, acl, config)
 }
 
 /// The filesystem as `fuser` calls it.
@@ -175,6 +210,10 @@ fn blank(ino: u64, kind: FileKind) -> FileAttr {
 }
 
 impl<B: Backing> Adapter<B> {
+    fn new(vfs: Arc<Vfs<B>>, read_only: bool, postponed: Sender<Job>) -> Self {
+        Self { operations: Arc::new(Operations::new(vfs, read_only)), postponed: Mutex::new(postponed) }
+    }
+
     fn vfs(&self) -> &Vfs<B> {
         &self.operations.vfs
     }
@@ -409,15 +448,23 @@ impl<B: Backing> Filesystem for Adapter<B> {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let write = |operations: &Operations<B>| operations.write(ino.0, fh.0, offset, data, false);
-        guarded("write", || match self.admitted(Need::Passing, write) {
-            Ok(size) => reply.written(size),
-            Err(error) => reply.error(errno(error)),
+        // The kernel writes back what was acknowledged long ago, and does not try again.
+        let write_back = |operations: &Operations<B>| reserve::urgently(|| operations.write_back(fh.0, offset, data));
+        guarded("write", || {
+            let written = match write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+                true => self.admitted(Need::Little, write_back),
+                false => self.admitted(Need::Passing, write),
+            };
+            match written {
+                Ok(size) => reply.written(size),
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 

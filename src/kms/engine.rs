@@ -156,8 +156,8 @@ impl Engine {
             Ok(()) => {}
         }
         let background = shared.clone();
-        let thread = threads::spawn("kms", move || background.work())
-            .map_err(|error| KmsError::Internal(format!("cannot start a thread: {error}")))?;
+        let thread =
+            threads::spawn("kms", move || background.work()).map_err(|error| KmsError::NoThread(error.to_string()))?;
         let worker = Arc::new(Worker { shared: shared.clone(), thread: Mutex::new(Some(thread)) });
         Ok(Self { shared, _worker: worker })
     }

@@ -123,6 +123,9 @@ pub enum KmsError {
     /// The key manager itself failed: its database, its files.
     #[error("{0}")]
     Internal(String),
+    /// The system gives no thread; its error.
+    #[error("cannot start a thread: {0}")]
+    NoThread(String),
 }
 
 /// What is wrong with a custom key store or its cluster.
@@ -213,7 +216,7 @@ impl KmsError {
             Self::Serialization(_) => "SerializationException",
             Self::UnknownOperation(_) => "UnknownOperationException",
             Self::Throttling => "ThrottlingException",
-            Self::Internal(_) => "KMSInternalException",
+            Self::Internal(_) | Self::NoThread(_) => "KMSInternalException",
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -31,6 +31,8 @@ struct Patience {
 const USUAL: Patience = Patience { quiet: Duration::from_secs(10), more: Duration::from_secs(110) };
 /// Of who only looks, and of who has waited in vain before.
 const BRIEF: Patience = Patience { quiet: Duration::from_secs(2), more: Duration::ZERO };
+/// How often who has no thread to wait with tries again.
+const TRY_EVERY: Duration = Duration::from_millis(2);
 
 static BRIEFLY: AtomicBool = AtomicBool::new(false);
 /// Files that somebody in this process has waited for in vain, and did not get since.
@@ -94,18 +96,62 @@ impl LockFile {
     }
 }
 
-/// Waits in a thread, which has a place in the kernel's queue; if nobody waits for it any more it lets go of the file at once.
+/// Who waits for a file.
+enum Waiter {
+    /// A thread, which has a place in the kernel's queue; if nobody waits for it any more it lets go of the file at once.
+    Thread(Receiver<io::Result<File>>),
+    /// The caller, by trying again and again: the system gives no thread.
+    Caller(Option<File>),
+}
+
+impl Waiter {
+    fn of(file: File) -> io::Result<Self> {
+        let (sender, answer) = channel();
+        let second = file.try_clone();
+        let thread = threads::spawn("kms-lock", move || {
+            run_like_the_first_thread(None);
+            let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
+            let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
+        });
+        match thread {
+            Ok(_) => Ok(Self::Thread(answer)),
+            Err(error) => second.map(|file| Self::Caller(Some(file))).map_err(|_| error),
+        }
+    }
+
+    /// The file, if it can be had within `time`.
+    fn within(&mut self, time: Duration) -> Option<io::Result<File>> {
+        match self {
+            Self::Thread(answer) => match answer.recv_timeout(time) {
+                Ok(locked) => Some(locked),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    Some(Err(io::Error::other("the thread that waited for a lock ended")))
+                }
+            },
+            Self::Caller(file) => {
+                let began = Instant::now();
+                loop {
+                    let locked = flock(file.as_ref()?, FlockOperation::NonBlockingLockExclusive);
+                    match locked {
+                        Ok(()) => return file.take().map(Ok),
+                        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) if began.elapsed() < time => {
+                            std::thread::sleep(TRY_EVERY);
+                        }
+                        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => return None,
+                        Err(other) => return Some(Err(other.into())),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits for a file that somebody else holds.
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
-    let (sender, answer): (_, Receiver<io::Result<File>>) = channel();
-    threads::spawn("kms-lock", move || {
-        run_like_the_first_thread(None);
-        let locked = rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
-        let _ = sender.send(locked.map(|()| file).map_err(io::Error::from));
-    })?;
-    let ended = |_| io::Error::other("the thread that waited for a lock ended");
-    match answer.recv_timeout(patience.quiet) {
-        Err(RecvTimeoutError::Timeout) => {}
-        answered => return answered.map_err(ended)?,
+    let mut waiter = Waiter::of(file)?;
+    if let Some(answered) = waiter.within(patience.quiet) {
+        return answered;
     }
     if !patience.more.is_zero() {
         let holder = Holder::of(path);
@@ -116,13 +162,10 @@ fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
             holder.advice()
         );
     }
-    match answer.recv_timeout(patience.more) {
-        Err(RecvTimeoutError::Timeout) => {
-            let held = Held { holder: Holder::of(path), waited: patience.quiet + patience.more };
-            Err(io::Error::new(io::ErrorKind::TimedOut, held))
-        }
-        answered => answered.map_err(ended)?,
-    }
+    waiter.within(patience.more).unwrap_or_else(|| {
+        let held = Held { holder: Holder::of(path), waited: patience.quiet + patience.more };
+        Err(io::Error::new(io::ErrorKind::TimedOut, held))
+    })
 }
 
 /// Whether an error says that somebody else holds a lock file.
@@ -211,6 +254,24 @@ mod tests {
         let (text, own) = (error.to_string(), std::process::id());
         assert!(text.starts_with(&format!("process {own} (")) && text.contains(&format!("kill -KILL {own}")), "{text}");
         drop(held);
+        LockFile::acquire_within(&path, SHORT).expect("free again");
+    }
+
+    #[test]
+    fn who_gets_no_thread_to_wait_with_tries_until_it_is_free() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let held = LockFile::acquire(&path).expect("free");
+        let mut waiter = Waiter::Caller(Some(File::open(&path).expect("there")));
+        assert!(waiter.within(Duration::from_millis(20)).is_none(), "somebody has it");
+        let release = thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(held);
+        });
+        let got = waiter.within(Duration::from_secs(20)).expect("free").expect("locked");
+        release.join().expect("no panic");
+        assert!(LockFile::acquire_within(&path, SHORT).is_err(), "it is held");
+        drop(got);
         LockFile::acquire_within(&path, SHORT).expect("free again");
     }
 

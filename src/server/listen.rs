@@ -20,8 +20,11 @@ use super::http::{answer, local_caller};
 use super::metrics::Metrics;
 use super::sigv4::Verifier;
 use super::{Server, ServerError};
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
+use crate::sys::threads;
 
+/// Threads for requests that wait for the disk or compute for long; more of those wait for one of them.
+const WAITING: usize = 32;
 /// How long accepting waits after it failed, as it does without free descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Header fields that are read of a request, and bytes of its head: beyond them the HTTP library refuses it without a
@@ -68,17 +71,26 @@ struct Context {
 }
 
 impl Server {
-    /// Serves until `stop` says so and the requests under way have ended.
+    /// Serves until `stop` says so and the requests under way have ended. `ready` is called when every thread is there: none is
+    /// started later, when the system may give none.
     ///
     /// # Errors
     /// Threads or listeners that the system does not give.
-    pub fn run(self, stop: &Stop) -> Result<(), ServerError> {
+    pub fn run(self, stop: &Stop, ready: impl FnOnce()) -> Result<(), ServerError> {
         let failed = |what| move |source| ServerError::Io { what, source };
+        let workers = std::thread::available_parallelism().map_or(1, Into::into);
+        // The runtime panics where it gets none.
+        threads::check(workers + WAITING).map_err(failed("start its threads"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("http")
+            .worker_threads(workers)
+            .max_blocking_threads(WAITING)
+            .thread_keep_alive(Duration::MAX)
             .build()
             .map_err(failed("start its threads"))?;
+        runtime.block_on(start_waiting());
+        ready();
         let done = runtime.block_on(self.serve(stop));
         runtime.shutdown_timeout(Duration::from_secs(1));
         done
@@ -122,6 +134,19 @@ impl Server {
             tracing::warn!("connections were cut: their requests did not end within {} s", stop_time.as_secs());
         }
         Ok(())
+    }
+}
+
+/// Starts the threads for requests that wait: each of these holds one until all are begun.
+async fn start_waiting() {
+    let gate = Arc::new(Mutex::new(()));
+    let begun: Vec<_> = {
+        let _closed = lock(&gate);
+        let wait = || Arc::clone(&gate);
+        (0..WAITING).map(|_| wait()).map(|gate| tokio::task::spawn_blocking(move || drop(lock(&gate)))).collect()
+    };
+    for one in begun {
+        let _ = one.await;
     }
 }
 

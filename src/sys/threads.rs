@@ -6,12 +6,16 @@
 use std::io;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use super::page::Pages;
 use crate::sync::thread;
 
 /// Bytes that must be free: 2 MiB for the thread's stack, and as much for that of its signals and for what others take meanwhile.
 const ROOM: usize = 4 << 20;
+
+/// How long threads that have ended are waited for.
+const LEAVING: Duration = Duration::from_millis(500);
 
 static STARTING: Mutex<()> = Mutex::new(());
 
@@ -45,6 +49,31 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
             work()
         })
     })
+}
+
+/// Starts so many threads and ends them: for code that then starts as many itself, and cannot cope with one that it does not get.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn check(count: usize) -> io::Result<()> {
+    let before = known();
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        // They are there at once, and end when this returns.
+        let _closed = gate.lock();
+        (0..count).try_for_each(|_| spawn_scoped(scope, || drop(gate.lock())).map(drop))
+    })?;
+    // A thread that has ended counts for a moment longer.
+    let began = Instant::now();
+    while known() > before && began.elapsed() < LEAVING {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Threads of this process that the kernel knows of; 0 if it does not say.
+fn known() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
 fn start<H>(spawn: impl FnOnce(Sender<()>) -> io::Result<H>) -> io::Result<H> {
@@ -81,5 +110,6 @@ mod tests {
         let seven =
             std::thread::scope(|scope| spawn_scoped(scope, || number).map(|thread| thread.join().expect("ends")));
         assert_eq!(seven.expect("started"), 7);
+        check(20).expect("as many at once");
     }
 }

@@ -2,6 +2,7 @@
 
 #[path = "../../fuzz/src/bodies.rs"]
 mod bodies;
+mod mutations;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -27,6 +27,7 @@ mod ops;
 mod posix;
 mod promises;
 mod read_only;
+mod reference;
 mod secrets;
 mod server;
 mod shredding;

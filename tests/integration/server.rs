@@ -71,7 +71,7 @@ impl Keys {
             limits,
         };
         let stopping = stop.clone();
-        let thread = std::thread::spawn(move || server.run(&stopping).expect("served"));
+        let thread = std::thread::spawn(move || server.run(&stopping, || {}).expect("served"));
         Running { address, socket, stop, thread: Some(thread) }
     }
 }

@@ -19,19 +19,19 @@ const FORGET: u32 = 2;
 const GETATTR: u32 = 3;
 const SETATTR: u32 = 4;
 const LINK: u32 = 13;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const WRITE: u32 = 16;
-const RELEASE: u32 = 18;
+pub const OPEN: u32 = 14;
+pub const READ: u32 = 15;
+pub const WRITE: u32 = 16;
+pub const RELEASE: u32 = 18;
 const FSYNC: u32 = 20;
 const MKDIR: u32 = 9;
 const SETXATTR: u32 = 21;
 const GETXATTR: u32 = 22;
-const INIT: u32 = 26;
+pub const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const ACCESS: u32 = 34;
-const CREATE: u32 = 35;
+pub const CREATE: u32 = 35;
 const INTERRUPT: u32 = 36;
 const IOCTL: u32 = 39;
 const BATCH_FORGET: u32 = 42;
@@ -42,8 +42,8 @@ const STATX: u32 = 52;
 const COPY_FILE_RANGE_64: u32 = 53;
 
 /// Lengths of what stands in front of what the tests look at.
-const OUT_HEADER: usize = 16;
-const ENTRY: usize = 128;
+pub const OUT_HEADER: usize = 16;
+pub const ENTRY: usize = 128;
 
 /// A request as the kernel sends it.
 pub fn frame(opcode: u32, node: u64, uid: u32, parts: &[&[u8]]) -> Vec<u8> {
@@ -104,11 +104,11 @@ struct Mount {
     dispatcher: Dispatcher<Faulty<Memory>>,
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
@@ -422,21 +422,45 @@ const SHORT_OF_MEMORY: &str = "KMSFS_TEST_SHORT_OF_MEMORY";
 
 #[test]
 fn without_memory_what_would_keep_some_is_refused_and_has_changed_nothing() {
-    let this = "transport::a_process_that_is_short_of_memory";
+    run_alone("transport::a_process_that_is_short_of_memory");
+}
+
+/// Runs a test of this binary in a process of its own, which [`is_alone`].
+pub fn run_alone(test: &str) {
     let mut child = std::process::Command::new(std::env::current_exe().expect("known"));
     let child = child
-        .args(["--exact", this, "--test-threads=1"])
-        .env(SHORT_OF_MEMORY, "1")
+        .args(["--exact", test, "--test-threads=1"])
+        .env(SHORT_OF_MEMORY, test)
         .env("RUST_BACKTRACE", "0")
         .output()
         .expect("started");
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }
 
+/// Whether this process was started for the sake of a test.
+pub fn is_alone(test: &str) -> bool {
+    std::env::var_os(SHORT_OF_MEMORY).is_some_and(|named| named == test)
+}
+
+/// Has so many parts of the reserve go back to the system.
+pub fn give_back(parts: usize) {
+    let reserve = of_this_process();
+    assert!((0..parts).all(|_| reserve.release()) && reserve.is_short());
+}
+
+/// Leaves this process less than the reserve needs to regain any part of it, or takes that limit away.
+pub fn limit_memory(some: bool) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("read");
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("there");
+    let bytes = data.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024 + (768 << 10);
+    let current = some.then_some(bytes);
+    setrlimit(Resource::Data, Rlimit { current, maximum: None }).expect("set");
+}
+
 /// Runs in a process of its own, whose limit it lowers.
 #[test]
 fn a_process_that_is_short_of_memory() {
-    if std::env::var_os(SHORT_OF_MEMORY).is_none() {
+    if !is_alone("transport::a_process_that_is_short_of_memory") {
         return;
     }
     let mount = Mount::new();
@@ -447,15 +471,6 @@ fn a_process_that_is_short_of_memory() {
     mount.ask(LOOKUP, 1, &[b"f\0"]).expect("found");
     let reserve = of_this_process();
     reserve.hold().expect("memory");
-    let give_back = |parts| assert!((0..parts).all(|_| reserve.release()) && reserve.is_short());
-    // Less than the reserve needs to regain any part of it.
-    let limit = |some: bool| {
-        let status = std::fs::read_to_string("/proc/self/status").expect("read");
-        let data = status.lines().find_map(|line| line.strip_prefix("VmData:")).expect("there");
-        let bytes = data.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024 + (768 << 10);
-        let current = some.then_some(bytes);
-        setrlimit(Resource::Data, Rlimit { current, maximum: None }).expect("set");
-    };
     let keeping = || {
         [
             mount.ask(LOOKUP, 1, &[b"f\0"]),
@@ -471,18 +486,18 @@ fn a_process_that_is_short_of_memory() {
     let flush = || mount.ask(FSYNC, node, &[&longs(&[handle]), &words(&[0, 0])]);
 
     give_back(4);
-    limit(true);
+    limit_memory(true);
     let refused = keeping();
     // What is open goes on.
     let (written, read) = (mount.write(node, handle, b"HELLO", 0), mount.read(node, handle));
     let flushed = flush();
     give_back(8);
-    limit(true);
+    limit_memory(true);
     let hardly = [keeping()[1].clone(), mount.read(node, handle), mount.write(node, handle, b"lost!", 0)];
     let flushed_again = flush();
     let forgotten = mount.raw(&frame(FORGET, node, 0, &[&longs(&[1])])).0.len();
     let attributes = mount.ask(GETATTR, node, &[&[0; 16]]);
-    limit(false);
+    limit_memory(false);
 
     assert_eq!(refused, [const { Err(Errno::NOMEM) }; 8]);
     assert_eq!((written, read), (Ok(words(&[5, 0])), Ok(b"HELLO".to_vec())));

@@ -2,6 +2,7 @@
 """faults.py CASE MOUNTPOINT [...]: what applications do and see while something fails; see faults.sh. Exit status 1 says what was wrong."""
 import array
 import collections
+import concurrent.futures
 import errno
 import fcntl
 import hashlib
@@ -9,6 +10,7 @@ import mmap
 import os
 import resource
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -488,6 +490,21 @@ def memory(mnt, pid):
     print(f"refused {len(refused)} times, stored {len(stored)} files")
 
 
+def keys(path):
+    """Requests to the endpoint that wait for the disk, more at once than it has threads for them, and some that do not."""
+    def ask(operation):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(path)
+            head = f"POST / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-amz-target: TrentService.{operation}\r\n"
+            connection.sendall(f"{head}content-type: application/x-amz-json-1.1\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+            return connection.makefile("rb").read().split(b"\r\n")[0]
+
+    with concurrent.futures.ThreadPoolExecutor(100) as pool:
+        answers = collections.Counter(pool.map(ask, ["CreateKey"] * 200 + ["ListKeys"] * 50))
+    assert answers == {b"HTTP/1.1 200 OK": 250}, answers
+
+
 def vanish(mnt, cipher):
     data = pattern("kept", 50_000)
     write_durably(f"{mnt}/kept", data)
@@ -509,7 +526,7 @@ def vanish(mnt, cipher):
     os.statvfs(mnt)
 
 
-CASES = {"full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
+CASES = {"keys": keys, "full": full, "full-after": full_after, "descriptors": descriptors, "many-directories": many_directories, "immutable": immutable,
          "unstored": unstored, "unstored-after": unstored_after,
          "truth": truth, "truth-after": truth_after, "quota": quota, "quota-after": quota_after,
          "home-full": home_full, "home-full-after": home_full_after,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # faults.sh: what surrounds a mount fails: a full disk under dirty pages, a disk that loses some, a ciphertext directory that vanishes, too few descriptors,
-# a full disk below the key manager, a quota, files that become immutable while they are dirty, many open files in little memory, no memory at all. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
+# a full disk below the key manager, a quota, files that become immutable while they are dirty, many open files in little memory, no memory at all,
+# no more threads. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
 . "$(dirname "$0")/lib.sh"
 volume_suite python3 jq
@@ -246,6 +247,84 @@ scarce() {
   [ "$served" -gt 0 ]
 }
 check "scarce memory: a mount is served, or says why it is not" scarce
+
+# No more threads: a control group whose processes and threads are counted, by either version of control groups.
+pids_group() {
+  local base=/sys/fs/cgroup
+  if [ -d $base/pids ]; then base=$base/pids
+  elif ! grep -qw pids $base/cgroup.controllers 2> /dev/null; then echo "no controller of pids"; return 1
+  elif ! echo +pids > $base/cgroup.subtree_control 2> /dev/null; then echo "may not be used here"; return 1
+  fi
+  mkdir "$base/kmsfs-faults.$$" 2> /dev/null || { echo "none may be made"; return 1; }
+  echo "$base/kmsfs-faults.$$"
+}
+# within N COMMAND...: with N processes and threads at most.
+within() {
+  local most=$1
+  shift
+  # shellcheck disable=SC2016
+  bash -c 'echo max > "$1/pids.max" && echo $$ > "$1/cgroup.procs" && echo "$2" > "$1/pids.max" && shift 2 && exec "$@"' - "$GROUP" "$most" "$@"
+}
+# few_threads OPTION...: from none to enough, each mount is served or says why not, and is no mount then.
+few_threads() {
+  local most rc lacking=0
+  for most in $(seq 2 60); do
+    rc=0
+    within "$most" timeout 30 "$K" mount --daemon --threads 4 "$@" "$C" "$M" > "$WORK/few" 2>&1 || rc=$?
+    [ $rc != 0 ] || { cat "$WORK/few"; [ $lacking -gt 5 ] && ls "$M"; return; }
+    lacking=$((lacking + 1))
+    # With so few the command itself cannot begin its daemon.
+    [ $most -gt 3 ] || continue
+    # 14: it was the key manager's thread.
+    { [[ $rc =~ ^(14|20)$ ]] && grep -q "hint: .*TasksMax" "$WORK/few" && ls "$M" && ! mountpoint -q "$M"; } || { echo "with $most: exit code $rc"; cat "$WORK/few"; return 1; }
+  done
+  return 1
+}
+no_more_threads() { cat "$GROUP/pids.current" > "$GROUP/pids.max"; }
+members() { cat "$GROUP/cgroup.procs"; }
+# few_for_serve: the same of the endpoint, which is left running.
+few_for_serve() {
+  local most rc lacking=0 waiting
+  # 32 of its threads are for requests that wait.
+  for most in 1 2 3 4 5 6 7 8 20 $(seq 34 200); do
+    rm -f "$WORK/socket"
+    within "$most" "$K" serve --unix "$WORK/socket" > "$WORK/few" 2>&1 &
+    waiting=$!
+    for _ in $(seq 200); do
+      ! grep -q ^Serving "$WORK/few" || { cat "$WORK/few"; [ $lacking -gt 2 ]; return; }
+      kill -0 $waiting 2> /dev/null || break
+      sleep 0.05
+    done
+    # Neither served nor ended.
+    ! kill -0 $waiting 2> /dev/null || { members | xargs -r kill -9; echo "with $most: it hangs"; cat "$WORK/few"; return 1; }
+    rc=0
+    wait $waiting || rc=$?
+    lacking=$((lacking + 1))
+    { [[ $rc =~ ^(1|14)$ ]] && grep -q "hint: .*TasksMax" "$WORK/few"; } || { echo "with $most: exit code $rc"; cat "$WORK/few"; return 1; }
+  done
+  return 1
+}
+if GROUP=$(pids_group); then
+  check "no threads: a mount is served, or says why it is not and is no mount" few_threads
+  no_more_threads
+  mkdir "$M/busy"
+  check "no threads: a mount that has its own goes on under load without another" py load "$M/busy"
+  check "no threads: and is asked for its state" timeout 30 "$K" stats "$M"
+  check "no threads: unmount" "$K" umount "$M"
+  check "no threads: the same through fuser" few_threads --transport=fuser
+  check "no threads: unmount of fuser" "$K" umount "$M"
+  check "no threads: verify finds nothing" "$K" verify "$C"
+  check "no threads: an endpoint is served, or says why it is not" few_for_serve
+  no_more_threads
+  check "no threads: an endpoint that has its own goes on under load without another" py keys "$WORK/socket"
+  # shellcheck disable=SC2016
+  check "no threads: and ends on a signal" bash -c 'read -r pid < "$1" && kill "$pid" && timeout 20 tail --pid="$pid" -f /dev/null' - "$GROUP/cgroup.procs"
+  members | xargs -r kill -9
+  wait
+  rmdir "$GROUP"
+else
+  echo "skipped: no threads: control groups: $GROUP"
+fi
 
 # The ciphertext directory vanishes under the mount.
 mount_it

@@ -29,7 +29,7 @@ thread_local! {
         let unix = UnixListener::bind(&path).expect("a socket");
         let (engine, clock) = (manager.engine.clone(), Arc::new(SystemClock));
         let server = Server { engine, clock, tcp: Some(tcp), tls: None, unix: Some(unix), limits: Limits::default() };
-        std::thread::spawn(move || server.run(&Stop::new()).expect("it runs"));
+        std::thread::spawn(move || server.run(&Stop::new(), || {}).expect("it runs"));
         (address, path)
     });
 }

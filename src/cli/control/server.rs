@@ -134,14 +134,18 @@ impl<B: Backing> Context<B> {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         let number = self.connections.fetch_add(1, Ordering::SeqCst) + 1;
-                        let serve = move || {
+                        let serve = move |stream| {
                             self.connection(stream, number);
                             self.connections.fetch_sub(1, Ordering::SeqCst);
                         };
-                        if let Err(e) = threads::spawn_scoped(scope, serve) {
-                            // The client, whose connection went with the thread's work, can try again.
-                            self.connections.fetch_sub(1, Ordering::SeqCst);
-                            tracing::warn!("no thread for a connection to the control socket: {e}");
+                        let second = stream.try_clone();
+                        if let Err(e) = threads::spawn_scoped(scope, move || serve(stream)) {
+                            tracing::debug!("no thread for a connection to the control socket: {e}");
+                            // Here, then: what takes long needs a thread of its own besides, and says that it lacks.
+                            match second {
+                                Ok(stream) => serve(stream),
+                                Err(_) => drop(self.connections.fetch_sub(1, Ordering::SeqCst)),
+                            }
                         }
                     }
                     Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
