@@ -13,6 +13,9 @@ fi
 check "init" "$K" init "$C" --keyfile
 check "mount" "$K" mount --daemon --transport=dev "$C" "$M"
 pid=$(sed -n 's/^pid=//p' "$C/.kmsfs/lock")
+most=$(awk '/^Max open files/ { print $5 }' "/proc/$pid/limits")
+check "its table of descriptors is large from the beginning" \
+  test "$(awk '/^FDSize:/ { print $2 }' "/proc/$pid/status")" -ge $((most < 8192 ? most : 8192))
 for case in one follows idle busy many; do
   if [ $case = follows ] && ! python3 "$HERE/alone.py" spare; then
     echo "skipped: alone: follows: no CPU is to spare"
