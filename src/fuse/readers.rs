@@ -27,7 +27,7 @@ const DISTRUST: i32 = -10_000;
 const LOOK: u32 = 4;
 /// Of so many short requests one is looked at: whether it still is one.
 const SAMPLE: u32 = 8;
-/// Of the last four looks so many found further requests: one thread is not enough.
+/// Of the last four looks so many found further requests, or one that takes long: one thread is not enough.
 const CROWD: u32 = 3;
 /// From one look of the watch to the next. A request that nobody takes waits for three of them at most: the second look that sees it
 /// and no progress does something.
@@ -51,6 +51,8 @@ pub(super) struct Readers {
     alone: AtomicI32,
     /// Requests that the only reader has read.
     turns: AtomicU32,
+    /// What the only reader saw when it looked: the last look is the lowest bit, set if one thread was not enough.
+    crowds: AtomicU32,
     /// Somebody watches the only reader.
     watched: AtomicBool,
     /// Threads that wait, of which one can watch.
@@ -84,8 +86,6 @@ pub(super) struct Place {
     reading: bool,
     /// It is the only one.
     only: bool,
-    /// Whether there were further requests when it looked: the last look is the lowest bit.
-    crowds: u32,
     /// Short requests that it has served.
     served: u32,
 }
@@ -140,6 +140,7 @@ impl Readers {
             under_way: AtomicUsize::new(0),
             alone: AtomicI32::new(0),
             turns: AtomicU32::new(0),
+            crowds: AtomicU32::new(0),
             watched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             relieved: AtomicBool::new(false),
@@ -218,12 +219,15 @@ impl Readers {
             self.watch();
         }
         let mut more = false;
+        let mut crowds = self.crowds.load(Ordering::Relaxed);
         // Who forgets something goes on at once.
         if kind.is_awaited() && (!short || kind.is_much() || turns.is_multiple_of(LOOK)) {
             more = has_more();
-            place.crowds = place.crowds << 1 | u32::from(more);
+            // To let another thread read again and again costs more than to have all of them read.
+            crowds = crowds << 1 | u32::from(more || expected == Expected::Long);
+            self.crowds.store(crowds, Ordering::Relaxed);
         }
-        let crowd = (place.crowds & 0xf).count_ones() >= CROWD;
+        let crowd = (crowds & 0xf).count_ones() >= CROWD;
         if crowd || kind.is_much() && more {
             *place = Place { reading: true, ..Place::default() };
             self.alone.fetch_min(0, Ordering::Relaxed);
@@ -280,6 +284,7 @@ impl Readers {
                 self.alone.fetch_min(0, Ordering::Relaxed);
             }
         } else if expected == Expected::Short && self.alone.fetch_add(1, Ordering::Relaxed) + 1 >= ALONE {
+            self.crowds.store(0, Ordering::Relaxed);
             self.allowed.store(1, Ordering::Relaxed);
             self.watch();
         }
@@ -485,6 +490,21 @@ mod tests {
         let taken = readers.take(&mut only, &LOOKUP, Expected::Long, nothing);
         assert!(taken.left && !only.is_only());
         assert_eq!(other.recv_timeout(SOON), Ok((true, true)));
+    }
+
+    #[test]
+    fn all_read_where_most_requests_are_not_short() {
+        let (readers, mut only) = readers(2);
+        for _ in 0..CROWD - 1 {
+            let taken = readers.take(&mut only, &LOOKUP, Expected::Long, nothing);
+            assert!(taken.left && readers.allowed.load(Ordering::Relaxed) == 1);
+            drop(taken);
+            assert!(readers.enter(&mut only, nothing) && only.is_only());
+        }
+        let taken = readers.take(&mut only, &LOOKUP, Expected::Long, nothing);
+        assert!(!taken.left && readers.allowed.load(Ordering::Relaxed) == 2);
+        drop(taken);
+        assert!(readers.stay(&mut only) && !only.is_only());
     }
 
     #[test]
