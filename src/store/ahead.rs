@@ -63,9 +63,17 @@ struct Shared<B: Backing> {
 struct Walks<D> {
     /// The latest last.
     list: Vec<Walk<D>>,
+    /// Of directories and of files: who goes through both at once may have the ones in memory and not the others.
+    uses: [Use; 2],
+    ended: bool,
+}
+
+/// Whether it is of use to fetch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Use {
+    /// Fetched in a row although they were in memory.
     useless: u32,
     paused_until: Option<Instant>,
-    ended: bool,
 }
 
 /// One parent in which something was asked for.
@@ -91,15 +99,16 @@ enum Work<D> {
 
 impl<D> Walks<D> {
     fn new() -> Self {
-        Self { list: Vec::new(), useless: 0, paused_until: None, ended: false }
+        Self { list: Vec::new(), uses: [Use::default(); 2], ended: false }
     }
 
-    fn paused(&mut self, now: Instant) -> bool {
-        if self.paused_until.is_some_and(|until| until <= now) {
+    fn paused(&mut self, what: Ahead, now: Instant) -> bool {
+        let of = &mut self.uses[what as usize];
+        if of.paused_until.is_some_and(|until| until <= now) {
             // One try; if it helps, the next ones follow.
-            (self.paused_until, self.useless) = (None, USELESS - 1);
+            *of = Use { useless: USELESS - 1, paused_until: None };
         }
-        self.paused_until.is_some()
+        of.paused_until.is_some()
     }
 
     /// Notes that `entry` of `parent` was asked for.
@@ -146,11 +155,12 @@ impl<D> Walks<D> {
     }
 
     /// Learns whether fetching an entry had to wait for the disk.
-    fn fetched(&mut self, helped: bool, now: Instant) {
-        self.useless = if helped { 0 } else { self.useless + 1 };
-        if self.useless >= USELESS {
-            self.paused_until = Some(now + PAUSE);
-            self.list.clear();
+    fn fetched(&mut self, what: Ahead, helped: bool, now: Instant) {
+        let of = &mut self.uses[what as usize];
+        of.useless = if helped { 0 } else { of.useless + 1 };
+        if of.useless >= USELESS {
+            of.paused_until = Some(now + PAUSE);
+            self.list.retain(|walk| walk.what != what);
         }
     }
 }
@@ -190,7 +200,7 @@ impl<B: Backing> Fetcher<B> {
             return;
         }
         let mut walks = lock(&self.shared.walks);
-        if !walks.paused(Instant::now()) {
+        if !walks.paused(what, Instant::now()) {
             walks.note(what, parent, dir, entry);
             drop(walks);
             self.shared.changed.notify_one();
@@ -222,7 +232,7 @@ impl<B: Backing> Shared<B> {
                         Ahead::File => self.fetch_file(&dir, &entry),
                     };
                     let helped = waits_of_this_thread() != before;
-                    lock(&self.walks).fetched(helped, Instant::now());
+                    lock(&self.walks).fetched(what, helped, Instant::now());
                 }
             }
         }
@@ -348,16 +358,18 @@ mod tests {
         let (mut walks, all) = (Walks::new(), names(0..100));
         let start = Instant::now();
         ask(&mut walks, &all[0], &all);
-        (0..USELESS - 1).for_each(|_| walks.fetched(false, start));
-        walks.fetched(true, start);
-        (0..USELESS - 1).for_each(|_| walks.fetched(false, start));
-        assert!(!walks.paused(start), "one of them helped");
-        walks.fetched(false, start);
-        assert!(walks.paused(start) && walks.next().is_none());
-        assert!(walks.paused(start + PAUSE / 2));
-        assert!(!walks.paused(start + PAUSE));
-        walks.fetched(false, start + PAUSE);
-        assert!(walks.paused(start + PAUSE), "one try was enough");
+        let file = Ahead::File;
+        (0..USELESS - 1).for_each(|_| walks.fetched(file, false, start));
+        walks.fetched(file, true, start);
+        (0..USELESS - 1).for_each(|_| walks.fetched(file, false, start));
+        assert!(!walks.paused(file, start), "one of them helped");
+        walks.fetched(file, false, start);
+        assert!(walks.paused(file, start) && walks.next().is_none());
+        assert!(!walks.paused(Ahead::Directory, start), "of files only");
+        assert!(walks.paused(file, start + PAUSE / 2));
+        assert!(!walks.paused(file, start + PAUSE));
+        walks.fetched(file, false, start + PAUSE);
+        assert!(walks.paused(file, start + PAUSE), "one try was enough");
     }
 
     #[test]
