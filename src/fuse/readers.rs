@@ -45,8 +45,10 @@ pub(super) struct Readers {
     state: Mutex<State>,
     /// There is something new for those that wait.
     changed: Condvar,
-    /// Requests that were read and are not answered yet.
+    /// Requests that were read and are not served yet.
     under_way: AtomicUsize,
+    /// Those of them that nobody has begun to answer.
+    unanswered: AtomicUsize,
     /// Short requests since a long one or one that was not alone; below 0 after something that one thread was not enough for.
     alone: AtomicI32,
     /// Requests that the only reader has read.
@@ -107,7 +109,7 @@ impl Place {
 pub(super) struct Taken<'a> {
     /// It serves what it has read before it comes back here.
     pub(super) left: bool,
-    /// It counts among those under way.
+    /// It counts among those that are unanswered.
     counts: Cell<bool>,
     readers: &'a Readers,
 }
@@ -116,7 +118,7 @@ impl Taken<'_> {
     /// Its answer is about to be sent. Not behind that: who waited for it then may take the CPU, and ask again, first.
     pub(super) fn answered(&self) {
         if self.counts.replace(false) {
-            self.readers.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.readers.unanswered.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -125,6 +127,7 @@ impl Drop for Taken<'_> {
     /// Not every request is answered, or by who took it.
     fn drop(&mut self) {
         self.answered();
+        self.readers.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -138,6 +141,7 @@ impl Readers {
             state: Mutex::default(),
             changed: Condvar::new(),
             under_way: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
             alone: AtomicI32::new(0),
             turns: AtomicU32::new(0),
             crowds: AtomicU32::new(0),
@@ -201,7 +205,8 @@ impl Readers {
         expected: Expected,
         has_more: impl Fn() -> bool,
     ) -> Taken<'_> {
-        let lone = self.under_way.fetch_add(1, Ordering::Relaxed) == 0;
+        let lone = self.unanswered.fetch_add(1, Ordering::Relaxed) == 0;
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         let mut taken = Taken { left: false, counts: Cell::new(true), readers: self };
         if !self.adapts {
             return taken;
@@ -467,7 +472,7 @@ mod tests {
         }
         drop(before);
         assert_eq!(readers.allowed.load(Ordering::Relaxed), 1);
-        assert_eq!(readers.under_way.load(Ordering::Relaxed), 0);
+        assert_eq!([&readers.unanswered, &readers.under_way].map(|count| count.load(Ordering::Relaxed)), [0, 0]);
     }
 
     #[test]
