@@ -127,7 +127,8 @@ impl std::fmt::Display for Action {
             Self::RemoveAttribute { stored } => {
                 write!(
                     f,
-                    "remove the attribute that is stored as {stored}, as nobody can read it, and keep its bytes in .kmsfs/repairs"
+                    "remove the attribute that is stored as {}, as nobody can read it, and keep its bytes in .kmsfs/repairs",
+                    stored.escape_debug()
                 )
             }
             Self::PutAside { into, name, why, displaced } => {
