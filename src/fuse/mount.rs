@@ -15,15 +15,23 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::operations::MAX_READ;
 use super::spec::MountSpec;
+use crate::sys::threads;
 
 /// The type of a mount that root makes reads `fuse.kmsfs`, by which mount(8) and `/etc/fstab` find the mount helper;
 /// fusermount3 makes the same of the subtype.
 const TYPE: &str = "fuse.kmsfs";
 const SUBTYPE: &str = "kmsfs";
 
-/// Mounts, and returns the descriptor of the FUSE connection.
+/// Threads that serving needs besides those that read: for write-back, for what the kernel is told, for signals and for keys; and one
+/// for a moment.
+const BESIDE: usize = 5;
+
+/// Mounts, and returns the descriptor of the FUSE connection. Not where the threads could not be had that are to serve it: to take the
+/// mount away again then takes a process more.
 pub(super) fn mount(spec: &MountSpec) -> io::Result<OwnedFd> {
-    if rustix::process::geteuid().is_root() { mount_directly(spec) } else { mount_by_helper(spec) }
+    let direct = rustix::process::geteuid().is_root();
+    threads::check(spec.serving_threads() + BESIDE + usize::from(!direct))?;
+    if direct { mount_directly(spec) } else { mount_by_helper(spec) }
 }
 
 /// Takes a mount away that nobody will serve.

@@ -16,6 +16,8 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::admission::Need;
 use super::mount;
 use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
@@ -24,11 +26,8 @@ use super::tune::tune;
 use super::writeback::{self, Job};
 use crate::store::{Backing, FileKind, FileTime, SetTime};
 use crate::sync::{Arc, Mutex, lock};
-use crate::sys::{reserve, threads};
+use crate::sys::reserve;
 use crate::vfs::{Attr, Caller, DirEntry, Error, Result, SetAttr, Vfs};
-
-/// Threads that `ready` starts at most: who waits for signals, and who looks at the keys.
-const STARTED_BY_READY: usize = 2;
 
 /// Mounts and serves until somebody unmounts.
 pub(super) fn serve<B: Backing>(
@@ -37,7 +36,20 @@ pub(super) fn serve<B: Backing>(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     let connection = mount::mount(spec)?;
-    serve_mount(vfs, spec, connection, ready).inspect_err(|_| mount::abandon(spec))
+    let ours = connection.try_clone().inspect_err(|_| mount::abandon(spec))?;
+    serve_mount(vfs, spec, connection, ready).inspect_err(|_| {
+        // Who served may have failed, and others have gone on until somebody unmounted: then something else may be mounted there.
+        if is_connected(&ours) {
+            mount::abandon(spec);
+        }
+    })
+}
+
+/// Whether a mount is still there, by its connection: poll(2) tells an error of one that has ended.
+fn is_connected(connection: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(connection, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut polled, Some(&now)).is_ok() && !polled[0].revents().contains(PollFlags::ERR)
 }
 
 fn serve_mount<B: Backing>(
@@ -49,13 +61,11 @@ fn serve_mount<B: Backing>(
     let (sender, jobs) = writeback::queue();
     let adapter = Adapter::new(vfs, spec.read_only, sender);
     let acl = if spec.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let count = spec.threads.max(2);
+    let count = spec.serving_threads();
     let session = session(adapter, connection, acl, count)?;
     let notifier = session.notifier();
     writeback::start(jobs, move |ino| notifier.inval_inode(INodeNo(ino), 0, 0))?;
     tune(spec.mountpoint.clone(), spec.write_through);
-    // The session starts its own when the mount was said to be there.
-    threads::check(count + STARTED_BY_READY)?;
     ready()?;
     session.run()
 }

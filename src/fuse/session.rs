@@ -43,7 +43,7 @@ pub fn serve<B: Backing>(
     let mut unserved = Unserved(Some(spec));
     let (server, rings) = Server::start(dispatcher, connection, offer.is_some())?;
     let mountpoint = spec.mountpoint.clone();
-    let ended = server.run(rings, spec.threads.max(2), |pages| {
+    let ended = server.run(rings, spec.serving_threads(), |pages| {
         if let Some(offer) = offer {
             // Answered through a ring: from then on the kernel does not ask again whether it may.
             wait_for_answer(&mountpoint);

@@ -28,6 +28,13 @@ pub struct MountSpec {
     pub transport: Transport,
 }
 
+impl MountSpec {
+    /// Threads that serve requests.
+    pub(super) fn serving_threads(&self) -> usize {
+        self.threads.max(2)
+    }
+}
+
 /// How requests and answers travel between the kernel and the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Transport {

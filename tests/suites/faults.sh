@@ -4,6 +4,8 @@
 # no more threads. Needs root (tmpfs, limits). The last line is `cases: N passed, N failed`.
 # Environment: KMSFS_BIN, SUITE_WORK, MEMORY_MIB (most memory that the daemon may take under load, default 96).
 . "$(dirname "$0")/lib.sh"
+# What it mounts is nobody else's business.
+[ -n "${PRIVATE:-}" ] || exec unshare --mount --propagation private env PRIVATE=1 bash "$0" "$@"
 volume_suite python3 jq
 mkdir "$C"
 trap 'volume_cleanup "$C" "$WORK/keys" "$WORK/disk"' EXIT
@@ -265,21 +267,33 @@ within() {
   # shellcheck disable=SC2016
   bash -c 'echo max > "$1/pids.max" && echo $$ > "$1/cgroup.procs" && echo "$2" > "$1/pids.max" && shift 2 && exec "$@"' - "$GROUP" "$most" "$@"
 }
+AS=()
 # few_threads OPTION...: from none to enough, each mount is served or says why not, and is no mount then.
 few_threads() {
   local most rc lacking=0
   for most in $(seq 2 60); do
     rc=0
-    within "$most" timeout 30 "$K" mount --daemon --threads 4 "$@" "$C" "$M" > "$WORK/few" 2>&1 || rc=$?
-    [ $rc != 0 ] || { cat "$WORK/few"; [ $lacking -gt 5 ] && ls "$M"; return; }
+    within "$most" timeout 30 "${AS[@]}" "$K" mount --daemon --threads 4 "$@" "$C" "$M" > "$WORK/few" 2>&1 || rc=$?
+    [ $rc != 0 ] || { cat "$WORK/few"; [ $lacking -gt 5 ] && "${AS[@]}" ls "$M"; return; }
     lacking=$((lacking + 1))
     # With so few the command itself cannot begin its daemon.
     [ $most -gt 3 ] || continue
     # 14: it was the key manager's thread.
-    { [[ $rc =~ ^(14|20)$ ]] && grep -q "hint: .*TasksMax" "$WORK/few" && ls "$M" && ! mountpoint -q "$M"; } || { echo "with $most: exit code $rc"; cat "$WORK/few"; return 1; }
+    { [[ $rc =~ ^(14|20)$ ]] && grep -q "hint: .*TasksMax" "$WORK/few" && ls "$M" && ! grep -qF " $M " /proc/mounts; } || { echo "with $most: exit code $rc"; cat "$WORK/few"; return 1; }
   done
   return 1
 }
+# few_threads_of_a_user OPTION...: the same for an ordinary user, whose mounts another program makes and takes away.
+few_threads_of_a_user() (
+  user=$(mktemp -d "${TMPDIR:-/tmp}/kmsfs-user.XXXXXX")
+  trap 'umount -l "$user/m" 2> /dev/null; rm -rf --one-file-system "$user"' EXIT
+  # shellcheck disable=SC2030
+  AS=(setpriv --reuid nobody --regid nogroup --clear-groups env "HOME=$user" "KMSFS_HOME=$user/kms")
+  install -m 755 "$K" "$user/kmsfs" && chmod 755 "$user" && install -d -o nobody -g nogroup "$user"/{c,m,kms} || return
+  chmod 700 "$user/kms"
+  K=$user/kmsfs C=$user/c M=$user/m
+  "${AS[@]}" "$K" init --keyfile "$C" > /dev/null 2>&1 && few_threads "$@" && "${AS[@]}" "$K" umount "$M"
+)
 no_more_threads() { cat "$GROUP/pids.current" > "$GROUP/pids.max"; }
 members() { cat "$GROUP/cgroup.procs"; }
 # few_for_serve: the same of the endpoint, which is left running.
@@ -313,6 +327,17 @@ if GROUP=$(pids_group); then
   check "no threads: unmount" "$K" umount "$M"
   check "no threads: the same through fuser" few_threads --transport=fuser
   check "no threads: unmount of fuser" "$K" umount "$M"
+  # Where /dev/fuse is closed to users, this suite has one of its own.
+  if ! setpriv --reuid nobody --regid nogroup --clear-groups test -w /dev/fuse; then
+    # shellcheck disable=SC2188
+    mknod -m 666 "$WORK/fuse" c 10 229 && (<> "$WORK/fuse") 2> /dev/null && mount --bind "$WORK/fuse" /dev/fuse
+  fi
+  if setpriv --reuid nobody --regid nogroup --clear-groups test -w /dev/fuse; then
+    check "no threads: the same for an ordinary user" few_threads_of_a_user
+    check "no threads: the same for an ordinary user through fuser" few_threads_of_a_user --transport=fuser
+  else
+    echo "skipped: no threads: an ordinary user: /dev/fuse is not open to users here"
+  fi
   check "no threads: verify finds nothing" "$K" verify "$C"
   check "no threads: an endpoint is served, or says why it is not" few_for_serve
   no_more_threads
