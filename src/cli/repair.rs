@@ -12,11 +12,8 @@ use super::progress::Shown;
 use super::session::Session;
 use super::settings::Settings;
 use crate::env::system_clock;
-use crate::format::Outcome;
 use crate::ops::open::{FoundVolume, OpenOptions};
-use crate::ops::repair::{
-    Action, Applied, ConfigCopy, Plan, PlanOptions, Repair, apply, compare_config, plan, restore_config,
-};
+use crate::ops::repair::{Applied, ConfigCopy, Plan, PlanOptions, Repair, apply, compare_config, plan, restore_config};
 use crate::ops::{Finding, LOST_AND_FOUND, modes_with_lock};
 
 /// Show what can be put right in a volume, and put it right with --apply
@@ -109,7 +106,7 @@ pub fn run(settings: &Settings, args: &RepairArgs) -> CliResult {
     }
     let sound = match &applied {
         None => plan.repairs.is_empty() && plan.remaining.is_empty(),
-        Some(applied) => applied.failed.is_empty() && plan.remaining.is_empty() && !plan.repairs.iter().any(puts_aside),
+        Some(applied) => applied.failed.is_empty() && plan.ends_well(),
     };
     Ok(if sound { Exit::Ok } else { Exit::Findings })
 }
@@ -164,17 +161,20 @@ fn show(settings: &Settings, args: &RepairArgs, plan: &Plan, applied: Option<&Ap
     if applied.is_some_and(|applied| applied.done > 0) {
         settings.out.note("What was moved or replaced is noted in .kmsfs/repairs.");
     }
-    if plan.repairs.iter().any(puts_aside) || plan.remaining.iter().any(is_aside) {
+    if applied.is_some() && plan.repairs.iter().any(Repair::uncovers) {
+        settings.out.note(format_args!("What a hidden name hid has not been looked at. Run it again: {}", again(args)));
+    }
+    if plan.repairs.iter().any(Repair::writes_header) {
+        settings.out.note(
+            "What a file held of which nothing is left but its size comes back from a backup only, if anything was flushed to it.",
+        );
+    }
+    if plan.repairs.iter().any(Repair::puts_damage_aside) || plan.remaining.iter().any(is_aside) {
         settings.out.note(
             "What lies in lost+found and cannot be read stays a finding until it is removed, or its header is put back from a backup.",
         );
     }
     settings.out.note("Contents were not read: kmsfs verify does that.");
-}
-
-/// Whether it moves what nobody can read, and not what has no name alone.
-fn puts_aside(repair: &Repair) -> bool {
-    matches!(&repair.action, Action::PutAside { why, .. } if *why != Outcome::BadName)
 }
 
 fn is_aside(finding: &Finding) -> bool {

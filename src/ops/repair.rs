@@ -15,6 +15,7 @@ pub use plan::{PlanOptions, plan};
 
 use super::finding::{Finding, Paths};
 use crate::format::Outcome;
+use crate::format::name::EntryKind;
 use crate::types::DirId;
 
 /// One thing to do.
@@ -37,7 +38,7 @@ pub enum Action {
     OlderSlot,
     /// The second record of the header is written anew from the first.
     MirrorRecord,
-    /// A file of which only the size survived a crash gets a header, under which it reads as zeros, as it does without.
+    /// A file of which nothing is left but its size gets a header, under which it reads as zeros, as it does without.
     WriteHeader {
         /// Bytes that it reads as.
         size: u64,
@@ -116,7 +117,7 @@ impl std::fmt::Display for Action {
             Self::WriteHeader { size } => {
                 write!(
                     f,
-                    "write a header: a crash left nothing of the file but its size, and it stays {size} zero bytes"
+                    "write a header: nothing of the file is left but its size (a crash, or somebody punched it), and it stays {size} zero bytes"
                 )
             }
             Self::SetSize { from, to } => {
@@ -127,7 +128,8 @@ impl std::fmt::Display for Action {
             Self::RemoveAttribute { stored } => {
                 write!(
                     f,
-                    "remove the attribute that is stored as {stored}, as nobody can read it, and keep its bytes in .kmsfs/repairs"
+                    "remove the attribute that is stored as {}, as nobody can read it, and keep its bytes in .kmsfs/repairs",
+                    stored.escape_debug()
                 )
             }
             Self::PutAside { into, name, why, displaced } => {
@@ -165,4 +167,30 @@ pub struct Plan {
     pub single: Vec<(Paths, Vec<u8>)>,
     /// It is not complete: the walk was stopped.
     pub interrupted: bool,
+}
+
+impl Repair {
+    /// Whether it moves what its name hid. The walk passed that by: a further run looks at it.
+    pub fn uncovers(&self) -> bool {
+        let entry = self.paths.ciphertext.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        self.action.moves() && EntryKind::of(entry, false) == EntryKind::Temporary
+    }
+
+    /// Whether it moves what nobody can read, and not what has no name alone.
+    pub fn puts_damage_aside(&self) -> bool {
+        matches!(&self.action, Action::PutAside { why, .. } if *why != Outcome::BadName)
+    }
+
+    /// Whether content may be lost: what is left does not tell a crash before the first flush from a hole in place of what was there.
+    pub fn writes_header(&self) -> bool {
+        matches!(self.action, Action::WriteHeader { .. })
+    }
+}
+
+impl Plan {
+    /// Whether nothing is damaged, lost or left to look at once it is applied.
+    pub fn ends_well(&self) -> bool {
+        let tells = |repair: &Repair| repair.uncovers() || repair.puts_damage_aside() || repair.writes_header();
+        self.remaining.is_empty() && !self.repairs.iter().any(tells)
+    }
 }

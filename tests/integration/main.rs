@@ -28,6 +28,7 @@ mod posix;
 mod promises;
 mod read_only;
 mod reference;
+mod repairing;
 mod secrets;
 mod server;
 mod shredding;

@@ -312,8 +312,11 @@ class Suite:
     def repair(self):
         """Brings what was found to an end, unfinished first writes that is: nothing is put aside, and nothing found any more."""
         done = subprocess.run([self.binary, "repair", self.cipher, "--apply"], capture_output=True, text=True)
-        if done.returncode:
+        # 3: it gave headers to files of which nothing is left but their size.
+        if done.returncode not in (0, 3):
             return self.fail(f"repair: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        if "PutAside" in done.stdout:
+            self.fail(f"repair puts aside what can be read: {done.stdout}")
         if "--freshness" in os.environ.get("KMSFS_INIT_FLAGS", ""):
             # The record does not know of repairs.
             subprocess.run([self.binary, "accept", self.cipher], check=True, stdout=subprocess.DEVNULL)

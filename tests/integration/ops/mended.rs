@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kmsfs::env::{ManualClock, SystemClock};
-use kmsfs::ops::Silent;
 use kmsfs::ops::repair::{Action, Plan, PlanOptions, apply, plan};
 use kmsfs::ops::verify::{VerifyOptions, verify};
+use kmsfs::ops::{Finding, Silent};
 use kmsfs::store::{
     Access, Backing, BackingFile, Fault, FaultPlan, Faulty, FileKind, LocalDir, Memory, Modes, OpClass, RawEntry,
     XattrMode,
@@ -18,7 +18,7 @@ use kmsfs::vfs::{ROOT, SetAttr, Vfs};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::host::{Host, Mounted, ciphertext, edit};
+use super::host::{Host, Mounted, ciphertext, codes, edit};
 use crate::fixture::{Fixture, ROOT_USER};
 
 const UNIT: usize = 4096;
@@ -105,7 +105,9 @@ fn a_file_of_which_only_the_size_survived_is_a_file_of_zeros_for_good() {
     let zeros = vec![0; size];
     assert_eq!(host.mount(root).read("file").expect("zeros"), zeros);
 
+    assert!(!planned(&host, root).ends_well(), "somebody may have punched them");
     let done = repaired(&host, root);
+    assert!(planned(&host, root).ends_well());
     assert_eq!(done.len(), 2, "{done:?}");
     assert!(done.iter().all(|done| done.starts_with("WriteHeader")), "{done:?}");
     assert_eq!(host.findings(root), Vec::<String>::new());
@@ -300,7 +302,9 @@ fn what_a_hidden_name_hides_comes_to_light() {
     fs::rename(&hidden, hidden.with_file_name("~T0123456789")).expect("renamed below kmsfs");
     let plan = planned(&host, root);
     assert!(matches!(&plan.repairs[..], [one] if matches!(one.action, Action::PutAside { .. })), "{plan:?}");
+    assert!(!plan.ends_well(), "what is in it was not looked at");
     repaired(&host, root);
+    assert!(planned(&host, root).ends_well());
     let mounted = host.mount(root);
     let (aside, name) = put_aside(&mounted);
     let found = mounted.0.lookup(aside, name.as_bytes()).expect("there").ino;
@@ -310,6 +314,45 @@ fn what_a_hidden_name_hides_comes_to_light() {
     mounted.0.release(opened.handle);
     mounted.0.rmdir(ROOT, b"parent").expect("nothing is left in it");
     assert_eq!(host.findings(root), Vec::<String>::new());
+}
+
+/// A walk passes by what is hidden, so that its damage is found by the run behind the one that moves it; until then none ends well.
+#[test]
+fn damage_that_a_hidden_name_hides_comes_to_light() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let hidden = mounted.mkdir(ROOT, "hidden");
+    let [file, inside, deeper] = [(ROOT, "file"), (hidden, "inside"), (mounted.mkdir(hidden, "below"), "deeper")]
+        .map(|(parent, name)| ciphertext(root, mounted.write(parent, name, b"content")));
+    let hidden = ciphertext(root, hidden);
+    drop(mounted);
+    [&file, &inside].into_iter().for_each(|path| edit(path, |bytes| bytes[..HEADER].fill(0)));
+    fs::rename(&deeper, deeper.with_file_name("~T0123")).expect("renamed below kmsfs");
+    fs::rename(&file, root.join("~T4567")).expect("renamed below kmsfs");
+    fs::rename(&hidden, root.join("~T89ab")).expect("renamed below kmsfs");
+
+    let mut runs = Vec::new();
+    loop {
+        let plan = planned(&host, root);
+        if plan.repairs.is_empty() {
+            break;
+        }
+        assert!(!plan.ends_well(), "{plan:?}");
+        let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
+        let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
+        assert_eq!((applied.done, applied.failed), (plan.repairs.len(), vec![]));
+        runs.push(plan.repairs.len());
+    }
+    // Both that lie in the root; what is hidden within the directory, while its damaged file lies in lost+found already.
+    assert_eq!(runs, [2, 1]);
+    let plan = planned(&host, root);
+    let stays =
+        |findings: &[Finding]| codes(findings).into_iter().map(|found| found.starts_with("HeaderLost lost+found/"));
+    assert!(!plan.ends_well() && stays(&plan.remaining).eq([true, true]), "{plan:?}");
+    let found = host.verify(root).findings;
+    assert!(stays(&found).eq([true, true]), "{found:?}");
 }
 
 /// The units of a file without a header are of no use to anybody, unless somebody has a copy of the header.
