@@ -293,14 +293,19 @@ impl<B: Backing> Hand<'_, B> {
         if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
             return;
         }
+        let side = side_entry(entry);
+        // What is larger is something of a user's, which the next run puts aside.
+        if !is_leftover(self.modes, dir, &side).unwrap_or(false) {
+            return;
+        }
         let kept = if self.meta_file { self.backing.sync_dir(dir) } else { Ok(()) };
-        if let Err(error) = kept.and_then(|()| self.backing.unlink(dir, &side_entry(entry))) {
+        if let Err(error) = kept.and_then(|()| self.backing.unlink(dir, &side)) {
             tracing::debug!("a side entry stays behind: {error}");
         }
     }
 
     fn remove_leftover(&self, dir: &B::Dir, entry: &str, depth: u32) -> Result<(), Errno> {
-        if EntryKind::of(entry.as_bytes(), false) == EntryKind::Temporary && !is_leftover(self.modes, dir, entry)? {
+        if !is_leftover(self.modes, dir, entry)? {
             return Err(Errno::NOTEMPTY);
         }
         match self.backing.unlink(dir, entry) {
@@ -322,7 +327,7 @@ impl<B: Backing> Hand<'_, B> {
     }
 }
 
-/// Whether something under a hidden name holds nothing that a user could miss: an id, side entries, more of its kind.
+/// Whether something under a name that no user sees holds nothing that one could miss: an id, a side entry, more of its kind.
 pub(super) fn is_leftover<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
     is_leftover_within(modes, dir, entry, LEFTOVER_DEPTH)
 }
@@ -335,7 +340,7 @@ fn is_leftover_within<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &s
         FileKind::Directory if depth > 0 => {
             let inner = modes.open_dir(dir, entry, LIST)?;
             let Some(names) = leftovers_in(&**modes.backing(), &inner)? else { return Ok(false) };
-            for name in names.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
+            for name in &names {
                 if !is_leftover_within(modes, &inner, name, depth - 1)? {
                     return Ok(false);
                 }

@@ -100,7 +100,7 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
             let child = dir.paths.child(entry.raw.as_bytes(), entry.name.as_ref().map(|(name, _)| name.as_slice()));
             match (entry.kind, &entry.name, id) {
                 (EntryKind::Temporary, ..) => self.leftover(dir, entry, child),
-                (EntryKind::Side, ..) if is_orphan(entry, dir.entries) => self.repair(&child, Action::RemoveLeftover),
+                (EntryKind::Side, ..) if is_orphan(entry, dir.entries) => self.leftover(dir, entry, child),
                 (EntryKind::Control | EntryKind::DirId | EntryKind::Side, ..) => {}
                 (_, Some((name, under)), Some(id))
                     if *under != id && self.names.encode(id, name).is_ok_and(|new| new.entry() != entry.raw) =>

@@ -355,6 +355,47 @@ fn damage_that_a_hidden_name_hides_comes_to_light() {
     assert!(stays(&found).eq([true, true]), "{found:?}");
 }
 
+/// Entries of kmsfs' own are small: what has such a name and is larger is somebody's only copy.
+#[test]
+fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let hidden = mounted.mkdir(ROOT, "hidden");
+    let content = [7; 9000];
+    let [file, inside] = [(ROOT, "file"), (hidden, "inside")]
+        .map(|(parent, name)| ciphertext(root, mounted.write(parent, name, &content)));
+    let hidden = ciphertext(root, hidden);
+    drop(mounted);
+    let kept = [&file, &inside].map(|path| fs::read(path).expect("read"));
+    fs::rename(&inside, inside.with_file_name("~Linside.n")).expect("renamed below kmsfs");
+    fs::rename(&file, root.join("~Lfile.n")).expect("renamed below kmsfs");
+    fs::rename(&hidden, root.join("~T0123")).expect("renamed below kmsfs");
+
+    loop {
+        let plan = planned(&host, root);
+        if plan.repairs.is_empty() {
+            break;
+        }
+        let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
+        let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
+        assert_eq!((applied.done, applied.failed), (plan.repairs.len(), vec![]));
+    }
+    let mut found = Vec::new();
+    let mut stack = vec![root.to_owned()];
+    while let Some(at) = stack.pop() {
+        for entry in fs::read_dir(&at).expect("listed").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                stack.push(entry)
+            } else if let Ok(bytes) = fs::read(&entry) {
+                found.push(bytes)
+            }
+        }
+    }
+    assert!(kept.iter().all(|bytes| found.contains(bytes)));
+}
+
 /// The units of a file without a header are of no use to anybody, unless somebody has a copy of the header.
 #[test]
 fn what_is_put_aside_comes_back_with_its_header() {
