@@ -173,7 +173,7 @@ impl Repair {
     /// Whether it moves what its name hid. The walk passed that by: a further run looks at it.
     pub fn uncovers(&self) -> bool {
         let entry = self.paths.ciphertext.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        self.action.moves() && EntryKind::of(entry, false) == EntryKind::Temporary
+        self.action.moves() && matches!(EntryKind::of(entry, false), EntryKind::Temporary | EntryKind::Side)
     }
 
     /// Whether it moves what nobody can read, and not what has no name alone.

@@ -378,6 +378,7 @@ fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
         if plan.repairs.is_empty() {
             break;
         }
+        assert!(!plan.ends_well(), "{plan:?}");
         let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
         let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
         assert_eq!((applied.done, applied.failed), (plan.repairs.len(), vec![]));
