@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh [--quick | --long] [--no-install] [STEP...]: runs all tests, and installs what they need.
 #
-#   (default)   everything, bounded: less than half an hour on two cores
+#   (default)   everything, bounded: about half an hour on two cores
 #   --quick     no application suites, fewer operations
 #   --long      fsx with 100,000 operations and many seeds, more rounds of everything, longer applications (hours)
 #   --no-install   use what is there; steps whose tools are missing are skipped
