@@ -63,9 +63,19 @@ impl Device {
 
     /// Whether there is a request that nobody has read.
     pub(super) fn has_more(&self) -> bool {
+        self.state().is_ok_and(|state| state.contains(PollFlags::IN))
+    }
+
+    /// Whether the mount is still there.
+    pub(super) fn is_connected(&self) -> bool {
+        self.state().is_ok_and(|state| !state.contains(PollFlags::ERR))
+    }
+
+    /// What poll(2) tells at once: `ERR` of a connection that has ended.
+    fn state(&self) -> rustix::io::Result<PollFlags> {
         let mut device = [PollFd::new(&*self.0, PollFlags::IN)];
-        poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
-            && device[0].revents().contains(PollFlags::IN)
+        poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(device[0].revents())
     }
 
     /// The open device, for commands on it.

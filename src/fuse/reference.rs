@@ -16,9 +16,8 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::admission::Need;
+use super::connection::Device;
 use super::mount;
 use super::operations::{CONGESTION_THRESHOLD, MAX_BACKGROUND, MAX_WRITE, Operations, Served, Sized, Waited, Wanted};
 use super::spec::MountSpec;
@@ -36,20 +35,13 @@ pub(super) fn serve<B: Backing>(
     ready: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
     let connection = mount::mount(spec)?;
-    let ours = connection.try_clone().inspect_err(|_| mount::abandon(spec))?;
+    let ours = Device::new(connection.try_clone().inspect_err(|_| mount::abandon(spec))?);
     serve_mount(vfs, spec, connection, ready).inspect_err(|_| {
         // Who served may have failed, and others have gone on until somebody unmounted: then something else may be mounted there.
-        if is_connected(&ours) {
+        if ours.is_connected() {
             mount::abandon(spec);
         }
     })
-}
-
-/// Whether a mount is still there, by its connection: poll(2) tells an error of one that has ended.
-fn is_connected(connection: &OwnedFd) -> bool {
-    let mut polled = [PollFd::new(connection, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut polled, Some(&now)).is_ok() && !polled[0].revents().contains(PollFlags::ERR)
 }
 
 fn serve_mount<B: Backing>(
