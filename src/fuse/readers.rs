@@ -379,6 +379,14 @@ mod tests {
         false
     }
 
+    /// Two threads, both of which read.
+    fn two() -> (Readers, [Place; 2]) {
+        let readers = Readers::new(2, true);
+        let mut places = [Place::default(), Place::default()];
+        assert!(places.iter_mut().all(|place| readers.enter(place, nothing)));
+        (readers, places)
+    }
+
     /// Threads that read; they go on one after the other until one of them is the only one, as requests come one by one.
     fn readers(threads: usize) -> (Arc<Readers>, Place) {
         let readers = Readers::new(threads, true);
@@ -441,9 +449,7 @@ mod tests {
 
     #[test]
     fn requests_that_overlap_keep_all_threads_reading() {
-        let readers = Readers::new(2, true);
-        let mut places = [Place::default(), Place::default()];
-        assert!(places.iter_mut().all(|place| readers.enter(place, nothing)));
+        let (readers, mut places) = two();
         let [first, second] = &mut places;
         for _ in 0..10 * ALONE {
             let one = readers.take(first, &LOOKUP, Expected::Short, nothing);
@@ -458,9 +464,7 @@ mod tests {
 
     #[test]
     fn what_a_caller_asks_next_is_alone_though_who_answered_it_does_not_run_yet() {
-        let readers = Readers::new(2, true);
-        let mut places = [Place::default(), Place::default()];
-        assert!(places.iter_mut().all(|place| readers.enter(place, nothing)));
+        let (readers, mut places) = two();
         let [first, second] = &mut places;
         let mut before = readers.take(first, &LOOKUP, Expected::Short, nothing);
         for _ in 0..ALONE / 2 {

@@ -30,12 +30,31 @@ fn planned(host: &Host, root: &Path) -> Plan {
     plan(&tree, &host.files(root), PlanOptions { threads: 2, accept_single: false }, &Silent).expect("planned")
 }
 
+/// Does what is planned, all of it.
+fn carry_out(host: &Host, root: &Path, plan: &Plan) {
+    let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
+    let applied = apply(&tree, &host.files(root), plan, &*host.clock).expect("applied");
+    assert_eq!((applied.done, applied.failed, applied.flushed), (plan.repairs.len(), vec![], Ok(())));
+}
+
+/// Repairs until nothing is left to do, before which no run ends well: how much each run did.
+fn repaired_in_runs(host: &Host, root: &Path) -> Vec<usize> {
+    let mut runs = Vec::new();
+    loop {
+        let plan = planned(host, root);
+        if plan.repairs.is_empty() {
+            return runs;
+        }
+        assert!(!plan.ends_well(), "{plan:?}");
+        carry_out(host, root, &plan);
+        runs.push(plan.repairs.len());
+    }
+}
+
 /// Repairs, and answers what was done as `code path`, sorted; behind it nothing is left to do.
 fn repaired(host: &Host, root: &Path) -> Vec<String> {
     let plan = planned(host, root);
-    let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
-    let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
-    assert_eq!((applied.done, applied.failed, applied.flushed), (plan.repairs.len(), vec![], Ok(())));
+    carry_out(host, root, &plan);
     assert_eq!(planned(host, root).repairs, []);
     assert_eq!(plan.remaining, []);
     let path =
@@ -77,6 +96,16 @@ fn put_aside(mounted: &Mounted) -> (u64, String) {
     names.retain(|name| name != "." && name != "..");
     assert_eq!(names.len(), 1, "{names:?}");
     (dir, names.remove(0))
+}
+
+/// What was put aside is a finding until it is removed, and nothing is one then; its name.
+fn end_what_was_put_aside(host: &Host, root: &Path, code: &str) -> String {
+    let mounted = host.mount(root);
+    let (aside, name) = put_aside(&mounted);
+    assert_eq!(host.findings(root), [format!("{code} lost+found/{name}")]);
+    remove(&mounted, aside, &name);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    name
 }
 
 #[test]
@@ -217,11 +246,7 @@ fn a_header_with_less_than_a_unit_behind_it_is_put_aside() {
     edit(&file, |bytes| bytes.truncate(HEADER + UNIT - 1));
     assert_eq!(host.findings(root), ["BadSize file"]);
     assert_eq!(repaired(&host, root), ["PutAside file"]);
-    let mounted = host.mount(root);
-    let (aside, name) = put_aside(&mounted);
-    assert_eq!(host.findings(root), [format!("BadSize lost+found/{name}")]);
-    remove(&mounted, aside, &name);
-    assert_eq!(host.findings(root), Vec::<String>::new());
+    end_what_was_put_aside(&host, root, "BadSize");
 }
 
 #[test]
@@ -280,12 +305,8 @@ fn a_symlink_that_nobody_can_read_is_put_aside_as_it_is() {
     assert_eq!(repaired(&host, root), ["PutAside link"]);
     let to = log(root).pop().expect("a line")["to"].as_str().expect("a path").to_owned();
     assert_eq!(fs::read_link(root.join(to)).expect("there"), Path::new("forged"));
-    let mounted = host.mount(root);
-    let (aside, name) = put_aside(&mounted);
+    let name = end_what_was_put_aside(&host, root, "SymlinkAuth");
     assert!(name.ends_with(".link"), "{name}");
-    assert_eq!(host.findings(root), [format!("SymlinkAuth lost+found/{name}")]);
-    remove(&mounted, aside, &name);
-    assert_eq!(host.findings(root), Vec::<String>::new());
 }
 
 #[test]
@@ -333,18 +354,7 @@ fn damage_that_a_hidden_name_hides_comes_to_light() {
     fs::rename(&file, root.join("~T4567")).expect("renamed below kmsfs");
     fs::rename(&hidden, root.join("~T89ab")).expect("renamed below kmsfs");
 
-    let mut runs = Vec::new();
-    loop {
-        let plan = planned(&host, root);
-        if plan.repairs.is_empty() {
-            break;
-        }
-        assert!(!plan.ends_well(), "{plan:?}");
-        let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
-        let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
-        assert_eq!((applied.done, applied.failed), (plan.repairs.len(), vec![]));
-        runs.push(plan.repairs.len());
-    }
+    let runs = repaired_in_runs(&host, root);
     // Both that lie in the root; what is hidden within the directory, while its damaged file lies in lost+found already.
     assert_eq!(runs, [2, 1]);
     let plan = planned(&host, root);
@@ -373,16 +383,7 @@ fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
     fs::rename(&file, root.join("~Lfile.n")).expect("renamed below kmsfs");
     fs::rename(&hidden, root.join("~T0123")).expect("renamed below kmsfs");
 
-    loop {
-        let plan = planned(&host, root);
-        if plan.repairs.is_empty() {
-            break;
-        }
-        assert!(!plan.ends_well(), "{plan:?}");
-        let tree = Modes::new(LocalDir::open(root).expect("open").into(), false);
-        let applied = apply(&tree, &host.files(root), &plan, &*host.clock).expect("applied");
-        assert_eq!((applied.done, applied.failed), (plan.repairs.len(), vec![]));
-    }
+    assert!(!repaired_in_runs(&host, root).is_empty());
     let mut found = Vec::new();
     let mut stack = vec![root.to_owned()];
     while let Some(at) = stack.pop() {
