@@ -27,10 +27,23 @@ struct Patience {
     more: Duration,
 }
 
+impl Patience {
+    /// Of who only looks (`briefly`), of who waited for the same file in vain before (`given_up`).
+    fn of(briefly: bool, given_up: bool) -> Self {
+        match (briefly, given_up) {
+            (false, false) => USUAL,
+            (true, true) => NONE,
+            _ => BRIEF,
+        }
+    }
+}
+
 /// A batch of records takes milliseconds, on a disk with much to do seconds.
 const USUAL: Patience = Patience { quiet: Duration::from_secs(10), more: Duration::from_secs(110) };
 /// Of who only looks, and of who has waited in vain before.
 const BRIEF: Patience = Patience { quiet: Duration::from_secs(2), more: Duration::ZERO };
+/// Of who only looks, and has waited in vain before: a command comes to a file several times.
+const NONE: Patience = Patience { quiet: Duration::ZERO, more: Duration::ZERO };
 /// How often who has no thread to wait with tries again.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
@@ -70,8 +83,7 @@ impl LockFile {
     /// [`Held`] as `TimedOut`; those of the system.
     pub fn acquire(path: &Path) -> io::Result<Self> {
         let given_up = lock(&GIVEN_UP).iter().any(|other| other == path);
-        let patience = if waits_briefly() || given_up { BRIEF } else { USUAL };
-        let acquired = Self::acquire_within(path, patience);
+        let acquired = Self::acquire_within(path, Patience::of(waits_briefly(), given_up));
         let held = matches!(&acquired, Err(error) if is_held(error));
         if held != given_up {
             let mut all = lock(&GIVEN_UP);
@@ -149,6 +161,9 @@ impl Waiter {
 
 /// Waits for a file that somebody else holds.
 fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
+    if patience.quiet.is_zero() {
+        return Err(Held::of(path, BRIEF.quiet));
+    }
     let mut waiter = Waiter::of(file)?;
     if let Some(answered) = waiter.within(patience.quiet) {
         return answered;
@@ -162,10 +177,7 @@ fn wait(path: &Path, file: File, patience: Patience) -> io::Result<File> {
             holder.advice()
         );
     }
-    waiter.within(patience.more).unwrap_or_else(|| {
-        let held = Held { holder: Holder::of(path), waited: patience.quiet + patience.more };
-        Err(io::Error::new(io::ErrorKind::TimedOut, held))
-    })
+    waiter.within(patience.more).unwrap_or_else(|| Err(Held::of(path, patience.quiet + patience.more)))
 }
 
 /// Whether an error says that somebody else holds a lock file.
@@ -182,6 +194,10 @@ pub struct Held {
 }
 
 impl Held {
+    fn of(path: &Path, waited: Duration) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, Self { holder: Holder::of(path), waited })
+    }
+
     /// Of what `pid` holds, if that is known, and somebody has waited for as long as the database is waited for.
     pub(in crate::kms) fn by(pid: Option<u32>, path: &Path) -> Self {
         Self { holder: Holder::by(pid, path), waited: patience_with_database() }
@@ -255,6 +271,19 @@ mod tests {
         assert!(text.starts_with(&format!("process {own} (")) && text.contains(&format!("kill -KILL {own}")), "{text}");
         drop(held);
         LockFile::acquire_within(&path, SHORT).expect("free again");
+    }
+
+    #[test]
+    fn who_only_looks_waits_once() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("lock");
+        let _held = LockFile::acquire_within(&path, SHORT).expect("free");
+        let began = Instant::now();
+        let error = LockFile::acquire_within(&path, Patience::of(true, true)).expect_err("held");
+        assert!(began.elapsed() < BRIEF.quiet / 2, "it waited again: {:?}", began.elapsed());
+        assert!(is_held(&error) && error.to_string().contains("more than 2 s"), "{error}");
+        assert_eq!(Patience::of(true, false).quiet, BRIEF.quiet);
+        assert_eq!(Patience::of(false, true).quiet, BRIEF.quiet);
     }
 
     #[test]
