@@ -103,7 +103,7 @@ impl Serving<'_> {
         let sweeper = Every::start(SWEEP_EVERY, sweep).map_err(|e| self.unserved(&e))?;
         let strict_ids = self.options.strict_ids;
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { read_only, privileged, strict_ids, fetch_ahead: true };
+        let options = Options { read_only, strict_ids, ..Options::for_programs(privileged) };
         let backing = offline::backing(&root)?;
         let vfs = Vfs::new(backing, Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
         let vfs = Arc::new(vfs);

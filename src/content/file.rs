@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use rustix::io::Errno;
 
+use super::floor::Due;
 use super::life::Life;
 use super::live::LiveIds;
 use super::locks::UnitLocks;
@@ -72,6 +73,8 @@ pub struct Content<B: Backing> {
     file: RwLock<OpenFile<B>>,
     pub(super) state: RwLock<State>,
     pub(super) units: UnitLocks,
+    /// Held while the bound of the size is raised.
+    pub(super) due: Mutex<Option<Due>>,
     pub(super) record: Option<InUse>,
     /// Flushes and write-backs that failed since the file was opened; one more if any did before, in this mount.
     failures: AtomicU64,
@@ -148,6 +151,7 @@ impl<B: Backing> Content<B> {
             file: RwLock::new(OpenFile { file: Arc::new(file), access }),
             state: RwLock::new(state),
             units: UnitLocks::new(),
+            due: Mutex::new(None),
             record: None,
             failures: AtomicU64::new(0),
             gate: Gate::default(),

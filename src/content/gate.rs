@@ -4,7 +4,7 @@ use std::sync::TryLockError;
 
 use super::Result;
 use super::file::{Content, load};
-use super::header_io::Raise;
+use super::floor::Raise;
 use super::state::{Body, Gate, State};
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;

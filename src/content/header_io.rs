@@ -1,8 +1,6 @@
 //! Writes to the header: records and re-wraps. They are not user writes: modification time, setuid and setgid bits and
 //! `security.capability` are put back (FORMAT 5.5). The caller holds the state lock for writing.
 
-use std::ops::Range;
-
 use rustix::io::Errno;
 
 use super::file::Content;
@@ -16,7 +14,6 @@ use crate::format::size::unit_count;
 use crate::keys::RewrapJob;
 use crate::store::{Allocate, Backing, BackingFile, SetTime, Target, XattrMode};
 use crate::sync::{Arc, read, write};
-use crate::types::FileId;
 
 const CAPABILITY: &str = "security.capability";
 /// Mode bits that a write by an unprivileged daemon clears.
@@ -40,98 +37,10 @@ pub enum Rewrapped {
     No,
 }
 
-/// What a flush that is about to begin will vouch for.
-pub(super) struct Raise {
-    file_id: FileId,
-    /// The size that it covers.
-    pub(super) floor: u64,
-    /// [`State::cuts`] at that time.
-    cuts: u64,
-    /// Units of which one may be a hole without a record that says so.
-    unsure: Range<u64>,
-}
-
-impl Raise {
-    /// `None` if the bound is as high already.
-    pub(super) fn to_size_of(state: &State) -> Option<Self> {
-        let Body::Units { life, record, .. } = &state.body else { return None };
-        let unsure = match state.gaps && !record.has_holes {
-            true => unit_count(record.floor)..unit_count(state.size),
-            false => 0..0,
-        };
-        (state.size > record.floor).then_some(Self {
-            file_id: life.file_id,
-            floor: state.size,
-            cuts: state.cuts,
-            unsure,
-        })
-    }
-
-    /// Whether the file is still the one that it was made for, and no unit of it was cut off or made a hole since.
-    pub(super) fn holds_of(&self, state: &State) -> bool {
-        let file_id = match &state.body {
-            Body::Units { life, .. } => Some(life.file_id),
-            Body::Suspended { file_id, .. } => Some(*file_id),
-            Body::Empty | Body::NeverSynced | Body::Unusable(_) => None,
-        };
-        state.cuts == self.cuts && file_id == Some(self.file_id)
-    }
-}
-
 impl<B: Backing> Content<B> {
-    /// Makes what was written durable, then raises the authenticated lower bound of the size to what the flush covered
-    /// (FORMAT 5.2).
-    ///
-    /// # Errors
-    /// The backing's error; the bound is then not raised.
-    pub fn sync(&self, data_only: bool) -> Result<()> {
-        if self.failures() > 0 && self.is_writable() {
-            self.renew_header()?;
-        }
-        let (point, raise) = {
-            let state = read(&self.state);
-            if let Body::Suspended { .. } = state.body {
-                // Its flush may still be under way. If that fails, who asks learns of it by `failures`.
-                return self.noted(self.file().sync(data_only));
-            }
-            (self.begin_recorded_sync(&state), Raise::to_size_of(&state))
-        };
-        let raise = self.with_holes(raise);
-        self.noted(self.file().sync(data_only))?;
-        self.end_recorded_sync(point)?;
-        let Some((raise, holes)) = raise else { return Ok(()) };
-        let mut state = write(&self.state);
-        // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
-        if self.failures() > 0 || !raise.holds_of(&state) {
-            return Ok(());
-        }
-        self.before_change()?;
-        let size = state.size;
-        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
-        if raise.floor <= record.floor {
-            return Ok(());
-        }
-        let has_holes = record.has_holes || holes;
-        durable.holes &= has_holes == record.has_holes;
-        self.write_records(life, record, raise.floor, has_holes)?;
-        if !has_holes && raise.floor == size {
-            state.gaps = false;
-        }
-        Ok(())
-    }
-
-    /// What a flush can vouch for, and whether there are holes in it. To be asked before the flush, and under no lock: a hole that is
-    /// filled meanwhile, as the kernel fills those of a mapped file, may miss the flush. Where the units cannot be looked at, the
-    /// bound stays.
-    pub(super) fn with_holes(&self, raise: Option<Raise>) -> Option<(Raise, bool)> {
-        let raise = raise.filter(|_| self.is_writable() && self.failures() == 0)?;
-        let holes = self.any_hole(raise.unsure.clone()).ok()?;
-        Some((raise, holes))
-    }
-
     /// Writes the header as it is. What a flush that failed had of it may be lost, although it can be read; the units that are
     /// written again, by whoever was told of the failure, are of no use without it.
-    fn renew_header(&self) -> Result<()> {
+    pub(super) fn renew_header(&self) -> Result<()> {
         let state = write(&self.state);
         match &state.body {
             Body::Units { life, .. } => {
@@ -144,20 +53,6 @@ impl<B: Backing> Content<B> {
             Body::Suspended { .. } => self.write_quietly(0, &self.read_header()?),
             Body::Empty | Body::NeverSynced | Body::Unusable(_) => Ok(()),
         }
-    }
-
-    /// Whether one of these units is a hole: only holes begin with zeros, as an epoch never does. The units are looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was
-    /// read, other filesystems report no holes at all.
-    fn any_hole(&self, units: Range<u64>) -> Result<bool> {
-        let file = self.file();
-        for unit in units {
-            let mut epoch = [0; 12];
-            file.read_at(&mut epoch, self.volume.geometry.unit_offset(unit))?;
-            if epoch == [0; 12] {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Lowers the bound before the file is cut below it; durable when this returns.
@@ -196,7 +91,7 @@ impl<B: Backing> Content<B> {
     }
 
     /// Replaces both records by ones with this floor and, once set, the mark of holes.
-    fn write_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
+    pub(super) fn write_records(&self, life: &Life, record: &mut Record, floor: u64, has_holes: bool) -> Result<()> {
         if let Some((next, bytes)) = record.next_pair(&life.keys.record, life.file_id, floor, has_holes)? {
             self.write_records_bytes(&bytes)?;
             *record = next;

@@ -145,9 +145,14 @@ fn cuts_growth_and_flushes_leave_a_file_that_opens() {
         let syncer = {
             let content = Arc::clone(&file.content);
             thread::spawn(move || {
-                content.sync(true).expect("sync");
+                content.flush(true).expect("flush");
                 content.sync(false).expect("sync");
+                content.flush(false).expect("flush");
             })
+        };
+        let raiser = {
+            let content = Arc::clone(&file.content);
+            thread::spawn(move || content.raise_due())
         };
         let writer = {
             let content = Arc::clone(&file.content);
@@ -156,7 +161,7 @@ fn cuts_growth_and_flushes_leave_a_file_that_opens() {
         let seen = all(&file.content);
         assert!([10, UNIT + 50, UNIT + 95, 2 * UNIT].contains(&(seen.len() as u64)), "size {}", seen.len());
         assert!(seen.iter().all(|b| *b <= 2) && seen[..10] == [1; 10]);
-        for thread in [cutter, syncer, writer] {
+        for thread in [cutter, syncer, raiser, writer] {
             thread.join().expect("no panic");
         }
         assert_eq!(file.content.size(), 2 * UNIT);

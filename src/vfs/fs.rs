@@ -1,5 +1,7 @@
 //! The filesystem object: how inodes, names and directory handles come together.
 
+use std::time::Duration;
+
 use quick_cache::sync::Cache;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -11,7 +13,7 @@ use super::inode::{Inode, SET_ID_UNKNOWN};
 use super::moves::Moves;
 use super::rate_limit::RateLimit;
 use super::table::{InodeTable, ROOT};
-use crate::content::{LiveIds, Volume};
+use crate::content::{LiveIds, Raiser, Volume};
 use crate::format::keys::VolumeKeys;
 use crate::format::name::{EncodedName, NameCodec};
 use crate::format::{Outcome, symlink};
@@ -26,6 +28,9 @@ use crate::types::DirId;
 /// Directory handles kept open at most, if the process may have four times as many descriptors; any other is opened anew,
 /// one component at a time.
 const OPEN_DIRECTORIES: u64 = 2048;
+
+/// How long after a flush the header says what it covered (ADR 16): time for a program to flush the directory too.
+const RAISE_AFTER: Duration = Duration::from_millis(100);
 
 /// Directory handles to keep open: most descriptors are there for files.
 fn open_directories() -> usize {
@@ -44,6 +49,15 @@ pub struct Options {
     pub strict_ids: bool,
     /// What a walk over the tree will ask for next is fetched from the backing meanwhile.
     pub fetch_ahead: bool,
+    /// How long after a flush the header of the file says what it covered; at once without, or when the file is closed.
+    pub raise_after: Option<Duration>,
+}
+
+impl Options {
+    /// Of a mount that programs work in, as fast as it can be.
+    pub fn for_programs(privileged: bool) -> Self {
+        Self { privileged, fetch_ahead: true, raise_after: Some(RAISE_AFTER), ..Self::default() }
+    }
 }
 
 /// Who asks for an operation that creates something.
@@ -83,6 +97,7 @@ pub struct Vfs<B: Backing> {
     pub(super) modes: Arc<Modes<B>>,
     /// Set when the mount is about to end under its users, see `ending`.
     pub(super) ending: AtomicBool,
+    pub(super) raiser: Option<Raiser<B>>,
     fetcher: Option<Fetcher<B>>,
     root: Arc<B::Dir>,
     open_dirs: Cache<u64, Arc<B::Dir>>,
@@ -127,6 +142,11 @@ impl<B: Backing> Vfs<B> {
         let fetcher = options.fetch_ahead.then(|| Fetcher::start(Arc::clone(&backing)));
         let fetcher = fetcher
             .and_then(|started| started.inspect_err(|error| tracing::warn!("nothing is fetched ahead: {error}")).ok());
+        let raiser = options.raise_after.filter(|_| !options.read_only).map(Raiser::start).transpose();
+        let raiser = raiser.unwrap_or_else(|error| {
+            tracing::warn!("every flush waits for the header of its file: {error}");
+            None
+        });
         let vfs = Self {
             backing,
             volume,
@@ -143,6 +163,7 @@ impl<B: Backing> Vfs<B> {
             moves: Moves::new(),
             modes,
             ending: AtomicBool::new(false),
+            raiser,
             fetcher,
             root,
             open_dirs: Cache::new(open_directories()),
@@ -167,6 +188,11 @@ impl<B: Backing> Vfs<B> {
     /// How many inodes are known at present.
     pub fn known_inodes(&self) -> usize {
         self.table.len()
+    }
+
+    /// Raises at once the bounds of sizes that are due, see [`Options::raise_after`].
+    pub fn raise_floors(&self) {
+        self.raiser.iter().for_each(Raiser::raise);
     }
 
     /// Closes what is open only to be at hand: for when there are no descriptors left.

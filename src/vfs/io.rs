@@ -139,10 +139,11 @@ impl<B: Backing> Vfs<B> {
     pub(super) fn relinquish(&self, inode: &Inode<B>) -> bool {
         let mut slot = lock(&inode.content);
         slot.handles = slot.handles.saturating_sub(1);
-        if let (0, Some(content)) = (slot.handles, &slot.content)
-            && let Err(error) = content.note_closed()
-        {
-            tracing::warn!(ino = inode.number, "what a file is was not recorded when it was closed: {error}");
+        if let (0, Some(content)) = (slot.handles, &slot.content) {
+            content.raise_due();
+            if let Err(error) = content.note_closed() {
+                tracing::warn!(ino = inode.number, "what a file is was not recorded when it was closed: {error}");
+            }
         }
         let last = if slot.handles == 0 { slot.content.take() } else { None };
         slot.immutable &= last.is_none();
@@ -272,7 +273,11 @@ impl<B: Backing> Vfs<B> {
         if self.options.read_only {
             return Ok(());
         }
-        let synced = self.report_of(&file.inode, Some(&file.content), file.content.sync(data_only));
+        let synced = match &self.raiser {
+            Some(raiser) => raiser.sync(&file.content, data_only),
+            None => file.content.sync(data_only),
+        };
+        let synced = self.report_of(&file.inode, Some(&file.content), synced);
         // A loss that another handle's flush was told of is a loss to this one too, once.
         let failures = file.content.failures();
         let missed = file.failures_seen.swap(failures, Ordering::AcqRel) < failures;

@@ -547,9 +547,11 @@ fn nothing_that_was_flushed_is_lost_where_only_that_is_logged() {
 
 #[test]
 fn nothing_that_was_flushed_is_lost() {
-    let all = SCENARIOS.iter().flat_map(|scenario| [(scenario, true), (scenario, false)]);
-    let looked =
-        all_pass(all, |steps, ordered| Looked::states(cut_everywhere(&new_volume(ordered).steps(steps), 3, ordered)));
+    let ways = |scenario| [(true, 1), (false, 1), (true, 2), (true, 3)].map(|way| (scenario, way));
+    let looked = all_pass(SCENARIOS.iter().flat_map(ways), |steps, (ordered, raise_every)| {
+        let run = new_volume(ordered).raising_every(raise_every).steps(steps);
+        Looked::states(cut_everywhere(&run, 3, ordered))
+    });
     assert!(looked.states > 1000, "{looked:?}");
 }
 
@@ -702,9 +704,10 @@ proptest! {
         steps in prop::collection::vec(prop_oneof![12 => step(), 1 => Just(Settle)], 1..25),
         cuts in any_cuts(8),
         ordered_metadata in any::<bool>(),
+        raise_every in 1_usize..5,
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d"), Settle];
-        let run = new_recorded_volume(ordered_metadata).steps(&begin).steps(&steps);
+        let run = new_recorded_volume(ordered_metadata).raising_every(raise_every).steps(&begin).steps(&steps);
         cut_at_random(&run, cuts, ordered_metadata);
     }
 }
@@ -717,10 +720,11 @@ proptest! {
         cuts in any_cuts(16),
         ordered_metadata in any::<bool>(),
         plain_names in any::<bool>(),
+        raise_every in 1_usize..5,
     ) {
         let begin = [Create("a"), Write("a", 0, U + 100), Fsync("a"), Mkdir("d")];
         let new = if plain_names { new_plain_volume } else { new_volume };
-        let run = new(ordered_metadata).steps(&begin).steps(&steps);
+        let run = new(ordered_metadata).raising_every(raise_every).steps(&begin).steps(&steps);
         cut_at_random(&run, cuts, ordered_metadata);
     }
 }

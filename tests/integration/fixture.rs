@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kmsfs::content::Volume;
 use kmsfs::crypto::aead::Backend;
@@ -268,6 +269,12 @@ impl<B: Backing + Clone> Fixture<B> {
     /// Mounts the volume, with an empty cache of data keys.
     pub fn mount(&self) -> Vfs<B> {
         self.mount_with(Options { privileged: true, ..Options::default() })
+    }
+
+    /// As [`Self::mount`], where bounds of sizes are raised when a file is closed, or when asked to.
+    pub fn mount_raising_later(&self) -> Vfs<B> {
+        let raise_after = Some(Duration::from_secs(3600));
+        self.mount_with(Options { privileged: true, raise_after, ..Options::default() })
     }
 
     /// As [`Self::mount`], with other options.

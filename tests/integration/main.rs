@@ -14,6 +14,7 @@ mod ending;
 mod events;
 mod faults;
 mod fixture;
+mod floors;
 mod freshness;
 mod fuzz;
 mod holes;

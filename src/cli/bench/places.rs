@@ -119,7 +119,7 @@ impl Mounted {
         let opened = FoundVolume::find(&root)?.open(&*service, &registry, options)?;
         let volume = offline::files(offline::data_keys(service, opened), 1, None);
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { privileged, fetch_ahead: true, ..Options::default() };
+        let options = Options::for_programs(privileged);
         let vfs = Vfs::new(offline::backing(&root)?, volume, options)
             .map_err(|e| CliError::failure(format_args!("cannot open the volume at {}: {e}", root.display())))?;
         let spec = MountSpec {

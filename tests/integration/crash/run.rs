@@ -121,6 +121,8 @@ pub struct Run {
     pub files: Vec<File>,
     /// Whether a directory takes the place of another in two steps, with none at its name between them (FORMAT 8.1).
     pub lacks_exchange: bool,
+    /// After so many steps bounds of sizes that are due are raised.
+    raise_every: usize,
     open: HashMap<usize, usize>,
     unnamed: HashMap<Path, usize>,
 }
@@ -142,9 +144,16 @@ impl Run {
             trees: vec![tree],
             files: content.into_iter().map(file).collect(),
             lacks_exchange: false,
+            raise_every: 1,
             open: HashMap::new(),
             unnamed: HashMap::new(),
         }
+    }
+
+    /// The same, with bounds of sizes raised after each `steps` steps.
+    #[must_use]
+    pub fn raising_every(self, steps: usize) -> Self {
+        Self { raise_every: steps, ..self }
     }
 
     pub fn base(&self) -> usize {
@@ -168,6 +177,9 @@ impl Run {
         let number = self.ends.len();
         let mut tree = self.tree().clone();
         let done = self.apply(number, step, &mut tree);
+        if number.is_multiple_of(self.raise_every) {
+            self.volume.vfs.raise_floors();
+        }
         let log = self.volume.fixture.backing.stop_recording();
         self.volume.fixture.backing.start_recording();
         if done.is_ok() {

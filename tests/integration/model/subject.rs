@@ -301,7 +301,7 @@ fn errno<T>(result: kmsfs::vfs::Result<T>) -> Result<T> {
 
 impl<B: Backing + Clone> Mounted<B> {
     pub fn new(fixture: Fixture<B>) -> Self {
-        let vfs = fixture.mount();
+        let vfs = fixture.mount_raising_later();
         Self { fixture, vfs, files: Vec::new() }
     }
 
@@ -582,6 +582,6 @@ impl<B: Backing + Clone> Subject for Mounted<B> {
 
     fn remount(&mut self) {
         self.files.clear();
-        self.vfs = self.fixture.mount();
+        self.vfs = self.fixture.mount_raising_later();
     }
 }

@@ -1,0 +1,158 @@
+//! The authenticated lower bound of the size (FORMAT 5.2): what a flush vouches for, and when the header says so.
+
+use std::ops::Range;
+
+use super::Result;
+use super::file::Content;
+use super::state::{Body, State};
+use crate::format::size::unit_count;
+use crate::store::{Backing, BackingFile};
+use crate::sync::{lock, read, write};
+use crate::types::FileId;
+
+/// What a flush that is about to begin will vouch for.
+pub(super) struct Raise {
+    file_id: FileId,
+    /// The size that it covers.
+    pub(super) floor: u64,
+    /// [`State::cuts`] at that time.
+    cuts: u64,
+    /// Units of which one may be a hole without a record that says so.
+    unsure: Range<u64>,
+}
+
+/// A bound that is durable and that the header does not have yet.
+pub(super) struct Due {
+    raise: Raise,
+    /// Whether a unit below it is a hole.
+    holes: bool,
+}
+
+impl Raise {
+    /// `None` if the bound is as high already.
+    pub(super) fn to_size_of(state: &State) -> Option<Self> {
+        let Body::Units { life, record, .. } = &state.body else { return None };
+        let unsure = match state.gaps && !record.has_holes {
+            true => unit_count(record.floor)..unit_count(state.size),
+            false => 0..0,
+        };
+        (state.size > record.floor).then_some(Self {
+            file_id: life.file_id,
+            floor: state.size,
+            cuts: state.cuts,
+            unsure,
+        })
+    }
+
+    /// Whether the file is still the one that it was made for, and no unit of it was cut off or made a hole since.
+    pub(super) fn holds_of(&self, state: &State) -> bool {
+        let file_id = match &state.body {
+            Body::Units { life, .. } => Some(life.file_id),
+            Body::Suspended { file_id, .. } => Some(*file_id),
+            Body::Empty | Body::NeverSynced | Body::Unusable(_) => None,
+        };
+        state.cuts == self.cuts && file_id == Some(self.file_id)
+    }
+}
+
+impl<B: Backing> Content<B> {
+    /// Makes what was written durable, and raises the bound to what the flush covered.
+    ///
+    /// # Errors
+    /// The backing's error; the bound is then not raised.
+    pub fn sync(&self, data_only: bool) -> Result<()> {
+        self.flush(data_only)?;
+        self.raise_floor()
+    }
+
+    /// Makes what was written durable. The bound is left to [`Self::raise_floor`]: whether that has something to do that it had
+    /// not before.
+    ///
+    /// # Errors
+    /// The backing's error.
+    pub(super) fn flush(&self, data_only: bool) -> Result<bool> {
+        if self.failures() > 0 && self.is_writable() {
+            self.renew_header()?;
+        }
+        let (point, raise) = {
+            let state = read(&self.state);
+            if let Body::Suspended { .. } = state.body {
+                // Its flush may still be under way. If that fails, who asks learns of it by `failures`.
+                self.noted(self.file().sync(data_only))?;
+                return Ok(false);
+            }
+            (self.begin_recorded_sync(&state), Raise::to_size_of(&state))
+        };
+        let raise = self.with_holes(raise);
+        self.noted(self.file().sync(data_only))?;
+        self.end_recorded_sync(point)?;
+        let Some((raise, holes)) = raise else { return Ok(false) };
+        let mut due = lock(&self.due);
+        if !holes && !raise.unsure.is_empty() {
+            let mut state = write(&self.state);
+            // Need not be looked for again, also before the record says so.
+            if raise.holds_of(&state) && raise.floor == state.size {
+                state.gaps = false;
+            }
+        }
+        let is_known = |due: &Due| due.raise.floor >= raise.floor && due.raise.holds_of(&read(&self.state));
+        if due.as_ref().is_some_and(is_known) {
+            return Ok(false);
+        }
+        Ok(due.replace(Due { raise, holes }).is_none())
+    }
+
+    /// Raises the bound in the header to what the last flush covered, if that is still so. When this returns, nobody else is about
+    /// to write what was due: the header may be read, or left to who opens the file next.
+    ///
+    /// # Errors
+    /// The backing's error; the bound is then not raised.
+    fn raise_floor(&self) -> Result<()> {
+        let mut due = lock(&self.due);
+        let Some(Due { raise, holes }) = due.take() else { return Ok(()) };
+        let mut state = write(&self.state);
+        // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
+        if self.failures() > 0 || !raise.holds_of(&state) {
+            return Ok(());
+        }
+        self.before_change()?;
+        let Body::Units { life, record, durable, .. } = &mut state.body else { return Ok(()) };
+        if raise.floor <= record.floor {
+            return Ok(());
+        }
+        let has_holes = record.has_holes || holes;
+        durable.holes &= has_holes == record.has_holes;
+        self.write_records(life, record, raise.floor, has_holes)
+    }
+
+    /// Raises the bound, if it is due, where nobody waits for it. To be called by the last user of a file too: whoever opens it next
+    /// reads the header.
+    pub fn raise_due(&self) {
+        if let Err(error) = self.raise_floor() {
+            tracing::warn!("how long a file is at least was not recorded after its flush: {error}");
+        }
+    }
+
+    /// What a flush can vouch for, and whether there are holes in it. To be asked before the flush, and under no lock: a hole that is
+    /// filled meanwhile, as the kernel fills those of a mapped file, may miss the flush. Where the units cannot be looked at, the
+    /// bound stays.
+    pub(super) fn with_holes(&self, raise: Option<Raise>) -> Option<(Raise, bool)> {
+        let raise = raise.filter(|_| self.is_writable() && self.failures() == 0)?;
+        let holes = self.any_hole(raise.unsure.clone()).ok()?;
+        Some((raise, holes))
+    }
+
+    /// Whether one of these units is a hole: only holes begin with zeros, as an epoch never does. The units are looked at one by one, because SEEK_HOLE does not tell: ext4 reports reserved, unwritten space as data once it was
+    /// read, other filesystems report no holes at all.
+    fn any_hole(&self, units: Range<u64>) -> Result<bool> {
+        let file = self.file();
+        for unit in units {
+            let mut epoch = [0; 12];
+            file.read_at(&mut epoch, self.volume.geometry.unit_offset(unit))?;
+            if epoch == [0; 12] {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
