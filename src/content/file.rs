@@ -4,11 +4,10 @@ use std::collections::HashSet;
 
 use rustix::io::Errno;
 
-use super::floor::Due;
 use super::life::Life;
 use super::live::LiveIds;
 use super::locks::UnitLocks;
-use super::state::{Body, DurableRecord, Gate, State};
+use super::state::{Body, Due, DurableRecord, Gate, State};
 use super::{Error, Result};
 use crate::env::Entropy;
 use crate::format::Outcome;

@@ -4,8 +4,7 @@ use std::sync::TryLockError;
 
 use super::Result;
 use super::file::{Content, load};
-use super::floor::Raise;
-use super::state::{Body, Gate, State};
+use super::state::{Body, Gate, Raise, State};
 use crate::crypto::secret::SecretKey;
 use crate::format::Outcome;
 use crate::format::record::Record;

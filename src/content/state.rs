@@ -1,9 +1,12 @@
 //! What is known of a file's content while it is open.
 
+use std::ops::Range;
+
 use super::error::Error;
 use super::life::Life;
 use crate::format::Outcome;
 use crate::format::record::Record;
+use crate::format::size::unit_count;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::types::{FileId, KeyArn};
@@ -69,6 +72,51 @@ impl DurableRecord {
     /// Of a file that is opened: only a floor that was being lowered is below the size it was lowered for.
     pub(super) fn found(record: &Record, size: u64) -> Self {
         Self { floor: record.floor >= size, holes: !record.has_holes }
+    }
+}
+
+/// What a flush that is about to begin will vouch for.
+pub(super) struct Raise {
+    file_id: FileId,
+    /// The size that it covers.
+    pub(super) floor: u64,
+    /// [`State::cuts`] at that time.
+    cuts: u64,
+    /// Units of which one may be a hole without a record that says so.
+    pub(super) unsure: Range<u64>,
+}
+
+/// A bound that is durable and that the header does not have yet.
+pub(super) struct Due {
+    pub(super) raise: Raise,
+    /// Whether a unit below it is a hole.
+    pub(super) holes: bool,
+}
+
+impl Raise {
+    /// `None` if the bound is as high already.
+    pub(super) fn to_size_of(state: &State) -> Option<Self> {
+        let Body::Units { life, record, .. } = &state.body else { return None };
+        let unsure = match state.gaps && !record.has_holes {
+            true => unit_count(record.floor)..unit_count(state.size),
+            false => 0..0,
+        };
+        (state.size > record.floor).then_some(Self {
+            file_id: life.file_id,
+            floor: state.size,
+            cuts: state.cuts,
+            unsure,
+        })
+    }
+
+    /// Whether the file is still the one that it was made for, and no unit of it was cut off or made a hole since.
+    pub(super) fn holds_of(&self, state: &State) -> bool {
+        let file_id = match &state.body {
+            Body::Units { life, .. } => Some(life.file_id),
+            Body::Suspended { file_id, .. } => Some(*file_id),
+            Body::Empty | Body::NeverSynced | Body::Unusable(_) => None,
+        };
+        state.cuts == self.cuts && file_id == Some(self.file_id)
     }
 }
 
