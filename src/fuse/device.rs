@@ -56,7 +56,7 @@ struct Answer<'a> {
 
 impl Sink for Answer<'_> {
     fn send(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        self.taken.answered();
+        self.taken.answered(|| self.device.has_more());
         self.device.answer(parts)
     }
 }

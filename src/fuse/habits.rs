@@ -52,9 +52,14 @@ impl Kind {
         Self::of(header, structure)
     }
 
-    /// Whether somebody waits for its end.
+    /// Whether somebody waits for its end. Who forgets or closes something goes on at once.
     pub(super) fn is_awaited(&self) -> bool {
-        !matches!(self.opcode, opcode::FORGET | opcode::BATCH_FORGET)
+        !matches!(self.opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::RELEASE | opcode::RELEASEDIR)
+    }
+
+    /// Whether it makes something durable: it waits for the disk, and its caller does nothing else meanwhile.
+    pub(super) fn is_flush(&self) -> bool {
+        matches!(self.opcode, opcode::FSYNC | opcode::FSYNCDIR)
     }
 
     /// Whether data is read or written.

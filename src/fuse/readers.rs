@@ -5,6 +5,9 @@
 //! all by itself, on its caller's CPU ([`super::follow`]); the others wait here. It lets another one read first when a request is
 //! not short, and all of them when several requests are under way.
 //!
+//! A flush waits for the disk, and is no reason for any of that by itself: who asks for it asks for nothing else meanwhile, so it is
+//! served like a short one as long as nobody else turns up.
+//!
 //! What is short is a guess, and a thread that defers to everybody can be kept from its CPU: so one of those that wait here, the watch, looks
 //! every [`TICK`] whether requests lie there that nobody takes, and lets all threads read. It sleeps when there are no requests, and
 //! the only reader is an ordinary thread then.
@@ -30,7 +33,7 @@ const SAMPLE: u32 = 8;
 /// Of the last four looks so many found further requests, or one that takes long: one thread is not enough.
 const CROWD: u32 = 3;
 /// From one look of the watch to the next. A request that nobody takes waits for three of them at most: the second look that sees it
-/// and no progress does something.
+/// and no progress does something; behind a flush the first one.
 const TICK: Duration = Duration::from_millis(4);
 /// Looks without a request after which the watch ends.
 const IDLE: u32 = 5;
@@ -47,7 +50,7 @@ pub(super) struct Readers {
     changed: Condvar,
     /// Requests that were read and are not served yet.
     under_way: AtomicUsize,
-    /// Those of them that nobody has begun to answer.
+    /// Those of them that somebody waits for and nobody has begun to answer.
     unanswered: AtomicUsize,
     /// Short requests since a long one or one that was not alone; below 0 after something that one thread was not enough for.
     alone: AtomicI32,
@@ -61,6 +64,8 @@ pub(super) struct Readers {
     waiting: AtomicUsize,
     /// The only reader was made an ordinary thread.
     relieved: AtomicBool,
+    /// The only reader serves a flush itself.
+    flushing: AtomicBool,
 }
 
 #[derive(Default)]
@@ -111,14 +116,26 @@ pub(super) struct Taken<'a> {
     pub(super) left: bool,
     /// It counts among those that are unanswered.
     counts: Cell<bool>,
+    /// The only reader serves a flush itself.
+    flushes: bool,
     readers: &'a Readers,
 }
 
 impl Taken<'_> {
-    /// Its answer is about to be sent. Not behind that: who waited for it then may take the CPU, and ask again, first.
-    pub(super) fn answered(&self) {
-        if self.counts.replace(false) {
-            self.readers.unanswered.fetch_sub(1, Ordering::Relaxed);
+    /// Its answer is about to be sent. Not behind that: who waited for it then may take the CPU, and ask again, first. `has_more` as
+    /// of [`Readers::enter`].
+    pub(super) fn answered(&self, has_more: impl Fn() -> bool) {
+        if !self.counts.replace(false) {
+            return;
+        }
+        self.readers.unanswered.fetch_sub(1, Ordering::Relaxed);
+        if self.flushes && has_more() {
+            // Somebody else waited for as long as the disk took. Twice in a short time is enough.
+            let crowds = self.readers.crowds.load(Ordering::Relaxed) << 2 | 0b11;
+            self.readers.crowds.store(crowds, Ordering::Relaxed);
+            if is_crowd(crowds) {
+                self.readers.end_alone();
+            }
         }
     }
 }
@@ -126,7 +143,10 @@ impl Taken<'_> {
 impl Drop for Taken<'_> {
     /// Not every request is answered, or by who took it.
     fn drop(&mut self) {
-        self.answered();
+        self.answered(|| false);
+        if self.flushes {
+            self.readers.flushing.store(false, Ordering::Relaxed);
+        }
         self.readers.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -148,6 +168,7 @@ impl Readers {
             watched: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             relieved: AtomicBool::new(false),
+            flushing: AtomicBool::new(false),
         }
     }
 
@@ -205,15 +226,19 @@ impl Readers {
         expected: Expected,
         has_more: impl Fn() -> bool,
     ) -> Taken<'_> {
-        let lone = self.unanswered.fetch_add(1, Ordering::Relaxed) == 0;
+        let awaited = kind.is_awaited();
+        let lone = awaited && self.unanswered.fetch_add(1, Ordering::Relaxed) == 0;
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let mut taken = Taken { left: false, counts: Cell::new(true), readers: self };
+        let mut taken = Taken { left: false, counts: Cell::new(awaited), flushes: false, readers: self };
         if !self.adapts {
             return taken;
         }
         if self.allowed.load(Ordering::Relaxed) > 1 {
             place.only = false;
-            let resets = !lone || kind.is_much() || expected == Expected::Long;
+            if !awaited {
+                return taken;
+            }
+            let resets = !lone || kind.is_much() || expected == Expected::Long && !kind.is_flush();
             self.count(resets, expected);
             return taken;
         }
@@ -225,18 +250,19 @@ impl Readers {
         }
         let mut more = false;
         let mut crowds = self.crowds.load(Ordering::Relaxed);
-        // Who forgets something goes on at once.
-        if kind.is_awaited() && (!short || kind.is_much() || turns.is_multiple_of(LOOK)) {
+        // Behind what nobody waits for there is often the next request of the same caller.
+        if awaited && (!short || kind.is_much() || turns.is_multiple_of(LOOK)) {
             more = has_more();
             // To let another thread read again and again costs more than to have all of them read.
-            crowds = crowds << 1 | u32::from(more || expected == Expected::Long);
+            crowds = crowds << 1 | u32::from(more || expected == Expected::Long && !kind.is_flush());
             self.crowds.store(crowds, Ordering::Relaxed);
         }
-        let crowd = (crowds & 0xf).count_ones() >= CROWD;
-        if crowd || kind.is_much() && more {
+        if is_crowd(crowds) || kind.is_much() && more {
             *place = Place { reading: true, ..Place::default() };
-            self.alone.fetch_min(0, Ordering::Relaxed);
-            self.let_all_read(&mut lock(&self.state));
+            self.end_alone();
+        } else if !short && kind.is_flush() && !more {
+            taken.flushes = true;
+            self.flushing.store(true, Ordering::Relaxed);
         } else if !short {
             self.leave(place);
             taken.left = true;
@@ -295,6 +321,12 @@ impl Readers {
         }
     }
 
+    /// One thread is not enough.
+    fn end_alone(&self) {
+        self.alone.fetch_min(0, Ordering::Relaxed);
+        self.let_all_read(&mut lock(&self.state));
+    }
+
     fn let_all_read(&self, state: &mut State) {
         self.allowed.store(self.threads, Ordering::Relaxed);
         state.only = None;
@@ -340,7 +372,10 @@ impl Readers {
             // Who waits for it alone is not to wait for everybody else. Again and again: it may just have begun to defer.
             self.relieve(state);
         }
-        if state.stuck < 2 && state.idle < IDLE {
+        // That a flush takes long says nothing against the only reader.
+        let flushing = self.flushing.load(Ordering::Relaxed);
+        let stuck = state.stuck >= 2 || flushing && state.stuck == 1;
+        if !stuck && state.idle < IDLE {
             return;
         }
         self.watched.store(false, Ordering::SeqCst);
@@ -349,8 +384,8 @@ impl Readers {
             return self.watched.store(true, Ordering::SeqCst);
         }
         self.relieve(state);
-        if state.stuck >= 2 {
-            self.alone.store(DISTRUST, Ordering::Relaxed);
+        if stuck {
+            self.alone.store(if flushing { 0 } else { DISTRUST }, Ordering::Relaxed);
             self.let_all_read(state);
         }
     }
@@ -363,6 +398,11 @@ impl Readers {
     }
 }
 
+/// Whether most of the last looks saw that one thread was not enough.
+fn is_crowd(crowds: u32) -> bool {
+    (crowds & 0xf).count_ones() >= CROWD
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, channel};
@@ -373,6 +413,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
     const LOOKUP: Kind = Kind { opcode: opcode::LOOKUP, caller: 0, bytes: 0 };
+    const FSYNC: Kind = Kind { opcode: opcode::FSYNC, caller: 0, bytes: 0 };
     const STREAM: Kind = Kind { opcode: opcode::READ, caller: 0, bytes: 1 << 18 };
 
     fn nothing() -> bool {
@@ -468,10 +509,10 @@ mod tests {
         let [first, second] = &mut places;
         let mut before = readers.take(first, &LOOKUP, Expected::Short, nothing);
         for _ in 0..ALONE / 2 {
-            before.answered();
+            before.answered(nothing);
             let taken = readers.take(second, &LOOKUP, Expected::Short, nothing);
             drop(before);
-            taken.answered();
+            taken.answered(nothing);
             before = readers.take(first, &LOOKUP, Expected::Short, nothing);
         }
         drop(before);
@@ -499,6 +540,41 @@ mod tests {
         let taken = readers.take(&mut only, &LOOKUP, Expected::Long, nothing);
         assert!(taken.left && !only.is_only());
         assert_eq!(other.recv_timeout(SOON), Ok((true, true)));
+    }
+
+    #[test]
+    fn a_flush_of_a_lone_caller_changes_nothing() {
+        let (readers, mut places) = two();
+        let [first, second] = &mut places;
+        for turn in 0..2 * ALONE {
+            let kind = if turn % 2 == 0 { (&LOOKUP, Expected::Short) } else { (&FSYNC, Expected::Long) };
+            drop(readers.take(if turn % 3 == 0 { &mut *first } else { &mut *second }, kind.0, kind.1, nothing));
+        }
+        assert_eq!(readers.allowed.load(Ordering::Relaxed), 1);
+        let mut only = places.into_iter().find_map(|mut place| readers.stay(&mut place).then_some(place)).expect("one");
+        for _ in 0..10 {
+            let taken = readers.take(&mut only, &FSYNC, Expected::Long, nothing);
+            taken.answered(nothing);
+            assert!(!taken.left);
+            drop(taken);
+            assert!(readers.stay(&mut only) && only.is_only());
+        }
+        // Somebody else is there.
+        assert!(readers.take(&mut only, &FSYNC, Expected::Long, || true).left);
+    }
+
+    #[test]
+    fn all_read_where_others_wait_for_a_flush() {
+        let (readers, mut only) = readers(2);
+        for waits in [false, true, true] {
+            assert!(readers.allowed.load(Ordering::Relaxed) == 1);
+            let taken = readers.take(&mut only, &FSYNC, Expected::Long, nothing);
+            taken.answered(|| waits);
+            drop(taken);
+            assert!(readers.stay(&mut only));
+        }
+        assert!(!only.is_only());
+        assert_eq!(readers.allowed.load(Ordering::Relaxed), 2);
     }
 
     #[test]
@@ -591,13 +667,25 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_is_no_crowd() {
-        let (readers, mut only) = readers(2);
-        let forget = Kind { opcode: opcode::FORGET, ..LOOKUP };
-        for _ in 0..10 * LOOK {
-            take_one(&readers, &mut only, &forget, true);
+    fn what_nobody_waits_for_is_no_crowd_and_keeps_nobody_from_being_alone() {
+        for opcode in [opcode::FORGET, opcode::RELEASE] {
+            let unawaited = Kind { opcode, ..LOOKUP };
+            let (readers, mut places) = two();
+            let [first, second] = &mut places;
+            for _ in 0..ALONE {
+                let closed = readers.take(first, &unawaited, Expected::Short, nothing);
+                // Who closed something asks for something else at once.
+                drop(readers.take(second, &LOOKUP, Expected::Short, nothing));
+                drop(closed);
+            }
+            assert_eq!(readers.allowed.load(Ordering::Relaxed), 1);
+            let mut places = places.into_iter();
+            let mut only = places.find_map(|mut place| readers.stay(&mut place).then_some(place)).expect("one");
+            for _ in 0..10 * LOOK {
+                take_one(&readers, &mut only, &unawaited, true);
+            }
+            assert!(only.is_only());
         }
-        assert!(only.is_only());
     }
 
     #[test]
@@ -615,6 +703,20 @@ mod tests {
             take_one(&readers, &mut only, &LOOKUP, false);
         }
         assert!(readers.stay(&mut only) && !only.is_only());
+    }
+
+    #[test]
+    fn the_watch_lets_all_read_behind_a_flush_that_takes_long_and_one_is_tried_again_soon() {
+        let (readers, mut only) = readers(2);
+        let other = comes(&readers, || true);
+        let taken = readers.take(&mut only, &FSYNC, Expected::Long, nothing);
+        assert_eq!(other.recv_timeout(SOON), Ok((true, false)));
+        drop(taken);
+        assert!(readers.stay(&mut only) && !only.is_only());
+        for _ in 0..ALONE {
+            take_one(&readers, &mut only, &LOOKUP, false);
+        }
+        assert_eq!(readers.allowed.load(Ordering::Relaxed), 1);
     }
 
     #[test]

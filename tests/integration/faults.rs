@@ -307,7 +307,7 @@ fn a_disk_that_stays_full_lets_things_be_read_and_removed() {
     assert!(look(&mut v).is_empty());
 }
 
-/// A volume with one file, flushed twice.
+/// A volume with one file, whose header says how long it is at least; that is flushed too.
 fn with_one_file() -> (Volume, FaultPlan) {
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
     let plan = FaultPlan::new();
@@ -315,6 +315,7 @@ fn with_one_file() -> (Volume, FaultPlan) {
     v.create(&["f"], 0o600).unwrap();
     v.write(0, 0, &[7; OLD_SIZE as usize]).unwrap();
     v.fsync(0, false).unwrap();
+    v.vfs.raise_floors();
     v.fsync(0, false).unwrap();
     (v, plan)
 }
