@@ -20,7 +20,7 @@ use super::output::path_text;
 use super::session::Session;
 use super::settings::Settings;
 use super::stop::{LastWord, Stop};
-use crate::fuse::{MountSpec, PageCache, Statistics, serve};
+use crate::fuse::{MountSpec, PageCache, Statistics, Transport, serve};
 use crate::kms::Engine;
 use crate::ops::config;
 use crate::ops::freshness::{OwnRecord, own_record};
@@ -103,7 +103,11 @@ impl Serving<'_> {
         let sweeper = Every::start(SWEEP_EVERY, sweep).map_err(|e| self.unserved(&e))?;
         let strict_ids = self.options.strict_ids;
         let privileged = rustix::process::geteuid().is_root();
-        let options = Options { read_only, strict_ids, ..Options::for_programs(privileged) };
+        let mut options = Options { read_only, strict_ids, ..Options::for_programs(privileged) };
+        if self.options.strict_keys || self.options.transport == Transport::Fuser {
+            // There the kernel shows the times that it is told, and would show those of a header that is being written.
+            options.raise_after = None;
+        }
         let backing = offline::backing(&root)?;
         let vfs = Vfs::new(backing, Arc::clone(&volume), options).map_err(|e| refused(&root, &e))?;
         let vfs = Arc::new(vfs);
@@ -139,6 +143,7 @@ impl Serving<'_> {
         drop((settler, sweeper));
         // A job ends before the volume counts as cleanly unmounted, and before its lock is free.
         drop(control);
+        vfs.end_raising();
         if let Err(error) = vfs.settle() {
             tracing::error!("the freshness record was not settled, the next mount takes in what has changed: {error}");
         }

@@ -38,6 +38,9 @@ impl<B: Backing> Content<B> {
         let end = offset.checked_add(len).filter(|&end| end <= self.volume.geometry.max_size());
         let end = end.ok_or(Outcome::TooBig)?;
         self.before_change()?;
+        if matches!(mode, FallocateMode::PunchHole | FallocateMode::ZeroRange { .. }) {
+            self.raise_due();
+        }
         let mut state = write(&self.state);
         if let Body::Unusable(outcome) = state.body {
             return Err(outcome.into());

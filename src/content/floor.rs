@@ -1,10 +1,11 @@
 //! The authenticated lower bound of the size (FORMAT 5.2): what a flush vouches for, and when the header says so.
 
 use std::ops::Range;
+use std::sync::TryLockError;
 
 use super::Result;
 use super::file::Content;
-use super::state::{Body, Due, Raise};
+use super::state::{Body, Due, Raise, State};
 use crate::store::{Backing, BackingFile};
 use crate::sync::{lock, read, write};
 
@@ -18,8 +19,7 @@ impl<B: Backing> Content<B> {
         self.raise_floor()
     }
 
-    /// Makes what was written durable. The bound is left to [`Self::raise_floor`]: whether that has something to do that it had
-    /// not before.
+    /// Makes what was written durable. The bound is left to [`Self::raise_due`]: whether it is due.
     ///
     /// # Errors
     /// The backing's error.
@@ -40,7 +40,6 @@ impl<B: Backing> Content<B> {
         self.noted(self.file().sync(data_only))?;
         self.end_recorded_sync(point)?;
         let Some((raise, holes)) = raise else { return Ok(false) };
-        let mut due = lock(&self.due);
         if !holes && !raise.unsure.is_empty() {
             let mut state = write(&self.state);
             // Need not be looked for again, also before the record says so.
@@ -48,24 +47,36 @@ impl<B: Backing> Content<B> {
                 state.gaps = false;
             }
         }
-        let is_known = |due: &Due| due.raise.floor >= raise.floor && due.raise.holds_of(&read(&self.state));
-        if due.as_ref().is_some_and(is_known) {
+        let mut due = lock(&self.due);
+        let state = read(&self.state);
+        // Of two flushes the one that began first may end last.
+        let is_known = |due: &Due| due.raise.floor >= raise.floor && due.raise.holds_of(&state);
+        if !raise.holds_of(&state) || due.as_ref().is_some_and(is_known) {
             return Ok(false);
         }
-        Ok(due.replace(Due { raise, holes }).is_none())
+        *due = Some(Due { raise, holes });
+        Ok(true)
     }
 
     /// Raises the bound in the header to what the last flush covered, if that is still so. When this returns, nobody else is about
     /// to write what was due: the header may be read, or left to who opens the file next.
     ///
     /// # Errors
-    /// The backing's error; the bound is then not raised.
+    /// The backing's error; the bound is then due still.
     fn raise_floor(&self) -> Result<()> {
-        let mut due = lock(&self.due);
-        let Some(Due { raise, holes }) = due.take() else { return Ok(()) };
-        let mut state = write(&self.state);
+        self.settle(&mut lock(&self.due), &mut write(&self.state))
+    }
+
+    fn settle(&self, due: &mut Option<Due>, state: &mut State) -> Result<()> {
+        let Some(Due { raise, holes }) = due else { return Ok(()) };
+        self.raise_to(state, raise, *holes)?;
+        *due = None;
+        Ok(())
+    }
+
+    fn raise_to(&self, state: &mut State, raise: &Raise, holes: bool) -> Result<()> {
         // After a failure nobody can tell what reached the disk, not even when a later flush succeeds.
-        if self.failures() > 0 || !raise.holds_of(&state) {
+        if self.failures() > 0 || !raise.holds_of(state) {
             return Ok(());
         }
         self.before_change()?;
@@ -78,12 +89,22 @@ impl<B: Backing> Content<B> {
         self.write_records(life, record, raise.floor, has_holes)
     }
 
-    /// Raises the bound, if it is due, where nobody waits for it. To be called by the last user of a file too: whoever opens it next
-    /// reads the header.
+    /// Raises the bound, if it is due, where nobody waits for it. To be called before the file is cut or gets holes, and by its last user:
+    /// whoever opens it next reads the header.
     pub fn raise_due(&self) {
-        if let Err(error) = self.raise_floor() {
-            tracing::warn!("how long a file is at least was not recorded after its flush: {error}");
-        }
+        told(self.raise_floor());
+    }
+
+    /// As [`Self::raise_due`]; false if somebody is using the file, which may take as long as a disk or a key manager does.
+    pub(super) fn try_raise_due(&self) -> bool {
+        let mut due = lock(&self.due);
+        let mut state = match self.state.try_write() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        told(self.settle(&mut due, &mut state));
+        true
     }
 
     /// What a flush can vouch for, and whether there are holes in it. To be asked before the flush, and under no lock: a hole that is
@@ -107,5 +128,11 @@ impl<B: Backing> Content<B> {
             }
         }
         Ok(false)
+    }
+}
+
+fn told(raised: Result<()>) {
+    if let Err(error) = raised {
+        tracing::warn!("how long a file is at least was not recorded after its flush: {error}");
     }
 }

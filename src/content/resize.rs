@@ -17,6 +17,9 @@ impl<B: Backing> Content<B> {
     /// backing's error; the size is then what it was.
     pub fn truncate(&self, size: u64) -> Result<()> {
         self.before_change()?;
+        if size > 0 && size < self.size() {
+            self.raise_due();
+        }
         let mut state = write(&self.state);
         if size == 0 {
             self.file().set_len(0)?;

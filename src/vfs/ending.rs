@@ -14,9 +14,8 @@ impl<B: Backing> Vfs<B> {
     /// answer that came meanwhile, the program learns it when it closes or syncs.
     pub fn store_all(&self, drop_pages: &dyn Fn(u64) -> io::Result<()>) -> usize {
         self.ending.store(true, Ordering::Release);
-        self.raise_floors();
         let open = self.table.regular().into_iter().filter(|inode| inode.writers.load(Ordering::Acquire) > 0);
-        open.filter(|inode| {
+        let failed = open.filter(|inode| {
             let dropped = written_back(drop_pages(inode.number)).map_err(|error| error.to_string());
             // Also if not all has come: what has is worth keeping.
             let content = inode.open_content();
@@ -26,8 +25,10 @@ impl<B: Backing> Vfs<B> {
                 tracing::error!(ino = inode.number, "the last writes to a file are not stored: {error}");
             }
             stored.is_err()
-        })
-        .count()
+        });
+        let failed = failed.count();
+        self.end_raising();
+        failed
     }
 }
 

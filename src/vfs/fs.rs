@@ -195,6 +195,11 @@ impl<B: Backing> Vfs<B> {
         self.raiser.iter().for_each(Raiser::raise);
     }
 
+    /// The same, and raises each further one with its flush: for the end of a mount, after which somebody else may have the volume.
+    pub fn end_raising(&self) {
+        self.raiser.iter().for_each(Raiser::end);
+    }
+
     /// Closes what is open only to be at hand: for when there are no descriptors left.
     pub fn close_idle(&self) {
         self.open_dirs.clear();
@@ -395,7 +400,7 @@ impl<B: Backing> Vfs<B> {
         if matches!(inode.set_id.load(Ordering::Acquire), 0 | SET_ID_UNKNOWN) {
             return;
         }
-        let kept = self.with_target(inode, |target| {
+        let kept = self.change_target(inode, |target| {
             self.modes.change(target, None, || {
                 let bits = inode.set_id.load(Ordering::Acquire);
                 let mode = self.backing.stat(target)?.mode;
