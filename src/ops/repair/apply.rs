@@ -285,7 +285,7 @@ impl<B: Backing> Hand<'_, B> {
         }
     }
 
-    /// An orphan harms nobody, and the next run removes it.
+    /// An orphan harms nobody, and the next run removes it. What is something of a user's stays: the plan has it put aside.
     ///
     /// Where metadata has no order, that the entry is gone has to be durable first, or it could be there without a name after a power
     /// cut.
@@ -293,13 +293,8 @@ impl<B: Backing> Hand<'_, B> {
         if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
             return;
         }
-        let side = side_entry(entry);
-        // What is larger is something of a user's, which the next run puts aside.
-        if !is_leftover(self.modes, dir, &side).unwrap_or(false) {
-            return;
-        }
         let kept = if self.meta_file { self.backing.sync_dir(dir) } else { Ok(()) };
-        if let Err(error) = kept.and_then(|()| self.backing.unlink(dir, &side)) {
+        if let Err(error) = kept.and_then(|()| self.remove_leftover(dir, &side_entry(entry), LEFTOVER_DEPTH)) {
             tracing::debug!("a side entry stays behind: {error}");
         }
     }
