@@ -7,9 +7,9 @@ use super::aside::aside;
 use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::{Clock, random, random_nonzero};
-use crate::format::dirid;
 use crate::format::name::{CONTROL_ENTRY, EncodedName, EntryKind, MAX_SIDE, NameCodec, TEMPORARY_PREFIX, side_entry};
 use crate::format::volume::{MAX_LEN, OpenedVolume};
+use crate::format::{Outcome, dirid};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
 use crate::store::tree::{each_entry, make_meta, read_meta, replace};
@@ -202,7 +202,7 @@ impl<B: Backing> Hand<'_, B> {
                 let (dir, entry) = self.find(path)?;
                 Ok(self.remove_leftover(&dir, entry, LEFTOVER_DEPTH)?)
             }
-            Action::PutAside { name, .. } => {
+            Action::PutAside { name, why, displaced, .. } => {
                 let (dir, entry) = self.find(path)?;
                 let (aside, id, above) = self.lost_and_found()?;
                 for number in 1..NAMESAKES {
@@ -213,6 +213,9 @@ impl<B: Backing> Hand<'_, B> {
                         Ok(_) => continue,
                         Err(Errno::NOENT) => {}
                         Err(other) => return Err(other.into()),
+                    }
+                    if *why == Outcome::BadName && !displaced {
+                        self.note_side(&dir, entry, &mut note)?;
                     }
                     note("to", json!(format!("{above}/{}", new.entry())))?;
                     self.make_side(&aside, &new)?;
@@ -282,6 +285,23 @@ impl<B: Backing> Hand<'_, B> {
         match name.side() {
             Some(text) => self.replace_meta(dir, &side_entry(name.entry()), text),
             None => Ok(()),
+        }
+    }
+
+    /// The text by which a long entry has no name goes with it: it may be the only copy of the name, or of a symlink's target.
+    fn note_side(
+        &self,
+        dir: &B::Dir,
+        entry: &str,
+        mut note: impl FnMut(&str, serde_json::Value) -> content::Result<()>,
+    ) -> content::Result<()> {
+        if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
+            return Ok(());
+        }
+        let side = side_entry(entry);
+        match read_meta(&**self.backing, dir, &side, MAX_SIDE)?.into_text() {
+            Some(text) if is_leftover(self.modes, dir, &side)? => note("side", json!(String::from_utf8_lossy(&text))),
+            _ => Ok(()),
         }
     }
 

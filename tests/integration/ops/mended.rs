@@ -421,6 +421,34 @@ fn what_took_the_place_of_a_side_entry_is_put_aside_with_the_long_entry() {
     assert_eq!(contents, [&b"file"[..], b"inside", b"long", b"long", b"long"]);
 }
 
+/// It may be all that is left of a name, or of a symlink that took the place of the side entry.
+#[test]
+fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    mounted.write(ROOT, "other", b"proves the id of the root");
+    let [damaged, replaced] = ["a", "b"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"")));
+    mounted.symlink(ROOT, "link", "target");
+    let link = ciphertext(root, mounted.0.lookup(ROOT, b"link").expect("there").ino);
+    drop(mounted);
+    let side = |long: &Path| {
+        let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
+        long.with_file_name(format!("{entry}.n"))
+    };
+    let target = fs::read_link(&link).expect("a symlink");
+    fs::rename(&link, side(&replaced)).expect("renamed below kmsfs");
+    fs::remove_file(side(&damaged)).expect("its side entry");
+    fs::write(side(&damaged), "damaged").expect("written");
+    assert_eq!(repaired(&host, root), ["PutAside ?"; 2]);
+    let mut kept: Vec<String> = log(root).iter().filter_map(|line| Some(line["side"].as_str()?.to_owned())).collect();
+    kept.sort();
+    let mut expected = [target.to_str().expect("ASCII"), "damaged"];
+    expected.sort_unstable();
+    assert_eq!(kept, expected);
+}
+
 /// Entries of kmsfs' own are small: what has such a name and is larger is somebody's only copy.
 #[test]
 fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
