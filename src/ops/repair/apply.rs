@@ -7,9 +7,9 @@ use super::aside::aside;
 use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::{Clock, random, random_nonzero};
+use crate::format::dirid;
 use crate::format::name::{CONTROL_ENTRY, EncodedName, EntryKind, MAX_SIDE, NameCodec, TEMPORARY_PREFIX, side_entry};
 use crate::format::volume::{MAX_LEN, OpenedVolume};
-use crate::format::{Outcome, dirid};
 use crate::ops::config::{BACKUP, VOLUME};
 use crate::ops::finding::{Finding, Reason};
 use crate::store::tree::{each_entry, make_meta, read_meta, replace};
@@ -153,6 +153,12 @@ impl<B: Backing> Hand<'_, B> {
                 let dir = self.dir(std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?)?;
                 let old = read_meta(&**self.backing, &dir, dirid::ENTRY, dirid::TEXT_LEN)?.into_text();
                 note("was", json!(old.as_deref().map(String::from_utf8_lossy)))?;
+                if is_no_text(self.modes, &dir, dirid::ENTRY)? {
+                    // It may be somebody's only copy. The next run takes it from there.
+                    let hidden = self.temporary();
+                    note("to", json!(format!("{}/{hidden}", String::from_utf8_lossy(path))))?;
+                    self.backing.rename(&dir, dirid::ENTRY, &dir, &hidden, RenameMode::NoReplace)?;
+                }
                 self.replace_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, *id))?;
                 Ok(self.backing.sync_dir(&dir)?)
             }
@@ -202,7 +208,7 @@ impl<B: Backing> Hand<'_, B> {
                 let (dir, entry) = self.find(path)?;
                 Ok(self.remove_leftover(&dir, entry, LEFTOVER_DEPTH)?)
             }
-            Action::PutAside { name, why, displaced, .. } => {
+            Action::PutAside { name, .. } => {
                 let (dir, entry) = self.find(path)?;
                 let (aside, id, above) = self.lost_and_found()?;
                 for number in 1..NAMESAKES {
@@ -214,7 +220,7 @@ impl<B: Backing> Hand<'_, B> {
                         Err(Errno::NOENT) => {}
                         Err(other) => return Err(other.into()),
                     }
-                    if *why == Outcome::BadName && !displaced {
+                    if repair.paths.plaintext.is_none() {
                         self.note_side(&dir, entry, &mut note)?;
                     }
                     note("to", json!(format!("{above}/{}", new.entry())))?;
@@ -339,6 +345,17 @@ impl<B: Backing> Hand<'_, B> {
         let mut bytes = vec![0; MAX_LEN];
         let len = self.backing.open(&control, VOLUME, Access::Read)?.read_at(&mut bytes, 0)?;
         replace(&**self.backing, &control, BACKUP, &bytes[..len])
+    }
+}
+
+/// Whether there is something under a name of kmsfs' own that can be no text of it: a directory, or more than a text has.
+pub(super) fn is_no_text<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
+    match modes.stat(Target::Named(dir, entry)) {
+        Ok(stat) => {
+            Ok(stat.kind != FileKind::Symlink && (stat.kind != FileKind::Regular || stat.size > MAX_SIDE as u64))
+        }
+        Err(Errno::NOENT) => Ok(false),
+        Err(other) => Err(other),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::random_nonzero;
 use crate::format::Outcome;
+use crate::format::dirid;
 use crate::format::name::{EntryKind, NameCodec, side_entry};
 use crate::format::symlink;
 use crate::ops::finding::{Finding, Paths, Reason};
@@ -198,7 +199,13 @@ impl Planner<'_> {
                 return None;
             }
         };
-        self.repair(dir.paths, Action::WriteDirId { id, votes, was });
+        match super::apply::is_no_text(dir.modes, dir.dir, dirid::ENTRY) {
+            Ok(uncovers) => self.repair(dir.paths, Action::WriteDirId { id, votes, was, uncovers }),
+            Err(e) => {
+                self.remains(Finding::new(dir.paths, Reason::Os(e)));
+                return None;
+            }
+        }
         Some(id)
     }
 

@@ -421,6 +421,45 @@ fn what_took_the_place_of_a_side_entry_is_put_aside_with_the_long_entry() {
     assert_eq!(contents, [&b"file"[..], b"inside", b"long", b"long", b"long"]);
 }
 
+/// A directory's id is written where something of a user's took its place, and that moves to `lost+found`.
+#[test]
+fn what_took_the_place_of_an_id_is_not_overwritten() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let file = ciphertext(root, mounted.write(ROOT, "file", b"file"));
+    let sub = mounted.mkdir(ROOT, "sub");
+    mounted.write(sub, "inside", b"inside");
+    let (content, instead) = (fs::read(&file).expect("read"), ciphertext(root, sub));
+    let dirs = ["one", "two"].map(|name| {
+        let ino = mounted.mkdir(ROOT, name);
+        mounted.write(ino, "a", b"a");
+        mounted.write(ino, "b", b"b");
+        ciphertext(root, ino)
+    });
+    drop(mounted);
+    for (dir, instead) in dirs.iter().zip([&file, &instead]) {
+        fs::remove_file(dir.join(".kmsfs.dir")).expect("its id");
+        fs::rename(instead, dir.join(".kmsfs.dir")).expect("renamed below kmsfs");
+    }
+    // The ids, then what took their places.
+    assert_eq!(repaired_in_runs(&host, root), [2, 2]);
+    assert!(planned(&host, root).ends_well());
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let mounted = host.mount(root);
+    for (dir, name) in [("one", "a"), ("two", "b")] {
+        let dir = mounted.0.lookup(ROOT, dir.as_bytes()).expect("there").ino;
+        mounted.0.lookup(dir, name.as_bytes()).expect("its names verify");
+    }
+    let moved: Vec<_> =
+        log(root).into_iter().filter(|line| line["action"] == "PutAside").map(|line| line["to"].clone()).collect();
+    let mut moved: Vec<_> = moved.iter().map(|to| root.join(to.as_str().expect("a path"))).collect();
+    moved.sort_by_key(|path| path.is_dir());
+    assert_eq!(fs::read(&moved[0]).expect("the file"), content);
+    assert_eq!(fs::metadata(&moved[1]).expect("the directory").ino(), sub);
+}
+
 /// It may be all that is left of a name, or of a symlink that took the place of the side entry.
 #[test]
 fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
@@ -429,7 +468,8 @@ fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
     let root = dir.path();
     let mounted = host.mount(root);
     mounted.write(ROOT, "other", b"proves the id of the root");
-    let [damaged, replaced] = ["a", "b"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"")));
+    let [damaged, replaced] =
+        ["a", "b"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"content")));
     mounted.symlink(ROOT, "link", "target");
     let link = ciphertext(root, mounted.0.lookup(ROOT, b"link").expect("there").ino);
     drop(mounted);
@@ -441,6 +481,8 @@ fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
     fs::rename(&link, side(&replaced)).expect("renamed below kmsfs");
     fs::remove_file(side(&damaged)).expect("its side entry");
     fs::write(side(&damaged), "damaged").expect("written");
+    // What is lost in two ways moves once, for the other reason.
+    edit(&damaged, |bytes| bytes[50] ^= 1);
     assert_eq!(repaired(&host, root), ["PutAside ?"; 2]);
     let mut kept: Vec<String> = log(root).iter().filter_map(|line| Some(line["side"].as_str()?.to_owned())).collect();
     kept.sort();
