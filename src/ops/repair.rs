@@ -31,6 +31,8 @@ pub enum Action {
         votes: usize,
         /// What was wrong.
         was: Outcome,
+        /// Something else is in its place, and gets a name that hides it until the next run.
+        uncovers: bool,
     },
     /// A rewrap is finished: the newer wrapped key opens the file, and the older one goes.
     FinishRewrap,
@@ -172,6 +174,9 @@ pub struct Plan {
 impl Repair {
     /// Whether it moves what its name hid. The walk passed that by: a further run looks at it.
     pub fn uncovers(&self) -> bool {
+        if let Action::WriteDirId { uncovers, .. } = self.action {
+            return uncovers;
+        }
         let entry = self.paths.ciphertext.rsplit(|b| *b == b'/').next().unwrap_or_default();
         self.action.moves() && matches!(EntryKind::of(entry, false), EntryKind::Temporary | EntryKind::Side)
     }

@@ -153,6 +153,12 @@ impl<B: Backing> Hand<'_, B> {
                 let dir = self.dir(std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?)?;
                 let old = read_meta(&**self.backing, &dir, dirid::ENTRY, dirid::TEXT_LEN)?.into_text();
                 note("was", json!(old.as_deref().map(String::from_utf8_lossy)))?;
+                if is_no_text(self.modes, &dir, dirid::ENTRY)? {
+                    // It may be somebody's only copy. The next run takes it from there.
+                    let hidden = self.temporary();
+                    note("to", json!(format!("{}/{hidden}", String::from_utf8_lossy(path))))?;
+                    self.backing.rename(&dir, dirid::ENTRY, &dir, &hidden, RenameMode::NoReplace)?;
+                }
                 self.replace_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, *id))?;
                 Ok(self.backing.sync_dir(&dir)?)
             }
@@ -213,6 +219,9 @@ impl<B: Backing> Hand<'_, B> {
                         Ok(_) => continue,
                         Err(Errno::NOENT) => {}
                         Err(other) => return Err(other.into()),
+                    }
+                    if repair.paths.plaintext.is_none() {
+                        self.note_side(&dir, entry, &mut note)?;
                     }
                     note("to", json!(format!("{above}/{}", new.entry())))?;
                     self.make_side(&aside, &new)?;
@@ -285,7 +294,24 @@ impl<B: Backing> Hand<'_, B> {
         }
     }
 
-    /// An orphan harms nobody, and the next run removes it.
+    /// The text by which a long entry has no name goes with it: it may be the only copy of the name, or of a symlink's target.
+    fn note_side(
+        &self,
+        dir: &B::Dir,
+        entry: &str,
+        mut note: impl FnMut(&str, serde_json::Value) -> content::Result<()>,
+    ) -> content::Result<()> {
+        if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
+            return Ok(());
+        }
+        let side = side_entry(entry);
+        match read_meta(&**self.backing, dir, &side, MAX_SIDE)?.into_text() {
+            Some(text) if is_leftover(self.modes, dir, &side)? => note("side", json!(String::from_utf8_lossy(&text))),
+            _ => Ok(()),
+        }
+    }
+
+    /// An orphan harms nobody, and the next run removes it. What is something of a user's stays: the plan has it put aside.
     ///
     /// Where metadata has no order, that the entry is gone has to be durable first, or it could be there without a name after a power
     /// cut.
@@ -293,13 +319,8 @@ impl<B: Backing> Hand<'_, B> {
         if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
             return;
         }
-        let side = side_entry(entry);
-        // What is larger is something of a user's, which the next run puts aside.
-        if !is_leftover(self.modes, dir, &side).unwrap_or(false) {
-            return;
-        }
         let kept = if self.meta_file { self.backing.sync_dir(dir) } else { Ok(()) };
-        if let Err(error) = kept.and_then(|()| self.backing.unlink(dir, &side)) {
+        if let Err(error) = kept.and_then(|()| self.remove_leftover(dir, &side_entry(entry), LEFTOVER_DEPTH)) {
             tracing::debug!("a side entry stays behind: {error}");
         }
     }
@@ -324,6 +345,17 @@ impl<B: Backing> Hand<'_, B> {
         let mut bytes = vec![0; MAX_LEN];
         let len = self.backing.open(&control, VOLUME, Access::Read)?.read_at(&mut bytes, 0)?;
         replace(&**self.backing, &control, BACKUP, &bytes[..len])
+    }
+}
+
+/// Whether there is something under a name of kmsfs' own that can be no text of it: a directory, or more than a text has.
+pub(super) fn is_no_text<B: Backing>(modes: &Arc<Modes<B>>, dir: &B::Dir, entry: &str) -> Result<bool, Errno> {
+    match modes.stat(Target::Named(dir, entry)) {
+        Ok(stat) => {
+            Ok(stat.kind != FileKind::Symlink && (stat.kind != FileKind::Regular || stat.size > MAX_SIDE as u64))
+        }
+        Err(Errno::NOENT) => Ok(false),
+        Err(other) => Err(other),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Action, Plan, Repair};
 use crate::content::{self, Content, Volume};
 use crate::env::random_nonzero;
 use crate::format::Outcome;
+use crate::format::dirid;
 use crate::format::name::{EntryKind, NameCodec, side_entry};
 use crate::format::symlink;
 use crate::ops::finding::{Finding, Paths, Reason};
@@ -99,9 +100,14 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
         for entry in dir.entries {
             let child = dir.paths.child(entry.raw.as_bytes(), entry.name.as_ref().map(|(name, _)| name.as_slice()));
             match (entry.kind, &entry.name, id) {
-                (EntryKind::Temporary, ..) => self.leftover(dir, entry, child),
-                (EntryKind::Side, ..) if is_orphan(entry, dir.entries) => self.leftover(dir, entry, child),
-                (EntryKind::Control | EntryKind::DirId | EntryKind::Side, ..) => {}
+                (EntryKind::Temporary, ..) => self.hidden(dir, entry, child, true),
+                (EntryKind::Side, ..) => match long_entry(entry, dir.entries) {
+                    None => self.hidden(dir, entry, child, true),
+                    // What is no side entry gives it no name: both are put aside, in one run.
+                    Some(long) if long.name.is_none() && id.is_some() => self.hidden(dir, entry, child, false),
+                    Some(_) => {}
+                },
+                (EntryKind::Control | EntryKind::DirId, ..) => {}
                 (_, Some((name, under)), Some(id))
                     if *under != id && self.names.encode(id, name).is_ok_and(|new| new.entry() != entry.raw) =>
                 {
@@ -193,13 +199,21 @@ impl Planner<'_> {
                 return None;
             }
         };
-        self.repair(dir.paths, Action::WriteDirId { id, votes, was });
+        match super::apply::is_no_text(dir.modes, dir.dir, dirid::ENTRY) {
+            Ok(uncovers) => self.repair(dir.paths, Action::WriteDirId { id, votes, was, uncovers }),
+            Err(e) => {
+                self.remains(Finding::new(dir.paths, Reason::Os(e)));
+                return None;
+            }
+        }
         Some(id)
     }
 
-    fn leftover<B: Backing>(&self, dir: &DirVisit<'_, B>, entry: &Entry, paths: Paths) {
+    /// What lies under a name of kmsfs' own: a leftover goes if nothing needs it (`unused`), what is none is put aside.
+    fn hidden<B: Backing>(&self, dir: &DirVisit<'_, B>, entry: &Entry, paths: Paths, unused: bool) {
         match super::apply::is_leftover(dir.modes, dir.dir, &entry.raw) {
-            Ok(true) => self.repair(&paths, Action::RemoveLeftover),
+            Ok(true) if unused => self.repair(&paths, Action::RemoveLeftover),
+            Ok(true) => {}
             // Its name hides it, and keeps the directory above it from being removed.
             Ok(false) => {
                 let name = lost_name(dir.modes, dir.dir, &entry.raw, None);
@@ -321,6 +335,7 @@ fn move_once(repairs: &mut Vec<Repair>) {
     repairs.reverse();
 }
 
-fn is_orphan(side: &Entry, entries: &[Entry]) -> bool {
-    !entries.iter().any(|entry| entry.kind == EntryKind::Long && side_entry(&entry.raw) == side.raw)
+/// The entry of which the name should stand in this one.
+fn long_entry<'e>(side: &Entry, entries: &'e [Entry]) -> Option<&'e Entry> {
+    entries.iter().find(|entry| entry.kind == EntryKind::Long && side_entry(&entry.raw) == side.raw)
 }

@@ -365,6 +365,132 @@ fn damage_that_a_hidden_name_hides_comes_to_light() {
     assert!(stays(&found).eq([true, true]), "{found:?}");
 }
 
+/// A side entry stays where it is until its long entry moves: what took its place comes to light in the same run.
+#[test]
+fn what_took_the_place_of_a_side_entry_is_put_aside_with_the_long_entry() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let full = mounted.mkdir(ROOT, "full");
+    mounted.write(full, "inside", b"inside");
+    let full = ciphertext(root, full);
+    let file = ciphertext(root, mounted.write(ROOT, "file", b"file"));
+    let empty = ciphertext(root, mounted.mkdir(ROOT, "empty"));
+    let long = ["a", "b", "c"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"long")));
+    drop(mounted);
+    for (long, instead) in long.iter().zip([&file, &full, &empty]) {
+        let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
+        let side = long.with_file_name(format!("{entry}.n"));
+        fs::remove_file(&side).expect("its side entry");
+        fs::rename(instead, &side).expect("renamed below kmsfs");
+    }
+    let plan = planned(&host, root);
+    assert!(!plan.ends_well(), "what lay there was not looked at");
+    // The empty directory holds nothing of a user's.
+    assert_eq!(repaired(&host, root), ["PutAside ?"; 5]);
+    assert!(planned(&host, root).ends_well());
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let left = fs::read_dir(root).expect("listed").map(|entry| entry.expect("an entry").file_name());
+    assert!(left.into_iter().all(|name| !name.as_encoded_bytes().starts_with(b"~L")), "nothing is left of them");
+    let mounted = host.mount(root);
+    let aside = mounted.0.lookup(ROOT, b"lost+found").expect("made").ino;
+    let opened = mounted.0.open_dir(aside).expect("open");
+    let mut found = Vec::new();
+    let listed = mounted.0.read_dir(opened, 0, false, |entry| {
+        found.push((entry.kind, entry.name.to_vec()));
+        true
+    });
+    listed.expect("listed");
+    mounted.0.release_dir(opened);
+    let read = |dir, name: &[u8]| {
+        let opened = mounted.0.open(mounted.0.lookup(dir, name).expect("there").ino, false).expect("open");
+        let content = mounted.0.read(opened.handle, 0, 100, <[u8]>::to_vec).expect("read");
+        mounted.0.release(opened.handle);
+        content
+    };
+    let mut contents: Vec<Vec<u8>> = found
+        .iter()
+        .filter(|(_, name)| name != b"." && name != b"..")
+        .map(|(kind, name)| match kind {
+            FileKind::Directory => read(mounted.0.lookup(aside, name).expect("there").ino, b"inside"),
+            _ => read(aside, name),
+        })
+        .collect();
+    contents.sort();
+    assert_eq!(contents, [&b"file"[..], b"inside", b"long", b"long", b"long"]);
+}
+
+/// A directory's id is written where something of a user's took its place, and that moves to `lost+found`.
+#[test]
+fn what_took_the_place_of_an_id_is_not_overwritten() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let file = ciphertext(root, mounted.write(ROOT, "file", b"file"));
+    let sub = mounted.mkdir(ROOT, "sub");
+    mounted.write(sub, "inside", b"inside");
+    let (content, instead) = (fs::read(&file).expect("read"), ciphertext(root, sub));
+    let dirs = ["one", "two"].map(|name| {
+        let ino = mounted.mkdir(ROOT, name);
+        mounted.write(ino, "a", b"a");
+        mounted.write(ino, "b", b"b");
+        ciphertext(root, ino)
+    });
+    drop(mounted);
+    for (dir, instead) in dirs.iter().zip([&file, &instead]) {
+        fs::remove_file(dir.join(".kmsfs.dir")).expect("its id");
+        fs::rename(instead, dir.join(".kmsfs.dir")).expect("renamed below kmsfs");
+    }
+    // The ids, then what took their places.
+    assert_eq!(repaired_in_runs(&host, root), [2, 2]);
+    assert!(planned(&host, root).ends_well());
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let mounted = host.mount(root);
+    for (dir, name) in [("one", "a"), ("two", "b")] {
+        let dir = mounted.0.lookup(ROOT, dir.as_bytes()).expect("there").ino;
+        mounted.0.lookup(dir, name.as_bytes()).expect("its names verify");
+    }
+    let moved: Vec<_> =
+        log(root).into_iter().filter(|line| line["action"] == "PutAside").map(|line| line["to"].clone()).collect();
+    let mut moved: Vec<_> = moved.iter().map(|to| root.join(to.as_str().expect("a path"))).collect();
+    moved.sort_by_key(|path| path.is_dir());
+    assert_eq!(fs::read(&moved[0]).expect("the file"), content);
+    assert_eq!(fs::metadata(&moved[1]).expect("the directory").ino(), sub);
+}
+
+/// It may be all that is left of a name, or of a symlink that took the place of the side entry.
+#[test]
+fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    mounted.write(ROOT, "other", b"proves the id of the root");
+    let [damaged, replaced] =
+        ["a", "b"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"content")));
+    mounted.symlink(ROOT, "link", "target");
+    let link = ciphertext(root, mounted.0.lookup(ROOT, b"link").expect("there").ino);
+    drop(mounted);
+    let side = |long: &Path| {
+        let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
+        long.with_file_name(format!("{entry}.n"))
+    };
+    let target = fs::read_link(&link).expect("a symlink");
+    fs::rename(&link, side(&replaced)).expect("renamed below kmsfs");
+    fs::remove_file(side(&damaged)).expect("its side entry");
+    fs::write(side(&damaged), "damaged").expect("written");
+    // What is lost in two ways moves once, for the other reason.
+    edit(&damaged, |bytes| bytes[50] ^= 1);
+    assert_eq!(repaired(&host, root), ["PutAside ?"; 2]);
+    let mut kept: Vec<String> = log(root).iter().filter_map(|line| Some(line["side"].as_str()?.to_owned())).collect();
+    kept.sort();
+    let mut expected = [target.to_str().expect("ASCII"), "damaged"];
+    expected.sort_unstable();
+    assert_eq!(kept, expected);
+}
+
 /// Entries of kmsfs' own are small: what has such a name and is larger is somebody's only copy.
 #[test]
 fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
