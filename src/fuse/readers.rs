@@ -22,8 +22,12 @@ use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Orderin
 use crate::sync::{Condvar, Mutex, MutexGuard, lock};
 use crate::sys::process::run_like_the_first_thread;
 
-/// So many short requests in a row, each alone: then one thread is enough.
+/// So many short requests, each alone: then one thread is enough.
 const ALONE: i32 = 32;
+/// So many of those does a request count for that was not alone, and one that takes long: the kernel stores several pieces of a file
+/// side by side, for who flushes it alone.
+const OVERLAP: i32 = 4;
+const WAIT: i32 = 8;
 /// What it costs that one thread was not enough and somebody had to wait for it: so many more.
 const DISTRUST: i32 = -10_000;
 /// Requests from one look for further ones to the next.
@@ -52,7 +56,7 @@ pub(super) struct Readers {
     under_way: AtomicUsize,
     /// Those of them that somebody waits for and nobody has begun to answer.
     unanswered: AtomicUsize,
-    /// Short requests since a long one or one that was not alone; below 0 after something that one thread was not enough for.
+    /// Short requests that were alone, less what others count against them; below 0 after something that one thread was not enough for.
     alone: AtomicI32,
     /// Requests that the only reader has read.
     turns: AtomicU32,
@@ -238,8 +242,13 @@ impl Readers {
             if !awaited {
                 return taken;
             }
-            let resets = !lone || kind.is_much() || expected == Expected::Long && !kind.is_flush();
-            self.count(resets, expected);
+            self.count(match expected {
+                _ if kind.is_much() => -ALONE,
+                _ if !lone => -OVERLAP,
+                Expected::Long if !kind.is_flush() => -WAIT,
+                Expected::Long | Expected::Unknown => 0,
+                Expected::Short => 1,
+            });
             return taken;
         }
         let short = expected == Expected::Short;
@@ -307,14 +316,16 @@ impl Readers {
         state.only = only.then(rustix::thread::gettid);
     }
 
-    /// Counts a request while all threads read; or it `resets` the count.
-    fn count(&self, resets: bool, expected: Expected) {
-        if resets {
+    /// Counts a request while all threads read, for or against one of them alone.
+    fn count(&self, what: i32) {
+        if what < 0 {
             // Not written to where it says so already: all threads look at it.
             if self.alone.load(Ordering::Relaxed) > 0 {
-                self.alone.fetch_min(0, Ordering::Relaxed);
+                let _ = self.alone.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |alone| {
+                    (alone > 0).then_some((alone + what).max(0))
+                });
             }
-        } else if expected == Expected::Short && self.alone.fetch_add(1, Ordering::Relaxed) + 1 >= ALONE {
+        } else if what > 0 && self.alone.fetch_add(what, Ordering::Relaxed) + what >= ALONE {
             self.crowds.store(0, Ordering::Relaxed);
             self.allowed.store(1, Ordering::Relaxed);
             self.watch();
@@ -501,6 +512,24 @@ mod tests {
             drop(readers.take(first, &STREAM, Expected::Short, nothing));
         }
         assert!(places.iter_mut().all(|place| readers.stay(place) && !place.is_only()));
+    }
+
+    #[test]
+    fn one_that_overlaps_now_and_then_does_not_keep_all_threads_reading() {
+        for (lone, allowed) in [(2 * OVERLAP, 1), (OVERLAP - 1, 2)] {
+            let (readers, mut places) = two();
+            let [first, second] = &mut places;
+            for _ in 0..2 * ALONE {
+                (0..lone).for_each(|_| drop(readers.take(first, &LOOKUP, Expected::Short, nothing)));
+                let one = readers.take(first, &LOOKUP, Expected::Unknown, nothing);
+                drop(readers.take(second, &LOOKUP, Expected::Short, nothing));
+                drop(one);
+                if readers.allowed.load(Ordering::Relaxed) == 1 {
+                    break;
+                }
+            }
+            assert_eq!(readers.allowed.load(Ordering::Relaxed), allowed, "{lone} of {}", lone + 1);
+        }
     }
 
     #[test]
