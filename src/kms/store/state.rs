@@ -10,7 +10,7 @@ use super::packed::Packing;
 use super::records::ClockRecord;
 use super::rows::{self, Ledger, Prover, Table};
 use super::schema;
-use super::{Change, Snapshot, StoreError, clock};
+use super::{Change, Snapshot, StoreError, clock, whole};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
@@ -88,8 +88,11 @@ impl Store {
         let secret = |name: &str| internal_key(name, &tx, &cache.domain, &path);
         let (audit_key, marker_key) = (secret("audit")?, secret("marker")?);
         let state = cache.state();
-        if !accept && !body.states.contains(&state) {
-            return Err(not_current(path, &body, &state));
+        if !body.states.contains(&state) {
+            if !accept {
+                return Err(not_current(path, &body, &state));
+            }
+            whole::check(&tx, &home, &body, &cache)?;
         }
         if body.states != [state.clone()] || body.domains.len() != 1 {
             Home::settle(&mut body, vec![state]);
