@@ -203,6 +203,26 @@ fn a_backup_whose_rows_do_not_belong_together_is_refused() {
 }
 
 #[test]
+fn a_row_that_a_restoration_undid_does_not_pass_for_a_later_one() {
+    let mut kept = Kept::new();
+    drop(kept.close());
+    let undone = kept.restore(true).expect("restored").kept.expect("the database with the disabled key");
+    kept.bench.engine = kept.bench.another().expect("opened");
+    let request = UpdateKeyDescriptionRequest { key_id: kept.key.clone(), description: "another change".into() };
+    kept.bench.engine.update_key_description(&kept.bench.alice, request).expect("changed");
+    let database = rusqlite::Connection::open(kept.bench.home().join("kms.db")).expect("opened");
+    let put_back = format!(
+        "ATTACH '{}' AS undone;
+         UPDATE main.keys SET (revision, record, mac) = (SELECT revision, record, mac FROM undone.keys WHERE id = main.keys.id)",
+        undone.display()
+    );
+    database.execute_batch(&put_back).expect("put back");
+    let error =
+        kept.bench.another().map(drop).expect_err("its MAC is right, and it was the next change to its key too");
+    assert!(matches!(error, OpenError::Store(StoreError::NotCurrent { .. })), "{error}");
+}
+
+#[test]
 fn a_backup_ends_with_the_deletion_of_a_key() {
     let mut kept = Kept::new();
     kept.bench.schedule(&kept.key, 7).expect("scheduled");
