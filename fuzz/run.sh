@@ -44,8 +44,9 @@ fuzz() {
   find "$corpus" -type f -regextype posix-egrep -regex '.*/[0-9a-f]{40}' -delete
   find "$merged" -type f -printf '%s %f\n' | sort -n | head -n "${KEEP:-60}" | while read -r _ name; do cp "$merged/$name" "$corpus/"; done
   rm -rf "$merged"
-  inputs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  edges=$(grep -o 'cov: [0-9]*' "$log" | tail -n 1 | cut -d ' ' -f 2)
+  # What a target says of its inputs is in the log too, and need not be text; each end of a run has its number.
+  inputs=$(grep -a '^stat::number_of_executed_units:' "$log" | tail -n 1 | tr -dc '0-9')
+  edges=$(grep -a -o 'cov: [0-9]*' "$log" | tail -n 1 | cut -d ' ' -f 2)
   echo "| $target | $(printf "%'d" "$inputs") | $edges | $seconds |"
 }
 export -f fuzz processor_seconds

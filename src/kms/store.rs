@@ -19,6 +19,7 @@ mod schema;
 mod shelves;
 mod snapshot;
 mod state;
+mod whole;
 
 use std::path::{Path, PathBuf};
 

@@ -276,12 +276,11 @@ impl Home {
     /// Adds a new domain key to `body`.
     pub(in crate::kms) fn push_domain(&self, body: &mut RootBody, epoch: u64, entropy: &dyn Entropy) {
         let key = SecretKey::<32>::random(entropy);
-        body.domains.push(self.wrap_domain(epoch, key.expose(), entropy));
+        body.domains.push(DomainRecord { epoch, wrapped: self.wrap_domain(epoch, key.expose(), entropy), whole: true });
     }
 
-    fn wrap_domain(&self, epoch: u64, key: &[u8], entropy: &dyn Entropy) -> DomainRecord {
-        let wrapped = seal::seal(&self.wrap_key, &self.domain_aad(epoch), key, entropy);
-        DomainRecord { epoch, wrapped: HEXLOWER.encode(&wrapped) }
+    fn wrap_domain(&self, epoch: u64, key: &[u8], entropy: &dyn Entropy) -> String {
+        HEXLOWER.encode(&seal::seal(&self.wrap_key, &self.domain_aad(epoch), key, entropy))
     }
 
     fn unwrap_domain(&self, record: &DomainRecord) -> Option<Zeroizing<Vec<u8>>> {
@@ -334,9 +333,9 @@ impl Home {
         if renewed.slots.is_empty() {
             return Err(CustodyError::WrongSecret(self.unlocked_by));
         }
-        let old = body.domains.iter().find(|domain| domain.epoch == epoch);
-        let key = old.and_then(|old| self.unwrap_domain(old)).expect("the epoch that was just read");
-        renewed.domains.push(home.wrap_domain(epoch, &key, entropy));
+        let old = body.domains.iter().find(|domain| domain.epoch == epoch).expect("the epoch that was just read");
+        let key = self.unwrap_domain(old).expect("its domain key was just used");
+        renewed.domains.push(DomainRecord { wrapped: home.wrap_domain(epoch, &key, entropy), ..old.clone() });
         let recovery = match renewed.slots.iter().any(|slot| slot.kind == SlotKind::Recovery) {
             true => None,
             false => home.push_slot(&mut renewed, NewSlot::Recovery, now, entropy)?,

@@ -25,6 +25,9 @@ pub struct DomainRecord {
     pub epoch: u64,
     /// Sealed under the root key, hex.
     pub wrapped: String,
+    /// Each database of this epoch has the digest of its state in itself (`store::whole`); false: an earlier program began it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
 }
 
 /// A state of the database that is valid: the keyed digest over its rows' revisions.

@@ -13,7 +13,7 @@ use rusqlite::{TransactionBehavior, params};
 use super::records::*;
 use super::rows::{self, Ledger, Prover, Row, Table};
 use super::state::{self, Cache, Held, Inner};
-use super::{Record, Snapshot, StoreError, clock, schema};
+use super::{Record, Snapshot, StoreError, clock, schema, whole};
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::env::Entropy;
 use crate::kms::KmsError;
@@ -161,7 +161,9 @@ impl<'a> Change<'a> {
         } else {
             None
         };
-        let state = state::state_record(&ledger, revision, domain.as_ref().unwrap_or(&cache.domain));
+        let keys = domain.as_ref().unwrap_or(&cache.domain);
+        whole::write(&tx, &ledger, revision, keys)?;
+        let state = state::state_record(&ledger, revision, keys);
         body.states.push(state.clone());
         home.write_root(held, &body)?;
         crash::point();
@@ -267,7 +269,9 @@ pub fn create(home: &Home, body: &mut RootBody, now: Timestamp, entropy: &dyn En
     write_secret(&tx, "marker", SecretKey::<32>::random(entropy).expose(), &keys, entropy)?;
     clock::write(&tx, &ClockRecord { highest: now, last: now, jumped: None }, &keys)?;
     audit::write_first_head(&tx, &audit_key)?;
+    let ledger = Ledger::default();
+    whole::write(&tx, &ledger, 0, &keys)?;
     tx.commit()?;
-    body.states = vec![state::state_record(&Ledger::default(), 0, &keys)];
+    body.states = vec![state::state_record(&ledger, 0, &keys)];
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{StoreError, schema, state};
+use super::{StoreError, schema, state, whole};
 use crate::kms::audit::{self, AuditError};
 use crate::kms::custody::Home;
 
@@ -21,7 +21,8 @@ pub struct Inspection {
     pub current: bool,
 }
 
-/// Reads the whole file: its structure, the MAC of each row, each sealed secret, the head of the audit log's chain.
+/// Reads the whole file: its structure, the MAC of each row, that these are the rows of one state, each sealed secret, the
+/// head of the audit log's chain.
 ///
 /// # Errors
 /// What is wrong with it; [`StoreError::EpochGone`] if its domain key was destroyed.
@@ -34,6 +35,7 @@ pub fn inspect(home: &Home, path: &Path) -> Result<Inspection, StoreError> {
     schema::check_readable(&connection, path)?;
     let body = home.read_root_alone()?;
     let cache = state::load(&connection, home, &body, None).map_err(|error| error.at(path))?;
+    whole::check(&connection, home, &body, &cache).map_err(|error| error.at(path))?;
     let audit_key = state::internal_key("audit", &connection, &cache.domain, path)?;
     audit::read_head(&connection, &audit_key).map_err(|error| match error {
         AuditError::Store(error) => error,

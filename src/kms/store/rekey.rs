@@ -3,7 +3,7 @@
 use rusqlite::TransactionBehavior;
 
 use super::change::rewrap;
-use super::{StoreError, rows, schema, state};
+use super::{StoreError, rows, schema, state, whole};
 use crate::env::Entropy;
 use crate::kms::audit::{self, Rendered};
 use crate::kms::crash;
@@ -49,6 +49,7 @@ pub fn rekey(
     rows::set_meta("revision", revision, &tx)?;
     let audit_key = state::internal_key("audit", &tx, &domain, &path)?;
     ledger.records = Some(audit::wait(event, &audit_key, &tx)?);
+    whole::write(&tx, &ledger, revision, &domain)?;
     crash::point();
     let after = state::state_record(&ledger, revision, &domain);
     renewed.body.states = vec![before.clone(), after.clone()];

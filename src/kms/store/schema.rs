@@ -38,7 +38,7 @@ macro_rules! index {
 /// What makes each version of the schema out of the one before. Only ever appended to: homes made by an earlier program
 /// get the steps that they lack when they are opened. A new table of rows is the step `table!(name, parent)` with
 /// `index!(name)`, as in `FIRST` and `REVISIONS`.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     FIRST,
     REVISIONS,
     concat!(table!("wrapping_keys", "TEXT NOT NULL REFERENCES keys(id)"), index!("wrapping_keys")),
@@ -55,6 +55,8 @@ const STEPS: [&str; 7] = [
     // A record of a change that waits for the log is as good as one in it: only with a MAC. Those of earlier programs have
     // none.
     "ALTER TABLE audit_outbox ADD COLUMN mac BLOB;\n",
+    // Written by the first change.
+    "CREATE TABLE whole(one INTEGER PRIMARY KEY CHECK (one = 1), digest BLOB NOT NULL) STRICT;\n",
 ];
 
 /// Version of the schema, in `PRAGMA user_version`.

@@ -10,7 +10,7 @@ use super::packed::Packing;
 use super::records::ClockRecord;
 use super::rows::{self, Ledger, Prover, Table};
 use super::schema;
-use super::{Change, Snapshot, StoreError, clock};
+use super::{Change, Snapshot, StoreError, clock, whole};
 use crate::crypto::secret::SecretKey;
 use crate::env::Entropy;
 use crate::kms::custody::{DomainKeys, Home, HomeLock, RootBody, StateRecord};
@@ -69,7 +69,8 @@ impl Store {
         let mut connection = schema::connect(&path)?;
         schema::upgrade(&connection, &path)?;
         schema::check_objects(&connection, &path)?;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Deferred)?;
+        let behavior = if accept { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
+        let tx = connection.transaction_with_behavior(behavior)?;
         let mut body = home.read_root()?;
         // Both read all of the database.
         let (structure, cache) = std::thread::scope(|scope| {
@@ -84,13 +85,24 @@ impl Store {
             (structure, cache)
         });
         structure?;
-        let cache = cache?;
+        let mut cache = cache?;
         let secret = |name: &str| internal_key(name, &tx, &cache.domain, &path);
         let (audit_key, marker_key) = (secret("audit")?, secret("marker")?);
-        let state = cache.state();
-        if !accept && !body.states.contains(&state) {
-            return Err(not_current(path, &body, &state));
+        if !body.states.contains(&cache.state()) {
+            if !accept {
+                return Err(not_current(path, &body, &cache.state()));
+            }
+            whole::check(&tx, &home, &body, &cache)?;
+            // No number that the changes had which are undone by this comes again: the digest is over numbers, and would not
+            // tell a row of such a change from one of a later change.
+            let known = body.states.iter().map(|state| state.revision);
+            cache.revision = known.fold(cache.revision, u64::max).saturating_add(1);
+            rows::set_meta("revision", cache.revision, &tx)?;
+            whole::write(&tx, &cache.ledger, cache.revision, &cache.domain)?;
         }
+        let state = cache.state();
+        // If the root file cannot be written now, what is in the database can be accepted again.
+        tx.commit()?;
         if body.states != [state.clone()] || body.domains.len() != 1 {
             Home::settle(&mut body, vec![state]);
             match home.write_root(&file_lock, &body) {
@@ -100,10 +112,9 @@ impl Store {
                 written => written?,
             }
         }
-        if let Err(fault) = clock::read(&tx, &cache.domain) {
+        if let Err(fault) = clock::read(&connection, &cache.domain) {
             return Err(fault.at(path));
         }
-        drop(tx);
         drop(file_lock);
         let index = WalIndex::of(schema::connect(&path)?)?;
         let published = ArcSwap::from_pointee(Published { header: None, snapshot: cache.snapshot.clone() });

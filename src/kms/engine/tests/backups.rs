@@ -146,6 +146,82 @@ fn a_backup_that_was_changed_is_refused_and_nothing_is_touched() {
     assert!(matches!(stranger, Err(BackupError::Store(_))), "the backup of another home");
 }
 
+/// Every row has a MAC of its own. A thief of backups who can also change one has rows of several times, all genuine.
+#[test]
+fn a_backup_whose_rows_do_not_belong_together_is_refused() {
+    let mut kept = Kept::new();
+    let alias = CreateAliasRequest { alias_name: "alias/a".into(), target_key_id: kept.key.clone() };
+    kept.bench.engine.create_alias(&kept.bench.alice, alias).expect("created");
+    let older = std::mem::replace(&mut kept.file, kept.bench.dir.path().join("newer.db"));
+    kept.bench.engine.backup(&kept.bench.alice, &kept.file).expect("made");
+    // So that the root file vouches for neither.
+    let alias = DeleteAliasRequest { alias_name: "alias/a".into() };
+    kept.bench.engine.delete_alias(&kept.bench.alice, alias).expect("deleted");
+    drop(kept.close());
+    let (sound, database) = (fs::read(&kept.file).expect("read"), kept.bench.home().join("kms.db"));
+    let live = fs::read(&database).expect("read");
+    let enabled = format!(
+        "ATTACH '{}' AS older;
+         UPDATE main.keys SET (revision, record, mac) = (SELECT revision, record, mac FROM older.keys WHERE id = main.keys.id)",
+        older.display()
+    );
+    for change in [
+        "UPDATE meta SET value = value + 1 WHERE name = 'revision'",
+        "UPDATE meta SET value = value - 1 WHERE name = 'revision'",
+        "UPDATE meta SET value = value - 1 WHERE name = 'records'",
+        "UPDATE meta SET name = 'recorTs' WHERE name = 'records'",
+        "DELETE FROM aliases",
+        enabled.as_str(),
+        "UPDATE whole SET digest = zeroblob(32)",
+        "UPDATE whole SET digest = x''",
+        "DELETE FROM whole",
+        "DROP TABLE whole",
+        "DROP TABLE whole; PRAGMA user_version = 7",
+    ] {
+        fs::write(&kept.file, &sound).expect("written");
+        let forge = rusqlite::Connection::open(&kept.file).expect("opened");
+        forge.execute_batch(change).expect(change);
+        drop(forge);
+        let damaged = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+        let found = check(&kept.home(), &kept.file).expect_err(change);
+        assert!(matches!(&found, BackupError::Store(error) if damaged(error)), "{change}: {found}");
+        let refused = kept.restore(true).expect_err(change);
+        assert!(matches!(&refused, BackupError::Store(error) if damaged(error)), "{change}: {refused}");
+        assert!(fs::read(&database).expect("read") == live, "{change}: nothing is touched");
+        // Nor when somebody put it there, and it is to be accepted as it stands.
+        fs::copy(&kept.file, &database).expect("copied");
+        let accepted = Engine::start_accepting(kept.home(), kept.bench.clock.clone(), Arc::new(SystemEntropy));
+        let refused = accepted.map(drop).expect_err(change);
+        assert!(matches!(&refused, OpenError::Store(error) if damaged(error)), "{change}: {refused}");
+        fs::write(&database, &live).expect("written");
+    }
+    fs::write(&kept.file, &sound).expect("written");
+    assert!(!kept.restore(true).expect("as it was made").inspection.current);
+    kept.file = older;
+    let restored = kept.restore(true).expect("the older one, as it was made");
+    assert!(!restored.inspection.current);
+}
+
+#[test]
+fn a_row_that_a_restoration_undid_does_not_pass_for_a_later_one() {
+    let mut kept = Kept::new();
+    drop(kept.close());
+    let undone = kept.restore(true).expect("restored").kept.expect("the database with the disabled key");
+    kept.bench.engine = kept.bench.another().expect("opened");
+    let request = UpdateKeyDescriptionRequest { key_id: kept.key.clone(), description: "another change".into() };
+    kept.bench.engine.update_key_description(&kept.bench.alice, request).expect("changed");
+    let database = rusqlite::Connection::open(kept.bench.home().join("kms.db")).expect("opened");
+    let put_back = format!(
+        "ATTACH '{}' AS undone;
+         UPDATE main.keys SET (revision, record, mac) = (SELECT revision, record, mac FROM undone.keys WHERE id = main.keys.id)",
+        undone.display()
+    );
+    database.execute_batch(&put_back).expect("put back");
+    let error =
+        kept.bench.another().map(drop).expect_err("its MAC is right, and it was the next change to its key too");
+    assert!(matches!(error, OpenError::Store(StoreError::NotCurrent { .. })), "{error}");
+}
+
 #[test]
 fn a_backup_ends_with_the_deletion_of_a_key() {
     let mut kept = Kept::new();

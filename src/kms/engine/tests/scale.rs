@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 
 use super::*;
+use crate::kms::backup::{BackupError, check};
 use crate::kms::store::StoreError;
 
 fn sql(bench: &Bench, text: &str) {
@@ -181,9 +182,23 @@ fn a_home_made_before_opens() {
     assert_eq!(aliases(&engine, &alice), ["alias/aws/kmsfs", "alias/old"]);
     let volumes = engine.registry().list().expect("listed");
     assert_eq!((volumes.len(), volumes[0].config_seq), (1, 5));
+    // Its backups are as good as ever: the program that made it did not write which rows belong together; the first change does.
+    let backup = |name: &str| {
+        engine.backup(&alice, &path.join(name)).expect("made");
+        rusqlite::Connection::open(path.join(name)).expect("opened")
+    };
+    let count = |of: &rusqlite::Connection| of.query_row("SELECT count(*) FROM whole", [], |row| row.get::<_, u32>(0));
+    assert_eq!(count(&backup("before")), Ok(0));
     // It goes on as any other: changes, another process, the audit chain from its first record.
     let other = open();
     delete_alias(&engine, &alice, "old");
+    let after = backup("after");
+    assert_eq!(count(&after), Ok(1));
+    after.execute("UPDATE meta SET value = value + 1 WHERE name = 'revision'", []).expect("forged");
+    let home = Home::unlock(&path, &unlock).expect("unlocked");
+    let checked = |name: &str| check(&home, &path.join(name)).map(|found| found.current);
+    assert!(matches!(checked("before"), Ok(false)));
+    assert!(matches!(checked("after"), Err(BackupError::Store(StoreError::Damaged { .. }))));
     assert_eq!(aliases(&other, &alice), ["alias/aws/kmsfs"]);
     let report = engine.audit().verify().expect("verified");
     assert_eq!((report.first_break, report.files), (None, 2));
