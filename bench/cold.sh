@@ -7,18 +7,20 @@ if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then sed -n '2,4s/^# //p' "$0" >
 rounds=$1
 shift
 work=$(mktemp -d "${DIR:-/tmp}/kmsfs-cold.XXXXXX")
-export KMSFS_HOME=$work/kms
+# A home of its own for each: an earlier program does not open that of a later one.
+in_home() { export KMSFS_HOME=$work/kms-$1; }
 mounted=
 end() { [ -z "$mounted" ] || "$mounted" umount "$work/mnt" > /dev/null 2>&1 || umount -l "$work/mnt"; rm -rf --one-file-system "$work"; }
 trap end EXIT
 mkdir "$work/mnt"
-up() { "$1" mount --daemon "$work/$2" "$work/mnt" > /dev/null 2>&1; mounted=$1; daemon=$(sed -n 's/^pid=//p' "$work/$2/.kmsfs/lock"); }
+up() { in_home "$2"; "$1" mount --daemon "$work/$2" "$work/mnt" > /dev/null 2>&1; mounted=$1; daemon=$(sed -n 's/^pid=//p' "$work/$2/.kmsfs/lock"); }
 down() { "$mounted" umount "$work/mnt" > /dev/null; while [ -e "/proc/$daemon" ]; do sleep 0.01; done; mounted=; }
 
 # 1,500 files in 100 directories, and their git repository, which has 256 more.
 number=0
 for program; do
   mkdir "$work/$number"
+  in_home $number
   "$program" init --keyfile "$work/$number" > /dev/null 2>&1
   up "$program" $number
   python3 - "$work/mnt/tree" << 'PYTHON'

@@ -7,7 +7,8 @@ if [ $# -lt 2 ] || ! [[ $1 =~ ^[1-9][0-9]*$ ]]; then sed -n '2,4s/^# //p' "$0" >
 rounds=$1 each=500
 shift
 work=$(mktemp -d "${DIR:-/tmp}/kmsfs-journal.XXXXXX")
-export KMSFS_HOME=$work/kms
+# A home of its own for each: an earlier program does not open that of a later one.
+in_home() { export KMSFS_HOME=$work/kms-$1; }
 mounted=
 down() { "$mounted" umount "$work/mnt" > /dev/null; while [ -e "/proc/$daemon" ]; do sleep 0.01; done; mounted=; }
 end() {
@@ -53,6 +54,7 @@ measure() { # SYSTEM DIRECTORY
 number=0
 for program; do
   mkdir "$work/disk/$number"
+  in_home $number
   "$program" init --keyfile "$work/disk/$number" > /dev/null 2>&1
   number=$((number + 1))
 done
@@ -61,6 +63,7 @@ for ((round = 0; round < rounds; round++)); do
   measure ext4 "$work/disk/plain"
   number=0
   for program; do
+    in_home $number
     "$program" mount --daemon "$work/disk/$number" "$work/mnt" > /dev/null 2>&1
     mounted=$program daemon=$(sed -n 's/^pid=//p' "$work/disk/$number/.kmsfs/lock")
     measure "$number" "$work/mnt"
