@@ -541,7 +541,9 @@ fn what_lies_where_a_renamed_entry_needs_its_side_entry_is_not_overwritten() {
     assert!(kept.iter().all(|bytes| there.contains(bytes)), "a user's file is lost");
     let mounted = host.mount(root);
     let to = mounted.0.lookup(ROOT, b"to").expect("there").ino;
-    names.iter().for_each(|name| drop(mounted.0.lookup(to, name.as_bytes()).expect("it has its name")));
+    for name in names {
+        mounted.0.lookup(to, name.as_bytes()).expect("it has its name");
+    }
 }
 
 /// It may be a symlink of a user's, or something small that somebody put there.
@@ -591,7 +593,9 @@ fn the_text_that_an_id_overwrites_is_kept_whole() {
     let root = dir.path();
     let mounted = host.mount(root);
     let parent = mounted.mkdir(ROOT, "parent");
-    ["a", "b"].into_iter().for_each(|name| drop(mounted.write(parent, name, b"content")));
+    for name in ["a", "b"] {
+        mounted.write(parent, name, b"content");
+    }
     let parent = ciphertext(root, parent);
     drop(mounted);
     let text = "text ".repeat(60);
@@ -620,7 +624,9 @@ fn a_side_entry_stays_while_the_id_of_its_directory_is_not_known() {
     assert_eq!(repaired(&host, root), ["WriteDirId parent"]);
     let mounted = host.mount(root);
     let parent = mounted.0.lookup(ROOT, b"parent").expect("there").ino;
-    ["a", "b"].into_iter().for_each(|name| drop(mounted.0.lookup(parent, name.repeat(200).as_bytes()).expect("named")));
+    for name in ["a", "b"] {
+        mounted.0.lookup(parent, name.repeat(200).as_bytes()).expect("it has its name");
+    }
     remove(&mounted, parent, &"a".repeat(200));
     drop(mounted);
     // Where the id is known it tells nothing.
