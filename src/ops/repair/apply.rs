@@ -151,15 +151,17 @@ impl<B: Backing> Hand<'_, B> {
             Action::CopyConfig => Ok(self.copy_config()?),
             Action::WriteDirId { id, .. } => {
                 let dir = self.dir(std::str::from_utf8(path).map_err(|_| Errno::ILSEQ)?)?;
-                let old = read_meta(&**self.backing, &dir, dirid::ENTRY, dirid::TEXT_LEN)?.into_text();
-                note("was", json!(old.as_deref().map(String::from_utf8_lossy)))?;
+                // More than an id has may be there.
+                let old = read_meta(&**self.backing, &dir, dirid::ENTRY, MAX_SIDE)?.into_text();
+                note("was", old.map_or(serde_json::Value::Null, as_text))?;
                 if is_no_text(self.modes, &dir, dirid::ENTRY)? {
                     // It may be somebody's only copy. The next run takes it from there.
                     let hidden = self.temporary();
                     note("to", json!(format!("{}/{hidden}", String::from_utf8_lossy(path))))?;
                     self.backing.rename(&dir, dirid::ENTRY, &dir, &hidden, RenameMode::NoReplace)?;
                 }
-                self.replace_meta(&dir, dirid::ENTRY, &dirid::encode(&self.opened.keys, *id))?;
+                let text = dirid::encode(&self.opened.keys, *id);
+                self.put_meta(&dir, dirid::ENTRY, &text, RenameMode::Replace)?;
                 Ok(self.backing.sync_dir(&dir)?)
             }
             Action::FinishRewrap
@@ -201,12 +203,13 @@ impl<B: Backing> Hand<'_, B> {
                 note("to", json!(new.entry()))?;
                 self.make_side(&dir, &new)?;
                 self.backing.rename(&dir, entry, &dir, new.entry(), RenameMode::NoReplace)?;
-                self.remove_side(&dir, entry);
+                // It says the name that the entry has now.
+                self.remove_side(&dir, entry, |_| Ok(()));
                 Ok(self.backing.sync_dir(&dir)?)
             }
             Action::RemoveLeftover => {
                 let (dir, entry) = self.find(path)?;
-                Ok(self.remove_leftover(&dir, entry, LEFTOVER_DEPTH)?)
+                self.remove_leftover(&dir, entry, LEFTOVER_DEPTH, &mut |text| note("was", text))
             }
             Action::PutAside { name, .. } => {
                 let (dir, entry) = self.find(path)?;
@@ -220,9 +223,6 @@ impl<B: Backing> Hand<'_, B> {
                         Err(Errno::NOENT) => {}
                         Err(other) => return Err(other.into()),
                     }
-                    if repair.paths.plaintext.is_none() {
-                        self.note_side(&dir, entry, &mut note)?;
-                    }
                     note("to", json!(format!("{above}/{}", new.entry())))?;
                     self.make_side(&aside, &new)?;
                     let renamed = || self.backing.rename(&dir, entry, &aside, new.entry(), RenameMode::NoReplace);
@@ -230,7 +230,9 @@ impl<B: Backing> Hand<'_, B> {
                     self.modes.despite_mode(Target::Named(&*dir, entry), CHANGE, renamed)?;
                     // It is durable there before anything of it goes here.
                     self.backing.sync_dir(&aside)?;
-                    self.remove_side(&dir, entry);
+                    // The text by which it has no name may be the only copy of that, or of a symlink's target.
+                    let nameless = repair.paths.plaintext.is_none();
+                    self.remove_side(&dir, entry, |text| if nameless { note("side", text) } else { Ok(()) });
                     return Ok(self.backing.sync_dir(&dir)?);
                 }
                 Err(Errno::EXIST.into())
@@ -276,10 +278,10 @@ impl<B: Backing> Hand<'_, B> {
         format!("{TEMPORARY_PREFIX}{}", data_encoding::HEXLOWER.encode(&random))
     }
 
-    fn replace_meta(&self, dir: &B::Dir, entry: &str, text: &str) -> Result<(), Errno> {
+    fn put_meta(&self, dir: &B::Dir, entry: &str, text: &str, mode: RenameMode) -> Result<(), Errno> {
         let temporary = self.temporary();
         make_meta(&**self.backing, dir, &temporary, text, self.meta_file)?;
-        let renamed = self.backing.rename(dir, &temporary, dir, entry, RenameMode::Replace);
+        let renamed = self.backing.rename(dir, &temporary, dir, entry, mode);
         if renamed.is_err() {
             // The error of the rename is the one to report.
             let _ = self.backing.unlink(dir, &temporary);
@@ -287,57 +289,56 @@ impl<B: Backing> Hand<'_, B> {
         renamed
     }
 
+    /// Nothing that lies there is overwritten: what the plan takes away from there is gone before.
     fn make_side(&self, dir: &B::Dir, name: &EncodedName) -> Result<(), Errno> {
         match name.side() {
-            Some(text) => self.replace_meta(dir, &side_entry(name.entry()), text),
+            Some(text) => self.put_meta(dir, &side_entry(name.entry()), text, RenameMode::NoReplace),
             None => Ok(()),
         }
     }
 
-    /// The text by which a long entry has no name goes with it: it may be the only copy of the name, or of a symlink's target.
-    fn note_side(
-        &self,
-        dir: &B::Dir,
-        entry: &str,
-        mut note: impl FnMut(&str, serde_json::Value) -> content::Result<()>,
-    ) -> content::Result<()> {
-        if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
-            return Ok(());
-        }
-        let side = side_entry(entry);
-        match read_meta(&**self.backing, dir, &side, MAX_SIDE)?.into_text() {
-            Some(text) if is_leftover(self.modes, dir, &side)? => note("side", json!(String::from_utf8_lossy(&text))),
-            _ => Ok(()),
-        }
-    }
-
-    /// An orphan harms nobody, and the next run removes it. What is something of a user's stays: the plan has it put aside.
+    /// An orphan harms nobody, and the next run removes it. What is something of a user's stays: the plan has it put aside. What has a
+    /// text is given to `note` before.
     ///
     /// Where metadata has no order, that the entry is gone has to be durable first, or it could be there without a name after a power
     /// cut.
-    fn remove_side(&self, dir: &B::Dir, entry: &str) {
+    fn remove_side(&self, dir: &B::Dir, entry: &str, mut note: impl FnMut(serde_json::Value) -> content::Result<()>) {
         if EntryKind::of(entry.as_bytes(), false) != EntryKind::Long {
             return;
         }
         let kept = if self.meta_file { self.backing.sync_dir(dir) } else { Ok(()) };
-        if let Err(error) = kept.and_then(|()| self.remove_leftover(dir, &side_entry(entry), LEFTOVER_DEPTH)) {
+        let mut removed = || self.remove_leftover(dir, &side_entry(entry), LEFTOVER_DEPTH, &mut note);
+        if let Err(error) = kept.map_err(content::Error::from).and_then(|()| removed()) {
             tracing::debug!("a side entry stays behind: {error}");
         }
     }
 
-    fn remove_leftover(&self, dir: &B::Dir, entry: &str, depth: u32) -> Result<(), Errno> {
+    /// Removes what nobody misses. Any text of it is given to `note` before: it may be a user's symlink, or something that somebody put
+    /// there.
+    fn remove_leftover(
+        &self,
+        dir: &B::Dir,
+        entry: &str,
+        depth: u32,
+        note: &mut dyn FnMut(serde_json::Value) -> content::Result<()>,
+    ) -> content::Result<()> {
         if !is_leftover(self.modes, dir, entry)? {
-            return Err(Errno::NOTEMPTY);
+            return Err(Errno::NOTEMPTY.into());
+        }
+        if let Some(text) =
+            read_meta(&**self.backing, dir, entry, MAX_SIDE)?.into_text().filter(|text| !text.is_empty())
+        {
+            note(as_text(text))?;
         }
         match self.backing.unlink(dir, entry) {
             Err(Errno::ISDIR) if depth > 0 => {}
-            other => return other,
+            other => return Ok(other?),
         }
         let inner = self.modes.open_dir(dir, entry, CHANGE)?;
         for name in leftovers_in(&**self.backing, &inner)?.ok_or(Errno::NOTEMPTY)? {
-            self.remove_leftover(&inner, &name, depth - 1)?;
+            self.remove_leftover(&inner, &name, depth - 1, note)?;
         }
-        self.backing.rmdir(dir, entry)
+        Ok(self.backing.rmdir(dir, entry)?)
     }
 
     fn copy_config(&self) -> Result<(), Errno> {
@@ -345,6 +346,14 @@ impl<B: Backing> Hand<'_, B> {
         let mut bytes = vec![0; MAX_LEN];
         let len = self.backing.open(&control, VOLUME, Access::Read)?.read_at(&mut bytes, 0)?;
         replace(&**self.backing, &control, BACKUP, &bytes[..len])
+    }
+}
+
+/// A text as the log has it: bytes that are none as hexadecimal digits.
+fn as_text(bytes: Vec<u8>) -> serde_json::Value {
+    match String::from_utf8(bytes) {
+        Ok(text) => json!(text),
+        Err(other) => json!({ "hex": data_encoding::HEXLOWER.encode(other.as_bytes()) }),
     }
 }
 

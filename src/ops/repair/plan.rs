@@ -62,11 +62,13 @@ pub fn plan<B: Backing>(
     walk(modes, how, &planner, progress)?;
     let mut plan = std::mem::take(&mut *lock(&planner.plan));
     move_once(&mut plan.repairs);
-    // Ids from above, so that what is in a directory is found; moves from below, so that the paths to the others stay.
+    // Ids from above, so that what is in a directory is found; moves from below, so that the paths to the others stay. What is put
+    // aside goes before others get a name anew: it may lie where they need their side entry.
     plan.repairs.sort_by_cached_key(|repair| {
         let depth = repair.paths.ciphertext.iter().filter(|b| **b == b'/').count() as i64;
         let moves = repair.action.moves();
-        (moves, if moves { -depth } else { depth }, repair.paths.ciphertext.clone())
+        let renames = matches!(repair.action, Action::Rename { .. });
+        (moves, if moves { -depth } else { depth }, renames, repair.paths.ciphertext.clone())
     });
     plan.remaining.sort_by(|a, b| a.paths.ciphertext.cmp(&b.paths.ciphertext));
     plan.single.sort_by(|a, b| a.0.ciphertext.cmp(&b.0.ciphertext));
@@ -102,7 +104,8 @@ impl<B: Backing> Visitor<B> for Planner<'_> {
             match (entry.kind, &entry.name, id) {
                 (EntryKind::Temporary, ..) => self.hidden(dir, entry, child, true),
                 (EntryKind::Side, ..) => match long_entry(entry, dir.entries) {
-                    None => self.hidden(dir, entry, child, true),
+                    // With a long entry that comes back it vouches for an id that is lost.
+                    None => self.hidden(dir, entry, child, id.is_some()),
                     // What is no side entry gives it no name: both are put aside, in one run.
                     Some(long) if long.name.is_none() && id.is_some() => self.hidden(dir, entry, child, false),
                     Some(_) => {}

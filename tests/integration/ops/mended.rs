@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kmsfs::env::{ManualClock, SystemClock};
@@ -96,6 +96,27 @@ fn put_aside(mounted: &Mounted) -> (u64, String) {
     names.retain(|name| name != "." && name != "..");
     assert_eq!(names.len(), 1, "{names:?}");
     (dir, names.remove(0))
+}
+
+/// The entry that has the text of a long one's name.
+fn side_of(long: &Path) -> PathBuf {
+    let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
+    long.with_file_name(format!("{entry}.n"))
+}
+
+/// What all files of a volume hold on disk.
+fn contents(root: &Path) -> Vec<Vec<u8>> {
+    let (mut found, mut stack) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(at) = stack.pop() {
+        for entry in fs::read_dir(&at).expect("listed").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                stack.push(entry)
+            } else if let Ok(bytes) = fs::read(&entry) {
+                found.push(bytes)
+            }
+        }
+    }
+    found
 }
 
 /// What was put aside is a finding until it is removed, and nothing is one then; its name.
@@ -380,8 +401,7 @@ fn what_took_the_place_of_a_side_entry_is_put_aside_with_the_long_entry() {
     let long = ["a", "b", "c"].map(|letter| ciphertext(root, mounted.write(ROOT, &letter.repeat(200), b"long")));
     drop(mounted);
     for (long, instead) in long.iter().zip([&file, &full, &empty]) {
-        let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
-        let side = long.with_file_name(format!("{entry}.n"));
+        let side = side_of(long);
         fs::remove_file(&side).expect("its side entry");
         fs::rename(instead, &side).expect("renamed below kmsfs");
     }
@@ -473,14 +493,10 @@ fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
     mounted.symlink(ROOT, "link", "target");
     let link = ciphertext(root, mounted.0.lookup(ROOT, b"link").expect("there").ino);
     drop(mounted);
-    let side = |long: &Path| {
-        let entry = long.file_name().and_then(|name| name.to_str()).expect("ASCII");
-        long.with_file_name(format!("{entry}.n"))
-    };
     let target = fs::read_link(&link).expect("a symlink");
-    fs::rename(&link, side(&replaced)).expect("renamed below kmsfs");
-    fs::remove_file(side(&damaged)).expect("its side entry");
-    fs::write(side(&damaged), "damaged").expect("written");
+    fs::rename(&link, side_of(&replaced)).expect("renamed below kmsfs");
+    fs::remove_file(side_of(&damaged)).expect("its side entry");
+    fs::write(side_of(&damaged), "damaged").expect("written");
     // What is lost in two ways moves once, for the other reason.
     edit(&damaged, |bytes| bytes[50] ^= 1);
     assert_eq!(repaired(&host, root), ["PutAside ?"; 2]);
@@ -489,6 +505,134 @@ fn the_text_by_which_a_long_entry_has_no_name_is_kept_in_the_log() {
     let mut expected = [target.to_str().expect("ASCII"), "damaged"];
     expected.sort_unstable();
     assert_eq!(kept, expected);
+}
+
+/// A name is encrypted anew where something of a user's lies under the name of its side entry, alone or with a long entry.
+#[test]
+fn what_lies_where_a_renamed_entry_needs_its_side_entry_is_not_overwritten() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let [from, to] = ["from", "to"].map(|name| mounted.mkdir(ROOT, name));
+    mounted.write(from, "stays", b"stays");
+    mounted.write(to, "stays", b"stays");
+    let names: Vec<String> = (0..8).map(|number| number.to_string().repeat(200)).collect();
+    let mut kept = Vec::new();
+    for (number, name) in names.iter().enumerate() {
+        let users = ciphertext(root, mounted.write(ROOT, &format!("user's {number}"), name.as_bytes()));
+        kept.push(fs::read(&users).expect("read"));
+        let moved = ciphertext(root, mounted.write(from, name, name.as_bytes()));
+        let taken = ciphertext(root, mounted.write(to, name, b"in its place"));
+        if number % 2 == 0 {
+            remove(&mounted, to, name);
+        }
+        let into = taken.parent().expect("a directory");
+        for path in [side_of(&moved), moved] {
+            fs::rename(&path, into.join(path.file_name().expect("a name"))).expect("renamed below kmsfs");
+        }
+        fs::rename(users, side_of(&taken)).expect("renamed below kmsfs");
+    }
+    drop(mounted);
+    // What is moved, what lay in its side entry's place, and the long entry that has no name for that.
+    assert_eq!(repaired_in_runs(&host, root), [8 + 8 + 4]);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let there = contents(root);
+    assert!(kept.iter().all(|bytes| there.contains(bytes)), "a user's file is lost");
+    let mounted = host.mount(root);
+    let to = mounted.0.lookup(ROOT, b"to").expect("there").ino;
+    for name in names {
+        mounted.0.lookup(to, name.as_bytes()).expect("it has its name");
+    }
+}
+
+/// It may be a symlink of a user's, or something small that somebody put there.
+#[test]
+fn the_text_of_what_is_removed_is_kept_in_the_log() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let hidden = mounted.mkdir(ROOT, "hidden");
+    let links = [(ROOT, "one"), (ROOT, "two"), (hidden, "three")].map(|(parent, name)| {
+        mounted.symlink(parent, name, &format!("target of {name}"));
+        ciphertext(root, mounted.0.lookup(parent, name.as_bytes()).expect("there").ino)
+    });
+    let hidden = ciphertext(root, hidden);
+    drop(mounted);
+    let text = |link: &Path| fs::read_link(link).expect("a symlink").to_str().expect("ASCII").to_owned();
+    let mut expected: Vec<_> = links.iter().map(|link| serde_json::json!(text(link))).collect();
+    fs::rename(&links[0], root.join("~Lone.n")).expect("renamed below kmsfs");
+    fs::rename(&links[1], root.join("~Ttwo")).expect("renamed below kmsfs");
+    fs::rename(&links[2], hidden.join("~Tthree")).expect("renamed below kmsfs");
+    expected.push(serde_json::json!(
+        fs::read_to_string(hidden.join(".kmsfs.dir"))
+            .or_else(|_| {
+                fs::read_link(hidden.join(".kmsfs.dir")).map(|target| target.to_str().expect("ASCII").to_owned())
+            })
+            .expect("an id")
+    ));
+    fs::rename(&hidden, root.join("~Thidden")).expect("renamed below kmsfs");
+    fs::write(root.join("~Tnote"), "a note").expect("written");
+    fs::write(root.join("~Tbytes"), b"\xff\x00").expect("written");
+    fs::write(root.join("~Tnothing"), b"").expect("written");
+    expected.extend([serde_json::json!("a note"), serde_json::json!({ "hex": "ff00" })]);
+    assert_eq!(repaired(&host, root), ["RemoveLeftover ?"; 6]);
+    assert_eq!(host.findings(root), Vec::<String>::new());
+    let mut kept: Vec<_> = log(root).into_iter().map(|line| line["was"].clone()).collect();
+    kept.sort_by_key(ToString::to_string);
+    expected.sort_by_key(ToString::to_string);
+    assert_eq!(kept, expected);
+}
+
+/// What took the place of a directory's id may be longer than one.
+#[test]
+fn the_text_that_an_id_overwrites_is_kept_whole() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let parent = mounted.mkdir(ROOT, "parent");
+    for name in ["a", "b"] {
+        mounted.write(parent, name, b"content");
+    }
+    let parent = ciphertext(root, parent);
+    drop(mounted);
+    let text = "text ".repeat(60);
+    fs::remove_file(parent.join(".kmsfs.dir")).expect("its id");
+    fs::write(parent.join(".kmsfs.dir"), &text).expect("written");
+    assert_eq!(repaired(&host, root), ["WriteDirId parent"]);
+    assert_eq!(log(root).pop().expect("a line")["was"], text);
+}
+
+/// The text of a side entry without its long one is half of what vouches for a lost id: the other half may come back.
+#[test]
+fn a_side_entry_stays_while_the_id_of_its_directory_is_not_known() {
+    let host = Host::new();
+    let dir = host.volume();
+    let root = dir.path();
+    let mounted = host.mount(root);
+    let parent = mounted.mkdir(ROOT, "parent");
+    let [one, two] = ["a", "b"].map(|name| ciphertext(root, mounted.write(parent, &name.repeat(200), name.as_bytes())));
+    drop(mounted);
+    fs::remove_file(one.with_file_name(".kmsfs.dir")).expect("its id");
+    let elsewhere = root.join(".kmsfs/elsewhere");
+    fs::rename(&two, &elsewhere).expect("lost");
+    let plan = planned(&host, root);
+    assert_eq!((plan.repairs.len(), plan.single.len()), (0, 1), "{plan:?}");
+    fs::rename(&elsewhere, &two).expect("restored");
+    assert_eq!(repaired(&host, root), ["WriteDirId parent"]);
+    let mounted = host.mount(root);
+    let parent = mounted.0.lookup(ROOT, b"parent").expect("there").ino;
+    for name in ["a", "b"] {
+        mounted.0.lookup(parent, name.repeat(200).as_bytes()).expect("it has its name");
+    }
+    remove(&mounted, parent, &"a".repeat(200));
+    drop(mounted);
+    // Where the id is known it tells nothing.
+    fs::remove_file(&two).expect("lost");
+    assert_eq!(repaired(&host, root), ["RemoveLeftover ?"]);
+    assert!(side_of(&two).symlink_metadata().is_err());
 }
 
 /// Entries of kmsfs' own are small: what has such a name and is larger is somebody's only copy.
@@ -510,17 +654,7 @@ fn what_lies_under_a_name_of_kmsfs_own_is_not_removed() {
     fs::rename(&hidden, root.join("~T0123")).expect("renamed below kmsfs");
 
     assert!(!repaired_in_runs(&host, root).is_empty());
-    let mut found = Vec::new();
-    let mut stack = vec![root.to_owned()];
-    while let Some(at) = stack.pop() {
-        for entry in fs::read_dir(&at).expect("listed").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() {
-                stack.push(entry)
-            } else if let Ok(bytes) = fs::read(&entry) {
-                found.push(bytes)
-            }
-        }
-    }
+    let found = contents(root);
     assert!(kept.iter().all(|bytes| found.contains(bytes)));
 }
 
