@@ -73,7 +73,7 @@ pub struct Content<B: Backing> {
     pub(super) state: RwLock<State>,
     pub(super) units: UnitLocks,
     /// Held while the bound of the size is raised.
-    pub(super) due: Mutex<Option<Due>>,
+    pub(super) due: Mutex<Option<Box<Due>>>,
     pub(super) record: Option<InUse>,
     /// Flushes and write-backs that failed since the file was opened; one more if any did before, in this mount.
     failures: AtomicU64,

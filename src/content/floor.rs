@@ -50,11 +50,11 @@ impl<B: Backing> Content<B> {
         let mut due = lock(&self.due);
         let state = read(&self.state);
         // Of two flushes the one that began first may end last.
-        let is_known = |due: &Due| due.raise.floor >= raise.floor && due.raise.holds_of(&state);
+        let is_known = |due: &Box<Due>| due.raise.floor >= raise.floor && due.raise.holds_of(&state);
         if !raise.holds_of(&state) || due.as_ref().is_some_and(is_known) {
             return Ok(false);
         }
-        *due = Some(Due { raise, holes });
+        *due = Some(Box::new(Due { raise, holes }));
         Ok(true)
     }
 
@@ -67,8 +67,8 @@ impl<B: Backing> Content<B> {
         self.settle(&mut lock(&self.due), &mut write(&self.state))
     }
 
-    fn settle(&self, due: &mut Option<Due>, state: &mut State) -> Result<()> {
-        let Some(Due { raise, holes }) = due else { return Ok(()) };
+    fn settle(&self, due: &mut Option<Box<Due>>, state: &mut State) -> Result<()> {
+        let Some(Due { raise, holes }) = due.as_deref() else { return Ok(()) };
         self.raise_to(state, raise, *holes)?;
         *due = None;
         Ok(())

@@ -184,6 +184,7 @@ pub fn rewrap_files_by<B: Backing>(
         rewrap,
         progress,
         inodes: Mutex::new(HashSet::new()),
+        turns: std::array::from_fn(|_| Mutex::new(())),
         linked: Mutex::default(),
         rewrapped: AtomicU64::new(0),
         unchanged: AtomicU64::new(0),
@@ -210,11 +211,16 @@ pub fn rewrap_files_by<B: Backing>(
     })
 }
 
+/// More than there are threads.
+const TURNS: usize = 64;
+
 struct Rewrapper<'a, B: Backing> {
     rewrap: &'a RewrapFile<'a, B>,
     progress: &'a dyn Progress,
     /// Inodes with several names that were handled under one of them.
     inodes: Mutex<HashSet<u64>>,
+    /// Held while one of those is handled: threads can meet two names of it at once. By the number of the inode.
+    turns: [Mutex<()>; TURNS],
     /// What was met of each inode with several names.
     linked: Mutex<HashMap<u64, Linked>>,
     rewrapped: AtomicU64,
@@ -249,6 +255,7 @@ impl Linked {
 impl<B: Backing> Visitor<B> for Rewrapper<'_, B> {
     fn file(&self, file: &Visit<'_, B>) {
         let linked = file.stat.nlink > 1;
+        let _turn = linked.then(|| lock(&self.turns[file.stat.ino as usize % TURNS]));
         let mut rewrapped = false;
         if !linked || !lock(&self.inodes).contains(&file.stat.ino) {
             let done = (self.rewrap)(file);

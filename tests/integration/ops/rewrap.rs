@@ -4,16 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use kmsfs::kms::audit::AuditFilter;
 use kmsfs::kms::model::KeyIdRequest;
 use kmsfs::ops::info::{HeaderFacts, file_info};
 use kmsfs::ops::open::{FoundVolume, OpenOptions};
-use kmsfs::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files};
-use kmsfs::ops::{Progress, Silent, config};
+use kmsfs::ops::rewrap::{RewrapOptions, RewrapReport, rewrap_config, rewrap_files, rewrap_files_by};
+use kmsfs::ops::{Progress, Silent, Visit, config};
 use kmsfs::store::{LocalDir, Modes};
 use kmsfs::types::KeyArn;
-use kmsfs::vfs::ROOT;
+use kmsfs::vfs::{ROOT, Rewrapped};
 use tempfile::TempDir;
 
 use super::host::{Host, ciphertext};
@@ -144,6 +145,35 @@ fn files_with_names_elsewhere_are_counted() {
     // What is not rewrapped changes nothing elsewhere.
     let nothing = rewrap(&host, dir.path(), Some(&old), Some(&new), &Silent);
     assert_eq!((nothing.rewrapped, nothing.linked_elsewhere.len()), (0, 0));
+}
+
+#[test]
+fn a_file_with_two_names_is_rewrapped_once() {
+    let host = Host::new();
+    host.key("old");
+    let dir = TempDir::new().expect("temporary directory");
+    host.init(dir.path(), "alias/old").expect("init");
+    let mounted = host.mount(dir.path());
+    let (first, second) = (mounted.mkdir(ROOT, "first"), mounted.mkdir(ROOT, "second"));
+    for number in 0..8 {
+        let name = format!("file{number}");
+        let ino = mounted.write(first, &name, b"content");
+        mounted.0.link(ino, second, name.as_bytes()).expect("link");
+    }
+    let modes = Arc::clone(mounted.0.modes());
+    drop(mounted);
+    let found = FoundVolume::find(dir.path()).expect("found");
+    let service = host.service(&found.volume_id());
+    let opened = found.open(&*service, &host.engine.registry(), OpenOptions::default()).expect("open");
+    let handled = AtomicU64::new(0);
+    let one = |_: &Visit<'_, LocalDir>| {
+        handled.fetch_add(1, Ordering::SeqCst);
+        // Threads that list both directories come to the other name meanwhile.
+        std::thread::sleep(Duration::from_millis(5));
+        Ok(Rewrapped::Yes)
+    };
+    let report = rewrap_files_by(&modes, &opened, 2, &Silent, &one).expect("files");
+    assert_eq!((report.rewrapped, handled.into_inner()), (8, 8));
 }
 
 #[test]
