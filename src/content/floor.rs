@@ -50,8 +50,8 @@ impl<B: Backing> Content<B> {
         let mut due = lock(&self.due);
         let state = read(&self.state);
         // Of two flushes the one that began first may end last.
-        let is_known = |due: &Box<Due>| due.raise.floor >= raise.floor && due.raise.holds_of(&state);
-        if !raise.holds_of(&state) || due.as_ref().is_some_and(is_known) {
+        let is_known = |due: &Due| due.raise.floor >= raise.floor && due.raise.holds_of(&state);
+        if !raise.holds_of(&state) || due.as_deref().is_some_and(is_known) {
             return Ok(false);
         }
         *due = Some(Box::new(Due { raise, holes }));
