@@ -101,8 +101,10 @@ impl<B: Backing> Shared<B> {
         for content in self.take() {
             // What goes wrong with one file is no reason to leave all others.
             let raised = catch_unwind(AssertUnwindSafe(|| content.try_raise_due()));
-            if let Ok(false) = raised {
-                self.put(&content);
+            if let Ok(false) = raised
+                && !self.put(&content)
+            {
+                content.raise_due();
             }
         }
     }
